@@ -1,0 +1,19 @@
+"""Errors that are told to the user in one sentence."""
+
+
+class UserError(Exception):
+    """Something the user can mend: which file, row or key, what is wrong, what to do."""
+
+    exit_code = 2
+
+
+class Collapse(UserError):
+    """Targets or predictions have lost their variance (paper section 6)."""
+
+    exit_code = 3
+
+
+class NotFinite(UserError):
+    """The loss or the gradient is no longer a finite number."""
+
+    exit_code = 4
