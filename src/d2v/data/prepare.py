@@ -1,0 +1,106 @@
+"""`d2v prepare`: official on-disk layouts to shards, tokenizer and language model.
+
+Every command reads one source, checks all of it, and writes one folder: whole, or not at all.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def parser() -> argparse.ArgumentParser:
+    """Command line of `d2v prepare`."""
+    top = argparse.ArgumentParser(prog="d2v prepare", description=__doc__.split("\n")[0])
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    images = _command(commands, "imagefolder", "SPLIT/CLASS/NAME.JPEG: images and their classes")
+    images.add_argument("source", type=Path, metavar="SRC", help="folder of split folders")
+
+    speech = _command(commands, "librispeech", "SPLIT/SPEAKER/CHAPTER/*.flac with .trans.txt")
+    speech.add_argument("source", type=Path, metavar="SRC", help="folder of split folders")
+
+    for command in (images, speech):
+        command.add_argument(
+            "--splits", nargs="+", metavar="SPLIT", help="split folders (default: all but lists)"
+        )
+
+    tokenizer = _command(commands, "tokenizer", "train a sentencepiece BPE model")
+    tokenizer.add_argument("source", type=Path, metavar="CORPUS", help="folder of *.txt")
+    tokenizer.add_argument(
+        "--vocab-size", type=int, required=True, metavar="N", help="ids, with the 5 special ones"
+    )
+
+    corpus = _command(commands, "corpus", "plain text to blocks of tokens")
+    corpus.add_argument(
+        "source",
+        type=Path,
+        metavar="CORPUS",
+        help="folder of *.txt: one sentence a line, blank line between documents",
+    )
+    corpus.add_argument(
+        "--block", type=int, required=True, metavar="N", help="most tokens, with <s> and </s>"
+    )
+
+    glue = _command(commands, "glue", "train.tsv, dev.tsv, test.tsv of a GLUE task")
+    glue.add_argument("task", metavar="TASK", help="SST-2, CoLA, MRPC, RTE or STS-B")
+    glue.add_argument("source", type=Path, metavar="SRC", help="folder of the TSV files")
+
+    for command in (corpus, glue):
+        command.add_argument(
+            "--tokenizer",
+            type=Path,
+            required=True,
+            metavar="T",
+            help="folder made by `d2v prepare tokenizer`",
+        )
+
+    lm = _command(commands, "lm", "lexicon and n-gram model of a split's transcripts")
+    lm.add_argument("source", type=Path, metavar="LIBRISPEECH_SPLIT", help="one split folder")
+    lm.add_argument("--order", type=int, required=True, metavar="N", help="longest n-gram, words")
+    return top
+
+
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, help: str
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=help, description=help)
+    command.add_argument(
+        "-o", "--out", type=Path, required=True, metavar="OUT", help="folder to write"
+    )
+    return command
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run `d2v prepare COMMAND ...`.
+
+    Raises UserError naming the file (and line) at fault; then nothing is written.
+    """
+    args = parser().parse_args(argv)
+    if args.command == "imagefolder":
+        from d2v.data.imagefolder import prepare_imagefolder
+
+        prepare_imagefolder(args.source, args.out, args.splits)
+    elif args.command == "librispeech":
+        from d2v.data.librispeech import prepare_librispeech
+
+        prepare_librispeech(args.source, args.out, args.splits)
+    elif args.command == "tokenizer":
+        from d2v.data.tokenizer import prepare_tokenizer
+
+        prepare_tokenizer(args.source, args.out, args.vocab_size)
+    elif args.command == "corpus":
+        from d2v.data.corpus import prepare_corpus
+
+        prepare_corpus(args.source, args.tokenizer, args.out, args.block)
+    elif args.command == "glue":
+        from d2v.data.glue import prepare_glue
+
+        prepare_glue(args.task, args.source, args.tokenizer, args.out)
+    else:
+        from d2v.data.librispeech import prepare_lm
+
+        prepare_lm(args.source, args.out, args.order)
+
+
+if __name__ == "__main__":
+    main()
