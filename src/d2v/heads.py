@@ -1,0 +1,59 @@
+"""Heads of fine-tuning: class, number, letters."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from d2v import params
+
+
+class PooledHead(nn.Module):
+    """One vector of an example, then logits.
+
+    Pooling, optional LayerNorm (BEiT's fc_norm), optional dense + tanh (RoBERTa), linear.
+    """
+
+    def __init__(self, p: params.Classify | params.Regress, dim: int, outputs: int) -> None:
+        super().__init__()
+        self.pool = p.pool
+        width = 2 * dim if p.pool == "mean_max" else dim
+        self.norm = nn.LayerNorm(width) if p.norm else nn.Identity()
+        self.dense = nn.Linear(width, width) if p.hidden else None
+        self.out = nn.Linear(width, outputs)
+        self.dropout = p.dropout
+
+    def forward(self, x: Tensor, prefix: int, padding: Tensor | None) -> Tensor:
+        """Outputs `x` (B, P + T, D) with P = prefix and padding (B, T) to logits (B, outputs)."""
+        pooled = self.norm(pool(x, self.pool, prefix, padding))
+        if self.dense is not None:
+            pooled = F.dropout(pooled, self.dropout, self.training)
+            pooled = torch.tanh(self.dense(pooled))
+        return self.out(F.dropout(pooled, self.dropout, self.training))
+
+
+class LetterHead(nn.Module):
+    """Logits of letters for every frame (wav2vec 2.0 fine-tuning)."""
+
+    def __init__(self, p: params.CTC, dim: int, letters: int) -> None:
+        super().__init__()
+        self.dropout = p.dropout
+        self.out = nn.Linear(dim, letters)
+
+    def forward(self, x: Tensor, prefix: int, padding: Tensor | None) -> Tensor:
+        """Outputs `x` (B, T, D) to log-probabilities (B, T, letters), float32."""
+        x = F.dropout(x[:, prefix:], self.dropout, self.training)
+        return self.out(x).float().log_softmax(-1)
+
+
+def pool(x: Tensor, kind: str, prefix: int, padding: Tensor | None) -> Tensor:
+    """`x` (B, P + T, D) to (B, D), or (B, 2D) for mean_max; padded positions do not count."""
+    if kind == "first":
+        return x[:, 0]
+    x = x[:, prefix:]
+    if padding is None:
+        mean, highest = x.mean(1), x.amax(1)
+    else:
+        hidden = padding.unsqueeze(-1)
+        mean = x.masked_fill(hidden, 0.0).sum(1) / (~hidden).sum(1)
+        highest = x.masked_fill(hidden, float("-inf")).amax(1)
+    return mean if kind == "mean" else torch.cat([mean, highest], dim=-1)

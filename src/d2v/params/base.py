@@ -1,0 +1,30 @@
+"""What all parameter groups share."""
+
+import json
+from hashlib import sha256
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from d2v.errors import UserError
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Rate = Annotated[float, Field(gt=0.0)]
+
+
+class ParamsError(UserError):
+    """The parameter file is wrong; the message lists every fault, one a line."""
+
+
+class Strict(BaseModel):
+    """Base of all parameter groups: unknown keys and wrong types are errors, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def hash_of(params: BaseModel) -> str:
+    """SHA-256 of the parameters' canonical JSON."""
+    text = json.dumps(params.model_dump(mode="json"), sort_keys=True)
+    return sha256(text.encode()).hexdigest()

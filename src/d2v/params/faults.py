@@ -1,0 +1,67 @@
+"""Faults of a parameter file, told with dotted path and nearest valid name."""
+
+import difflib
+import types
+import typing
+from typing import Annotated, Any
+
+from pydantic import BaseModel
+
+
+def explain(error: Any, root: type[BaseModel]) -> str:
+    loc = error["loc"]
+    path, model = _walk(loc, root)
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        names = model.model_fields if model else {}
+        return f"{path}: unknown key{nearest(str(loc[-1]), names)}"
+    if error["type"] == "missing":
+        return f"{path}: missing"
+    if not path:
+        return message
+    return (
+        f"{path}: {message}, got {error['input']!r}"
+        if not isinstance(error["input"], dict | BaseModel)
+        else f"{path}: {message}"
+    )
+
+
+def nearest(name: str, names: typing.Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else f" (known: {', '.join(sorted(names))})"
+
+
+def _walk(loc: tuple[Any, ...], root: type[BaseModel]) -> tuple[str, type[BaseModel] | None]:
+    """Dotted path of an error without pydantic's union tags, and the group that holds the key."""
+    path: list[str] = []
+    kind: Any = root
+    holder: type[BaseModel] | None = None
+    for part in loc:
+        options = _models(kind)
+        tagged = [m for m in options if part in _tags(m)]
+        if tagged and not any(part in m.model_fields for m in options):
+            kind = tagged[0]
+            continue
+        path.append(str(part))
+        holder = options[0] if options else None
+        field = holder.model_fields.get(str(part)) if holder else None
+        kind = field.annotation if field else _item(kind)
+    return ".".join(path), holder
+
+
+def _models(kind: Any) -> list[type[BaseModel]]:
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return [kind]
+    if typing.get_origin(kind) in (typing.Union, types.UnionType, Annotated):
+        return [m for arg in typing.get_args(kind) for m in _models(arg)]
+    return []
+
+
+def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
+    field = model.model_fields.get("kind")
+    return typing.get_args(field.annotation) if field else ()
+
+
+def _item(kind: Any) -> Any:
+    args = [a for a in typing.get_args(kind) if a is not type(None)]
+    return args[-1] if args else None

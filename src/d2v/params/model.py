@@ -1,0 +1,181 @@
+"""Parameters of the model: encoder, backbone, targets, loss, teacher, masks (paper 3)."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from d2v.params.base import Count, Fraction, Positive, Rate, Strict
+
+
+class PatchEncoder(Strict):
+    """Images to patches (paper 3.1; BEiT patch embedding)."""
+
+    kind: Literal["vision"]
+    image_size: Positive
+    patch_size: Positive
+    channels: Positive = 3
+    cls_token: bool = True  # prepended, never masked, dropped before targets and predictions
+    absolute_positions: bool = False  # learned table; the released recipes use none
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side."""
+        return self.image_size // self.patch_size
+
+    @model_validator(mode="after")
+    def _whole_patches(self) -> "PatchEncoder":
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"image_size {self.image_size} is no multiple of patch_size {self.patch_size}"
+            )
+        return self
+
+
+class WaveEncoder(Strict):
+    """16 kHz waveform to 50 Hz frames (paper 4.2; wav2vec 2.0 front end, layer-norm variant)."""
+
+    kind: Literal["speech"]
+    conv_layers: list[Annotated[list[Positive], Field(min_length=3, max_length=3)]] = Field(
+        min_length=1
+    )  # (channels, kernel, stride)
+    position_kernel: Positive = 95  # conv_pos: split over position_depth convolutions
+    position_depth: Positive = 5  # pos_conv_depth
+    position_groups: Positive = 16  # conv_pos_groups
+    dropout: Fraction = 0.0  # after positions and norm, before the first block
+
+
+class TokenEncoder(Strict):
+    """Sub-word tokens with learned positions (paper 4.3; RoBERTa embeddings)."""
+
+    kind: Literal["text"]
+    vocab_size: Positive
+    max_positions: Positive
+    absolute_positions: bool = True  # the miniature uses relative ones in the backbone instead
+    dropout: Fraction = 0.0
+    # full: the teacher reads the whole text (paper 3.2). masked_only: it reads only the masked
+    # tokens, which is what the released fairseq task fed it (fairseq#4881).
+    teacher_input: Literal["full", "masked_only"] = "full"
+
+
+Encoder = Annotated[PatchEncoder | WaveEncoder | TokenEncoder, Field(discriminator="kind")]
+
+
+class PositionBias(Strict):
+    """Additive attention bias: none, a 2-D table for all blocks (BEiT), a 1-D table a block."""
+
+    kind: Literal["none", "shared_2d", "per_layer_1d"] = "none"
+    window: list[Positive] | None = None  # shared_2d: patches (rows, columns)
+    max_distance: Positive | None = None  # per_layer_1d: distances are clipped to +- this
+
+    @model_validator(mode="after")
+    def _complete(self) -> "PositionBias":
+        if self.kind == "shared_2d" and (self.window is None or len(self.window) != 2):
+            raise ValueError("kind shared_2d needs window: [rows, columns]")
+        if self.kind == "per_layer_1d" and self.max_distance is None:
+            raise ValueError("kind per_layer_1d needs max_distance")
+        return self
+
+
+class Init(Strict):
+    """Initial values of the backbone's and the encoder's linear layers."""
+
+    # normal: fairseq init_bert_params; trunc_normal: BEiT, truncated at one standard deviation
+    kind: Literal["normal", "trunc_normal"] = "normal"
+    std: Rate = 0.02
+    embedding_std: Rate = 0.02
+    rescale: bool = False  # divide attention output and fc2 by sqrt(2 * block number) (BEiT)
+    head: bool = True  # the regression head too; fairseq's speech model keeps PyTorch's default
+
+
+class Backbone(Strict):
+    """The one Transformer (paper 3.1)."""
+
+    dim: Positive
+    depth: Positive
+    heads: Positive
+    ffn_dim: Positive
+    norm_first: bool  # pre-LN (vision) or post-LN (speech and text Base)
+    norm_eps: Rate = 1e-5
+    final_norm: bool = False  # LayerNorm after the last block; pre-LN models only
+    key_bias: bool = True  # BEiT has biases for query and value only
+    layer_scale: Rate | None = None  # initial value of gamma on both branches
+    position_bias: PositionBias = PositionBias()
+    dropout: Fraction = 0.0
+    attention_dropout: Fraction = 0.0
+    activation_dropout: Fraction = 0.0
+    layer_drop: Fraction = 0.0  # probability that a whole block is skipped (fairseq layerdrop)
+    drop_path: Fraction = 0.0  # stochastic depth of the last block; linear in depth from 0
+    init: Init = Init()
+
+    @model_validator(mode="after")
+    def _divides(self) -> "Backbone":
+        if self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} is no multiple of heads {self.heads}")
+        return self
+
+
+class Target(Strict):
+    """What the student regresses (paper 3.3): the mean of the teacher's top K layers."""
+
+    top_k: Positive  # average_top_k_layers
+    # ffn: output of the feed-forward before its residual (paper 3.3; speech, text);
+    # block: end of the block after the residual (vision code, end_of_block_targets)
+    feature: Literal["ffn", "block"]
+    # instance: over time per example and channel; layer: over channels. Neither has parameters.
+    layer_norm: Literal["none", "instance", "layer"]  # of each layer, before the mean
+    final_norm: Literal["none", "instance", "layer"] = "none"  # after the mean
+
+
+class Loss(Strict):
+    """Regression loss on masked positions (paper 3.4)."""
+
+    beta: Annotated[float, Field(ge=0.0)]  # smooth L1; 0 means squared error (loss_beta)
+    # of one position over its channels: sum / sqrt(dim) (loss_scale null), sum (1), or mean
+    reduction: Literal["sum_sqrt_dim", "sum", "mean"]
+
+
+class EMA(Strict):
+    """Teacher weights: decay rises linearly from start to end over anneal_steps (paper 3.2)."""
+
+    start: Fraction
+    end: Fraction
+    anneal_steps: Count  # 0: constant at end
+    first: Literal[0, 1] = 1  # how the first update is counted: 1 fairseq, 0 data2vec_vision
+    # modules of the encoder that the teacher shares with the student instead of averaging them
+    # (paper 3.2: "we share the feature encoder and the positional encoder")
+    shared: list[Literal["features", "positions", "norm", "cls", "mask_embedding"]] = Field(
+        default_factory=list
+    )
+
+
+class BlockMask(Strict):
+    """BEiT block-wise masks of a square grid of patches (paper 4.1)."""
+
+    kind: Literal["block"]
+    patches: Positive  # masked patches aimed at (num_mask_patches)
+    min_block: Positive = 16  # min_mask_patches_per_block
+    max_block: Positive | None = None  # None: no more than what is left to mask
+    min_aspect: Rate = 0.3
+
+
+class SpanMask(Strict):
+    """wav2vec 2.0 spans (paper 4.2)."""
+
+    kind: Literal["span"]
+    prob: Fraction  # mask_prob: share of frames in spans if spans never overlapped
+    length: Positive  # mask_length
+    min_spans: Count = 1
+    equal_counts: bool = True  # require_same_masks: each row keeps the smallest count of its batch
+
+
+class TokenMask(Strict):
+    """Single tokens as in BERT, or spans of tokens (paper 4.3)."""
+
+    kind: Literal["token"]
+    prob: Fraction
+    length: Positive = 1  # mask_multiple_length
+    random_prob: Fraction = 0.0  # of the chosen: replaced by a random token, not regressed
+    keep_prob: Fraction = 0.0  # of the chosen: left as they are, not regressed (fairseq#4229)
+
+
+Mask = Annotated[BlockMask | SpanMask | TokenMask, Field(discriminator="kind")]

@@ -1,0 +1,50 @@
+"""Parameters of one self-supervised pre-training."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from d2v.params.base import Count, Positive, Strict
+from d2v.params.model import EMA, Backbone, Encoder, Loss, Mask, PatchEncoder, Target
+from d2v.params.training import Collapse, Optimiser, Schedule, Train, View
+
+
+class Pretrain(Strict):
+    """One self-supervised pre-training."""
+
+    data: str  # name under `data:`
+    split: str = "train"
+    seeds: list[Count] = Field(min_length=1)
+    encoder: Encoder
+    backbone: Backbone
+    regression: Literal["linear", "mlp", "none"]  # head on the student (paper 3.4)
+    target: Target
+    loss: Loss
+    mask: Mask
+    ema: EMA
+    view: View
+    optimiser: Optimiser
+    schedule: Schedule
+    train: Train
+    collapse: Collapse = Collapse()
+    cpus: Positive = 1
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Pretrain":
+        if self.target.top_k > self.backbone.depth:
+            raise ValueError(
+                f"target.top_k {self.target.top_k} is more than backbone.depth"
+                f" {self.backbone.depth}"
+            )
+        if self.encoder.kind != self.view.kind:
+            raise ValueError(
+                f"encoder.kind is {self.encoder.kind} but view.kind is {self.view.kind}"
+            )
+        bias = self.backbone.position_bias
+        if isinstance(self.encoder, PatchEncoder) and bias.kind == "shared_2d":
+            grid = self.encoder.grid
+            if bias.window != [grid, grid]:
+                raise ValueError(
+                    f"backbone.position_bias.window is {bias.window}, the grid [{grid}, {grid}]"
+                )
+        return self

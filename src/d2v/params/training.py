@@ -1,0 +1,106 @@
+"""Parameters of training: optimiser, schedule, length and portions, views of examples."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from d2v.params.base import Count, Fraction, Positive, Rate, Strict
+from d2v.params.model import SpanMask
+
+
+class Optimiser(Strict):
+    """AdamW."""
+
+    lr: Rate  # peak
+    betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)]
+    eps: Rate
+    weight_decay: Annotated[float, Field(ge=0.0)]
+    # all: fairseq decays every parameter; matrices: none on 1-D parameters and embeddings (BEiT)
+    decay: Literal["all", "matrices"] = "all"
+    clip: Rate | None = None  # of the global gradient norm
+    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+
+
+class TriStage(Strict):
+    """Linear warm-up, hold, decay (wav2vec 2.0)."""
+
+    kind: Literal["tri_stage"]
+    phases: Annotated[list[Fraction], Field(min_length=3, max_length=3)]
+    start_scale: Fraction = 0.01
+    end_scale: Rate = 0.01
+    # exponential is what fairseq does; linear is what the paper says
+    decay: Literal["exponential", "linear"] = "exponential"
+
+
+class Cosine(Strict):
+    """Linear warm-up from zero, then half a cosine to end_scale * lr."""
+
+    kind: Literal["cosine"]
+    warmup: Fraction  # share of all steps
+    end_scale: Fraction = 0.0
+
+
+class Polynomial(Strict):
+    """Linear warm-up from zero, then a polynomial of the given power to zero."""
+
+    kind: Literal["polynomial"]
+    warmup: Fraction
+    power: Rate = 1.0
+
+
+Schedule = Annotated[TriStage | Cosine | Polynomial, Field(discriminator="kind")]
+
+
+class Train(Strict):
+    """How long and in which portions."""
+
+    steps: Positive  # optimiser steps
+    batch: Positive  # examples an optimiser step, over all processes and accumulation steps
+    micro_batch: Positive  # examples a forward pass on one process
+    precision: Literal["float32", "mixed"] = "float32"  # mixed: bf16 where the device has it
+    log_every: Positive = 20
+    checkpoint_every: Positive = 100  # steps
+    workers: Count = 0  # loader processes; 0 loads in the training process
+
+    @model_validator(mode="after")
+    def _divides(self) -> "Train":
+        if self.batch % self.micro_batch:
+            raise ValueError(f"batch {self.batch} is no multiple of micro_batch {self.micro_batch}")
+        return self
+
+
+class Collapse(Strict):
+    """Below these the run stops: representations have collapsed (paper 6; fairseq min_*_var)."""
+
+    target_std: Annotated[float, Field(ge=0.0)] = 0.1
+    prediction_std: Annotated[float, Field(ge=0.0)] = 0.01
+    after: Count = 5000  # optimiser steps before the check starts
+
+
+class ImageAugment(Strict):
+    """Augmentation of images; all off by default."""
+
+    kind: Literal["vision"]
+    shift: Count = 0  # random translation by at most this many pixels, zero padded
+    random_resized_crop: Annotated[list[Fraction], Field(min_length=2, max_length=2)] | None = None
+    flip: bool = False
+    color_jitter: Fraction = 0.0
+
+
+class WaveAugment(Strict):
+    """Cropping of waveforms, and masking of features in fine-tuning (SpecAugment-like)."""
+
+    kind: Literal["speech"]
+    max_samples: Positive | None = None  # random crop (max_sample_size)
+    min_samples: Count = 0  # shorter utterances are left out (min_sample_size)
+    mask: SpanMask | None = None  # fine-tuning: frames replaced by the mask embedding
+
+
+class TokenAugment(Strict):
+    """How texts become blocks."""
+
+    kind: Literal["text"]
+    max_tokens: Positive  # longest block, with its boundary tokens
+
+
+View = Annotated[ImageAugment | WaveAugment | TokenAugment, Field(discriminator="kind")]

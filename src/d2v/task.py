@@ -1,0 +1,204 @@
+"""What is trained: a module whose forward returns a loss and what to log.
+
+The trainer knows nothing else: the gradient it takes is that of the summed losses divided by the
+summed counts, over all micro-batches and processes of an optimiser step.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from d2v import ema, heads, params
+from d2v.errors import Collapse
+from d2v.model import Data2Vec, Student
+
+
+class Named(NamedTuple):
+    """A parameter and how deep it lies: 0 encoder, 1 ... L blocks, L + 1 what comes after."""
+
+    name: str
+    parameter: nn.Parameter
+    depth: int
+
+
+class Task(nn.Module):
+    """Common to all tasks."""
+
+    def named_groups(self) -> list[Named]:
+        """Trainable parameters with their depth, for weight decay and layer decay."""
+        return [
+            Named(name, parameter, self._depth(name))
+            for name, parameter in self.named_parameters()
+            if parameter.requires_grad
+        ]
+
+    def after_step(self, step: int) -> dict[str, float]:
+        """Called after the `step`-th optimiser step (1, 2, ...); returns what to log."""
+        return {}
+
+    def check(self, step: int, logs: dict[str, float]) -> None:
+        """Raise if the run has gone wrong."""
+
+    def _depth(self, name: str) -> int:
+        parts = name.split(".")
+        if "student" not in parts:
+            return self._blocks() + 1
+        parts = parts[parts.index("student") + 1 :]
+        if parts[0] == "encoder" or parts[:2] == ["backbone", "position_bias"]:
+            return 0
+        return int(parts[2]) + 1 if parts[1] == "blocks" else self._blocks() + 1
+
+    def _blocks(self) -> int:
+        return len(self.backbone().blocks)  # type: ignore[arg-type]
+
+    def backbone(self) -> nn.Module:
+        """The Transformer that is trained."""
+        raise NotImplementedError
+
+
+class Pretraining(Task):
+    """Regress the teacher's targets at masked positions (paper 3.4)."""
+
+    def __init__(self, p: params.Pretrain) -> None:
+        super().__init__()
+        self.loss, self.ema, self.collapse = p.loss, p.ema, p.collapse
+        self.model = Data2Vec(p)
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Summed loss, count of masked positions, and standard deviations over them."""
+        out = self.model(batch)
+        loss = regression_loss(out.prediction.float(), out.target, self.loss)
+        with torch.no_grad():
+            logs = {
+                "target_std": channel_std(out.target),
+                "prediction_std": channel_std(out.prediction.float()),
+                "encoder_std": channel_std(out.encoder_output.float().flatten(0, 1)),
+            }
+        count = torch.tensor(len(out.target), device=loss.device)
+        return {"loss": loss, "count": count, **logs}
+
+    def after_step(self, step: int) -> dict[str, float]:
+        """Move the teacher after the optimiser step, as the reference does."""
+        rate = ema.decay(self.ema, step)
+        self.model.update_teacher(rate)
+        return {"ema_decay": rate}
+
+    def check(self, step: int, logs: dict[str, float]) -> None:
+        """Raise Collapse when targets or predictions hardly vary any more."""
+        if step <= self.collapse.after:
+            return
+        for name in ("target_std", "prediction_std"):
+            least = getattr(self.collapse, name)
+            if logs[name] < least:
+                raise Collapse(
+                    f"step {step}: {name} {logs[name]:.4f} is below collapse.{name} {least}:"
+                    " representations have collapsed; try a lower optimiser.lr, a longer warm-up,"
+                    " a higher ema.start, or target.layer_norm (paper section 6)"
+                )
+
+    def backbone(self) -> nn.Module:
+        """The student's Transformer."""
+        return self.model.student.backbone
+
+
+class Finetuning(Task):
+    """A labelled task on top of the student."""
+
+    def __init__(self, p: params.Finetune, student: Student, dim: int, outputs: int) -> None:
+        super().__init__()
+        self.p = p.task
+        self.freeze_steps = p.freeze_steps
+        self.frozen = p.freeze_steps > 0
+        self.student = student
+        self.head = build_head(p.task, dim, outputs)
+        for name in p.freeze:
+            self.student.encoder.get_submodule(name).requires_grad_(False)
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Summed loss and the number of examples."""
+        outputs, padding = self._outputs(batch)
+        labels = batch.get("labels")
+        count = torch.tensor(len(outputs), device=outputs.device)
+        if isinstance(self.p, params.CTC):
+            return {"loss": ctc_loss(outputs, padding, batch), "count": count}
+        assert labels is not None
+        if isinstance(self.p, params.Regress):
+            target = labels / self.p.scale
+            loss = F.mse_loss(outputs.squeeze(-1).float(), target.float(), reduction="sum")
+            return {"loss": loss, "count": count}
+        smoothing = self.p.label_smoothing
+        loss = F.cross_entropy(outputs.float(), labels, reduction="sum", label_smoothing=smoothing)
+        return {"loss": loss, "count": count}
+
+    @torch.inference_mode()
+    def predict(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
+        """One entry an example: class and scores, a number, or log-probabilities (T, letters)."""
+        outputs, padding = self._outputs(batch)
+        if isinstance(self.p, params.CTC):
+            lengths = frame_lengths(outputs, padding).tolist()
+            return [
+                {"logits": row[:length].cpu()} for row, length in zip(outputs, lengths, strict=True)
+            ]
+        if isinstance(self.p, params.Regress):
+            return [{"prediction": v} for v in (outputs.squeeze(-1) * self.p.scale).tolist()]
+        scores = outputs.float().softmax(-1)
+        return [
+            {"prediction": int(best), "scores": row.tolist()}
+            for best, row in zip(scores.argmax(-1), scores, strict=True)
+        ]
+
+    def freeze(self, step: int) -> None:
+        """Train the head alone in the first freeze_steps optimiser steps."""
+        self.frozen = step < self.freeze_steps
+
+    def backbone(self) -> nn.Module:
+        """The student's Transformer."""
+        return self.student.backbone
+
+    def _outputs(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            output, padding = self.student(batch)
+        return self.head(output.x, self.student.encoder.prefix, padding), padding
+
+
+def regression_loss(prediction: Tensor, target: Tensor, p: params.Loss) -> Tensor:
+    """Summed over the M masked positions; each position reduced over its D channels."""
+    if p.beta == 0:
+        loss = F.mse_loss(prediction, target, reduction="sum")
+    else:
+        loss = F.smooth_l1_loss(prediction, target, reduction="sum", beta=p.beta)
+    channels = prediction.shape[-1]
+    return loss * {"sum": 1.0, "sum_sqrt_dim": channels**-0.5, "mean": 1 / channels}[p.reduction]
+
+
+def channel_std(x: Tensor) -> Tensor:
+    """Standard deviation over rows of `x` (N, D), mean over channels (fairseq compute_var)."""
+    return (x.var(0) + 1e-6).sqrt().mean()
+
+
+def ctc_loss(log_probs: Tensor, padding: Tensor | None, batch: dict[str, Any]) -> Tensor:
+    """Summed CTC loss of log-probabilities (B, T, letters); impossible alignments give zero."""
+    return F.ctc_loss(
+        log_probs.transpose(0, 1),
+        batch["letters"],
+        frame_lengths(log_probs, padding),
+        batch["letter_counts"],
+        reduction="sum",
+        zero_infinity=True,
+    )
+
+
+def frame_lengths(x: Tensor, padding: Tensor | None) -> Tensor:
+    """Real frames (B,) of `x` (B, T, ...)."""
+    if padding is None:
+        return torch.full((len(x),), x.shape[1], device=x.device)
+    return (~padding).sum(1)
+
+
+def build_head(p: params.Task, dim: int, outputs: int) -> nn.Module:
+    """The head that the parameters name, with `outputs` logits."""
+    if isinstance(p, params.CTC):
+        return heads.LetterHead(p, dim, outputs)
+    return heads.PooledHead(p, dim, outputs)
