@@ -63,7 +63,7 @@ def block_masks(mask: BlockMask, grid: int, keys: Keys) -> Bools:
         hidden[active] |= _filled(first[fits], grid)
         active = active[hidden[active].sum((1, 2)) < mask.patches]
         turn += 1
-    return hidden.reshape(len(state), -1)
+    return hidden.reshape(len(state), grid * grid)
 
 
 def span_masks(mask: SpanMask, lengths: npt.ArrayLike, keys: Keys) -> Bools:
