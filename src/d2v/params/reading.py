@@ -27,7 +27,11 @@ class _Loader(yaml.SafeLoader):
     """Safe YAML with 1e-3 as a number and doubled keys as an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        keys = [
+            self.construct_object(key, deep=True)
+            for key, _ in node.value
+            if key.tag != "tag:yaml.org,2002:merge"
+        ]
         doubled = sorted({str(k) for k in keys if keys.count(k) > 1})
         if doubled:
             raise yaml.YAMLError(f"key {', '.join(doubled)} twice{node.start_mark}")
