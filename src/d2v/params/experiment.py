@@ -1,7 +1,7 @@
 """One experiment: its data, pre-trainings and fine-tunings, read from one file."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -11,6 +11,8 @@ from d2v.params.faults import explain, nearest
 from d2v.params.finetuning import Finetune
 from d2v.params.pretraining import Pretrain
 from d2v.params.reading import read_yaml
+
+T = TypeVar("T", bound=Strict)
 
 
 class Experiment(Strict):
@@ -26,6 +28,12 @@ class Experiment(Strict):
 
     @model_validator(mode="after")
     def _references(self) -> "Experiment":
+        made = [name for group in self.data.values() for name in group.makes]
+        for kind, runs in (("pretrain", self.pretrain), ("finetune", self.finetune)):
+            for name, run in runs.items():
+                if run.data not in made:
+                    hint = nearest(run.data, made)
+                    raise ValueError(f"{kind}.{name}.data: no data set {run.data}{hint}")
         for name, run in self.finetune.items():
             if run.pretrain not in self.pretrain:
                 raise ValueError(
@@ -38,13 +46,18 @@ class Experiment(Strict):
 
 
 def load(path: str | Path) -> Experiment:
-    """Read and check a parameter file.
+    """Read and check the parameter file of an experiment; raises as `load_as`."""
+    return load_as(Experiment, path)
+
+
+def load_as(kind: type[T], path: str | Path) -> T:
+    """Read a parameter file and check it against a group of parameters.
 
     Raises ParamsError with one line for each fault: dotted path, what is wrong, nearest name.
     """
     raw = read_yaml(Path(path))
     try:
-        return Experiment.model_validate(raw)
+        return kind.model_validate(raw)
     except ValidationError as error:
-        lines = [explain(e, Experiment) for e in error.errors()]
+        lines = [explain(e, kind) for e in error.errors()]
         raise ParamsError(f"{path}: {len(lines)} fault(s)\n  " + "\n  ".join(lines)) from None
