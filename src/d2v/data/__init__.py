@@ -1,1 +1,67 @@
 """Prepared data: shards, readers of the official layouts, and the data sets of the trainer."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from d2v.errors import UserError
+
+if TYPE_CHECKING:  # preparing data needs no torch
+    from d2v import params
+    from d2v.data.examples import Examples
+
+
+def build_dataset(
+    prepared: Path | str,
+    split: str,
+    view: "params.View",
+    *,
+    encoder: "params.Encoder",
+    seed: int,
+    train: bool,
+    mask: "params.Mask | None" = None,
+    task: "params.Task | None" = None,
+    labels: str | None = None,
+) -> "Examples":
+    """The examples of a split, or of those that prepared/lists/<labels>.txt names.
+
+    Without a task: for pre-training, with masks if `mask` is given. With one: with labels. `train`
+    turns augmentation on; pre-training masks are made either way.
+
+    Raises UserError if the folder, the split or the list is not there, or the parameters do not fit
+    the data (kind, classes, vocabulary, lengths).
+    """
+    from d2v import params as p
+    from d2v.data.examples import Source
+    from d2v.data.speech import Utterances
+    from d2v.data.text import Blocks, Sentences
+    from d2v.data.vision import Images
+
+    source = Source(Path(prepared), split, seed, train, labels)
+    match view, encoder, mask, task:
+        case (
+            p.ImageAugment() as image,
+            p.PatchEncoder() as patches,
+            (None | p.BlockMask()) as blocks,
+            (None | p.Classify()) as classes,
+        ):
+            return Images(source, image, patches, blocks, classes)
+        case (
+            p.WaveAugment() as wave,
+            p.WaveEncoder() as frames,
+            (None | p.SpanMask()) as spans,
+            (None | p.CTC()) as letters,
+        ):
+            return Utterances(source, wave, frames, spans, letters)
+        case p.TokenAugment() as text, p.TokenEncoder() as tokens, choice, None if (
+            choice is None or isinstance(choice, p.TokenMask)
+        ):
+            return Blocks(source, text, tokens, choice)
+        case (
+            p.TokenAugment() as text,
+            p.TokenEncoder() as tokens,
+            None,
+            (p.Classify() | p.Regress()) as labelled,
+        ):
+            return Sentences(source, text, tokens, labelled)
+    kinds = ", ".join(group.kind for group in (view, encoder, mask, task) if group is not None)
+    raise UserError(f"view, encoder, mask and task do not belong together: {kinds}")

@@ -1,0 +1,134 @@
+"""What the data sets of all modalities share: which rows, their ids, what is kept in memory."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Generic, TypeVar, overload
+
+import numpy as np
+import numpy.typing as npt
+from torch.utils.data import Dataset
+
+from d2v.data.layout import LISTS, lines
+from d2v.data.shards import Shards, read_meta
+from d2v.errors import UserError
+
+IN_MEMORY = 256 * 2**20  # bytes; sets that take more when decoded are decoded at every access
+Item = TypeVar("Item")
+Example = dict[str, Any]
+Batch = dict[str, Any]
+Place = tuple[int, int]  # epoch, index
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which examples, and how their random numbers are made."""
+
+    prepared: Path
+    split: str
+    seed: int
+    train: bool  # augmentation
+    labels: str | None = None  # name of a label list
+
+
+class Examples(Dataset[Example]):
+    """A split of prepared data, or the rows of it that a label list names.
+
+    Map-style over (epoch, index): augmentation and masks are functions of (seed, epoch, index).
+    """
+
+    kind: str  # of the preparation that it reads
+
+    def __init__(self, source: Source) -> None:
+        prepared, split = source.prepared, source.split
+        self.meta = read_meta(prepared)
+        self.folder, self.seed, self.train = prepared / split, source.seed, source.train
+        if self.meta["kind"] != self.kind:
+            raise UserError(f"{prepared}: prepared as {self.meta['kind']}, not as {self.kind}")
+        if split not in self.meta["splits"]:
+            known = ", ".join(self.meta["splits"])
+            raise UserError(f"{prepared}: no split {split!r} in it, only {known}")
+        self.shards = Shards(self.folder)
+        self.rows = np.arange(len(self.shards))
+        if source.labels is not None:
+            names = {name: row for row, name in enumerate(self.shards.texts("id"))}
+            self.rows = _listed(source, source.labels, names)
+
+    @cached_property
+    def ids(self) -> Sequence[str]:
+        """Name of each example."""
+        return Picked(self.shards.texts("id"), self.rows)
+
+    @cached_property
+    def references(self) -> Sequence[Any]:
+        """What predictions are compared with: class id, number or transcript."""
+        return Picked(self.shards.numbers("label").tolist(), self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: Place) -> Example:
+        raise NotImplementedError
+
+    def collate(self, examples: list[Example]) -> Batch:
+        """Examples to one batch of tensors."""
+        raise NotImplementedError
+
+    def keys(self, examples: list[Example]) -> list[tuple[int, int, int]]:
+        """(seed, epoch, index) of each example, which its random numbers depend on."""
+        return [(self.seed, *example["place"]) for example in examples]
+
+    def keep(self, chosen: npt.NDArray[np.bool_], why: str) -> None:
+        """Leave out rows; raises UserError if that leaves none."""
+        self.rows = self.rows[chosen]
+        if not len(self.rows):
+            raise UserError(f"{self.folder}: no example left: {why}")
+
+
+class Picked(Sequence[Item], Generic[Item]):
+    """The items of a sequence at some rows, taken when asked for."""
+
+    def __init__(self, items: Sequence[Item], rows: npt.NDArray[np.integer]) -> None:
+        self.items, self.rows = items, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Item]: ...
+    def __getitem__(self, index: int | slice) -> Item | list[Item]:
+        if isinstance(index, slice):
+            return [self.items[int(row)] for row in self.rows[index]]
+        return self.items[int(self.rows[index])]
+
+
+class Decoded:
+    """Decoded rows, each kept after its first use if all of them fit into IN_MEMORY."""
+
+    def __init__(self, decode: Callable[[int], np.ndarray], total_bytes: int) -> None:
+        self.decode, self.kept = decode, total_bytes <= IN_MEMORY
+        self._items: dict[int, np.ndarray] = {}
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        item = self._items.get(row)
+        if item is None:
+            item = self.decode(row)
+            if self.kept:
+                self._items[row] = item
+        return item
+
+
+def _listed(source: Source, labels: str, rows: dict[str, int]) -> np.ndarray:
+    """Rows that prepared/lists/<labels>[.txt] names, in its order."""
+    path = source.prepared / LISTS / f"{labels.removesuffix('.txt')}.txt"
+    if not path.exists():
+        raise UserError(f"{path}: no such label list")
+    chosen = []
+    for number, name in lines(path):
+        if name not in rows:
+            raise UserError(f"{path}:{number}: no example of {source.split} is called {name!r}")
+        chosen.append(rows[name])
+    return np.array(chosen)

@@ -1,0 +1,84 @@
+"""What the readers of all layouts share: lines, split folders, label lists, progress."""
+
+import sys
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from d2v.errors import UserError
+
+Item = TypeVar("Item")
+LISTS = "lists"  # folder of label lists beside the split folders
+
+
+def lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines of a UTF-8 file, from 1, without line ends and byte-order mark.
+
+    Raises UserError if there is no such file, and naming the line that is not UTF-8.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    with open(path, "rb") as file:
+        for number, raw in enumerate(file, 1):
+            try:
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise UserError(f"{path}:{number}: not UTF-8 ({error.reason})") from None
+            yield number, line.rstrip("\r\n")
+
+
+def split_folders(source: Path, names: Sequence[str] | None = None) -> list[Path]:
+    """Split folders of a data set: those named, or all but lists/ and hidden ones, sorted.
+
+    Raises UserError if `source` or a named folder is missing or there is none.
+    """
+    if not source.is_dir():
+        raise UserError(f"{source}: no such folder")
+    if names:
+        missing = [name for name in names if not (source / name).is_dir()]
+        if missing:
+            raise UserError(f"{source}: no split folder {', '.join(missing)}")
+        return [source / name for name in sorted(set(names))]
+    found = [p for p in subfolders(source) if p.name != LISTS]
+    if not found:
+        raise UserError(f"{source}: no split folders in it")
+    return found
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """Folders in `folder`, sorted by name, without hidden ones."""
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def visible_files(folder: Path) -> list[Path]:
+    """Files in `folder`, sorted by name, without hidden ones."""
+    return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+
+
+def copy_lists(source: Path, out: Path, ids: Collection[str]) -> None:
+    """Copy lists/*.txt (one id a line) of a data set, after checking them.
+
+    Raises UserError naming the line with an id that no split has, or that stands there twice.
+    """
+    known = frozenset(ids)
+    for path in sorted((source / LISTS).glob("*.txt")):
+        listed: set[str] = set()
+        for number, name in lines(path):
+            if name not in known:
+                raise UserError(f"{path}:{number}: no example is called {name!r}")
+            if name in listed:
+                raise UserError(f"{path}:{number}: {name!r} is listed twice")
+            listed.add(name)
+        if not listed:
+            raise UserError(f"{path}: an empty list")
+        (out / LISTS).mkdir(exist_ok=True)
+        (out / LISTS / path.name).write_bytes(path.read_bytes())
+
+
+def progress(items: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
+    """The items, with a progress bar and a rate on standard error if that is a terminal."""
+    return iter(
+        tqdm(items, desc=label, total=total, unit=" examples", disable=not sys.stderr.isatty())
+    )

@@ -1,0 +1,21 @@
+"""The letters of CTC models: fairseq's dict.ltr.txt behind its four special symbols."""
+
+# index = id; "<s>" is the CTC blank, "|" ends every word
+LETTERS = ("<s>", "<pad>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ")
+BLANK, PADDING = 0, 1
+
+_IDS = {letter: index for index, letter in enumerate(LETTERS)}
+ALPHABET = frozenset(letter for letter in LETTERS if len(letter) == 1 and letter != "|")
+
+
+def encode(text: str) -> list[int]:
+    """Ids of an upper-case transcript, with "|" after every word (libri_labels.py of wav2vec 2.0).
+
+    Raises KeyError for a letter outside the alphabet; readers check transcripts beforehand.
+    """
+    return [_IDS[letter] for word in text.split() for letter in (*word, "|")]
+
+
+def spell(word: str) -> str:
+    """A word as a line of a decoder's lexicon spells it: letters and "|", apart."""
+    return " ".join((*word, "|"))

@@ -1,0 +1,165 @@
+"""LibriSpeech trees to shards: SPLIT/SPEAKER/CHAPTER/*.flac with .trans.txt, and lists/*.txt."""
+
+import io
+from collections.abc import Iterator, Sequence
+from hashlib import md5
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from d2v.data.layout import (
+    copy_lists,
+    lines,
+    progress,
+    split_folders,
+    subfolders,
+    visible_files,
+)
+from d2v.data.letters import ALPHABET, LETTERS, spell
+from d2v.data.shards import ShardWriter, write_meta, written_whole
+from d2v.errors import UserError
+
+RATE = 16_000  # samples a second
+
+
+def prepare_librispeech(source: Path, out: Path, splits: Sequence[str] | None = None) -> None:
+    """Write shards of the FLAC files as they are, with transcripts and numbers of samples.
+
+    Raises UserError naming the file (and line): broken FLAC, other rate than 16 kHz, more than one
+    channel, audio without transcript or the reverse, empty transcript, letter outside the alphabet,
+    utterance twice or in the wrong folder, empty split, label list that names an absent utterance.
+    """
+    folders = split_folders(source, splits)
+    splits_meta: dict[str, dict[str, int]] = {}
+    ids: set[str] = set()
+    with written_whole(out) as temporary:
+        for folder in folders:
+            transcripts = read_transcripts(folder)
+            writer = ShardWriter(temporary / folder.name)
+            samples = 0
+            for path, text in progress(transcripts, folder.name):
+                payload = path.read_bytes()
+                length = len(decode(payload, path))
+                if path.stem in ids:
+                    raise UserError(f"{path}: another split has an utterance of the same name")
+                ids.add(path.stem)
+                samples += length
+                writer.add(payload, id=path.stem, text=text, samples=length, speaker=path.parts[-3])
+            writer.close()
+            splits_meta[folder.name] = {"examples": len(transcripts), "samples": samples}
+        copy_lists(source, temporary, ids)
+        write_meta(
+            temporary,
+            dataset=out.name,
+            kind="librispeech",
+            source=source.as_posix(),
+            splits=splits_meta,
+            rate=RATE,
+        )
+
+
+def prepare_lm(split: Path, out: Path, order: int) -> None:
+    """Write lm.arpa, lexicon.txt and tokens.txt of a split's transcripts for beam search.
+
+    Raises UserError as prepare_librispeech does for transcripts, and for an order below 2.
+    """
+    from d2v.ngram import write_arpa
+
+    sentences = [text for _, text in read_transcripts(split)]
+    words = sorted({word for sentence in sentences for word in sentence.split()})
+    with written_whole(out) as temporary:
+        write_arpa(sentences, order, temporary / "lm.arpa")
+        _write(temporary / "lexicon.txt", [f"{word}\t{spell(word)}" for word in words])
+        _write(temporary / "tokens.txt", LETTERS)
+        write_meta(
+            temporary,
+            dataset=out.name,
+            kind="lm",
+            source=split.as_posix(),
+            order=order,
+            sentences=len(sentences),
+            words=len(words),
+        )
+
+
+def decode(payload: bytes | memoryview, name: Path | str) -> np.ndarray:
+    """A FLAC file as samples (S,) int16.
+
+    Compares with the MD5 that the file's header gives, because the decoder may skip broken frames
+    in silence. Raises UserError with the name if the file is broken, not 16 kHz or not mono.
+    """
+    try:
+        with soundfile.SoundFile(io.BytesIO(payload)) as file:
+            rate, channels, frames = file.samplerate, file.channels, file.frames
+            if (rate, channels) != (RATE, 1):
+                raise UserError(
+                    f"{name}: {rate} Hz, {channels} channel(s); 16000 Hz and one are needed:"
+                    " convert it"
+                )
+            wave: np.ndarray = file.read(dtype="int16")
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise UserError(f"{name}: corrupt audio ({error}); replace or remove it") from None
+    if len(wave) != frames:
+        raise UserError(f"{name}: corrupt audio ({len(wave)} of {frames} samples); replace it")
+    if len(wave) == 0:
+        raise UserError(f"{name}: no samples in it; remove it and its transcript")
+    expected = _md5(payload)
+    if expected and md5(wave.astype("<i2").tobytes()).digest() != expected:
+        raise UserError(f"{name}: corrupt audio (samples differ from their checksum); replace it")
+    return wave
+
+
+def read_transcripts(folder: Path) -> list[tuple[Path, str]]:
+    """Audio files and transcripts of a split, sorted by speaker, chapter and utterance.
+
+    Raises UserError as prepare_librispeech does for transcripts; decodes no audio.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    pairs = [
+        pair
+        for speaker in subfolders(folder)
+        for chapter in subfolders(speaker)
+        for pair in _chapter(chapter)
+    ]
+    if not pairs:
+        raise UserError(f"{folder}: an empty split: no SPEAKER/CHAPTER folders with audio in it")
+    return pairs
+
+
+def _chapter(chapter: Path) -> Iterator[tuple[Path, str]]:
+    prefix = f"{chapter.parent.name}-{chapter.name}"
+    path = chapter / f"{prefix}.trans.txt"
+    files = {p.stem: p for p in visible_files(chapter) if p.suffix == ".flac"}
+    if not path.exists():
+        raise UserError(f"{path}: missing; {chapter} has {len(files)} FLAC file(s)")
+    texts: dict[str, str] = {}
+    for number, line in lines(path):
+        name, _, text = line.partition(" ")
+        where = f"{path}:{number}"
+        if not name.startswith(prefix + "-"):
+            raise UserError(f"{where}: {name!r} is no utterance of {prefix}")
+        if name in texts:
+            raise UserError(f"{where}: {name} has a transcript already")
+        if name not in files:
+            raise UserError(f"{where}: {name} has a transcript but no {name}.flac")
+        if not text.strip():
+            raise UserError(f"{where}: {name} has an empty transcript")
+        if odd := sorted(set(text) - ALPHABET - {" "}):
+            raise UserError(f"{where}: {odd[0]!r} is none of the letters A to Z and '")
+        texts[name] = " ".join(text.split())
+    if silent := sorted(set(files) - set(texts)):
+        raise UserError(f"{files[silent[0]]}: no transcript in {path.name}")
+    for name in sorted(files):
+        yield files[name], texts[name]
+
+
+def _md5(payload: bytes | memoryview) -> bytes | None:
+    """MD5 of the samples as the STREAMINFO block, which comes first in a FLAC file, has it."""
+    digest = bytes(payload[26:42])
+    return digest if any(digest) and bytes(payload[:4]) == b"fLaC" else None
+
+
+def _write(path: Path, rows: Sequence[str]) -> None:
+    path.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")

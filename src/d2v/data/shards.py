@@ -1,0 +1,227 @@
+"""Many examples in few files: payloads one after another, and an index with their columns.
+
+    <split>/00000.bin, 00001.bin, ...   payloads: JPEG or FLAC files, token ids
+    <split>/index.npz                   where each payload lies, and one array a column
+
+Everything is byte-identical when written again from the same input, on any machine: nothing is
+compressed (zlib versions differ) and no time or path is stored.
+"""
+
+import json
+import mmap
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from hashlib import file_digest, sha256
+from pathlib import Path
+from typing import Any, BinaryIO, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from d2v.errors import UserError
+
+SCHEMA = 1  # of meta.json and of the index
+SHARD_BYTES = 256 * 2**20
+_PLACE = ("shard", "offset", "length")
+
+
+class ShardWriter:
+    """Writes payloads in the order given; call close() to write the index."""
+
+    def __init__(self, folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
+        folder.mkdir(parents=True)
+        self.folder, self.shard_bytes = folder, shard_bytes
+        self._file: BinaryIO | None = None
+        self._shard, self._offset = -1, 0
+        self._columns: dict[str, list[Any]] = {name: [] for name in _PLACE}
+
+    def __len__(self) -> int:
+        return len(self._columns["offset"])
+
+    def add(self, payload: bytes, **columns: int | float | str) -> None:
+        """Append one example; every example needs the same columns.
+
+        Raises ValueError if the columns differ from those of the first example.
+        """
+        if len(self) == 0:
+            self._columns |= {name: [] for name in columns}
+        if set(columns) != set(self._columns) - set(_PLACE):
+            raise ValueError(f"columns {sorted(columns)} differ from the first example's")
+        if self._file is None or self._offset + len(payload) > self.shard_bytes > 0 < self._offset:
+            self._next_shard()
+        assert self._file is not None
+        self._file.write(payload)
+        place = dict(zip(_PLACE, (self._shard, self._offset, len(payload)), strict=True))
+        for name, value in (place | columns).items():
+            self._columns[name].append(value)
+        self._offset += len(payload)
+
+    def close(self) -> None:
+        """Write index.npz."""
+        if self._file is not None:
+            self._file.close()
+        arrays: dict[str, npt.NDArray[Any]] = {}
+        for name, values in self._columns.items():
+            arrays |= _as_arrays(name, values)
+        with open(self.folder / "index.npz", "wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+
+    def _next_shard(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._shard, self._offset = self._shard + 1, 0
+        self._file = (self.folder / f"{self._shard:05d}.bin").open("wb")
+
+
+class Shards:
+    """Random access to a split that ShardWriter wrote; payloads are views of mapped files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            with np.load(folder / "index.npz", allow_pickle=False) as index:
+                self._arrays = {name: index[name] for name in index.files}
+        except FileNotFoundError:
+            raise UserError(f"{folder}: no index.npz; prepare this data set first") from None
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(f"{folder}/index.npz: unreadable ({error}); prepare again") from None
+        self._maps: dict[int, memoryview] = {}
+
+    def __len__(self) -> int:
+        return len(self._arrays["offset"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        # mapped files do not travel to loader processes that are spawned; they are mapped again
+        return self.__dict__ | {"_maps": {}}
+
+    @cached_property
+    def columns(self) -> list[str]:
+        """Names of the columns that were given to add()."""
+        names = {name.partition(".")[0] for name in self._arrays}
+        return sorted(names - set(_PLACE))
+
+    def payload(self, index: int) -> memoryview:
+        """Bytes of example `index`, without copying them."""
+        shard, offset, length = (int(self._arrays[name][index]) for name in _PLACE)
+        if shard not in self._maps:
+            self._maps[shard] = _map(self.folder / f"{shard:05d}.bin")
+        view = self._maps[shard][offset : offset + length]
+        if len(view) < length:
+            raise UserError(f"{self.folder}/{shard:05d}.bin: too short; prepare again")
+        return view
+
+    def numbers(self, name: str) -> npt.NDArray[Any]:
+        """A column of numbers, as an array (N,)."""
+        return self._arrays[name]
+
+    def texts(self, name: str) -> "Texts":
+        """A column of texts."""
+        return Texts(self._arrays[f"{name}.utf8"], self._arrays[f"{name}.ends"])
+
+
+class Texts(Sequence[str]):
+    """Texts kept as one run of UTF-8 bytes, decoded one at a time."""
+
+    def __init__(self, utf8: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64]) -> None:
+        self.utf8, self.ends = utf8, ends
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index %= len(self)
+        start = self.ends[index - 1] if index else 0
+        return self.utf8[start : self.ends[index]].tobytes().decode()
+
+
+def _as_arrays(name: str, values: list[Any]) -> dict[str, npt.NDArray[Any]]:
+    if not values or not isinstance(values[0], str):
+        return {name: np.asarray(values, np.float64 if _floats(values) else np.int64)}
+    encoded = [value.encode() for value in values]
+    return {
+        f"{name}.utf8": np.frombuffer(b"".join(encoded), np.uint8),
+        f"{name}.ends": np.cumsum([len(e) for e in encoded], dtype=np.int64),
+    }
+
+
+def _floats(values: list[Any]) -> bool:
+    return any(isinstance(value, float) for value in values)
+
+
+def _map(path: Path) -> memoryview:
+    with open(path, "rb") as file:
+        if path.stat().st_size == 0:
+            return memoryview(b"")  # an empty file cannot be mapped
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+# --- whole folders ----------------------------------------------------------------------------
+
+
+@contextmanager
+def written_whole(out: Path) -> Iterator[Path]:
+    """A folder beside `out` to write to, which takes its name when the block ends without error.
+
+    After an error the folder is removed and `out` is as it was; after a kill, what is left is
+    called OUT.tmp, and the next run clears it away.
+    """
+    out = Path(out)
+    temporary, old = out.with_name(out.name + ".tmp"), out.with_name(out.name + ".old")
+    for left_over in (temporary, old):
+        shutil.rmtree(left_over, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    if out.exists():
+        out.rename(old)
+    temporary.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_meta(folder: Path, **entries: Any) -> None:
+    """Write meta.json: the entries, the schema and the sha256 of everything else in `folder`."""
+    meta = {"schema": SCHEMA, "sha256": hash_of(folder)} | entries
+    text = json.dumps(meta, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    (folder / "meta.json").write_text(text, encoding="utf-8")
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """Read meta.json of a prepared data set.
+
+    Raises UserError if there is none or another schema wrote it.
+    """
+    path = Path(folder) / "meta.json"
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; run `dvc repro` to prepare the data") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error}); prepare again") from None
+    if meta.get("schema") != SCHEMA:
+        raise UserError(f"{path}: schema {meta.get('schema')}, not {SCHEMA}; prepare again")
+    return dict(meta)
+
+
+def hash_of(folder: Path) -> str:
+    """SHA-256 over names and contents of all files but meta.json, in the order of their names."""
+    total = sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        name = path.relative_to(folder).as_posix()
+        if name != "meta.json":
+            with open(path, "rb") as file:
+                digest = file_digest(file, "sha256").hexdigest()
+            total.update(f"{digest}  {name}\n".encode())
+    return total.hexdigest()

@@ -1,0 +1,121 @@
+"""Utterances for training: normalisation, crops, padding, span masks, letters (paper 4.2)."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from d2v import params
+from d2v.data.examples import Batch, Decoded, Example, Examples, Place, Source
+from d2v.data.letters import LETTERS, PADDING, encode
+from d2v.data.librispeech import decode
+from d2v.encoders.frames import frame_count
+from d2v.errors import UserError
+from d2v.masking import rng, span_masks
+
+__all__ = ["LETTERS", "Utterances", "encode", "normalise"]
+
+
+class Utterances(Examples):
+    """Waveforms of a prepared LibriSpeech tree.
+
+    Without a task (pre-training) a batch is cropped to its shortest item and to view.max_samples,
+    so nothing is padded; with one, utterances are whole and padded with zeros.
+    """
+
+    kind = "librispeech"
+
+    def __init__(
+        self,
+        source: Source,
+        view: params.WaveAugment,
+        encoder: params.WaveEncoder,
+        mask: params.SpanMask | None = None,
+        task: params.CTC | None = None,
+    ) -> None:
+        super().__init__(source)
+        if task is not None and view.max_samples:
+            raise UserError("view.max_samples crops waveforms, which then lack part of their text")
+        self.view, self.task = view, task
+        self.mask = mask if task is None else (view.mask if self.train else None)
+        self.conv_layers = encoder.conv_layers
+        if self.train and view.min_samples:
+            long = self.shards.numbers("samples")[self.rows] >= view.min_samples
+            self.keep(long, f"all are shorter than view.min_samples {view.min_samples}")
+        self.samples = self.shards.numbers("samples")[self.rows]
+        shortest = int(self.samples.argmin())
+        if frame_count(int(self.samples[shortest]), self.conv_layers) < 1:
+            raise UserError(
+                f"{self.folder}: {self.ids[shortest]} has {self.samples[shortest]} samples, too few"
+                " for one frame; set view.min_samples or remove it"
+            )
+        self.waves = Decoded(self._decode, int(self.samples.sum()) * 4)
+
+    @cached_property
+    def references(self) -> list[str]:
+        """Transcripts."""
+        texts = self.shards.texts("text")
+        return [texts[int(row)] for row in self.rows]
+
+    def __getitem__(self, place: Place) -> Example:
+        """The whole waveform (S,), normalised, and where in [0, 1) a crop of it lies."""
+        epoch, index = place
+        row = int(self.rows[index])
+        example: Example = {"place": place, "id": self.ids[index], "wave": self.waves[row]}
+        if self.task is not None:
+            example["letters"] = encode(self.shards.texts("text")[row])
+        else:
+            example["crop"] = rng(self.seed, epoch, index).random() if self.train else 0.5
+        return example
+
+    def collate(self, examples: list[Example]) -> Batch:
+        """`waves` (B, S) float32 and `mask` (B, T) where asked for.
+
+        With a task also `samples` (B,), `letters` (B, U) padded with 1, `letter_counts` (B,).
+        """
+        batch: Batch = {"ids": [e["id"] for e in examples]}
+        if self.task is None:
+            waves = _cropped(examples, self.view.max_samples)
+            samples = np.full(len(waves), waves.shape[1])
+        else:
+            waves, samples = _padded([e["wave"] for e in examples], 0.0, np.float32)
+            batch["samples"] = torch.from_numpy(samples)
+            letters, counts = _padded([e["letters"] for e in examples], PADDING, np.int64)
+            batch["letters"], batch["letter_counts"] = map(torch.from_numpy, (letters, counts))
+        batch["waves"] = torch.from_numpy(waves)
+        if self.mask is not None:
+            frames = frame_count(samples, self.conv_layers)
+            batch["mask"] = torch.from_numpy(span_masks(self.mask, frames, self.keys(examples)))
+        return batch
+
+    def _decode(self, row: int) -> np.ndarray:
+        name = f"{self.folder}: {self.shards.texts('id')[row]}"
+        return normalise(decode(self.shards.payload(row), name))
+
+
+def normalise(wave: np.ndarray) -> np.ndarray:
+    """16-bit samples (S,) to float32 of zero mean and unit variance (fairseq `normalize: true`)."""
+    scaled = wave.astype(np.float32) / 2**15
+    scaled -= scaled.mean()
+    return scaled / np.sqrt(scaled.var() + np.float32(1e-5))
+
+
+def _cropped(examples: list[Example], most: int | None) -> np.ndarray:
+    """Waveforms as (B, S), S that of the shortest, at most `most`."""
+    size = min(len(e["wave"]) for e in examples)
+    size = min(size, most or size)
+    starts = [int(e["crop"] * (len(e["wave"]) - size + 1)) for e in examples]
+    return np.stack(
+        [e["wave"][start : start + size] for e, start in zip(examples, starts, strict=True)]
+    )
+
+
+def _padded(rows: Sequence[Any], padding: float, dtype: type) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of numbers as (B, longest) and their lengths (B,)."""
+    counts = np.array([len(row) for row in rows])
+    padded = np.full((len(rows), counts.max()), padding, dtype)
+    for target, row in zip(padded, rows, strict=True):
+        target[: len(row)] = row
+    return padded, counts

@@ -1,0 +1,139 @@
+"""Token sequences for training: corpus blocks with token masks, and labelled texts (paper 4.3)."""
+
+import numpy as np
+import torch
+
+from d2v import params
+from d2v.data.examples import Batch, Example, Examples, Place, Source
+from d2v.data.tokenizer import END, PADDING, SPECIAL, START
+from d2v.errors import UserError
+from d2v.masking import MASKED, RANDOM, rng, token_masks
+
+
+class _Tokens(Examples):
+    """Rows of token ids; `mask` of padded batches."""
+
+    def __init__(
+        self,
+        source: Source,
+        view: params.TokenAugment,
+        encoder: params.TokenEncoder,
+        mask: params.TokenMask | None = None,
+    ) -> None:
+        super().__init__(source)
+        self.size, self.mask, self.most = encoder.vocab_size, mask, view.max_tokens
+        if self.meta["vocab_size"] != self.size:
+            raise UserError(
+                f"{source.prepared}: {self.meta['vocab_size']} tokens, but encoder.vocab_size is"
+                f" {self.size}"
+            )
+        self.dtype = np.dtype(self.meta["dtype"])
+
+    def collate(self, examples: list[Example]) -> Batch:
+        """`tokens` (B, T) int64 padded with 1; `masked_tokens` and `mask` (B, T) if masked."""
+        lengths = np.array([len(e["tokens"]) for e in examples])
+        tokens = np.full((len(examples), lengths.max()), PADDING, np.int64)
+        for target, example in zip(tokens, examples, strict=True):
+            target[: len(example["tokens"])] = example["tokens"]
+        batch: Batch = {"ids": [e["id"] for e in examples], "tokens": torch.from_numpy(tokens)}
+        if self.mask is not None:
+            keys = self.keys(examples)
+            _, kind = token_masks(self.mask, lengths, keys)
+            masked = np.where(kind == MASKED, self.size - 1, tokens)
+            if self.mask.random_prob:
+                masked = np.where(kind == RANDOM, self._random(keys, tokens.shape[1]), masked)
+            batch["masked_tokens"] = torch.from_numpy(masked)
+            batch["mask"] = torch.from_numpy(kind == MASKED)
+        return batch
+
+    def _random(self, keys: list[tuple[int, int, int]], length: int) -> np.ndarray:
+        """Random ordinary tokens (B, T); each row depends on its key only."""
+        return np.stack([rng(*key).integers(SPECIAL - 1, self.size - 1, length) for key in keys])
+
+    def _ids(self, row: int) -> np.ndarray:
+        return np.frombuffer(self.shards.payload(row), self.dtype)
+
+
+class Blocks(_Tokens):
+    """Blocks of a prepared corpus, <s> first and </s> after every sentence."""
+
+    kind = "corpus"
+
+    def __init__(
+        self,
+        source: Source,
+        view: params.TokenAugment,
+        encoder: params.TokenEncoder,
+        mask: params.TokenMask | None = None,
+    ) -> None:
+        super().__init__(source, view, encoder, mask)
+        if self.meta["block"] > self.most:
+            raise UserError(
+                f"{source.prepared}: blocks of {self.meta['block']} tokens, but view.max_tokens is"
+                f" {self.most}; prepare the corpus with --block {self.most}"
+            )
+
+    def __getitem__(self, place: Place) -> Example:
+        """Token ids of one block."""
+        row = int(self.rows[place[1]])
+        return {"place": place, "id": self.ids[place[1]], "tokens": self._ids(row)}
+
+
+class Sentences(_Tokens):
+    """Sentences or pairs of a prepared GLUE task: <s> a </s>, or <s> a </s> </s> b </s> (RoBERTa).
+
+    Longer ones than view.max_tokens lose tokens from the end of the longer text.
+    """
+
+    kind = "glue"
+
+    def __init__(
+        self,
+        source: Source,
+        view: params.TokenAugment,
+        encoder: params.TokenEncoder,
+        task: params.Classify | params.Regress,
+    ) -> None:
+        super().__init__(source, view, encoder)
+        classes = self.meta["classes"]
+        if not self.meta["splits"][source.split]["labelled"]:
+            raise UserError(f"{source.prepared}: the split {source.split!r} has no labels")
+        if (classes is None) != isinstance(task, params.Regress):
+            kind = "numbers" if classes is None else "classes"
+            raise UserError(
+                f"{source.prepared}: labels are {kind}, which task.kind {task.kind} is not for"
+            )
+        if isinstance(task, params.Classify) and task.classes != len(classes):
+            raise UserError(
+                f"{source.prepared}: {len(classes)} classes, but task.classes is {task.classes}"
+            )
+        self.pairs = bool(self.meta["pairs"])
+        self.labels, self.first = self.shards.numbers("label"), self.shards.numbers("first")
+        self.label_type = torch.int64 if classes else torch.float32
+
+    def __getitem__(self, place: Place) -> Example:
+        """Token ids with boundaries, and the label."""
+        row = int(self.rows[place[1]])
+        ids, first = self._ids(row).tolist(), int(self.first[row])
+        tokens = join(ids[:first], ids[first:] if self.pairs else None, self.most)
+        return {
+            "place": place,
+            "id": self.ids[place[1]],
+            "tokens": tokens,
+            "label": self.labels[row],
+        }
+
+    def collate(self, examples: list[Example]) -> Batch:
+        """`tokens` (B, T) and `labels` (B,): int64 classes or float32 numbers."""
+        labels = [e["label"].item() for e in examples]
+        return super().collate(examples) | {"labels": torch.tensor(labels, dtype=self.label_type)}
+
+
+def join(a: list[int], b: list[int] | None, most: int) -> list[int]:
+    """One text or two with <s> and </s>, at most `most` ids; the longer text is shortened first."""
+    if b is None:
+        return [START, *a[: most - 2], END]
+    room = most - 4
+    keep_a = min(len(a), max(room - len(b), (room + 1) // 2))
+    keep_b = min(len(b), room - keep_a)
+    return [START, *a[:keep_a], END, END, *b[:keep_b], END]
