@@ -1,0 +1,63 @@
+# Every target does the set-up it needs: a virtual environment with the locked packages.
+# PYTHON=python3.12 make demo   uses another interpreter (3.11 or newer).
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --no-input install
+
+.PHONY: help demo demo-full test lint format data dag report
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo       the whole method in miniature, then its three tables (15 minutes)"
+	@echo "make demo-full  the same with more seeds and searched settings (an hour)"
+	@echo "make test       all tests"
+	@echo "make data       fetch and prepare the miniature data sets"
+	@echo "make lint       ruff, mypy, snakefmt"
+	@echo "make format     ruff and snakefmt, rewriting files"
+	@echo "make dag        the graph of the workflow's rules as Mermaid text"
+	@echo "make report     results/report.html: tables with their provenance (after make demo)"
+
+demo: $(READY)
+	@$(BIN)/d2v reproduce --params params/mini.yaml
+
+demo-full: $(READY)
+	@$(BIN)/d2v reproduce --params params/mini-full.yaml
+
+test: $(READY)
+	@$(BIN)/python -m pytest
+
+data: $(READY)
+	@$(BIN)/d2v data
+
+lint: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/snakefmt --check Snakefile workflow
+
+format: $(READY)
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+	@$(BIN)/snakefmt Snakefile workflow
+
+dag: $(READY)
+	@$(BIN)/snakemake --rulegraph mermaid-js
+
+report: $(READY)
+	@$(BIN)/snakemake --report results/report.html
+
+# An environment without its stamp was cut off half-way, and what pip left is not to be trusted.
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: $(PYTHON) is `$(PYTHON) --version 2>&1`; Python 3.11 or newer is needed." \
+	    "Give one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	@test -e $@ || rm -rf $(VENV)
+	@test -e $@ || $(PYTHON) -m venv $(VENV)
+	@rm -f $@
+	@echo "Installing the locked packages into $(VENV): some minutes the first time ..."
+	@$(PIP) --require-hashes --requirement requirements.lock
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@

@@ -1,0 +1,141 @@
+"""`d2v`: one command for data, runs and tables. Heavy imports wait until they are needed."""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from d2v.errors import UserError
+
+EXPERIMENT = Path("params/mini.yaml")
+# commands with a command line of their own: module with main(argv), what it does
+OWN = {
+    "fetch": ("d2v.data.fetch", "get the miniature's raw sources into data/"),
+    "layout": ("d2v.data.mini", "write a miniature set in its official on-disk layout"),
+    "prepare": ("d2v.data.prepare", "turn an official layout into shards"),
+    "data": ("d2v.data.dvc", "fetch, and bring prepared sets up to date with DVC"),
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """Command line of `d2v`."""
+    top = argparse.ArgumentParser(prog="d2v", description=__doc__.split(". ")[0] + ".")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (_, text) in OWN.items():
+        own = commands.add_parser(name, help=text, add_help=False)
+        own.add_argument("rest", nargs="*")
+
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument(
+            "--params",
+            type=Path,
+            default=EXPERIMENT,
+            metavar="FILE",
+            help="parameters of the experiment (default: %(default)s)",
+        )
+        return command
+
+    add("check", "check a parameter file and count its runs")
+    reproduce = add("reproduce", "run the whole workflow of an experiment and print its tables")
+    reproduce.add_argument("--cores", default="all", help="cores to use (default: all)")
+    run = add("run", "carry out one run as a job, or attach to its job")
+    run.add_argument("run", metavar="RUN", help="for example pretrain/vision/seed0")
+    run.add_argument(
+        "--launch",
+        choices=("local", "debug"),
+        default="local",
+        help="local: a job that outlives this command; debug: in this process",
+    )
+    select = add("select", "choose a task's setting from the finished points of its grid")
+    select.add_argument("task", metavar="TASK", help="name under finetune:")
+    add("tables", "build the tables from all metrics and print them")
+    add("status", "show every run of the experiment")
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `d2v`; returns the exit code.
+
+    What the user can mend is one line on standard error; D2V_DEBUG=1 shows where it was raised.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if words and words[0] in OWN:
+            importlib.import_module(OWN[words[0]][0]).main(words[1:])
+            return 0
+        args = parser().parse_args(words)
+        return COMMANDS[args.command](args) or 0
+    except UserError as error:
+        if os.environ.get("D2V_DEBUG"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("cancelled", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `d2v status | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
+
+
+def _check(args: argparse.Namespace) -> None:
+    from d2v import params, runs
+
+    experiment = params.load(args.params)
+    found = runs.all_runs(experiment)
+    counts = {
+        kind: sum(r.kind == kind for r in found) for kind in ("pretrain", "select", "finetune")
+    }
+    print(
+        f"{args.params}: valid; " + ", ".join(f"{n} {kind}" for kind, n in counts.items()) + " runs"
+    )
+
+
+def _reproduce(args: argparse.Namespace) -> int:
+    from d2v import reproduce
+
+    return reproduce.reproduce(args.params, args.cores)
+
+
+def _run(args: argparse.Namespace) -> None:
+    from d2v import launch
+
+    launch.run(args.params, args.run, args.launch)
+
+
+def _select(args: argparse.Namespace) -> None:
+    from d2v import params, select
+
+    select.choose(params.load(args.params), args.task)
+
+
+def _tables(args: argparse.Namespace) -> None:
+    from d2v import params, runs, tables
+
+    experiment = params.load(args.params)
+    results = runs.RESULTS / experiment.name
+    tables.build(experiment, results)
+    print(tables.render_console(experiment, results))
+
+
+def _status(args: argparse.Namespace) -> None:
+    from d2v import params, status
+
+    for line in status.lines(params.load(args.params)):
+        print(line)
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
+    "check": _check,
+    "reproduce": _reproduce,
+    "run": _run,
+    "select": _select,
+    "tables": _tables,
+    "status": _status,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,215 @@
+"""Carry out one run: data, task, training, evaluation, and `metrics.json` as the last file."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from d2v import checkpoint, distributed, evaluate, metrics, params, provenance, runs, trainer
+from d2v.data import build_dataset
+from d2v.data.letters import LETTERS
+from d2v.errors import UserError
+from d2v.launch import read_json, write_json
+from d2v.model import Student
+from d2v.runs import Run
+from d2v.task import Finetuning, Pretraining
+
+GREEDY = "greedy_"  # metrics of the best path, kept beside those of the beam search
+
+
+def execute(experiment_path: Path, run_id: str) -> None:
+    """Carry out a run of an experiment, going on where an earlier attempt ended.
+
+    Raises UserError for anything the user can mend; then no metrics are written.
+    """
+    started = time.perf_counter()
+    experiment = params.load(experiment_path)
+    run = runs.parse(experiment, run_id)
+    defining = runs.resolve_fully(experiment, run)
+    data = {name: _content_hash(experiment, name) for name in runs.datasets(experiment, run)}
+    source = runs.pretrain_run(experiment, run)
+    weights = _pretrained(experiment, source) if source else None
+    work = runs.work_folder(experiment, run)
+    main = distributed.join().main
+    if main:
+        attempts = _enter(work, defining)
+    fit = {
+        "work": work,
+        "seed": run.seed,
+        "params": {**defining, "data_sha256": data, "weights_sha256": weights and weights[1]},
+    }
+    torch.manual_seed(run.seed)
+    if run.kind == "pretrain":
+        found = _pretrain(experiment, run, fit)
+    else:
+        found = _finetune(experiment, run, weights[0] if weights else None, fit)
+    if not main:
+        return
+    described = provenance.describe(
+        params_sha256=runs.fingerprint(experiment, run),
+        data_sha256=data,
+        seed=run.seed,
+        wall_s=time.perf_counter() - started,
+        attempts=attempts,
+    )
+    head = {"run": run.id, "kind": run.kind, "name": run.name, "arm": run.arm, "seed": run.seed}
+    head |= {"pretrain_run": source.id if source else None, "setting": defining.get("setting")}
+    write_json(runs.metrics_path(experiment, run), {**head, **found, "provenance": described})
+    _leave(work)
+
+
+def _pretrain(experiment: params.Experiment, run: Run, fit: dict[str, Any]) -> dict[str, Any]:
+    p = experiment.pretrain[run.name]
+    dataset = build_dataset(
+        Path(experiment.prepared) / p.data,
+        p.split,
+        p.view,
+        seed=run.seed,
+        mask=p.mask,
+        train=True,
+        encoder=p.encoder,
+    )
+    summary = trainer.fit(
+        Pretraining(p),
+        dataset,
+        optimiser=p.optimiser,
+        schedule=p.schedule,
+        train=p.train,
+        **fit,
+    )
+    return {**_training(summary), "metrics": {}}
+
+
+def _finetune(
+    experiment: params.Experiment,
+    run: Run,
+    weights: dict[str, torch.Tensor] | None,
+    fit: dict[str, Any],
+) -> dict[str, Any]:
+    p = experiment.finetune[run.name]
+    setting = runs.setting_of(experiment, run)
+    model = runs.pretrain_of(experiment, run)
+    student = Student(model.encoder, model.backbone)
+    if weights is not None:
+        student.load_state_dict(weights)
+    task = Finetuning(p, student, model.backbone.dim, outputs(p.task))
+
+    def data(split: str, train: bool = False) -> Any:
+        return build_dataset(
+            Path(experiment.prepared) / p.data,
+            split,
+            p.view,
+            seed=run.seed,
+            train=train,
+            labels=runs.labels_of(p, run.seed) if train else None,
+            task=p.task,
+            encoder=model.encoder,
+        )
+
+    dev, batch, decides = data(p.dev_split), p.train.micro_batch, p.metrics[0]
+    summary = trainer.fit(
+        task,
+        data(p.train_split, train=True),
+        optimiser=p.optimiser.model_copy(update={"lr": setting.lr}),
+        schedule=p.schedule,
+        train=p.train.model_copy(update={"steps": setting.steps}),
+        validate=evaluate.validator(dev, batch, p.metrics),
+        validate_every=p.validate_every,
+        keep=p.keep,
+        better=lambda new, best: metrics.better(decides, new[decides], best[decides]),
+        **fit,
+    )
+    if not distributed.join().main:
+        return {}
+    splits = {"dev": dev} if run.kind == "select" else {"dev": dev, "test": data(p.test_split)}
+    scores = {name: _evaluate(experiment, run, task, name, s) for name, s in splits.items()}
+    return {**_training(summary), "metrics": scores}
+
+
+def _evaluate(
+    experiment: params.Experiment, run: Run, task: nn.Module, split: str, dataset: Any
+) -> dict[str, float]:
+    """Write the predictions of a split; returns the metrics of that file."""
+    p = experiment.finetune[run.name]
+    search = None
+    if p.decode is not None and run.kind == "finetune":
+        from d2v.decode import BeamSearch
+
+        search = BeamSearch(Path(experiment.prepared) / runs.LANGUAGE_MODEL, p.decode)
+    path = runs.result_folder(experiment, run) / f"predictions-{split}.tsv"
+    rows = evaluate.run_predictions(task, dataset, p.train.micro_batch, search)
+    evaluate.write_predictions(path, rows)
+    greedy = [GREEDY + name for name in p.metrics if GREEDY + name in metrics.METRICS]
+    return evaluate.score(path, [*p.metrics, *(greedy if search else [])])
+
+
+def outputs(task: params.Task) -> int:
+    """Logits of a task's head."""
+    match task:
+        case params.Classify():
+            return task.classes
+        case params.Regress():
+            return 1
+        case params.CTC():
+            return len(LETTERS)
+
+
+def _training(summary: trainer.Summary) -> dict[str, Any]:
+    return {
+        "steps": summary.steps,
+        "kept_step": summary.kept,
+        "checkpoint": str(summary.checkpoint),
+        "train_s": round(summary.seconds, 2),
+        **summary.logs,
+    }
+
+
+def _content_hash(experiment: params.Experiment, dataset: str) -> str:
+    path = runs.meta_path(experiment, dataset)
+    meta = read_json(path)
+    if meta is None or "sha256" not in meta:
+        raise UserError(f"{path} is missing or not whole: run `d2v data {dataset}`")
+    return str(meta["sha256"])
+
+
+def _pretrained(experiment: params.Experiment, source: Run) -> tuple[dict[str, torch.Tensor], str]:
+    """The student's weights of a pre-training, and the hash of the file they come from."""
+    found = read_json(runs.metrics_path(experiment, source))
+    if found is None:
+        raise UserError(f"{source.id} is not done: run it first (`d2v run {source.id}`)")
+    folder = Path(found["checkpoint"])
+    if not folder.exists():
+        raise UserError(f"{folder} is gone: run {source.id} again (`d2v run {source.id}`)")
+    weights = checkpoint.load_weights(folder, "model.student.")
+    meta = json.loads((folder / checkpoint.META).read_text())
+    return weights, str(meta["sha256"][checkpoint.MODEL])
+
+
+def _enter(work: Path, defining: dict[str, Any]) -> int:
+    """Note the attempt; returns how many there were.
+
+    A run that was finished by other code is not taken over: it starts again. One that was cut off
+    goes on, and says so.
+    """
+    code = provenance.code_sha256()
+    before = read_json(work / "attempts.json") or {"attempts": 0}
+    if before["attempts"] and before["code_sha256"] != code:
+        if before["finished"]:
+            print("the code has changed since this run was finished: it starts again")
+            shutil.rmtree(work / "checkpoints", ignore_errors=True)
+            before = {"attempts": 0}
+        else:
+            print("the code has changed since this run was cut off: it goes on with the new code")
+    now = {"attempts": before["attempts"] + 1, "code_sha256": code, "finished": False}
+    write_json(work / "attempts.json", now)
+    return now["attempts"]
+
+
+def _leave(work: Path) -> None:
+    write_json(
+        work / "attempts.json", {**(read_json(work / "attempts.json") or {}), "finished": True}
+    )

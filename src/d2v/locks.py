@@ -1,0 +1,78 @@
+"""Locks that die with their holder: `flock` on a file, released by the kernel even on SIGKILL."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+_claims: list[IO[str]] = []  # kept open for the life of the process
+
+
+@contextmanager
+def held(path: Path) -> Iterator[IO[str]]:
+    """Hold an exclusive lock on `path`, waiting for whoever has it; the file stays."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
+
+
+def is_held(path: Path) -> bool:
+    """Whether a living process holds the lock."""
+    try:
+        with path.open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def claim(folder: Path) -> bool:
+    """Enter a workflow directory (`.snakemake`) and clear the lock of a killed workflow.
+
+    Snakemake's own lock outlives SIGKILL and then refuses every later start. Each workflow process
+    holds a shared lock for life; who gets it exclusively is alone, so that any other is stale.
+    Returns whether this process was alone.
+    """
+    folder.mkdir(exist_ok=True)
+    file = (folder / "alive").open("a")
+    _claims.append(file)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder / "locks", ignore_errors=True)
+        (folder / "locks").mkdir()
+        alone = True
+    except BlockingIOError:
+        alone = False
+    except OSError:  # a file system without flock: leave Snakemake's lock alone
+        return False
+    fcntl.flock(file, fcntl.LOCK_SH)
+    return alone
+
+
+def process_start(pid: int) -> float | None:
+    """Start time of a living process in clock ticks since boot; None when it is gone.
+
+    With the pid it names a process for good: pids are used again, start times are not.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except FileNotFoundError:
+        return None if Path("/proc/self").exists() else _in_use(pid)
+    except ProcessLookupError:
+        return None
+    return None if fields[0] in "ZX" else float(fields[19])
+
+
+def _in_use(pid: int) -> float | None:
+    # systems without /proc (macOS): a signal of 0 says only whether the pid is in use
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return None
+    return 0.0

@@ -1,0 +1,69 @@
+# The experiment, and what the rules ask about it. Parameters are checked here, before the DAG.
+
+import sys
+from pathlib import Path
+
+from d2v import locks, params, runs
+from d2v.errors import UserError
+
+EXPERIMENT = config.get("experiment", "params/mini.yaml")
+try:
+    experiment = params.load(EXPERIMENT)
+except UserError as error:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)
+
+# After SIGKILL Snakemake's lock stays and would refuse this start.
+locks.claim(Path(".snakemake"))
+
+# The commands of this environment come first, also where it was not activated.
+shell.prefix(f"export PATH='{Path(sys.executable).parent}':\"$PATH\"; ")
+
+RUNS = f"{runs.RESULTS}/{experiment.name}/runs"
+WORK = f"{runs.WORK}/{experiment.name}"
+TABLES = f"{runs.RESULTS}/{experiment.name}/tables"
+
+
+wildcard_constraints:
+    name="[^/]+",
+    arm="|".join(params.ARMS),
+    setting="[^/]+",
+    seed=r"\d+",
+    dataset="[^/]+",
+
+
+def run_of(kind, wildcards):
+    """The run that the wildcards of an output name."""
+    fields = {key: wildcards.get(key) for key in ("arm", "setting")}
+    return runs.Run(kind, wildcards.name, int(wildcards.seed), **fields)
+
+
+def needs(kind):
+    """Input function: prepared sets, the pre-training, and the choice on the grid."""
+
+    def files(wildcards):
+        run = run_of(kind, wildcards)
+        found = [runs.meta_path(experiment, name) for name in runs.datasets(experiment, run)]
+        source = runs.pretrain_run(experiment, run)
+        if source:
+            found.append(runs.metrics_path(experiment, source))
+        if kind == "finetune" and experiment.finetune[run.name].grid:
+            found.append(runs.chosen_path(experiment, run.name))
+        return found
+
+    return files
+
+
+def defining(kind):
+    """Params function: the parameters of this run only, so that editing it reruns it alone."""
+    return lambda wildcards: runs.as_lines(runs.resolve(experiment, run_of(kind, wildcards).id))
+
+
+def threads_of(kind):
+    """Threads of a run."""
+    return lambda wildcards: runs.cpus(experiment, run_of(kind, wildcards))
+
+
+def about(kind):
+    """What a run does, in words."""
+    return lambda wildcards: runs.describe(experiment, run_of(kind, wildcards))

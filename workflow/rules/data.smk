@@ -1,0 +1,16 @@
+# DVC decides what of the data is out of date; the workflow only asks for what is missing. So this
+# rule has no inputs: if it had, one run of it would rerun everything below.
+
+
+rule data:
+    output:
+        f"{experiment.prepared}/{{dataset}}/meta.json",
+    log:
+        f"{WORK}/data/{{dataset}}.log",
+    priority: 30
+    resources:
+        dvc=1,
+    message:
+        "Prepare the data set {wildcards.dataset} (fetch its sources, then dvc repro)"
+    shell:
+        "d2v data {wildcards.dataset} 2>&1 | tee {log}"

@@ -1,0 +1,28 @@
+rule tables:
+    input:
+        metrics=[runs.metrics_path(experiment, run) for run in runs.finetune_runs(experiment)],
+        reported="params/reported.csv",
+    output:
+        [
+            report(
+                f"{TABLES}/{table}.{suffix}",
+                caption=f"../report/{table}.rst",
+                category="Tables",
+                subcategory=table,
+                labels={"format": suffix},
+            )
+            for table in runs.table_names(experiment)
+            for suffix in ("csv", "md")
+        ],
+    log:
+        f"{WORK}/tables.log",
+    params:
+        experiment=EXPERIMENT,
+        n=len(runs.finetune_runs(experiment)),
+        layout=[
+            f"{name}: {task.table}, {task.column}" for name, task in experiment.finetune.items()
+        ],
+    message:
+        "Build the tables of {params.experiment} from {params.n} runs"
+    shell:
+        "d2v tables --params {params.experiment} > {log} 2>&1"
