@@ -50,7 +50,9 @@ class Verses(Strict):
     )
 
     kind: Literal["verses"]
-    held_out: Fraction  # share of verses and sentences for the tasks, never in the corpus
+    # share of the verses that is kept for the tasks and never in the corpus; of the critics'
+    # sentences as many are kept as the tasks need
+    held_out: Fraction
     vocab_size: Positive
     block: Positive  # tokens a block of the corpus
     train: Positive  # labelled examples a task: train, dev, test
