@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --no-input install
 
-.PHONY: help demo demo-full test lint format data dag report
+.PHONY: help demo demo-full test lint format data dag report lock
 .DELETE_ON_ERROR:
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo "make data       fetch and prepare the miniature data sets"
 	@echo "make lint       ruff, mypy, snakefmt"
 	@echo "make format     ruff and snakefmt, rewriting files"
+	@echo "make lock       requirements.lock from pyproject.toml"
 	@echo "make dag        the graph of the workflow's rules as Mermaid text"
 	@echo "make report     results/report.html: tables with their provenance (after make demo)"
 
@@ -48,6 +49,14 @@ dag: $(READY)
 
 report: $(READY)
 	@$(BIN)/snakemake --report results/report.html
+
+# Not after $(READY): a changed pyproject.toml would first be installed by the old lock.
+lock:
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) "uv>=0.5"
+	@$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
+	  --generate-hashes --no-annotate --custom-compile-command "make lock" --quiet \
+	  --output-file requirements.lock
 
 # An environment without its stamp was cut off half-way, and what pip left is not to be trusted.
 $(READY): requirements.lock pyproject.toml

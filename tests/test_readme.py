@@ -125,3 +125,17 @@ def test_parameters_named_in_method_exist() -> None:
     for group, key in re.findall(r"`(\w+)\.(\w+)(?:: [^`]*)?`", text):
         if group in groups and key != "py":
             assert any(key in model.model_fields for model in groups[group]), f"{group}.{key}"
+
+
+def test_shown_faults_are_real(tmp_path: Path) -> None:
+    """The README's example of a wrong parameter file is what the program says."""
+    from d2v import errors, params
+
+    good = (ROOT / "params/mini.yaml").read_text()
+    wrong = good.replace("top_k: 2, feature: block", "topk: 2, feature: block")
+    wrong = wrong.replace("train: {steps: 1000,", "train: {steps: many,")
+    (tmp_path / "mini.yaml").write_text(wrong)
+    with pytest.raises(errors.UserError) as caught:
+        params.load(tmp_path / "mini.yaml")
+    said = f"error: {caught.value}".replace(f"{tmp_path}/", "params/")
+    assert said in [content.strip() for _, content in blocks("text")]
