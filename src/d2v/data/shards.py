@@ -16,6 +16,7 @@ from functools import cached_property
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any, BinaryIO, overload
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -49,7 +50,8 @@ class ShardWriter:
             self._columns |= {name: [] for name in columns}
         if set(columns) != set(self._columns) - set(_PLACE):
             raise ValueError(f"columns {sorted(columns)} differ from the first example's")
-        if self._file is None or self._offset + len(payload) > self.shard_bytes > 0 < self._offset:
+        full = self._offset > 0 and self._offset + len(payload) > self.shard_bytes
+        if self._file is None or full:
             self._next_shard()
         assert self._file is not None
         self._file.write(payload)
@@ -85,7 +87,7 @@ class Shards:
                 self._arrays = {name: index[name] for name in index.files}
         except FileNotFoundError:
             raise UserError(f"{folder}: no index.npz; prepare this data set first") from None
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError, EOFError, BadZipFile) as error:
             raise UserError(f"{folder}/index.npz: unreadable ({error}); prepare again") from None
         self._maps: dict[int, memoryview] = {}
 
