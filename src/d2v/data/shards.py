@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from d2v.errors import UserError
+from d2v.locks import alone_in
 
 SCHEMA = 1  # of meta.json and of the index
 SHARD_BYTES = 256 * 2**20
@@ -175,22 +176,24 @@ def written_whole(out: Path) -> Iterator[Path]:
     """A folder beside `out` to write to, which takes its name when the block ends without error.
 
     After an error the folder is removed and `out` is as it was; after a kill, what is left is
-    called OUT.tmp, and the next run clears it away.
+    called OUT.tmp, and the next run clears it away. One writer at a time in a folder; not nested.
     """
     out = Path(out)
     temporary, old = out.with_name(out.name + ".tmp"), out.with_name(out.name + ".old")
-    for left_over in (temporary, old):
-        shutil.rmtree(left_over, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    if out.exists():
-        out.rename(old)
-    temporary.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with alone_in(out.parent):  # a writer whose parent was killed may still be at it
+        for left_over in (temporary, old):
+            shutil.rmtree(left_over, ignore_errors=True)
+        temporary.mkdir()
+        try:
+            yield temporary
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        if out.exists():
+            out.rename(old)
+        temporary.rename(out)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def write_meta(folder: Path, **entries: Any) -> None:

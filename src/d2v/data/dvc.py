@@ -1,0 +1,93 @@
+"""`d2v data`: fetch the raw sources if need be, and bring prepared sets up to date with DVC."""
+
+import argparse
+import difflib
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from d2v.data.fetch import fetch
+from d2v.errors import UserError
+from d2v.locks import held
+
+_LOCK = Path(".dvc/tmp/d2v.lock")
+_RUNNING = "Running stage '"
+
+
+def repro(targets: Sequence[str] = (), root: Path = Path()) -> list[str]:
+    """Run the stages of dvc.yaml that are out of date: `targets` and what they need, or all.
+
+    Returns the names of the stages that ran. One at a time: a second call waits for the first, and
+    for a DVC that a killed call left behind. Raises UserError with the sentence of the stage that
+    failed, or with the nearest name of an unknown target.
+    """
+    _check(targets, root)
+    # stages call `d2v`: the one beside this Python, activated or not
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    command = [sys.executable, "-m", "dvc", "repro", *targets]
+    ran: list[str] = []
+    said: list[str] = []
+    with held(root / _LOCK) as lock:
+        process = subprocess.Popen(
+            command,
+            cwd=root,
+            env=os.environ | {"PATH": path, "DVC_NO_ANALYTICS": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            pass_fds=[lock.fileno()],  # the lock lives as long as DVC, even if we are killed
+        )
+        assert process.stdout is not None
+        for line in process.stdout:
+            said.append(line.rstrip())
+            if line.startswith(_RUNNING):
+                ran.append(line.removeprefix(_RUNNING).split("'")[0])
+                print(f"data: {ran[-1]}", flush=True)
+        if process.wait():
+            raise UserError(_reason(said, ran, process.returncode))
+    return ran
+
+
+def _check(targets: Sequence[str], root: Path) -> None:
+    try:
+        stages = list(yaml.safe_load((root / "dvc.yaml").read_text())["stages"])
+    except FileNotFoundError:
+        raise UserError("dvc.yaml is not here; run this in the root of the repository") from None
+    for target in targets:
+        if target not in stages:
+            near = difflib.get_close_matches(target, stages, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(stages)}"
+            raise UserError(f"{target}: no such data stage in dvc.yaml; {hint}")
+
+
+def _reason(said: list[str], ran: list[str], code: int) -> str:
+    """The failing command's own sentence if it left one, else DVC's."""
+    own = [line.removeprefix("error: ") for line in said if line.startswith("error: ")]
+    if own:
+        return f"{ran[-1]}: {own[-1]}" if ran else own[-1]
+    dvc = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR: ")]
+    last = dvc or [line for line in said if line] or [f"exit code {code}"]
+    return f"DVC: {last[-1]}; `dvc repro` shows the whole story"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """`d2v data [DATASET...]`."""
+    parser = argparse.ArgumentParser(prog="d2v data", description=__doc__)
+    parser.add_argument(
+        "targets", nargs="*", metavar="DATASET", help="stage of dvc.yaml (default: all)"
+    )
+    targets = parser.parse_args(argv).targets
+    _check(targets, Path())
+    for file in fetch(Path("data")):
+        print(f"data: fetched {file}", flush=True)
+    ran = repro(targets)
+    print(f"data: {', '.join(targets) or 'all sets'} up to date ({len(ran)} stage(s) run)")
+
+
+if __name__ == "__main__":
+    main()
