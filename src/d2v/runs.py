@@ -20,7 +20,7 @@ RESULTS = Path("results")
 WORK = Path("work")
 LANGUAGE_MODEL = "lm"  # prepared set that beam search reads
 # What says where and how a run is shown or carried out, and never changes its result.
-NEUTRAL = {"seeds", "cpus", "table", "column", "settings", "grid"}
+NEUTRAL = {"seeds", "cpus", "table", "column", "note", "settings", "grid"}
 NEUTRAL_TRAIN = {"log_every", "checkpoint_every", "workers"}
 
 

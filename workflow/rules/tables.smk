@@ -20,7 +20,8 @@ rule tables:
         experiment=EXPERIMENT,
         n=len(runs.finetune_runs(experiment)),
         layout=[
-            f"{name}: {task.table}, {task.column}" for name, task in experiment.finetune.items()
+            f"{name}: {task.table}, {task.column}, {task.note}"
+            for name, task in experiment.finetune.items()
         ],
     message:
         "Build the tables of {params.experiment} from {params.n} runs"

@@ -1,0 +1,296 @@
+"""Tables: the numbers, their sources and runs, honest verdicts, and gaps shown as gaps."""
+
+import io
+import json
+import math
+import statistics
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from d2v import cells, params, runs, tables
+from d2v.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+REPORTED = ROOT / "params" / "reported.csv"
+COLUMNS = "row column metric split value stderr n kind scale source runs"
+
+# test metrics by task and arm, one number a seed; two metrics: (first, second)
+SCORES = {
+    ("digits", "scratch"): [0.70, 0.72, 0.74],
+    ("digits", "data2vec"): [0.77, 0.78, 0.79],
+    ("spoken", "scratch"): [0.9, 1.0, 1.1],
+    ("spoken", "data2vec"): [0.6, 0.7, 0.65],
+    ("sst2", "scratch"): [0.62, 0.63, 0.64],
+    ("sst2", "data2vec"): [0.62, 0.64, 0.64],
+    ("mrpc", "scratch"): [0.80, 0.82, 0.81],
+    ("mrpc", "data2vec"): [0.70, 0.71, 0.69],
+}
+METRICS = {
+    "digits": ["accuracy"],
+    "spoken": ["wer", "greedy_wer", "greedy_cer"],
+    "sst2": ["accuracy"],
+    "mrpc": ["accuracy", "f1"],
+}
+OFFSET = {"f1": 0.1, "greedy_wer": 0.05, "greedy_cer": -0.3}
+
+
+@pytest.fixture
+def experiment():
+    mini = params.load(ROOT / "params" / "mini.yaml")
+    shape = {task.table: task for task in mini.finetune.values()}
+    of = {"digits": "imagenet", "spoken": "librispeech", "sst2": "glue", "mrpc": "glue"}
+    tasks = {
+        name: shape[table].model_copy(
+            update={"column": f"{name} column", "metrics": METRICS[name], "seeds": [0, 1, 2]}
+        )
+        for name, table in of.items()
+    }
+    return mini.model_copy(update={"finetune": tasks})
+
+
+@pytest.fixture
+def results(experiment, tmp_path):
+    for run in runs.finetune_runs(experiment):
+        score = SCORES[run.name, run.arm][run.seed]
+        test = {name: score + OFFSET.get(name, 0) for name in METRICS[run.name]}
+        dev = dict.fromkeys(METRICS[run.name], 0.123)
+        write(experiment, tmp_path, run.id, {"dev": dev, "test": test})
+    return tmp_path
+
+
+def path_of(experiment, results, run_id):
+    return results / "runs" / run_id / "metrics.json"
+
+
+def write(experiment, results, run_id, metrics):
+    path = path_of(experiment, results, run_id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"run": run_id, "metrics": metrics, "setting": {"lr": 2e-3, "steps": 1200}}
+    path.write_text(json.dumps(content))
+
+
+def built(experiment, results, table):
+    tables.build(experiment, results, REPORTED)
+    folder = results / "tables"
+    text = (folder / f"{table}.csv").read_text()
+    frame = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+    return frame, (folder / f"{table}.md").read_text()
+
+
+def the_cell(frame, row, column, metric):
+    found = frame[(frame.row == row) & (frame.column == column) & (frame.metric == metric)]
+    assert len(found) == 1
+    return found.iloc[0]
+
+
+def line_of(markdown, start):
+    (line,) = [line for line in markdown.split("\n") if line.startswith(start)]
+    return [field.strip() for field in line.strip("|").split("|")]
+
+
+def test_mean_and_standard_error_of_the_test_split_with_runs(experiment, results):
+    frame, markdown = built(experiment, results, "imagenet")
+    assert list(frame.columns) == COLUMNS.split()
+    cell = the_cell(frame, "data2vec (this run)", "digits column", "accuracy_pct")
+    scores = [77.0, 78.0, 79.0]
+    assert float(cell.value) == pytest.approx(statistics.mean(scores), abs=1e-4)
+    assert float(cell.stderr) == pytest.approx(statistics.stdev(scores) / math.sqrt(3), abs=1e-4)
+    assert (cell.n, cell.kind, cell.scale) == ("3", "reproduced", "miniature")
+    assert cell.split == "digits_test"
+    assert cell.runs.split() == [f"finetune/digits/data2vec/seed{k}" for k in range(3)]
+    assert line_of(markdown, "| data2vec (this run)")[1] == "78.0 ± 0.6 (n=3)"
+    assert line_of(markdown, "| difference")[1] == "+6.0 ± 1.3"
+
+
+def test_reported_rows_are_set_apart_with_source_and_as_printed(experiment, results):
+    frame, markdown = built(experiment, results, "imagenet")
+    cell = the_cell(frame, "data2vec", "ViT-B", "top1_accuracy_pct")
+    assert (cell.value, cell.kind, cell.scale) == ("84.2", "reported", "paper")
+    assert (cell.stderr, cell.n, cell.runs) == ("", "", "")
+    assert cell.source == "arXiv:2202.03555v3, Table 1"
+    assert the_cell(frame, "DINO", "ViT-L", "top1_accuracy_pct").value == ""
+    ours, paper = markdown.split("## Reported by the paper")
+    assert "**Another scale**" in paper
+    assert "BEiT" not in ours
+    assert line_of(paper, "| MaskFeat") == ["MaskFeat", "84.0", "85.7"]
+    assert line_of(paper, "| DINO") == ["DINO", "82.8", "–"]
+
+
+def test_the_paper_scale_needs_no_warning(experiment, results):
+    full = experiment.model_copy(update={"scale": "paper"})
+    frame, markdown = built(full, results, "librispeech")
+    assert set(frame.scale) == {"paper"}
+    assert "Another scale" not in markdown
+    assert "synthetic" not in markdown.split("\n")[0]
+
+
+def test_word_errors_go_down(experiment, results):
+    frame, markdown = built(experiment, results, "librispeech")
+    assert "synthetic speech" in markdown.split("\n")[0]
+    assert float(the_cell(frame, "from scratch", "spoken column", "wer_pct").value) == 100
+    header = next(line for line in markdown.split("\n") if "greedy" in line)
+    assert "greedy WER, % ↓" in header
+    assert "greedy CER, % ↓" in header
+    assert "spoken column<br>WER, lexicon + n-gram, % ↓" in markdown
+    assert "spoken column: −35.0 ± 6.5, **gain (better" in markdown
+
+
+def test_glue_pairs_are_averaged_and_the_average_is_over_tasks_within_seeds(experiment, results):
+    frame, markdown = built(experiment, results, "glue")
+    pair = the_cell(frame, "from scratch", "mrpc column", "mean_of_accuracy_and_f1_pct")
+    assert float(pair.value) == pytest.approx(81 + 5)
+    assert float(the_cell(frame, "from scratch", "mrpc column", "f1_pct").value) == pytest.approx(
+        91
+    )
+    average = the_cell(frame, "from scratch", "average", "mean_over_tasks_x100")
+    seeds = [(62 + 85) / 2, (63 + 87) / 2, (64 + 86) / 2]
+    assert float(average.value) == pytest.approx(statistics.mean(seeds), abs=1e-4)
+    assert float(average.stderr) == pytest.approx(statistics.stdev(seeds) / 3**0.5, abs=1e-4)
+    assert len(average.runs.split()) == 6
+    assert "not GLUE itself" in markdown.split("\n")[0]
+
+
+def test_verdicts_are_honest(experiment, results):
+    _, markdown = built(experiment, results, "glue")
+    assert "- sst2 column: +0.3 ± 0.9, **no gain (within two standard errors)**" in markdown
+    assert "- mrpc column: −11.0 ± 0.8, **loss (pre-training is worse" in markdown
+
+
+@pytest.mark.parametrize(
+    ("value", "stderr", "verdict"),
+    [
+        (2.0, 1.0, "no gain"),  # exactly two standard errors are not more than two
+        (2.01, 1.0, "gain"),
+        (-2.01, 1.0, "loss"),
+        (5.0, math.nan, "cannot be judged (needs two seeds"),
+        (math.nan, math.nan, "cannot be judged (runs are missing"),
+    ],
+)
+def test_verdict(value, stderr, verdict):
+    up = cells.Column("a", "a", ("accuracy",), "test", True)
+    down = cells.Column("a", "a", ("wer",), "test", True)
+    assert cells.Gain(up, value, stderr).verdict.startswith(verdict)
+    assert cells.Gain(down, -value, stderr).verdict.startswith(verdict)
+
+
+def test_gaps_are_named_and_shown(experiment, results):
+    path_of(experiment, results, "finetune/digits/scratch/seed1").unlink()
+    path_of(experiment, results, "finetune/digits/data2vec/seed0").write_text('{"metrics": ')
+    path_of(experiment, results, "finetune/digits/data2vec/seed2").write_text("[]")
+    frame, markdown = built(experiment, results, "imagenet")
+    assert "finetune/digits/scratch/seed1: not run yet" in markdown
+    assert "finetune/digits/data2vec/seed0: metrics.json is unreadable" in markdown
+    assert "finetune/digits/data2vec/seed2: metrics.json is unreadable" in markdown
+    assert line_of(markdown, "| from scratch")[1] == "72.0 ± 2.0 (n=2 of 3)"
+    assert line_of(markdown, "| data2vec (this run)")[1] == "78.0 (n=1 of 3)"
+    assert "cannot be judged (needs two seeds in each row)" in markdown
+    cell = the_cell(frame, "data2vec (this run)", "digits column", "accuracy_pct")
+    assert (cell.value, cell.stderr, cell.n) == ("78.0000", "", "1")
+
+
+def test_an_undefined_metric_is_a_gap_and_never_replaced_by_another(experiment, results):
+    for seed in range(3):
+        run = f"finetune/mrpc/scratch/seed{seed}"
+        write(experiment, results, run, {"test": {"accuracy": 0.5, "f1": math.nan}})
+    frame, markdown = built(experiment, results, "glue")
+    assert line_of(markdown.split("Further")[0], "| from scratch")[2:] == ["–", "–"]
+    assert the_cell(frame, "from scratch", "mrpc column", "accuracy_pct").value == "50.0000"
+    gap = "finetune/mrpc/scratch/seed0, seed1, seed2: mean_of_accuracy_and_f1_pct is missing"
+    assert gap in markdown
+
+
+def test_an_average_counts_only_seeds_with_every_task(experiment, results):
+    path_of(experiment, results, "finetune/sst2/data2vec/seed2").unlink()
+    frame, markdown = built(experiment, results, "glue")
+    average = the_cell(frame, "data2vec (this run)", "average", "mean_over_tasks_x100")
+    assert average.n == "2"
+    assert "seed2" not in average.runs
+    assert line_of(markdown.split("Further")[0], "| data2vec (this run)")[3].endswith("(n=2 of 3)")
+
+
+def test_nothing_has_run_yet(experiment, tmp_path):
+    frame, markdown = built(experiment, tmp_path, "glue")
+    assert set(frame[frame.kind == "reproduced"].value) == {""}
+    assert line_of(markdown.split("Further")[0], "| from scratch")[1:] == ["–"] * 3
+    assert "cannot be judged (runs are missing)" in markdown
+    assert "–" in tables.render_console(experiment, tmp_path, REPORTED)
+
+
+def test_protocol_says_split_seeds_settings_and_decoding(experiment, results):
+    _, markdown = built(experiment, results, "librispeech")
+    protocol = markdown.split("## Protocol")[1].split("##")[0]
+    for part in ("split test of", "seeds 0, 1, 2", "lr 0.002, 1,200 steps", "beam 50", "on dev"):
+        assert part in protocol
+
+
+def test_protocol_names_the_grid(experiment, results):
+    grid = params.Grid(lr=[1e-3, 4e-3], steps=[300, 900], seeds=[100, 101])
+    task = experiment.finetune["digits"].model_copy(update={"grid": grid, "settings": None})
+    searched = experiment.model_copy(update={"finetune": {"digits": task}})
+    _, markdown = built(searched, results, "imagenet")
+    assert (
+        "chosen for each arm by accuracy on dev from the same grid"
+        " (rates 0.001, 0.004; steps 300, 900; seeds 100, 101)" in markdown
+    )
+    folder = results / "tables"
+    assert sorted(p.name for p in folder.iterdir()) == ["imagenet.csv", "imagenet.md"]
+
+
+def test_the_same_runs_give_the_same_bytes(experiment, results):
+    folder = results / "tables"
+    tables.build(experiment, results, REPORTED)
+    first = {p.name: p.read_bytes() for p in folder.iterdir()}
+    tables.build(experiment, results, REPORTED)
+    assert first == {p.name: p.read_bytes() for p in folder.iterdir()}
+    names = [f"{t}.{kind}" for t in ("glue", "imagenet", "librispeech") for kind in ("csv", "md")]
+    assert sorted(first) == names
+
+
+def test_console_shows_three_tables_and_where_the_files_are(experiment, results):
+    text = tables.render_console(experiment, results, REPORTED)
+    assert text.count("from scratch  ") == 5  # three tables, two of them with further metrics
+    assert "reported by the paper (another scale): data2vec: ViT-B 84.2, ViT-L 86.6" in text
+    assert text.split("\n")[-1].startswith(f"tables: {results / 'tables'}")
+    assert "<br>" not in text
+    assert "**" not in text
+
+
+def test_a_small_error_is_not_shown_as_none():
+    assert tables._spread(0.04) == "<0.1"
+    assert tables._spread(0.0) == "0.0"
+    assert tables._spread(0.05) == "0.1"
+
+
+# --- params/reported.csv ----------------------------------------------------------------------
+
+
+def test_every_reported_value_is_a_number_with_a_source():
+    frame = cells.read_reported(REPORTED)
+    assert not frame["id"].duplicated().any()
+    assert not frame.duplicated(["table", "method", "column"]).any()
+    assert set(frame["table"]) == {"imagenet", "librispeech", "glue"}
+    assert all(source.startswith("arXiv:2202.03555v3, Table ") for source in frame["source"])
+    assert all(0 < float(value) < 100 for value in frame["value"] if value)
+
+
+def test_reported_averages_follow_from_their_rows_but_for_the_noted_one():
+    frame = cells.read_reported(REPORTED)
+    glue = frame[frame["table"] == "glue"].astype({"value": float})
+    wide = glue.pivot(index="method", columns="column", values="value")
+    mnli = (wide["MNLI-m"] + wide["MNLI-mm"]) / 2
+    tasks = wide.drop(columns=["MNLI-m", "MNLI-mm", "average"]).assign(mnli=mnli)
+    off = (tasks.mean(axis=1) - wide["average"]).abs()
+    assert list(off[off > 0.06].index) == ["BERT base"]
+    noted = glue[(glue["method"] == "BERT base") & (glue["column"] == "average")]["note"].item()
+    assert "81.2" in noted
+    assert tasks.mean(axis=1)["BERT base"] == pytest.approx(81.2, abs=0.05)
+
+
+def test_a_broken_reported_file_is_told(tmp_path):
+    with pytest.raises(UserError, match="cannot read"):
+        cells.read_reported(tmp_path / "none.csv")
+    (tmp_path / "r.csv").write_text("id,table,value\n")
+    with pytest.raises(UserError, match=r"r\.csv:1: column group, method"):
+        cells.read_reported(tmp_path / "r.csv")
