@@ -3,12 +3,14 @@
 import math
 import subprocess
 import sys
+import typing
 import warnings
 
 import pytest
 
 from d2v import metrics
 from d2v.errors import UserError
+from d2v.params.finetuning import TASK_METRICS, MetricName
 
 
 @pytest.mark.parametrize(
@@ -84,3 +86,9 @@ def test_import_is_light():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_parameters_accept_exactly_these_metrics_each_for_one_task():
+    names = typing.get_args(MetricName)
+    assert list(names) == list(metrics.METRICS)
+    assert sorted(n for fitting in TASK_METRICS.values() for n in fitting) == sorted(names)
