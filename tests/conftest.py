@@ -1,0 +1,27 @@
+"""Prepared data of every kind, made once."""
+
+from pathlib import Path
+
+import pytest
+from small_sets import corpus_folder, glue_folder, image_tree, speech_tree
+
+from d2v.data import prepare
+
+
+@pytest.fixture(scope="session")
+def small_prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of prepared images, speech, tokenizer, corpus, SST-2, MRPC and STS-B."""
+    root = tmp_path_factory.mktemp("sets")
+    corpus, out = corpus_folder(root / "c"), root / "prepared"
+
+    def run(*words: object) -> None:
+        prepare.main([str(word) for word in words])
+
+    run("imagefolder", image_tree(root / "i"), "-o", out / "images")
+    run("librispeech", speech_tree(root / "s"), "-o", out / "speech")
+    run("tokenizer", corpus, "-o", out / "tokenizer", "--vocab-size", 70)
+    text = ("--tokenizer", out / "tokenizer")
+    run("corpus", corpus, *text, "-o", out / "corpus", "--block", 40)
+    for task in ("SST-2", "MRPC", "STS-B"):
+        run("glue", task, glue_folder(root / task, task), *text, "-o", out / task)
+    return out
