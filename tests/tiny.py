@@ -1,0 +1,108 @@
+"""A task of a few hundred parameters with dropout, skipped blocks and a teacher-like buffer.
+
+As a script it trains in the folder given, in one process or under torchrun.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from d2v import params
+from d2v.task import Named, Task
+from d2v.trainer import Summary, fit
+
+
+class Tiny(Task):
+    """Regress a fixed linear map; the number of counted positions differs between batches."""
+
+    def __init__(self, dropout: float = 0.0, skip: float = 0.0, pause: float = 0.0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.blocks = nn.ModuleList([nn.Linear(6, 6) for _ in range(3)])
+        self.head = nn.Linear(6, 1)
+        self.register_buffer("average", torch.zeros(1, 6))
+        self.dropout, self.skip, self.pause = dropout, skip, pause
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        if self.pause:
+            time.sleep(self.pause)
+        x = batch["x"]  # (B, 6)
+        for block in self.blocks:
+            if self.training and torch.rand(()) < self.skip:
+                continue
+            x = x + torch.tanh(block(nn.functional.dropout(x, self.dropout, self.training)))
+        error = (self.head(x).squeeze(-1) - batch["y"]).square() * batch["counted"]
+        std = x.detach().std()
+        return {"loss": error.sum(), "count": batch["counted"].sum(), "output_std": std}
+
+    def named_groups(self) -> list[Named]:
+        depth = {"blocks": lambda name: int(name.split(".")[1]) + 1, "head": lambda _: 4}
+        return [Named(n, p, depth[n.split(".")[0]](n)) for n, p in self.named_parameters()]
+
+    def after_step(self, step: int) -> dict[str, float]:
+        self.average.lerp_(self.head.weight.detach(), 1 / step)
+        return {"ema_decay": 1 - 1 / step}
+
+
+class Points:
+    """Numbers that are functions of (epoch, index); every fourth is not counted."""
+
+    def __init__(self, n: int = 20, poison: int | None = None) -> None:
+        self.n, self.poison = n, poison
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        epoch, index = key
+        x = torch.randn(6, generator=torch.Generator().manual_seed(1000 * epoch + index))
+        y = x.sum() if index != self.poison else torch.tensor(float("nan"))
+        return {"id": f"{epoch}/{index}", "x": x, "y": y, "counted": float(index % 4 > 0)}
+
+    def collate(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "ids": [e["id"] for e in examples],
+            "x": torch.stack([e["x"] for e in examples]),
+            "y": torch.stack([e["y"] for e in examples]),
+            "counted": torch.tensor([e["counted"] for e in examples]),
+        }
+
+
+OPTIMISER = params.Optimiser(lr=1e-2, betas=[0.9, 0.98], eps=1e-6, weight_decay=0.01, clip=1.0)
+SCHEDULE = params.Cosine(kind="cosine", warmup=0.1)
+TRAIN = params.Train(steps=24, batch=8, micro_batch=4, log_every=5, checkpoint_every=10)
+
+
+def train(work: Path, task: Task | None = None, **options: Any) -> Summary:
+    """`fit` with the settings above where nothing else is said."""
+    changes = {k: options.pop(k) for k in list(options) if k in params.Train.model_fields}
+    settings: dict[str, Any] = {
+        "dataset": Points(),
+        "optimiser": OPTIMISER,
+        "schedule": SCHEDULE,
+        "train": TRAIN.model_copy(update=changes),
+        "seed": 1,
+    }
+    return fit(task or Tiny(), work=work, **{**settings, **options})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--skip", type=float, default=0.0)
+    parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--pause", type=float, default=0.0)
+    parser.add_argument("--train", type=json.loads, default={})
+    a = parser.parse_args()
+    summary = train(a.work, Tiny(a.dropout, a.skip, a.pause), **a.train)
+    print(f"finished {summary.steps}\n", end="", flush=True)  # one write: ranks share the pipe
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
