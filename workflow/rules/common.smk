@@ -1,9 +1,10 @@
 # The experiment, and what the rules ask about it. Parameters are checked here, before the DAG.
 
+import atexit
 import sys
 from pathlib import Path
 
-from d2v import locks, params, runs
+from d2v import locks, params, runs, staleness
 from d2v.errors import UserError
 
 EXPERIMENT = config.get("experiment", "params/mini.yaml")
@@ -15,6 +16,23 @@ except UserError as error:
 
 # After SIGKILL Snakemake's lock stays and would refuse this start.
 locks.claim(Path(".snakemake"))
+
+# DVC judges whether data is out of date. Asking takes seconds, so it happens while the DAG is built;
+# the answer is told before the first job starts, or else in the end.
+if workflow.is_main_process:
+    data_state = staleness.Watch(
+        [
+            name
+            for name in runs.all_datasets(experiment)
+            if runs.meta_path(experiment, name).exists()
+        ]
+    )
+    atexit.register(data_state.report)
+
+
+onstart:
+    data_state.report()
+
 
 # The commands of this environment come first, also where it was not activated.
 shell.prefix(f"export PATH='{Path(sys.executable).parent}':\"$PATH\"; ")

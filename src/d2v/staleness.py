@@ -1,0 +1,53 @@
+"""A warning when prepared data is older than what DVC would make; DVC is asked in the background."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from d2v.locks import held, is_held
+
+LOCK = Path(".dvc/tmp/d2v.lock")  # of `d2v data`: one DVC at a time
+
+
+class Watch:
+    """`dvc status` of the stages that make some data sets, while the workflow is being planned."""
+
+    def __init__(self, datasets: Sequence[str]) -> None:
+        """Start asking, unless there is no dvc.yaml, no data set yet, or DVC is at work."""
+        self.process: subprocess.Popen[str] | None = None
+        if datasets and Path("dvc.yaml").exists() and not is_held(LOCK):
+            with held(LOCK) as lock:  # passed on: a `d2v data` that comes next waits for the answer
+                self.process = subprocess.Popen(
+                    [sys.executable, "-m", "dvc", "status", "--json", "--with-deps", *datasets],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    env=os.environ | {"DVC_NO_ANALYTICS": "1"},
+                    text=True,
+                    pass_fds=[lock.fileno()],
+                )
+
+    def report(self) -> None:
+        """Wait for the answer and print the warning, once."""
+        process, self.process = self.process, None
+        if process is None:
+            return
+        answer, _ = process.communicate()
+        stale = parse(answer)
+        if stale:
+            print(
+                f"warning: prepared data is out of date (stages {', '.join(stale)}): `d2v data`"
+                " makes it again, and what has changed is then run again",
+                file=sys.stderr,
+            )
+
+
+def parse(answer: str) -> list[str]:
+    """Stages out of date in the output of `dvc status --json`; none if DVC could not tell."""
+    try:
+        return sorted(json.loads(answer))
+    except json.JSONDecodeError:
+        return []
