@@ -1,0 +1,1 @@
+"""Names of other implementations, and how their weights become ours and back."""

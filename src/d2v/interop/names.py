@@ -1,0 +1,211 @@
+"""Two-way map between the parameter names of the reference codes and this project's.
+
+Every pair says which tensors of the reference, joined along the first dimension, are one tensor
+here: fairseq's q_proj, k_proj and v_proj weights are our `qkv.weight`, in this order. Names are
+those of `model.Data2Vec` (student.*, head.*, teacher.*) and, on the other side, those of the
+reference's student and of the sub-module that it averages as teacher.
+
+Sources: fairseq examples/data2vec/models/data2vec_{audio,text,vision}.py and data2vec_vision's
+beit/modeling_cyclical.py.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from d2v import params
+
+Family = Literal["fairseq_audio", "fairseq_text", "fairseq_vision", "data2vec_vision"]
+
+
+class Pair(NamedTuple):
+    """One tensor here and the tensors that make it up there."""
+
+    ours: str
+    theirs: tuple[str, ...]
+
+
+def student(family: Family, p: params.Pretrain) -> list[Pair]:
+    """Pairs of all trained parameters: encoder, backbone and regression head."""
+    return [
+        Pair(_ours_of_student(pair.ours), pair.theirs)
+        for pair in (*_encoder(family, p), *_backbone(family, p), *_head(family, p))
+    ]
+
+
+def teacher(family: Family, p: params.Pretrain) -> list[Pair]:
+    """Pairs of what the reference's teacher has a copy of, under its names there."""
+    prefix = _TEACHER_PREFIX[family]
+    return [
+        Pair(f"teacher.{pair.ours}", tuple(name.removeprefix(prefix) for name in pair.theirs))
+        for pair in (*_encoder(family, p), *_backbone(family, p))
+        if all(name.startswith(prefix) for name in pair.theirs)
+    ]
+
+
+def unused(family: Family) -> tuple[str, ...]:
+    """Prefixes of reference tensors that have no part in its result, so none here either."""
+    return _UNUSED[family]
+
+
+def from_reference(tensors: Mapping[str, Tensor], pairs: Iterable[Pair]) -> dict[str, Tensor]:
+    """Reference tensors under our names; pairs that are not in `tensors` are left out."""
+    found = {}
+    for pair in pairs:
+        parts = [tensors[name] for name in pair.theirs if name in tensors]
+        if len(parts) == len(pair.theirs):
+            found[pair.ours] = torch.cat(parts) if len(parts) > 1 else parts[0]
+    return found
+
+
+def to_reference(tensors: Mapping[str, Tensor], pairs: Iterable[Pair]) -> dict[str, Tensor]:
+    """Our tensors under the reference's names; pairs that are not in `tensors` are left out."""
+    found: dict[str, Tensor] = {}
+    for pair in pairs:
+        if pair.ours in tensors:
+            found.update(zip(pair.theirs, tensors[pair.ours].chunk(len(pair.theirs)), strict=True))
+    return found
+
+
+# --- the table --------------------------------------------------------------------------------
+
+_TEACHER_PREFIX: dict[Family, str] = {
+    "fairseq_audio": "encoder.",
+    "fairseq_text": "encoder.sentence_encoder.",
+    "fairseq_vision": "encoder.",
+    "data2vec_vision": "",  # the whole model is averaged
+}
+
+_UNUSED: dict[Family, tuple[str, ...]] = {
+    "fairseq_audio": (),
+    "fairseq_text": (),
+    # built but never applied
+    "fairseq_vision": ("student.final_proj.",),
+    # the teacher's own head and mask token never meet an input
+    "data2vec_vision": ("teacher.lm_head.",),
+}
+
+
+def _affine(ours: str, theirs: str) -> list[Pair]:
+    return [Pair(f"{ours}.{part}", (f"{theirs}.{part}",)) for part in ("weight", "bias")]
+
+
+def _one(ours: str, theirs: str) -> list[Pair]:
+    return [Pair(ours, (theirs,))]
+
+
+def _encoder(family: Family, p: params.Pretrain) -> list[Pair]:
+    return _ENCODERS[family](p)
+
+
+def _audio_encoder(p: params.Pretrain) -> list[Pair]:
+    assert isinstance(p.encoder, params.WaveEncoder)
+    pairs = _one("encoder.mask_embedding", "mask_emb")
+    for i in range(len(p.encoder.conv_layers)):
+        theirs = f"feature_extractor.conv_layers.{i}"
+        pairs += _one(f"encoder.features.convs.{i}.weight", f"{theirs}.0.weight")
+        pairs += _affine(f"encoder.features.norms.{i}", f"{theirs}.2.1")
+    pairs += _affine("encoder.features.norm", "layer_norm")
+    pairs += _affine("encoder.features.projection", "post_extract_proj")
+    for i in range(p.encoder.position_depth):
+        pairs += _affine(f"encoder.positions.convs.{i}", f"encoder.pos_conv.{i}.0")
+    return pairs + _affine("encoder.norm", "encoder.layer_norm")
+
+
+def _text_encoder(p: params.Pretrain) -> list[Pair]:
+    theirs = "encoder.sentence_encoder"
+    return [
+        *_one("encoder.features.weight", f"{theirs}.embed_tokens.weight"),
+        *_one("encoder.positions.weight", f"{theirs}.embed_positions.weight"),
+        *_affine("encoder.norm", f"{theirs}.layernorm_embedding"),
+    ]
+
+
+def _vision_encoder(p: params.Pretrain) -> list[Pair]:
+    return [
+        *_one("encoder.cls", "cls_emb"),
+        *_one("encoder.mask_embedding", "mask_emb"),
+        *_affine("encoder.features", "patch_embed.conv"),
+    ]
+
+
+def _beit_encoder(p: params.Pretrain) -> list[Pair]:
+    return [
+        *_one("encoder.cls", "cls_token"),
+        *_one("encoder.mask_embedding", "mask_token"),
+        *_affine("encoder.features", "patch_embed.proj"),
+        *_one("encoder.positions", "pos_embed"),  # present with use_abs_pos_emb only
+    ]
+
+
+_ENCODERS: dict[Family, Callable[[params.Pretrain], list[Pair]]] = {
+    "fairseq_audio": _audio_encoder,
+    "fairseq_text": _text_encoder,
+    "fairseq_vision": _vision_encoder,
+    "data2vec_vision": _beit_encoder,
+}
+
+
+def _backbone(family: Family, p: params.Pretrain) -> list[Pair]:
+    pairs: list[Pair] = []
+    prefix = _TEACHER_PREFIX[family]
+    vision = family in ("fairseq_vision", "data2vec_vision")
+    for i in range(p.backbone.depth):
+        ours = f"backbone.blocks.{i}"
+        if vision:
+            mlp = ("mlp.0", "mlp.2") if family == "fairseq_vision" else ("mlp.fc1", "mlp.fc2")
+            pairs += _beit_block(ours, f"{prefix}blocks.{i}", mlp)
+        else:
+            pairs += _fairseq_block(ours, f"{prefix}layers.{i}")
+    if vision:
+        table = "rel_pos_bias.relative_position_bias_table"
+        pairs += _one("backbone.position_bias.table", f"{prefix}{table}")
+        pairs += _affine("backbone.norm", f"{prefix}norm")
+    return pairs
+
+
+def _fairseq_block(ours: str, theirs: str) -> list[Pair]:
+    attention = f"{theirs}.self_attn"
+    return [
+        Pair(f"{ours}.attention.qkv.weight", tuple(f"{attention}.{x}_proj.weight" for x in "qkv")),
+        *(Pair(f"{ours}.attention.{x}_bias", (f"{attention}.{x}_proj.bias",)) for x in "qkv"),
+        *_affine(f"{ours}.attention.out", f"{attention}.out_proj"),
+        *_affine(f"{ours}.norm1", f"{theirs}.self_attn_layer_norm"),
+        *_affine(f"{ours}.fc1", f"{theirs}.fc1"),
+        *_affine(f"{ours}.fc2", f"{theirs}.fc2"),
+        *_affine(f"{ours}.norm2", f"{theirs}.final_layer_norm"),
+    ]
+
+
+def _beit_block(ours: str, theirs: str, mlp: tuple[str, str]) -> list[Pair]:
+    return [
+        *_one(f"{ours}.gamma1", f"{theirs}.gamma_1"),
+        *_one(f"{ours}.gamma2", f"{theirs}.gamma_2"),
+        *_affine(f"{ours}.norm1", f"{theirs}.norm1"),
+        *_one(f"{ours}.attention.qkv.weight", f"{theirs}.attn.qkv.weight"),
+        *_one(f"{ours}.attention.q_bias", f"{theirs}.attn.q_bias"),
+        *_one(f"{ours}.attention.v_bias", f"{theirs}.attn.v_bias"),
+        *_affine(f"{ours}.attention.out", f"{theirs}.attn.proj"),
+        *_affine(f"{ours}.norm2", f"{theirs}.norm2"),
+        *_affine(f"{ours}.fc1", f"{theirs}.{mlp[0]}"),
+        *_affine(f"{ours}.fc2", f"{theirs}.{mlp[1]}"),
+    ]
+
+
+def _head(family: Family, p: params.Pretrain) -> list[Pair]:
+    theirs = {
+        "fairseq_audio": "final_proj",
+        "fairseq_text": "encoder.regression_head",
+        "data2vec_vision": "lm_head",
+    }
+    if p.regression == "none":
+        return []
+    if p.regression == "linear":
+        return _affine("head", theirs[family])
+    return [pair for i in (0, 2) for pair in _affine(f"head.{i}", f"{theirs[family]}.{i}")]
+
+
+def _ours_of_student(name: str) -> str:
+    return name if name.startswith("head") else f"student.{name}"
