@@ -76,10 +76,8 @@ def test_options_exist(program: str) -> None:
 
 
 @pytest.mark.parametrize(("page", "code"), blocks("python"))
-def test_snippet_runs(page: str, code: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
-    )
+def test_snippet_runs(page: str, code: str) -> None:
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, f"{page}:\n{code}\n{done.stderr}"
 
 
