@@ -5,9 +5,7 @@ from pathlib import Path
 
 import pytest
 from compare import groups
-from replay import Case, replay
-
-CASES = Path(__file__).parent / "cases"
+from replay import CASES, Case, replay
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -10,11 +10,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from d2v import params
+from d2v import optim
 from d2v.encoders.text import PAD, position_ids
 from d2v.interop import names
 from d2v.task import Pretraining
 
+CASES = Path(__file__).parent / "cases"  # those the repository keeps
 INPUTS = ("wav", "wav_padding_mask", "img", "src_tokens", "target_tokens", "mask")
 
 
@@ -103,7 +104,7 @@ class Case:
         return names.to_reference(ours, names.student(self.family, self.params))
 
     def noise(self, task: Pretraining, smallest: dict) -> dict[str, Tensor]:
-        """Elements whose steps are round-off (see AdamW), under the reference's names."""
+        """Elements whose steps are round-off (see Smallest), under the reference's names."""
         limit = 3 * self.params.optimiser.eps
         ours = {n: smallest[p] for n, p in task.model.named_parameters() if p in smallest}
         ours = {n: (t > 0) & (t < limit) for n, t in ours.items()}
@@ -132,41 +133,39 @@ def replay(case: Case) -> dict[str, Tensor | float]:
     task = Pretraining(case.params)
     case.load(task)
     task.train()
-    trained = [p for p in task.parameters() if p.requires_grad]
-    optimiser = AdamW(trained, case.params.optimiser)
+    optimiser = optim.build(task, case.params.optimiser)
+    smallest = Smallest()
     found: dict[str, Tensor | float] = {}
     for step in range(len(case.trace["steps"])):
         if step == 0:
             found |= _first_step(case, task)
         found |= _train(case, task, optimiser, step)
+        smallest.update(optimiser)
     found |= {f"final.{name}": value for name, value in case.state(task).items()}
-    found |= {f"noise.{k}": v for k, v in case.noise(task, optimiser.smallest).items()}
+    found |= {f"noise.{k}": v for k, v in case.noise(task, smallest.roots).items()}
     found |= _features(case, task)
     return found | _quirk(case)
 
 
-class AdamW(torch.optim.AdamW):
-    """PyTorch's, which also keeps the smallest root of the second moment each element ever had.
+class Smallest:
+    """The smallest root of Adam's second moment that each element ever had.
 
     Where that is of the order of eps, Adam makes a step of round-off: a gradient of 1e-7 and one of
     2e-7, which float32 cannot tell apart, give steps of 1e-4 and 1.7e-4.
     """
 
-    def __init__(self, trained: list, p: params.Optimiser) -> None:
-        moments = tuple(p.betas)
-        super().__init__(trained, p.lr, moments, p.eps, weight_decay=p.weight_decay)
-        self.smallest: dict[torch.nn.Parameter, Tensor] = {}
+    def __init__(self) -> None:
+        self.roots: dict[torch.nn.Parameter, Tensor] = {}
 
-    def step(self) -> None:
-        super().step()
-        decay = self.defaults["betas"][1]
-        for parameter, state in self.state.items():
+    def update(self, optimiser: torch.optim.Optimizer) -> None:
+        """Look at the state after a step."""
+        decay = optimiser.defaults["betas"][1]
+        for parameter, state in optimiser.state.items():
             now = (state["exp_avg_sq"] / (1 - decay ** state["step"])).sqrt()
-            before = self.smallest.get(parameter, now)
-            self.smallest[parameter] = torch.minimum(before, now)
+            self.roots[parameter] = torch.minimum(self.roots.get(parameter, now), now)
 
 
-def _train(case: Case, task: Pretraining, optimiser: AdamW, step: int) -> dict:
+def _train(case: Case, task: Pretraining, optimiser: torch.optim.AdamW, step: int) -> dict:
     """One optimiser step and what the trace says of it."""
     name = f"step{step}"
     batch = case.batch(step)
@@ -180,12 +179,13 @@ def _train(case: Case, task: Pretraining, optimiser: AdamW, step: int) -> dict:
         f"{name}.target_var": out["target_std"].item(),  # the reference logs a standard deviation
         f"{name}.pred_var": out["prediction_std"].item(),
     }
-    loss = out["loss"] / out["count"]
+    found[f"{name}.loss"] = (out["loss"] / out["count"]).detach().reshape(1)
     optimiser.zero_grad()
-    loss.backward()
-    found[f"{name}.loss"] = loss.detach().reshape(1)
+    out["loss"].backward()
+    trained = [p for group in optimiser.param_groups for p in group["params"]]
+    norm = optim.scale_and_clip(trained, 1 / out["count"], case.trace["optimizer"]["clip"])
+    found[f"{name}.grad_norm"] = norm.item()
     gradients = case.gradients(task)
-    found[f"{name}.grad_norm"] = torch.stack([g.norm() for g in gradients.values()]).norm().item()
     if step == 0:
         found |= {f"{name}.grad_norm.{k}": g.norm().item() for k, g in gradients.items()}
     if case.kind == "speech":
