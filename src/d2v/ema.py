@@ -1,4 +1,4 @@
-"""The teacher: an exponential moving average of the student (paper 3.2)."""
+"""The teacher: an exponential moving average of the student (paper 3.3)."""
 
 import copy
 
@@ -28,7 +28,7 @@ class Teacher(nn.Module):
         self.train(False)
 
     def train(self, mode: bool = True) -> "Teacher":
-        """Stay in evaluation mode: the teacher has no dropout (paper 3.2)."""
+        """Stay in evaluation mode: the teacher has no dropout (paper 3.3)."""
         return super().train(False)
 
     @torch.no_grad()
@@ -57,7 +57,8 @@ class Teacher(nn.Module):
     ) -> tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Tensor]]]:
         """(teacher, student) tensors that are averaged, and those that are copied."""
         student = dict(encoder.named_parameters())
-        averaged, copied = [], []
+        averaged: list[tuple[Tensor, Tensor]] = []
+        copied: list[tuple[Tensor, Tensor]] = []
         for name, mine in self.encoder.named_parameters():
             shared = name.split(".")[0] in self.shared
             (copied if shared else averaged).append((mine, student[name]))

@@ -54,6 +54,7 @@ class Transformer(nn.Module):
     def _rescale(self) -> None:
         """Divide what is added to the residual stream by sqrt(2 * block number) (BEiT)."""
         for number, block in enumerate(self.blocks, start=1):
+            assert isinstance(block, Block)
             for linear in (block.attention.out, block.fc2):
                 linear.weight.data.div_(math.sqrt(2.0 * number))
 

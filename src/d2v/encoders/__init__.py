@@ -6,6 +6,8 @@ from d2v.encoders.speech import SpeechEncoder
 from d2v.encoders.text import TextEncoder
 from d2v.encoders.vision import VisionEncoder
 
+__all__ = ["Encoder", "SpeechEncoder", "TextEncoder", "VisionEncoder", "build"]
+
 
 def build(p: params.Encoder, backbone: params.Backbone) -> Encoder:
     """The encoder that the parameters name, as wide as the backbone."""

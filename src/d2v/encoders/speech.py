@@ -34,7 +34,7 @@ class SpeechEncoder(Encoder):
         x = self.features(batch["waves"])
         if "samples" not in batch:
             return x, None
-        frames = frame_count(batch["samples"], self.conv_layers)  # type: ignore[type-var]
+        frames = frame_count(batch["samples"], self.conv_layers)
         return x, torch.arange(x.shape[1], device=x.device) >= frames.unsqueeze(1)
 
     def mask_features(self, x: Tensor, padding: Tensor | None, batch: Batch) -> Features:

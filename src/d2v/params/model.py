@@ -52,7 +52,7 @@ class TokenEncoder(Strict):
     max_positions: Positive
     absolute_positions: bool = True  # the miniature uses relative ones in the backbone instead
     dropout: Fraction = 0.0
-    # full: the teacher reads the whole text (paper 3.2). masked_only: it reads only the masked
+    # full: the teacher reads the whole text (paper 3.3). masked_only: it reads only the masked
     # tokens, which is what the released fairseq task fed it (fairseq#4881).
     teacher_input: Literal["full", "masked_only"] = "full"
 
@@ -135,14 +135,14 @@ class Loss(Strict):
 
 
 class EMA(Strict):
-    """Teacher weights: decay rises linearly from start to end over anneal_steps (paper 3.2)."""
+    """Teacher weights: decay rises linearly from start to end over anneal_steps (paper 3.3)."""
 
     start: Fraction
     end: Fraction
     anneal_steps: Count  # 0: constant at end
     first: Literal[0, 1] = 1  # how the first update is counted: 1 fairseq, 0 data2vec_vision
     # modules of the encoder that the teacher shares with the student instead of averaging them
-    # (paper 3.2: "we share the feature encoder and the positional encoder")
+    # (paper 3.3: feature encoder and positional encoder are shared)
     shared: list[Literal["features", "positions", "norm", "cls", "mask_embedding"]] = Field(
         default_factory=list
     )
