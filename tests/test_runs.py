@@ -95,7 +95,7 @@ def test_own_dropout_takes_the_place_of_the_backbones(tiny: params.Experiment) -
 def test_points_of_the_grid_never_see_the_reported_split(tiny: params.Experiment) -> None:
     point = runs.resolve(tiny, "select/digits/scratch/lr0.001-steps2/seed10")
     assert "test_split" not in point
-    assert point["setting"] == {"lr": 1e-3, "steps": 2}
+    assert point["setting"] == {"lr": 1e-3, "steps": 2, "freeze": False}
 
 
 def test_sets_that_a_run_reads(tiny: params.Experiment) -> None:

@@ -221,7 +221,7 @@ def test_nothing_has_run_yet(experiment, tmp_path):
 def test_protocol_says_split_seeds_settings_and_decoding(experiment, results):
     _, markdown = built(experiment, results, "librispeech")
     protocol = markdown.split("## Protocol")[1].split("##")[0]
-    for part in ("split test of", "seeds 0, 1, 2", "lr 0.002, 1,200 steps", "beam 50", "on dev"):
+    for part in ("split test of", "seeds 0, 1, 2", "1200 steps, rate 0.002", "beam 50", "on dev"):
         assert part in protocol
 
 

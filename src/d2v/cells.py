@@ -16,7 +16,7 @@ import pandas as pd
 from d2v import runs
 from d2v.errors import UserError
 from d2v.metrics import METRICS
-from d2v.params import ARMS, Experiment, Finetune
+from d2v.params import ARMS, Experiment, Finetune, Setting
 
 ROWS = {"scratch": "from scratch", "data2vec": "data2vec (this run)"}
 AVERAGE = "average"
@@ -202,9 +202,7 @@ def _read_run(path: Path) -> tuple[dict[str, Any], str]:
     """Test metrics and setting of a run; raises UserError saying what is wrong with its file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        setting = content["setting"]
-        chosen = f"lr {setting['lr']:g}, {setting['steps']:,} steps"
-        return dict(content["metrics"]["test"]), chosen
+        return dict(content["metrics"]["test"]), Setting(**content["setting"]).words
     except FileNotFoundError:
         raise UserError("not run yet (no metrics.json)") from None
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -105,7 +105,8 @@ def pretrain_run(experiment: Experiment, run: Run) -> Run | None:
 def pretrain_of(experiment: Experiment, run: Run) -> Pretrain:
     """Parameters of the pre-training whose model a run has.
 
-    A fine-tuning's own dropout, drop_path and layer_drop take the place of the backbone's.
+    A fine-tuning's own dropout, drop_path and layer_drop take the place of the backbone's, and a
+    LayerNorm after pooling takes the place of its final norm (BEiT's fc_norm).
     """
     if run.kind == "pretrain":
         return experiment.pretrain[run.name]
@@ -113,6 +114,8 @@ def pretrain_of(experiment: Experiment, run: Run) -> Pretrain:
     pretrain = experiment.pretrain[finetune.pretrain]
     own = {key: getattr(finetune, key) for key in ("dropout", "drop_path", "layer_drop")}
     changed = {key: value for key, value in own.items() if value is not None}
+    if getattr(finetune.task, "norm", False):
+        changed["final_norm"] = False
     backbone = pretrain.backbone.model_copy(update=changed)
     return pretrain.model_copy(update={"backbone": backbone})
 
@@ -177,7 +180,7 @@ def fingerprint(experiment: Experiment, run: Run) -> str:
 
 
 def setting_of(experiment: Experiment, run: Run) -> Setting:
-    """Rate and steps of a fine-tuning: given, of its grid point, or chosen on the grid.
+    """Setting of a fine-tuning: given, of its grid point, or chosen on the grid.
 
     Raises UserError when the grid has not been searched yet.
     """
@@ -188,7 +191,7 @@ def setting_of(experiment: Experiment, run: Run) -> Setting:
     if not path.exists():
         raise UserError(f"{path} is missing: run the workflow, or `d2v select {run.name}`")
     chosen = json.loads(path.read_text())[run.arm]
-    return Setting(lr=float(chosen["lr"]), steps=int(chosen["steps"]))
+    return Setting.model_validate({key: chosen[key] for key in Setting.model_fields})
 
 
 def _given_setting(experiment: Experiment, run: Run) -> Setting | None:
@@ -259,7 +262,7 @@ def describe(experiment: Experiment, run: Run) -> str:
     source = pretrain_run(experiment, run)
     start = f"from {source.id}" if source else "from scratch"
     setting = _given_setting(experiment, run)
-    how = f"{setting.steps} steps, rate {setting.lr:g}" if setting else "with the chosen setting"
+    how = setting.words if setting else "with the chosen setting"
     verb = "Try on the development split: fine-tune" if run.kind == "select" else "Fine-tune"
     return f"{verb} {run.name} {start}, seed {run.seed}: {how}"
 

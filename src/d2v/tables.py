@@ -160,15 +160,16 @@ def _protocol(table: Table) -> list[str]:
         used = {arm: table.settings[key, arm] or NONE for arm in ARMS}
         if task.grid:
             rates, steps = _list(f"{lr:g}" for lr in task.grid.lr), _list(task.grid.steps)
+            frozen = "; features trained or frozen" if len(task.grid.freeze) > 1 else ""
             how = (
                 f"chosen for each arm by {METRICS[task.metrics[0]].label} on {task.dev_split} from"
-                f" the same grid (rates {rates}; steps {steps}; seeds {_list(task.grid.seeds)})"
+                f" the same grid (rates {rates}; steps {steps}{frozen}; seeds {_list(task.grid.seeds)})"
             )
         else:
             how = f"fixed beforehand for each arm on {task.dev_split}"
         text = (
             f"{task.column}: split {task.test_split} of {task.data}; fine-tuning seeds"
-            f" {_list(task.seeds)}, {_pretrained(seeds)}; rate and steps {how}:"
+            f" {_list(task.seeds)}, {_pretrained(seeds)}; setting {how}:"
             f" from scratch {used['scratch']}, data2vec {used['data2vec']}"
         )
         if task.decode:

@@ -106,15 +106,17 @@ class Pretraining(Task):
 class Finetuning(Task):
     """A labelled task on top of the student."""
 
-    def __init__(self, p: params.Finetune, student: Student, dim: int, outputs: int) -> None:
+    def __init__(
+        self, p: params.Finetune, student: Student, dim: int, outputs: int, freeze: bool = False
+    ) -> None:
         super().__init__()
         self.p = p.task
         self.freeze_steps = p.freeze_steps
         self.frozen = p.freeze_steps > 0
         self.student = student
         self.head = build_head(p.task, dim, outputs)
-        for name in p.freeze:
-            self.student.encoder.get_submodule(name).requires_grad_(False)
+        if freeze:
+            self.student.encoder.get_submodule("features").requires_grad_(False)
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Summed loss and the number of examples."""

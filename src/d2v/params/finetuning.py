@@ -75,23 +75,31 @@ class Setting(Strict):
 
     lr: Rate
     steps: Positive
+    freeze: bool = False  # the encoder's local features stay as they are (wav2vec 2.0)
 
     @property
     def name(self) -> str:
         """Folder name of the point."""
-        return f"lr{self.lr:g}-steps{self.steps}"
+        return f"lr{self.lr:g}-steps{self.steps}" + ("-frozen" if self.freeze else "")
+
+    @property
+    def words(self) -> str:
+        """The point for a reader."""
+        return f"{self.steps} steps, rate {self.lr:g}" + (", features frozen" * self.freeze)
 
 
 class Grid(Strict):
-    """Rates x steps, tried with seeds of their own; the best on the development split is used."""
+    """Settings tried with seeds of their own; the best on the development split is used."""
 
     lr: list[Rate] = Field(min_length=1)
     steps: list[Positive] = Field(min_length=1)
+    freeze: list[bool] = Field([False], min_length=1)
     seeds: list[Count] = Field(min_length=1)  # never the reported seeds
 
     def settings(self) -> list[Setting]:
         """All points, in the order of the file."""
-        return [Setting(lr=lr, steps=steps) for lr, steps in itertools.product(self.lr, self.steps)]
+        points = itertools.product(self.lr, self.steps, self.freeze)
+        return [Setting(lr=lr, steps=steps, freeze=freeze) for lr, steps, freeze in points]
 
 
 ARMS = ("scratch", "data2vec")
@@ -112,9 +120,6 @@ class Finetune(Strict):
     metrics: list[MetricName] = Field(min_length=1)  # the first decides on the dev split
     task: Task
     decode: Decode | None = None
-    freeze: list[Literal["features"]] = Field(
-        default_factory=list
-    )  # encoder modules that are never trained
     freeze_steps: Count = 0  # optimiser steps in which only the head is trained
     dropout: Fraction | None = None  # of the backbone; None: as in pre-training
     drop_path: Fraction | None = None
