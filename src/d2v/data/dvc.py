@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import yaml
 
 from d2v.data.fetch import fetch
 from d2v.errors import UserError
-from d2v.locks import held
+from d2v.locks import held, process_start
 
 _LOCK = Path(".dvc/tmp/d2v.lock")
 _RUNNING = "Running stage '"
@@ -32,6 +33,7 @@ def repro(targets: Sequence[str] = (), root: Path = Path()) -> list[str]:
     ran: list[str] = []
     said: list[str] = []
     with held(root / _LOCK) as lock:
+        _clear_dead(root / ".dvc" / "tmp" / "rwlock")
         process = subprocess.Popen(
             command,
             cwd=root,
@@ -51,6 +53,15 @@ def repro(targets: Sequence[str] = (), root: Path = Path()) -> list[str]:
         if process.wait():
             raise UserError(_reason(said, ran, process.returncode))
     return ran
+
+
+def _clear_dead(rwlock: Path) -> None:
+    """Remove DVC's list of users if all are dead: to DVC, one not yet reaped is alive."""
+    if not rwlock.is_file():
+        return
+    pids = {int(pid) for pid in re.findall(r'"pid": (\d+)', rwlock.read_text())}
+    if all(process_start(pid) is None for pid in pids):
+        rwlock.unlink(missing_ok=True)
 
 
 def _check(targets: Sequence[str], root: Path) -> None:

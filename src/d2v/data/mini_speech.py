@@ -192,8 +192,9 @@ def _finish(
     wave: npt.NDArray[np.float64], loudness: float, noise: float, seed: str
 ) -> npt.NDArray[np.int16]:
     """Trim the silence, set the loudness, add noise. Samples (S,), 16 kHz."""
-    voiced = np.flatnonzero(np.abs(wave) > 0.02 * np.abs(wave).max())
     margin = round(_MARGIN * RATE)
+    wave = np.pad(wave, margin)  # some voices start at once
+    voiced = np.flatnonzero(np.abs(wave) > 0.02 * np.abs(wave).max())
     wave = wave[max(voiced[0] - margin, 0) : voiced[-1] + margin]
     gain = loudness / np.sqrt(np.mean(wave**2))
     wave = wave * min(gain, _PEAK / np.abs(wave).max()) + noise * _normal(len(wave), seed)

@@ -24,6 +24,8 @@ from d2v.data.shards import written_whole
 from d2v.errors import UserError
 from d2v.params import Verses
 
+Wording = tuple[str, ...]  # words without case and punctuation
+
 RUN = 5  # verses held out together
 _CLAUSE = (OVERLAP, 16)  # words, fewest and most
 _PAIR = (6, 22)  # words of either verse
@@ -51,13 +53,14 @@ def write_verses(
         "CoLA": [],
         "MRPC": [["Quality", "#1 ID", "#2 ID", "#1 String", "#2 String"]],
     }
+    used: set[Wording] = set()  # by splits before
     with written_whole(out / "glue_data") as folder:
         for split, size in sizes.items():
             random = Random(f"verses {params.seed} {split}")
             rows = {
                 "SST-2": [[r.text, str(int(r.fresh))] for r in sentences[split]],
-                "CoLA": _cola(web, verses[split], size, random),
-                "MRPC": _mrpc(web, kjv, verses[split], size, random),
+                "CoLA": _cola(web, verses[split], size, random, used),
+                "MRPC": _mrpc(web, kjv, verses[split], size, random, used),
             }
             for task, header in tasks.items():
                 if len(rows[task]) < size:
@@ -131,16 +134,19 @@ def _held_out_reviews(
 # --- tasks ------------------------------------------------------------------------------------
 
 
-def _cola(web: Bible, verses: list[int], size: int, random: Random) -> list[list[str]]:
+def _cola(
+    web: Bible, verses: list[int], size: int, random: Random, used: set[Wording]
+) -> list[list[str]]:
     """Rows source, label, star, sentence; every sentence could be swapped, half of them are."""
-    clauses: dict[tuple[str, ...], tuple[int, str]] = {}
+    clauses: dict[Wording, tuple[int, str]] = {}
     for verse in verses:
         for clause in _CLAUSE_END.split(web[verse]):
             sentence = _as_sentence(clause)
-            key = tuple(words(sentence))
-            fits = _CLAUSE[0] <= len(key) and len(sentence.split()) <= _CLAUSE[1]
-            if fits and len(_swaps(sentence.split())) > 0:
-                clauses.setdefault(key, (verse, sentence))
+            wording = tuple(words(sentence))
+            fits = _CLAUSE[0] <= len(wording) and len(sentence.split()) <= _CLAUSE[1]
+            if fits and wording not in used and _swaps(sentence.split()):
+                clauses.setdefault(wording, (verse, sentence))
+    used |= clauses.keys()
     pool = random.sample(list(clauses.values()), min(size, len(clauses)))
     rows = []
     for number, (verse, sentence) in enumerate(pool):
@@ -180,14 +186,17 @@ def _swapped(sentence: str, random: Random) -> str:
     return " ".join(sequence)
 
 
-def _mrpc(web: Bible, kjv: Bible, verses: list[int], size: int, random: Random) -> list[list[str]]:
-    """Rows Quality, #1 ID, #2 ID, #1 String, #2 String; each verse once with either label."""
-    low, high = _PAIR
-    distinct = {
-        tuple(words(web[v])): v
-        for v in reversed(verses)
-        if all(low <= len(text.split()) <= high for text in (web[v], kjv[v]))
-    }
+def _mrpc(
+    web: Bible, kjv: Bible, verses: list[int], size: int, random: Random, used: set[Wording]
+) -> list[list[str]]:
+    """Rows Quality, #1 ID, #2 ID, #1 String, #2 String; each first verse once with either label."""
+    distinct: dict[Wording, int] = {}
+    for verse in verses:
+        pair = (web[verse], kjv[verse])
+        wordings = {tuple(words(text)) for text in pair}
+        if all(_PAIR[0] <= len(text.split()) <= _PAIR[1] for text in pair) and not wordings & used:
+            distinct.setdefault(tuple(words(web[verse])), verse)
+    used |= {tuple(words(text)) for v in distinct.values() for text in (web[v], kjv[v])}
     pool = sorted(distinct.values())
     if not pool:
         return []

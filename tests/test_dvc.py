@@ -1,0 +1,194 @@
+"""The data pipeline, in a copy of the repository: what runs, what does not, what stays clean."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from hashlib import md5
+from pathlib import Path
+
+import pytest
+import yaml
+
+from d2v.data.dvc import repro
+from d2v.data.fetch import WHEELS, fetch
+from d2v.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+
+
+def run(root: Path, *command: str) -> str:
+    env = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Path:
+    """The tracked files as they are now, committed, with fetched sources and nothing prepared."""
+    root = tmp_path_factory.mktemp("clone") / "repo"
+    for name in run(ROOT, "git", "ls-files").splitlines():
+        if (ROOT / name).is_file():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, root / name)
+    run(root, "git", "init", "-q")
+    run(root, "git", "add", "--all")
+    author = ["-c", "user.name=test", "-c", "user.email=test@example.invalid"]
+    run(root, "git", *author, "commit", "-q", "-m", "copy")
+    fetch(ROOT / "data")
+    shutil.copytree(ROOT / "data", root / "data")
+    return root
+
+
+def changed(root: Path) -> str:
+    return run(root, "git", "status", "--porcelain").strip()
+
+
+def stages(root: Path) -> dict[str, dict]:
+    return yaml.safe_load((root / "dvc.yaml").read_text())["stages"]
+
+
+def edit(root: Path, old: str, new: str) -> None:
+    path = root / "params" / "mini.yaml"
+    assert path.read_text().count(old) == 1
+    path.write_text(path.read_text().replace(old, new))
+
+
+# --- the files in git, without running anything -----------------------------------------------
+
+
+def test_data_dvc_pins_the_wheels_that_fetch_gets():
+    fetch(ROOT / "data")
+    entries = [
+        {"md5": md5((ROOT / "data" / w.file).read_bytes()).hexdigest(), "relpath": w.file}
+        for w in sorted(WHEELS, key=lambda w: w.file)
+    ]
+    pinned = yaml.safe_load((ROOT / "data.dvc").read_text())["outs"][0]
+    assert pinned["md5"] == md5(json.dumps(entries).encode()).hexdigest() + ".dir"
+
+
+def test_lock_belongs_to_this_code_and_these_parameters():
+    """Cheap part of `dvc status`: modules and parameters; the slow test makes the data anew."""
+    lock = yaml.safe_load((ROOT / "dvc.lock").read_text())["stages"]
+    params = yaml.safe_load((ROOT / "params" / "mini.yaml").read_text())
+    assert lock.keys() == stages(ROOT).keys()
+    for name, stage in lock.items():
+        for dep in stage.get("deps", []):
+            if dep["path"].startswith("src/"):
+                now = md5((ROOT / dep["path"]).read_bytes()).hexdigest()
+                assert dep["md5"] == now, f"{dep['path']} changed: run `dvc repro {name}`, commit"
+        for key, value in stage.get("params", {}).get("params/mini.yaml", {}).items():
+            found = params
+            for part in key.split("."):
+                found = found[part]
+            assert found == value, f"{key} changed: run `dvc repro {name}`, commit dvc.lock"
+
+
+def test_every_data_parameter_belongs_to_a_stage():
+    listed = [
+        key
+        for stage in stages(ROOT).values()
+        for group in stage.get("params", [])
+        for key in group["params/mini.yaml"]
+    ]
+    data = yaml.safe_load((ROOT / "params" / "mini.yaml").read_text())["data"]
+    for dataset, group in data.items():
+        for key in group.keys() - {"kind"}:
+            assert {f"data.{dataset}", f"data.{dataset}.{key}"} & set(listed), (dataset, key)
+
+
+def test_unknown_set_and_wrong_folder_are_one_sentence(tmp_path):
+    with pytest.raises(UserError, match=r"spoken_digit: no such .*did you mean spoken_digits\?"):
+        repro(["spoken_digit"], ROOT)
+    with pytest.raises(UserError, match=r"dvc\.yaml is not here"):
+        repro([], tmp_path)
+
+
+# --- for real, in this order ------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_everything_from_nothing_gives_the_bytes_of_the_lock(clone):
+    assert set(repro(root=clone)) == stages(clone).keys()
+    assert changed(clone) == ""
+    for stage in stages(clone).values():
+        for out in stage["outs"]:
+            assert any((clone / (out if isinstance(out, str) else next(iter(out)))).iterdir())
+
+
+@pytest.mark.slow
+def test_a_second_time_nothing_runs_and_all_is_clean(clone):
+    assert repro(root=clone) == []
+    assert json.loads(run(clone, "dvc", "status", "--json")) == {}
+    assert changed(clone) == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("ngram: 3", "ngram: 2", {"lm"}),
+        ("labels: [200]", "labels: [100, 200]", {"layout_digits", "digits"}),
+    ],
+)
+def test_a_changed_parameter_runs_its_stage_and_what_needs_it(clone, old, new, expected):
+    edit(clone, old, new)
+    assert set(repro(root=clone)) == expected
+    assert changed(clone).split("\n") == ["M dvc.lock", " M params/mini.yaml"]
+    assert json.loads(run(clone, "dvc", "status", "--json")) == {}
+    edit(clone, new, old)
+    repro(root=clone)
+    assert changed(clone) == ""
+
+
+@pytest.mark.slow
+def test_a_failing_stage_says_why_in_one_sentence(clone):
+    edit(clone, "train: 3500", "train: 4500")
+    with pytest.raises(UserError, match=r"layout_digits: data\.digits: train \+ dev \+ test is"):
+        repro(["digits"], clone)
+    edit(clone, "train: 4500", "train: 3500")
+    repro(["digits"], clone)
+    assert changed(clone) == ""
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_and_run_again(clone):
+    shutil.rmtree(clone / "layouts" / "mini" / "imagenet")
+    command = [sys.executable, "-m", "d2v.data.dvc", "digits"]
+    process = subprocess.Popen(command, cwd=clone, stdout=subprocess.PIPE, start_new_session=True)
+    partial = clone / "layouts" / "mini" / "imagenet.tmp" / "train"
+    deadline = time.monotonic() + 300
+    while not partial.exists():
+        assert process.poll() is None, "ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+    assert "layout_digits" in repro(["digits"], clone)
+    assert sorted(p.name for p in (clone / "layouts" / "mini").iterdir()) == [
+        "LibriSpeech",
+        "corpus",
+        "glue_data",
+        "imagenet",
+    ]
+    assert json.loads(run(clone, "dvc", "status", "--json")) == {}
+    assert changed(clone) == ""
+
+
+@pytest.mark.slow
+def test_only_the_first_process_killed_the_second_call_waits_for_dvc(clone):
+    shutil.rmtree(clone / "layouts" / "mini" / "imagenet")
+    command = [sys.executable, "-m", "d2v.data.dvc", "digits"]
+    first = subprocess.Popen(command, cwd=clone, stdout=subprocess.PIPE, text=True)
+    assert first.stdout is not None
+    assert first.stdout.readline() == "data: layout_digits\n"
+    first.kill()
+    first.wait()
+    assert repro(["digits"], clone) == []  # DVC went on to the end, and then it was our turn
+    assert changed(clone) == ""
