@@ -24,7 +24,7 @@ def execute(experiment, run_id):
     from pathlib import Path
     from d2v import params, runs
     from d2v.errors import Collapse
-    from d2v.launch import write_json
+    from d2v.files import write_json
     with open("starts", "a") as file:
         print(os.getpid(), os.environ["OMP_NUM_THREADS"], file=file)
     print("working", flush=True)
@@ -37,6 +37,8 @@ def execute(experiment, run_id):
         raise RuntimeError("a bug")
     if do == "die":
         os.kill(os.getpid(), signal.SIGKILL)
+    if do == "end without result":
+        return
     loaded = params.load(experiment)
     write_json(runs.metrics_path(loaded, runs.parse(loaded, run_id)), {"done": True})
     print("finished", flush=True)
@@ -96,6 +98,13 @@ class Place:
         process = self.launch()
         self.until(lambda: len(self.starts()) > before)
         self.until((self.work / "job.json").exists)
+        return process
+
+    def attached(self) -> subprocess.Popen[str]:
+        """A second launcher, which has found the running job."""
+        process = self.launch()
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("attached to job")
         return process
 
     def record(self) -> dict[str, object]:
@@ -168,14 +177,21 @@ def test_a_restarted_launcher_attaches_to_the_running_job(place: Place) -> None:
     first.kill()
     first.wait()
     assert place.state() == "running"
-    second = place.launch()
-    time.sleep(1)
+    second = place.attached()
     place.do("finish")
     code, out, _ = ended(second)
     assert code == 0
-    assert "attached" in out
     assert f"{RUN} | finished" in out
     assert len(place.starts()) == 1
+
+
+def test_a_result_that_was_removed_while_the_job_ended_is_made_again(place: Place) -> None:
+    place.running().kill()
+    second = place.attached()
+    place.do("end without result")
+    code, _, _ = ended(second)
+    assert code == 0
+    assert len(place.starts()) == 2
 
 
 def test_two_launchers_make_one_job(place: Place) -> None:
@@ -192,8 +208,7 @@ def test_a_task_that_outlives_its_controller_is_waited_for(place: Place) -> None
     first = place.running()
     first.kill()
     os.kill(int(str(place.record()["id"])), signal.SIGKILL)
-    second = place.launch()
-    time.sleep(1)
+    second = place.attached()
     place.do("finish")
     assert ended(second)[0] == 0
     assert len(place.starts()) == 1

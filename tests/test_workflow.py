@@ -86,7 +86,7 @@ def test_the_grids_choice_is_used(done: Path) -> None:
     chosen = json.loads((done / RESULTS / "select/digits/chosen.json").read_text())
     for arm in params.ARMS:
         setting = metrics(done, f"finetune/digits/{arm}/seed1")["setting"]
-        assert setting == {key: chosen[arm][key] for key in ("lr", "steps")}
+        assert setting == {key: chosen[arm][key] for key in ("lr", "steps", "freeze")}
 
 
 def test_metrics_are_those_of_the_kept_predictions(done: Path) -> None:

@@ -13,7 +13,7 @@ from d2v import checkpoint, distributed, evaluate, metrics, params, provenance, 
 from d2v.data import build_dataset
 from d2v.data.letters import LETTERS
 from d2v.errors import UserError
-from d2v.launch import read_json, write_json
+from d2v.files import read_json, write_json
 from d2v.model import Student
 from d2v.runs import Run
 from d2v.task import Finetuning, Pretraining
@@ -94,9 +94,10 @@ def _finetune(
     setting = runs.setting_of(experiment, run)
     model = runs.pretrain_of(experiment, run)
     student = Student(model.encoder, model.backbone)
+    replaced = () if model.backbone.final_norm else ("backbone.norm.weight", "backbone.norm.bias")
     if weights is not None:
-        student.load_state_dict(weights)
-    task = Finetuning(p, student, model.backbone.dim, outputs(p.task))
+        student.load_state_dict({k: v for k, v in weights.items() if k not in replaced})
+    task = Finetuning(p, student, model.backbone.dim, outputs(p.task), setting.freeze)
 
     def data(split: str, train: bool = False) -> Any:
         return build_dataset(

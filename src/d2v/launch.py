@@ -4,13 +4,10 @@
 (held by the job while it works), `outcome.json` (how it ended) and `train.log` (what it said).
 """
 
-import json
 import os
 import secrets
 import signal
-import sys
 import time
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
@@ -20,10 +17,14 @@ from typing import Any, Protocol
 
 from d2v import locks, params, runs
 from d2v.errors import UserError
+from d2v.files import read_json, write_json
+from d2v.job import job
 
 CLUSTER = Path("params/cluster.yaml")
 POLL_S = 0.1
 CANCEL_S = 10.0  # what a cancelled job may take before it is killed
+
+Record = dict[str, Any]  # job.json
 
 
 class JobError(UserError):
@@ -47,9 +48,6 @@ class Cluster(params.Strict):
     local: LocalJobs = LocalJobs()
 
 
-Record = dict[str, Any]  # job.json
-
-
 class Launcher(Protocol):
     """A place where jobs run."""
 
@@ -59,11 +57,8 @@ class Launcher(Protocol):
     def alive(self, record: Record) -> bool:
         """Whether the job is queued or running."""
 
-    def cancel(self, record: Record) -> None:
-        """Ask the job to end now."""
-
-    def kill(self, record: Record) -> None:
-        """End it by force."""
+    def cancel(self, record: Record, force: bool = False) -> None:
+        """Ask the job to end now, or make it."""
 
 
 class Local:
@@ -73,7 +68,7 @@ class Local:
         self.resources = cluster.local
 
     def submit(self, folder: Path, arguments: tuple[Any, ...], cpus: int) -> Record:
-        """Start the job; its submitit folder is new, since process ids come back."""
+        """Start a controller, which starts the job; `folder` is new, as process ids come back."""
         import submitit
 
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -93,17 +88,10 @@ class Local:
         started = locks.process_start(int(record["id"]))
         return started is not None and started == record["started"]
 
-    def cancel(self, record: Record) -> None:
-        """Interrupt the controller, which interrupts and then kills its tasks."""
-        self._signal(record, signal.SIGINT)
-
-    def kill(self, record: Record) -> None:
-        """Kill the controller."""
-        self._signal(record, signal.SIGKILL)
-
-    def _signal(self, record: Record, number: int) -> None:
+    def cancel(self, record: Record, force: bool = False) -> None:
+        """Interrupt the controller, which interrupts and then kills its tasks; or kill it."""
         if self.alive(record):
-            os.kill(int(record["id"]), number)
+            os.kill(int(record["id"]), signal.SIGKILL if force else signal.SIGINT)
 
 
 LAUNCHERS: dict[str, type[Local]] = {"local": Local}
@@ -117,191 +105,122 @@ def run(experiment_path: Path, run_id: str, place: str = "local") -> None:
     """
     experiment = params.load(experiment_path)
     run = runs.parse(experiment, run_id)
-    folder = runs.work_folder(experiment, run)
-    spec = runs.fingerprint(experiment, run)
     if place == "debug":
         from d2v import execute
 
         first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
-        with locks.held(folder / "lock") if first else nullcontext():
+        lock = runs.work_folder(experiment, run) / "lock"
+        with locks.held(lock) if first else nullcontext():
             execute.execute(experiment_path, run.id)
         return
-    launcher = LAUNCHERS[place](_cluster())
+    jobs = _Jobs(place, experiment_path, experiment, run)
     with _interrupts():
-        with locks.held(folder / "submit.lock"):  # launchers of one run take turns
-            record, seen = _attach(launcher, place, folder, spec) or _submit(
-                launcher, place, folder, (experiment_path, run.id, spec), runs.cpus(experiment, run)
-            )
+        attached = jobs.wait_for_one()
+        if attached and not runs.metrics_path(experiment, run).exists():
+            # it was about to end when the workflow, before it called us, removed the old result
+            jobs.wait_for_one()
+
+
+class _Jobs:
+    """The jobs of one run at one place."""
+
+    def __init__(
+        self, place: str, experiment_path: Path, experiment: params.Experiment, run: runs.Run
+    ) -> None:
+        cluster = params.load_as(Cluster, CLUSTER) if CLUSTER.exists() else Cluster()
+        self.launcher: Launcher = LAUNCHERS[place](cluster)
+        self.place, self.name = place, run.id
+        self.cpus = runs.cpus(experiment, run)
+        self.folder = runs.work_folder(experiment, run)
+        self.log = self.folder / "train.log"
+        self.spec = runs.fingerprint(experiment, run)
+        self.arguments = (experiment_path, run.id, self.spec, self.folder)
+
+    def wait_for_one(self) -> bool:
+        """Attach to the run's job, or start one, and wait; returns whether it was attached."""
+        with locks.held(self.folder / "submit.lock"):  # launchers of one run take turns
+            record = self._attach()
+            attached = record is not None
+            seen = self.log.stat().st_size if self.log.exists() else 0
+            if record is None:
+                record = self._submit()
         try:
-            _follow(launcher, record, folder, run.id, seen)
+            self._follow(record, seen)
         except KeyboardInterrupt:
-            _cancel(launcher, record, folder)
+            self._cancel(record)
             raise
-    _raise_failure(record, folder, run.id)
+        self._raise_failure(record)
+        return attached
 
+    def _attach(self) -> Record | None:
+        """The job that still lives, if it does what is wanted."""
+        record = read_json(self.folder / "job.json")
+        if not record or record["place"] != self.place or not self._alive(record):
+            return None
+        if record["spec"] != self.spec:
+            print(f"job {record['id']} runs with other parameters: it is cancelled", flush=True)
+            self._cancel(record)
+            return None
+        print(f"attached to job {record['id']}, submitted {record['submitted']}", flush=True)
+        return record
 
-def _attach(launcher: Launcher, place: str, folder: Path, spec: str) -> tuple[Record, int] | None:
-    """The run's job if it still lives and does what is wanted, and how much of its log is old."""
-    record = read_json(folder / "job.json")
-    if not record or record["place"] != place or not _alive(launcher, record, folder):
-        return None
-    if record["spec"] != spec:
-        print(f"job {record['id']} runs with other parameters: it is cancelled", flush=True)
-        _cancel(launcher, record, folder)
-        return None
-    print(f"job {record['id']} has been running since {record['submitted']}: attached", flush=True)
-    return record, _size(folder / "train.log")
+    def _submit(self) -> Record:
+        """Start a job and write down which."""
+        attempt = secrets.token_hex(4)
+        submitit_folder = self.folder / "submitit" / attempt
+        record = self.launcher.submit(submitit_folder, (*self.arguments, attempt), self.cpus)
+        submitted = datetime.now(UTC).isoformat(timespec="seconds")
+        record |= {"place": self.place, "attempt": attempt, "spec": self.spec}
+        record |= {"submitted": submitted}
+        write_json(self.folder / "job.json", record)
+        return record
 
+    def _alive(self, record: Record) -> bool:
+        # the lock: a task outlives its controller when that alone was killed
+        return self.launcher.alive(record) or locks.is_held(self.folder / "lock")
 
-def _submit(
-    launcher: Launcher, place: str, folder: Path, arguments: tuple[Path, str, str], cpus: int
-) -> tuple[Record, int]:
-    """Start a job and write down which; the part of the log that is there is not its own."""
-    attempt = secrets.token_hex(4)
-    seen = _size(folder / "train.log")
-    record = launcher.submit(folder / "submitit" / attempt, (*arguments, folder, attempt), cpus)
-    record |= {
-        "place": place,
-        "attempt": attempt,
-        "spec": arguments[2],
-        "submitted": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    write_json(folder / "job.json", record)
-    return record, seen
+    def _follow(self, record: Record, seen: int) -> None:
+        """Print what the job adds to the log, from byte `seen` on, until it has ended."""
+        rest = b""
+        while True:
+            alive = self._alive(record)
+            if self.log.exists():
+                with self.log.open("rb") as file:
+                    file.seek(seen)
+                    new = file.read()
+                seen += len(new)
+                *lines, rest = (rest + new).split(b"\n")
+                for line in lines:
+                    print(f"{self.name} | {line.decode(errors='replace')}", flush=True)
+            if not alive:
+                return
+            time.sleep(POLL_S)
 
+    def _cancel(self, record: Record) -> None:
+        self.launcher.cancel(record)
+        end = time.monotonic() + CANCEL_S
+        while self._alive(record) and time.monotonic() < end:
+            time.sleep(POLL_S)
+        self.launcher.cancel(record, force=True)
+        task = locks.holder(self.folder / "lock")
+        if task is not None:
+            os.kill(task, signal.SIGKILL)
 
-def _alive(launcher: Launcher, record: Record, folder: Path) -> bool:
-    # the lock: a task outlives its controller when that alone was killed
-    return launcher.alive(record) or locks.is_held(folder / "lock")
-
-
-def _follow(launcher: Launcher, record: Record, folder: Path, name: str, seen: int) -> None:
-    """Print the job's new lines until it has ended."""
-    log, rest = folder / "train.log", ""
-    while True:
-        alive = _alive(launcher, record, folder)
-        if log.exists():
-            with log.open("rb") as file:
-                file.seek(seen)
-                new = file.read()
-            seen += len(new)
-            *lines, rest = (rest + new.decode(errors="replace")).split("\n")
-            for line in lines:
-                print(f"{name} | {line}", flush=True)
-        if not alive:
-            return
-        time.sleep(POLL_S)
-
-
-def _cancel(launcher: Launcher, record: Record, folder: Path) -> None:
-    launcher.cancel(record)
-    end = time.monotonic() + CANCEL_S
-    while _alive(launcher, record, folder) and time.monotonic() < end:
-        time.sleep(POLL_S)
-    launcher.kill(record)
-    pid, started = _holder(folder)
-    if pid and locks.is_held(folder / "lock") and locks.process_start(pid) == started:
-        os.kill(pid, signal.SIGKILL)
-
-
-def _raise_failure(record: Record, folder: Path, name: str) -> None:
-    outcome = read_json(folder / "outcome.json")
-    log = folder / "train.log"
-    if outcome is None or outcome["attempt"] != record["attempt"]:
-        said = "".join(
-            path.read_text(errors="replace")
-            for path in sorted((folder / "submitit" / record["attempt"]).glob("*.out"))
-        )
-        last = said.strip().rpartition("\n")[2]
-        hint = f" ({last})" if "Error" in last else "; was it killed, or out of memory?"
-        raise JobError(f"{name}: job {record['id']} ended without a result{hint}; see {log}")
-    if outcome["error"] is not None:
-        raise JobError(f"{name}: {outcome['error']} (log: {log})", outcome["exit_code"])
-
-
-# --- in the job ---------------------------------------------------------------------------------
-
-
-def job(experiment_path: Path, run_id: str, spec: str, folder: Path, attempt: str) -> None:
-    """What a job does: take the run's lock, execute, and leave word of how it ended."""
-    outcome: dict[str, Any] = {"attempt": attempt, "error": None, "exit_code": 0}
-    with _log_to(folder / "train.log"), locks.held(folder / "lock") as lock:
-        lock.truncate(0)
-        print(os.getpid(), locks.process_start(os.getpid()), file=lock, flush=True)
-        try:
-            experiment = params.load(experiment_path)
-            if runs.fingerprint(experiment, runs.parse(experiment, run_id)) != spec:
-                raise UserError(f"{experiment_path} changed while the job was starting: run again")
-            from d2v import execute
-
-            execute.execute(experiment_path, run_id)
-        except UserError as error:
-            outcome |= {"error": str(error), "exit_code": error.exit_code}
-            print(f"error: {error}", flush=True)
-        except Exception as error:
-            traceback.print_exc()
-            outcome |= {"error": f"{type(error).__name__}: {error}", "exit_code": 1}
-        write_json(folder / "outcome.json", outcome)
-
-
-@contextmanager
-def _log_to(path: Path) -> Iterator[None]:
-    """Send this process's output, and its children's, to the end of a file."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    with path.open("a") as file:
-        before = os.dup(1), os.dup(2)
-        for number in (1, 2):
-            os.dup2(file.fileno(), number)
-        try:
-            yield
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            for number, old in zip((1, 2), before, strict=True):
-                os.dup2(old, number)
-                os.close(old)
-
-
-# --- files and signals --------------------------------------------------------------------------
-
-
-def is_running(folder: Path) -> bool:
-    """Whether a job works on the run now."""
-    return locks.is_held(folder / "lock")
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object, or None where there is none (or half of one)."""
-    try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write a JSON object, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(values, indent=1) + "\n")
-    draft.replace(path)
-
-
-def _cluster() -> Cluster:
-    return params.load_as(Cluster, CLUSTER) if CLUSTER.exists() else Cluster()
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
-def _holder(folder: Path) -> tuple[int, float | None]:
-    """Process that last took the run's lock, and its start time."""
-    try:
-        pid, started = (folder / "lock").read_text().split()
-    except (FileNotFoundError, ValueError):
-        return 0, None
-    return int(pid), float(started)
+    def _raise_failure(self, record: Record) -> None:
+        outcome = read_json(self.folder / "outcome.json")
+        if outcome is None or outcome["attempt"] != record["attempt"]:
+            said = [
+                path.read_text(errors="replace").strip().rpartition("\n")[2]
+                for path in (self.folder / "submitit" / record["attempt"]).glob("*.out")
+            ]
+            errors = [line for line in said if "Error" in line]
+            hint = f": {errors[0]}" if errors else "; was it killed, or out of memory?"
+            raise JobError(
+                f"{self.name}: job {record['id']} ended without a result{hint} (log: {self.log})"
+            )
+        if outcome["error"] is not None:
+            message = f"{self.name}: {outcome['error']} (log: {self.log})"
+            raise JobError(message, outcome["exit_code"])
 
 
 @contextmanager

@@ -43,6 +43,16 @@ def is_held(path: Path) -> bool:
     return False
 
 
+def holder(path: Path) -> int | None:
+    """Process that holds the lock, if it wrote its id and start time into the file."""
+    try:
+        pid, started = path.read_text().split()
+    except (FileNotFoundError, ValueError):
+        return None
+    same = str(process_start(int(pid))) == started
+    return int(pid) if same and is_held(path) else None
+
+
 def claim(folder: Path) -> bool:
     """Enter a workflow directory (`.snakemake`) and clear the lock of a killed workflow.
 

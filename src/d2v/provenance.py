@@ -26,7 +26,8 @@ LIBRARIES = (
 # Modules without a say in a run's numbers: they start, show and describe runs, or write the data,
 # which has a hash of its own. All others count.
 SILENT = {
-    "cli.py", "launch.py", "locks.py", "log.py", "provenance.py", "select.py", "tables.py",
+    "cli.py", "files.py", "job.py", "launch.py", "locks.py", "log.py", "provenance.py",
+    "rendering.py", "reproduce.py", "select.py", "staleness.py", "status.py", "tables.py",
     "data/dvc.py", "data/espeak.py", "data/fetch.py", "data/layout.py", "data/prepare.py",
 }  # fmt: skip
 SILENT_PREFIXES = ("data/mini", "data/prepare", "interop")

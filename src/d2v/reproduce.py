@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from d2v import params, runs
-from d2v.launch import read_json
+from d2v.files import read_json
 
 PROFILE = Path("workflow/profiles/local")
 

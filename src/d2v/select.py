@@ -6,7 +6,7 @@ from typing import Any
 
 from d2v import metrics, runs
 from d2v.errors import UserError
-from d2v.launch import read_json, write_json
+from d2v.files import read_json, write_json
 from d2v.params import ARMS, Experiment, Setting
 
 

@@ -1,4 +1,4 @@
-"""A warning when prepared data is older than what DVC would make; DVC is asked in the background."""
+"""A warning when prepared data is out of date; DVC is asked in the background."""
 
 import json
 import os

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from d2v import locks, runs
-from d2v.launch import read_json
+from d2v.files import read_json
 from d2v.params import Experiment
 
 
