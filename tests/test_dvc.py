@@ -190,5 +190,7 @@ def test_only_the_first_process_killed_the_second_call_waits_for_dvc(clone):
     assert first.stdout.readline() == "data: layout_digits\n"
     first.kill()
     first.wait()
-    assert repro(["digits"], clone) == []  # DVC went on to the end, and then it was our turn
+    # DVC lives on until it wants to say something; a second one beside it would be refused
+    assert set(repro(["digits"], clone)) <= {"layout_digits", "digits"}
+    assert json.loads(run(clone, "dvc", "status", "--json")) == {}
     assert changed(clone) == ""
