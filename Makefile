@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --no-input install
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet --no-input install
 
 .PHONY: help demo demo-full test lint format data dag report lock
 .DELETE_ON_ERROR:
