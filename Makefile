@@ -28,7 +28,7 @@ demo-full: $(READY)
 	@$(BIN)/d2v reproduce --params params/mini-full.yaml
 
 test: $(READY)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 data: $(READY)
 	@$(BIN)/d2v data
@@ -58,15 +58,5 @@ lock:
 	  --generate-hashes --no-annotate --custom-compile-command "make lock" --quiet \
 	  --output-file requirements.lock
 
-# An environment without its stamp was cut off half-way, and what pip left is not to be trusted.
-$(READY): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "error: $(PYTHON) is `$(PYTHON) --version 2>&1`; Python 3.11 or newer is needed." \
-	    "Give one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
-	@test -e $@ || rm -rf $(VENV)
-	@test -e $@ || $(PYTHON) -m venv $(VENV)
-	@rm -f $@
-	@echo "Installing the locked packages into $(VENV): some minutes the first time ..."
-	@$(PIP) --require-hashes --requirement requirements.lock
-	@$(PIP) --no-deps --no-build-isolation --editable .
-	@touch $@
+$(READY): requirements.lock pyproject.toml tools/venv.py
+	@$(PYTHON) tools/venv.py $(VENV)

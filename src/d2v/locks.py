@@ -53,27 +53,41 @@ def holder(path: Path) -> int | None:
     return int(pid) if same and is_held(path) else None
 
 
-def claim(folder: Path) -> bool:
+def claim(folder: Path, wait: bool = False) -> bool:
     """Enter a workflow directory (`.snakemake`) and clear the lock of a killed workflow.
 
     Snakemake's own lock outlives SIGKILL and then refuses every later start. Each workflow process
     holds a shared lock for life; who gets it exclusively is alone, so that any other is stale.
-    Returns whether this process was alone.
+    `wait` waits until it is alone. Returns whether it was.
     """
     folder.mkdir(exist_ok=True)
     file = (folder / "alive").open("a")
     _claims.append(file)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(folder / "locks", ignore_errors=True)
-        (folder / "locks").mkdir()
-        alone = True
-    except BlockingIOError:
-        alone = False
+        alone = _exclusive(file, wait)
+        if alone:
+            shutil.rmtree(folder / "locks", ignore_errors=True)
+            (folder / "locks").mkdir()
+        fcntl.flock(file, fcntl.LOCK_SH)
     except OSError:  # a file system without flock: leave Snakemake's lock alone
         return False
-    fcntl.flock(file, fcntl.LOCK_SH)
     return alone
+
+
+def claimed() -> list[int]:
+    """File descriptors of this process's claims: a child that gets them shares their life."""
+    return [file.fileno() for file in _claims]
+
+
+def _exclusive(file: IO[str], wait: bool) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if not wait:
+            return False
+        print("another workflow is at work in this folder: waiting for its end", flush=True)
+        fcntl.flock(file, fcntl.LOCK_EX)
+    return True
 
 
 def process_start(pid: int) -> float | None:

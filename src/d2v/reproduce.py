@@ -7,7 +7,7 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-from d2v import params, runs
+from d2v import locks, params, runs
 from d2v.files import read_json
 
 PROFILE = Path("workflow/profiles/local")
@@ -21,8 +21,11 @@ def reproduce(experiment_path: Path, cores: str) -> int:
     """
     started = time.perf_counter()
     experiment = params.load(experiment_path)
+    # one whose caller was killed goes on by itself; the claim passes to Snakemake for the same case
+    locks.claim(Path(".snakemake"), wait=True)
     command = [sys.executable, "-m", "snakemake", "--profile", str(PROFILE), "--cores", cores]
-    code = subprocess.run([*command, "--config", f"experiment={experiment_path}"]).returncode
+    command += ["--config", f"experiment={experiment_path}"]
+    code = subprocess.run(command, pass_fds=locks.claimed()).returncode
     if code:
         print(
             "The workflow stopped; what is done is kept. Mend what the error above says, and run"
