@@ -277,3 +277,31 @@ def test_claim_clears_a_dead_workflows_lock_but_not_a_living_ones(tmp_path: Path
         assert third.stdout.readline() == "True\n"
         assert not lock.exists()
         third.kill()
+
+
+def test_a_workflow_waits_for_the_one_whose_caller_was_killed(tmp_path: Path) -> None:
+    start = f"""
+from pathlib import Path
+from d2v import locks
+locks.claim(Path({str(tmp_path)!r}), wait=True)
+"""
+    pass_on = (
+        start
+        + """
+import subprocess, time
+subprocess.Popen(["sleep", "3"], pass_fds=locks.claimed())
+print("started", flush=True)
+time.sleep(60)
+"""
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", pass_on], stdout=subprocess.PIPE, text=True
+    ) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "started\n"
+        began = time.monotonic()
+        first.kill()
+    done = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "waiting for its end" in done.stdout
+    assert time.monotonic() - began > 1.5

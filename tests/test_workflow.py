@@ -16,11 +16,10 @@ import pytest
 import workspace
 from workspace import snakemake
 
-from d2v import locks, params, runs
+from d2v import params, runs
 
 pytestmark = pytest.mark.slow
 RESULTS = Path("results/tiny/runs")
-KILLED = RESULTS / "finetune/digits/data2vec/seed0/metrics.json"  # what the kill test makes
 
 
 @pytest.fixture(scope="module")
@@ -185,10 +184,9 @@ def test_lint_finds_nothing_but_the_missing_container(done: Path) -> None:
 
 def test_killed_at_any_point_it_ends_with_the_same_results(done: Path, tmp_path: Path) -> None:
     folder = workspace.make(tmp_path)
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", str(KILLED)]
-    command += ["--config", "experiment=params/tiny.yaml"]
+    command = [sys.executable, "-m", "d2v.cli", "reproduce", "--params", "params/tiny.yaml"]
     moments = random.Random(os.environ.get("D2V_SEED", "0"))
-    for kill in range(4):
+    for victim in ("all", "snakemake", "all", "reproduce"):
         process = subprocess.Popen(
             command,
             cwd=folder,
@@ -196,23 +194,36 @@ def test_killed_at_any_point_it_ends_with_the_same_results(done: Path, tmp_path:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        time.sleep(2 + 6 * moments.random())
-        if kill % 2:
-            os.killpg(process.pid, signal.SIGKILL)  # everything
-        else:
-            process.kill()  # Snakemake alone: its job goes on, and is found again
+        time.sleep(2 + 8 * moments.random())
+        if victim == "all":
+            os.killpg(process.pid, signal.SIGKILL)
+        elif victim == "snakemake":  # its jobs go on, and are found again
+            os.kill(child_of(process.pid), signal.SIGKILL)
+        else:  # the workflow goes on, and is waited for
+            process.kill()
         process.wait()
     ran = workspace.call(folder, *command[2:])
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
-    experiment = params.load(folder / "params/tiny.yaml")
-    checked = [run for run in runs.all_runs(experiment) if (folder / RESULTS / run.id).exists()]
-    assert len(checked) >= 6
-    for run in checked:
+    for run in runs.all_runs(params.load(folder / "params/tiny.yaml")):
         once, killed = metrics(done, run.id), metrics(folder, run.id)
         for name in ("provenance", "train_s", "examples_per_s"):
             once.pop(name), killed.pop(name)
         assert once == killed
-        assert not locks.is_held(folder / "work/tiny" / run.id / "lock")
-    predictions = KILLED.with_name("predictions-test.tsv")
-    assert (done / predictions).read_bytes() == (folder / predictions).read_bytes()
+        for split in once["metrics"]:
+            predictions = RESULTS / run.id / f"predictions-{split}.tsv"
+            assert (done / predictions).read_bytes() == (folder / predictions).read_bytes()
+    for table in (done / "results/tiny/tables").iterdir():
+        assert table.read_text() == (folder / "results/tiny/tables" / table.name).read_text()
+        title = table.read_text().splitlines()[0].removeprefix("# ")
+        assert table.suffix == ".csv" or title in ran.stdout
+
+
+def child_of(pid: int) -> int:
+    """The one child of a process, once it has one."""
+    for _ in range(1000):
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        if children:
+            return int(children[0])
+        time.sleep(0.01)
+    raise AssertionError("no child")
