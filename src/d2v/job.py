@@ -20,7 +20,7 @@ def job(experiment_path: Path, run_id: str, spec: str, folder: Path, attempt: st
     work folder. Output goes to `train.log` there.
     """
     outcome: dict[str, Any] = {"attempt": attempt, "error": None, "exit_code": 0}
-    with _log_to(folder / "train.log"), locks.held(folder / "lock") as lock:
+    with log_to(folder / "train.log"), locks.held(folder / "lock") as lock:
         lock.truncate(0)
         print(os.getpid(), locks.process_start(os.getpid()), file=lock, flush=True)
         try:
@@ -40,7 +40,7 @@ def job(experiment_path: Path, run_id: str, spec: str, folder: Path, attempt: st
 
 
 @contextmanager
-def _log_to(path: Path) -> Iterator[None]:
+def log_to(path: Path) -> Iterator[None]:
     """Send this process's output, and its children's, to the end of a file."""
     sys.stdout.flush()
     sys.stderr.flush()

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from d2v import locks, params, runs
 from d2v.errors import UserError
 from d2v.files import read_json, write_json
-from d2v.job import job
+from d2v.job import job, log_to
 
 CLUSTER = Path("params/cluster.yaml")
 POLL_S = 0.1
@@ -79,7 +79,10 @@ class Local:
             gpus_per_node=self.resources.gpus,
             local_stderr_to_stdout=True,
         )
-        submitted = executor.submit(job, *arguments)
+        # not to our output: Ctrl-C makes the controller print a traceback, and one that outlives us
+        # would keep the pipe open that a caller reads to its end
+        with log_to(folder / "controller.log"):
+            submitted = executor.submit(job, *arguments)
         pid = int(submitted.job_id)
         return {"id": submitted.job_id, "started": locks.process_start(pid)}
 
