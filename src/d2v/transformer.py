@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from timm.layers.drop import drop_path
 from torch import Tensor, nn
 
 from d2v import params
@@ -99,7 +98,11 @@ class Block(nn.Module):
     def _drop(self, x: Tensor) -> Tensor:
         if self.dropout:
             x = F.dropout(x, self.dropout, self.training)
-        return drop_path(x, self.drop_path, self.training) if self.drop_path else x
+        if not self.drop_path:
+            return x
+        from timm.layers.drop import drop_path  # here: it takes as long to import as all the rest
+
+        return drop_path(x, self.drop_path, self.training)
 
 
 class Attention(nn.Module):
