@@ -18,8 +18,6 @@ from d2v.model import Student
 from d2v.runs import Run
 from d2v.task import Finetuning, Pretraining
 
-GREEDY = "greedy_"  # metrics of the best path, kept beside those of the beam search
-
 
 def execute(experiment_path: Path, run_id: str) -> None:
     """Carry out a run of an experiment, going on where an earlier attempt ended.
@@ -137,15 +135,14 @@ def _evaluate(
     """Write the predictions of a split; returns the metrics of that file."""
     p = experiment.finetune[run.name]
     search = None
-    if p.decode is not None and run.kind == "finetune":
+    if p.decode is not None:
         from d2v.decode import BeamSearch
 
         search = BeamSearch(Path(experiment.prepared) / runs.LANGUAGE_MODEL, p.decode)
     path = runs.result_folder(experiment, run) / f"predictions-{split}.tsv"
     rows = evaluate.run_predictions(task, dataset, p.train.micro_batch, search)
     evaluate.write_predictions(path, rows)
-    greedy = [GREEDY + name for name in p.metrics if GREEDY + name in metrics.METRICS]
-    return evaluate.score(path, [*p.metrics, *(greedy if search else [])])
+    return evaluate.score(path, p.metrics)
 
 
 def outputs(task: params.Task) -> int:

@@ -131,8 +131,7 @@ def datasets(experiment: Experiment, run: Run) -> list[str]:
     if run.kind == "pretrain":
         return [experiment.pretrain[run.name].data]
     finetune = experiment.finetune[run.name]
-    beam = finetune.decode is not None and run.kind == "finetune"
-    return [finetune.data, *([LANGUAGE_MODEL] if beam else [])]
+    return [finetune.data, *([LANGUAGE_MODEL] if finetune.decode else [])]
 
 
 def resolve(experiment: Experiment, run_id: str) -> dict[str, Any]:
@@ -157,8 +156,8 @@ def resolve(experiment: Experiment, run_id: str) -> dict[str, Any]:
         values["pretrain"] = source.id if source else None
         setting = _given_setting(experiment, run)
         values["setting"] = setting.model_dump(mode="json") if setting else None
-    if run.kind == "select":  # neither the reported split nor how it is decoded is looked at
-        values = {k: v for k, v in values.items() if k not in ("test_split", "decode")}
+    if run.kind == "select":  # the reported split is not looked at
+        del values["test_split"]
     return values
 
 

@@ -163,7 +163,8 @@ def _protocol(table: Table) -> list[str]:
             frozen = "; features trained or frozen" if len(task.grid.freeze) > 1 else ""
             how = (
                 f"chosen for each arm by {METRICS[task.metrics[0]].label} on {task.dev_split} from"
-                f" the same grid (rates {rates}; steps {steps}{frozen}; seeds {_list(task.grid.seeds)})"
+                f" the same grid (rates {rates}; steps {steps}{frozen}; seeds"
+                f" {_list(task.grid.seeds)})"
             )
         else:
             how = f"fixed beforehand for each arm on {task.dev_split}"
