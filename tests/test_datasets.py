@@ -1,7 +1,6 @@
 """Data sets of the trainer: what does not fit is refused; lists, loaders, memory, speed."""
 
 import pickle
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import pytest
 from small_builds import (
     AUGMENTED,
     BLOCKS,
-    CHOSEN,
     CTC,
     FRAMES,
     IMAGE_VIEW,
@@ -29,7 +27,6 @@ from small_builds import (
 from small_sets import SENTENCES, glue_folder, write_lines
 from torch.utils.data import DataLoader
 
-from d2v import params
 from d2v.data import prepare
 from d2v.data.examples import Decoded, Examples
 from d2v.errors import UserError
@@ -161,31 +158,3 @@ def test_only_sets_that_fit_are_kept_in_memory() -> None:
         for _ in range(3):
             items[5]
         assert len(calls) == expected
-
-
-def _seconds(data: Examples, count: int) -> float:
-    """Fastest of some batches, after a first one that decodes."""
-    best = float("inf")
-    for epoch in range(12):
-        places = [(epoch, i % len(data)) for i in range(count)]
-        start = time.perf_counter()
-        data.collate([data[place] for place in places])
-        best = min(best, time.perf_counter() - start)
-    return best
-
-
-def test_loading_is_cheap_beside_a_training_step(small_prepared: Path) -> None:
-    """A step of the miniature takes 40 ms or more; the bounds leave room for a busy machine."""
-    shift = params.ImageAugment(kind="vision", shift=2)
-    cases = {
-        "64 digits": (build(small_prepared / "images", shift, PATCHES, mask=BLOCKS), 64),
-        "16 utterances": (build(small_prepared / "speech", WAVE_VIEW, FRAMES, mask=SPANS), 16),
-        "10 labelled utterances": (
-            build(small_prepared / "speech", WAVE_VIEW, FRAMES, task=CTC),
-            10,
-        ),
-        "40 blocks": (build(small_prepared / "corpus", TEXT_VIEW, TOKENS, mask=CHOSEN), 40),
-        "32 pairs": (build(small_prepared / "MRPC", TEXT_VIEW, TOKENS, task=TWO), 32),
-    }
-    slow = {name: t for name, case in cases.items() if (t := _seconds(*case)) > 0.015}
-    assert not slow
