@@ -133,7 +133,11 @@ def test_a_second_time_nothing_runs_and_all_is_clean(clone):
     ("old", "new", "expected"),
     [
         ("ngram: 3", "ngram: 2", {"lm"}),
-        ("labels: [100]\n    lists: 12\n    seed: 0\n  spoken", "labels: [100, 200]\n    lists: 12\n    seed: 0\n  spoken", {"layout_digits", "digits"}),
+        (
+            "labels: [100]\n    lists: 12\n    seed: 0\n  spoken",
+            "labels: [100, 200]\n    lists: 12\n    seed: 0\n  spoken",
+            {"layout_digits", "digits"},
+        ),
     ],
 )
 def test_a_changed_parameter_runs_its_stage_and_what_needs_it(clone, old, new, expected):

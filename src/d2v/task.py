@@ -176,8 +176,12 @@ def regression_loss(prediction: Tensor, target: Tensor, p: params.Loss) -> Tenso
 
 
 def channel_std(x: Tensor) -> Tensor:
-    """Standard deviation over rows of `x` (N, D), mean over channels (fairseq compute_var)."""
-    return (x.var(0) + 1e-6).sqrt().mean()
+    """Standard deviation over rows of `x` (N, D), mean over channels (fairseq compute_var).
+
+    Less than two rows have no spread: as much as equal rows.
+    """
+    spread = x.var(0) if len(x) > 1 else x.new_zeros(x.shape[1:])
+    return (spread + 1e-6).sqrt().mean()
 
 
 def ctc_loss(log_probs: Tensor, padding: Tensor | None, batch: dict[str, Any]) -> Tensor:

@@ -1,6 +1,7 @@
 """From a trace's configuration (the reference's option names) to this project's parameters."""
 
 import ast
+from typing import Any
 
 from d2v import params
 
@@ -69,9 +70,22 @@ def _ema(config: dict, shared: list[str]) -> params.EMA:
     )
 
 
+def _listed(node: ast.expr) -> Any:
+    """The value of "[(32,10,5)] + [(32,3,2)]*4": lists, tuples, integers, sums and products."""
+    match node:
+        case ast.Constant(value=int(value)):
+            return value
+        case ast.List(elts=parts) | ast.Tuple(elts=parts):
+            return [_listed(part) for part in parts]
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            return _listed(left) + _listed(right)
+        case ast.BinOp(left=left, op=ast.Mult(), right=right):
+            return _listed(left) * _listed(right)
+    raise ValueError(f"conv_feature_layers: {ast.unparse(node)} is no list of sizes")
+
+
 def _audio(config: dict) -> dict:
-    # "[(32,10,5)] + [(32,3,2)]*4": lists, products and sums only
-    layers = eval(compile(ast.parse(config["conv_feature_layers"], mode="eval"), "", "eval"), {})
+    layers = _listed(ast.parse(config["conv_feature_layers"], mode="eval").body)
     positions = ["positions"] if config["ema_layers_only"] else []
     return {
         "encoder": params.WaveEncoder(
@@ -143,7 +157,7 @@ def _vision_model(config: dict, eps: float) -> dict:
             norm_eps=eps,
             final_norm=True,
             key_bias=False,
-            layer_scale=config["layer_scale_init_value"],
+            layer_scale=config["layer_scale_init_value"] or None,
             position_bias=params.PositionBias(kind="shared_2d", window=[grid, grid]),
         ),
         "mask": params.BlockMask(kind="block", patches=config["num_mask_patches"]),

@@ -45,7 +45,7 @@ class SpeechEncoder(Encoder):
         """Zero the padding, add convolutional positions, normalise: (B, T, D)."""
         if padding is not None:
             x = x.masked_fill(padding.unsqueeze(-1), 0.0)
-        x = self.norm(x + self.positions(x))
+        x = self.norm(x + self.positions(x, padding))
         return F.dropout(x, self.dropout, self.training), padding
 
 
@@ -126,15 +126,18 @@ class ConvPositions(nn.Module):
     def __init__(self, p: params.WaveEncoder, dim: int) -> None:
         super().__init__()
         self.kernel = max(3, p.position_kernel // p.position_depth)
+        self.padding = p.position_padding
         self.convs = nn.ModuleList(
             nn.Conv1d(dim, dim, self.kernel, padding=self.kernel // 2, groups=p.position_groups)
             for _ in range(p.position_depth)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Positions of `x` (B, T, D), same shape."""
+    def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
+        """Positions of `x` (B, T, D), zero in the padding (B, T): same shape."""
         length = x.shape[1]
         for conv in self.convs:
+            if self.padding == "each" and padding is not None:
+                x = x.masked_fill(padding.unsqueeze(-1), 0.0)
             x = conv(x.transpose(1, 2))[..., :length].transpose(1, 2)
             x = F.gelu(F.layer_norm(x, x.shape[-1:]))
         return x

@@ -203,7 +203,9 @@ def _head(family: Family, p: params.Pretrain) -> list[Pair]:
     if p.regression == "none":
         return []
     if p.regression == "linear":
-        return _affine("head", theirs[family])
+        # the text model's head is a list even if it has one layer
+        single = ".0" if family == "fairseq_text" else ""
+        return _affine("head", theirs[family] + single)
     return [pair for i in (0, 2) for pair in _affine(f"head.{i}", f"{theirs[family]}.{i}")]
 
 

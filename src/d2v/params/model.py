@@ -41,6 +41,10 @@ class WaveEncoder(Strict):
     position_kernel: Positive = 95  # conv_pos: split over position_depth convolutions
     position_depth: Positive = 5  # pos_conv_depth
     position_groups: Positive = 16  # conv_pos_groups
+    # padding is set to zero before the first of these convolutions only (once: fairseq, Hugging
+    # Face), so that it leaks back into the last frames, or before each: then the outputs of an
+    # example do not depend on its batch (transformers#25621)
+    position_padding: Literal["once", "each"] = "once"
     dropout: Fraction = 0.0  # after positions and norm, before the first block
 
 
@@ -53,7 +57,8 @@ class TokenEncoder(Strict):
     absolute_positions: bool = True  # the miniature uses relative ones in the backbone instead
     dropout: Fraction = 0.0
     # full: the teacher reads the whole text (paper 3.3). masked_only: it reads only the masked
-    # tokens, which is what the released fairseq task fed it (fairseq#4881).
+    # tokens, which is what the released fairseq task fed it (task masked_lm with
+    # include_target_tokens; fairseq#4881).
     teacher_input: Literal["full", "masked_only"] = "full"
 
 
@@ -117,32 +122,41 @@ class Backbone(Strict):
 class Target(Strict):
     """What the student regresses (paper 3.3): the mean of the teacher's top K layers."""
 
-    top_k: Positive  # average_top_k_layers
-    # ffn: output of the feed-forward before its residual (paper 3.3; speech, text);
-    # block: end of the block after the residual (vision code, end_of_block_targets)
+    top_k: Positive  # paper 3.3, K; average_top_k_layers, data2vec_vision: target_layers
+    # ffn: output of the feed-forward before its residual (paper 3.3 and table 5; speech, text);
+    # block: end of the block after the residual (vision: end_of_block_targets, layer_results end)
     feature: Literal["ffn", "block"]
     # instance: over time per example and channel; layer: over channels. Neither has parameters.
-    layer_norm: Literal["none", "instance", "layer"]  # of each layer, before the mean
-    final_norm: Literal["none", "instance", "layer"] = "none"  # after the mean
+    # Of each layer, before the mean (paper 3.3): instance_norm_target_layer,
+    # layer_norm_target_layer; data2vec_vision: target_layer_norm_last
+    layer_norm: Literal["none", "instance", "layer"]
+    # After the mean (not in the paper): instance_norm_targets, layer_norm_targets;
+    # data2vec_vision: post_target_layer_norm
+    final_norm: Literal["none", "instance", "layer"] = "none"
 
 
 class Loss(Strict):
     """Regression loss on masked positions (paper 3.4)."""
 
-    beta: Annotated[float, Field(ge=0.0)]  # smooth L1; 0 means squared error (loss_beta)
-    # of one position over its channels: sum / sqrt(dim) (loss_scale null), sum (1), or mean
+    # smooth L1 (paper 3.4); 0 means squared error (paper 4.2). loss_beta; data2vec_vision: l1_beta,
+    # l2_loss
+    beta: Annotated[float, Field(ge=0.0)]
+    # of one position over its channels (not in the paper): sum / sqrt(dim) (loss_scale null), sum
+    # (loss_scale 1), or mean (data2vec_vision)
     reduction: Literal["sum_sqrt_dim", "sum", "mean"]
 
 
 class EMA(Strict):
     """Teacher weights: decay rises linearly from start to end over anneal_steps (paper 3.3)."""
 
-    start: Fraction
-    end: Fraction
-    anneal_steps: Count  # 0: constant at end
+    start: Fraction  # tau_0: ema_decay; data2vec_vision: ema_decay_init
+    end: Fraction  # tau_e: ema_end_decay; data2vec_vision: ema_decay
+    # tau_n: ema_anneal_end_step; data2vec_vision: ema_start_at. 0: constant at end
+    anneal_steps: Count
     first: Literal[0, 1] = 1  # how the first update is counted: 1 fairseq, 0 data2vec_vision
     # modules of the encoder that the teacher shares with the student instead of averaging them
-    # (paper 3.3: feature encoder and positional encoder are shared)
+    # (paper 3.3: feature encoder and positional encoder are shared). Speech: ema_layers_only shares
+    # positions too; text: ema_transformer_layers_only; data2vec_vision averages all
     shared: list[Literal["features", "positions", "norm", "cls", "mask_embedding"]] = Field(
         default_factory=list
     )

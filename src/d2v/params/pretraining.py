@@ -17,7 +17,9 @@ class Pretrain(Strict):
     seeds: list[Count] = Field(min_length=1)
     encoder: Encoder
     backbone: Backbone
-    regression: Literal["linear", "mlp", "none"]  # head on the student (paper 3.4)
+    # head on the student (paper 3.4): final_proj; text: head_layers 1 or 2; data2vec_vision:
+    # lm_head; none: fairseq's vision model
+    regression: Literal["linear", "mlp", "none"]
     target: Target
     loss: Loss
     mask: Mask

@@ -1,0 +1,159 @@
+"""Two-way map between the parameter names of Hugging Face's Data2Vec models and this project's.
+
+The pairs are those of `names`, for the student: encoder and backbone. On the other side stand the
+bare models, `Data2VecAudioModel`, `Data2VecVisionModel` and `Data2VecTextModel`, which have no
+teacher and no regression head.
+
+Source: transformers, models/data2vec/modeling_data2vec_{audio,vision,text}.py.
+"""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from d2v import params
+from d2v.interop.names import Pair
+
+# what has no part in hidden states: pooling belongs to a head
+UNUSED = ("pooler.",)
+_TYPES = "embeddings.token_type_embeddings.weight"
+_WORDS = "embeddings.word_embeddings.weight"
+
+
+def student(encoder: params.Encoder, backbone: params.Backbone) -> list[Pair]:
+    """Pairs of all parameters of encoder and backbone that the two sides can share.
+
+    Tensors that a model there need not have (the mask token of vision) may be missing.
+    Raises: ValueError for a backbone that Hugging Face's model cannot express.
+    """
+    _expressible(encoder, backbone)
+    if isinstance(encoder, params.WaveEncoder):
+        pairs = _audio(encoder, backbone)
+    elif isinstance(encoder, params.PatchEncoder):
+        pairs = _vision(encoder, backbone)
+    else:
+        pairs = _text(backbone)
+    return [Pair(f"student.{pair.ours}", pair.theirs) for pair in pairs]
+
+
+def without_token_types(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a text model with the embedding of token type 0 added to every word.
+
+    It is zero in models converted from fairseq, which has none. Hidden states stay the same bits,
+    since the model adds the two first; padding, whose output is zero here, has no part in it.
+    """
+    found = {name: tensor for name, tensor in tensors.items() if name != _TYPES}
+    if _TYPES in tensors:
+        found[_WORDS] = tensors[_WORDS] + tensors[_TYPES][0]
+    return found
+
+
+def _expressible(encoder: params.Encoder, backbone: params.Backbone) -> None:
+    vision = isinstance(encoder, params.PatchEncoder)
+    bias = backbone.position_bias.kind
+    wrong = {
+        "norm_first": backbone.norm_first != vision,
+        "key_bias": backbone.key_bias == vision,
+        "final_norm": backbone.final_norm and not vision,
+        "layer_scale": backbone.layer_scale is not None and not vision,
+        "position_bias.kind": bias not in (("none", "shared_2d") if vision else ("none",)),
+        "encoder.cls_token": isinstance(encoder, params.PatchEncoder) and not encoder.cls_token,
+        "encoder.absolute_positions": isinstance(encoder, params.TokenEncoder)
+        and not encoder.absolute_positions,
+        # there one value goes for all norms, and the front end's is fixed here
+        "norm_eps": isinstance(encoder, params.WaveEncoder) and backbone.norm_eps != 1e-5,
+        "encoder.position_padding": isinstance(encoder, params.WaveEncoder)
+        and encoder.position_padding != "once",
+    }
+    names = [name for name, is_wrong in wrong.items() if is_wrong]
+    if names:
+        raise ValueError(f"Hugging Face's model cannot express {', '.join(names)} of this one")
+
+
+# --- the table --------------------------------------------------------------------------------
+
+
+def _affine(ours: str, theirs: str) -> list[Pair]:
+    return [Pair(f"{ours}.{part}", (f"{theirs}.{part}",)) for part in ("weight", "bias")]
+
+
+def _one(ours: str, theirs: str) -> list[Pair]:
+    return [Pair(ours, (theirs,))]
+
+
+def _attention(ours: str, theirs: str, parts: tuple[str, str, str], biases: str) -> list[Pair]:
+    """Query, key and value are one matrix here; `biases` names those that have one."""
+    pairs = [Pair(f"{ours}.qkv.weight", tuple(f"{theirs}.{part}.weight" for part in parts))]
+    for x, part in zip("qkv", parts, strict=True):
+        if x in biases:
+            pairs += _one(f"{ours}.{x}_bias", f"{theirs}.{part}.bias")
+    return pairs
+
+
+def _audio(encoder: params.WaveEncoder, backbone: params.Backbone) -> list[Pair]:
+    pairs = _one("encoder.mask_embedding", "masked_spec_embed")
+    for i in range(len(encoder.conv_layers)):
+        theirs = f"feature_extractor.conv_layers.{i}"
+        pairs += _one(f"encoder.features.convs.{i}.weight", f"{theirs}.conv.weight")
+        pairs += _affine(f"encoder.features.norms.{i}", f"{theirs}.layer_norm")
+    pairs += _affine("encoder.features.norm", "feature_projection.layer_norm")
+    pairs += _affine("encoder.features.projection", "feature_projection.projection")
+    for i in range(encoder.position_depth):
+        theirs = f"encoder.pos_conv_embed.layers.{i}.conv"
+        pairs += _affine(f"encoder.positions.convs.{i}", theirs)
+    pairs += _affine("encoder.norm", "encoder.layer_norm")
+    for i in range(backbone.depth):
+        ours, theirs = f"backbone.blocks.{i}", f"encoder.layers.{i}"
+        parts = ("q_proj", "k_proj", "v_proj")
+        pairs += _attention(f"{ours}.attention", f"{theirs}.attention", parts, "qkv")
+        pairs += _affine(f"{ours}.attention.out", f"{theirs}.attention.out_proj")
+        pairs += _affine(f"{ours}.norm1", f"{theirs}.layer_norm")
+        pairs += _affine(f"{ours}.fc1", f"{theirs}.feed_forward.intermediate_dense")
+        pairs += _affine(f"{ours}.fc2", f"{theirs}.feed_forward.output_dense")
+        pairs += _affine(f"{ours}.norm2", f"{theirs}.final_layer_norm")
+    return pairs
+
+
+def _text(backbone: params.Backbone) -> list[Pair]:
+    pairs = [
+        *_one("encoder.features.weight", _WORDS),
+        *_one("encoder.positions.weight", "embeddings.position_embeddings.weight"),
+        *_affine("encoder.norm", "embeddings.LayerNorm"),
+    ]
+    for i in range(backbone.depth):
+        ours, theirs = f"backbone.blocks.{i}", f"encoder.layer.{i}"
+        parts = ("query", "key", "value")
+        pairs += _attention(f"{ours}.attention", f"{theirs}.attention.self", parts, "qkv")
+        pairs += _affine(f"{ours}.attention.out", f"{theirs}.attention.output.dense")
+        pairs += _affine(f"{ours}.norm1", f"{theirs}.attention.output.LayerNorm")
+        pairs += _affine(f"{ours}.fc1", f"{theirs}.intermediate.dense")
+        pairs += _affine(f"{ours}.fc2", f"{theirs}.output.dense")
+        pairs += _affine(f"{ours}.norm2", f"{theirs}.output.LayerNorm")
+    return pairs
+
+
+def _vision(encoder: params.PatchEncoder, backbone: params.Backbone) -> list[Pair]:
+    pairs = [
+        *_one("encoder.cls", "embeddings.cls_token"),
+        *_one("encoder.mask_embedding", "embeddings.mask_token"),
+        *_affine("encoder.features", "embeddings.patch_embeddings.projection"),
+    ]
+    if encoder.absolute_positions:
+        pairs += _one("encoder.positions", "embeddings.position_embeddings")
+    if backbone.position_bias.kind == "shared_2d":
+        theirs = "encoder.relative_position_bias.relative_position_bias_table"
+        pairs += _one("backbone.position_bias.table", theirs)
+    for i in range(backbone.depth):
+        ours, theirs = f"backbone.blocks.{i}", f"encoder.layer.{i}"
+        if backbone.layer_scale is not None:
+            pairs += _one(f"{ours}.gamma1", f"{theirs}.lambda_1")
+            pairs += _one(f"{ours}.gamma2", f"{theirs}.lambda_2")
+        parts = ("query", "key", "value")
+        pairs += _attention(f"{ours}.attention", f"{theirs}.attention.attention", parts, "qv")
+        pairs += _affine(f"{ours}.attention.out", f"{theirs}.attention.output.dense")
+        pairs += _affine(f"{ours}.norm1", f"{theirs}.layernorm_before")
+        pairs += _affine(f"{ours}.fc1", f"{theirs}.intermediate.dense")
+        pairs += _affine(f"{ours}.fc2", f"{theirs}.output.dense")
+        pairs += _affine(f"{ours}.norm2", f"{theirs}.layernorm_after")
+    # a model that pools by the mean has its norm in the head instead
+    return pairs + (_affine("backbone.norm", "layernorm") if backbone.final_norm else [])
