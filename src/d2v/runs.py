@@ -158,8 +158,6 @@ def resolve(experiment: Experiment, run_id: str) -> dict[str, Any]:
         values["setting"] = setting.model_dump(mode="json") if setting else None
     if run.kind == "select":  # the reported split is not looked at
         del values["test_split"]
-        if values["decode"] is None:
-            del values["decode"]
     return values
 
 
