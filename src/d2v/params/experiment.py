@@ -22,6 +22,7 @@ class Experiment(Strict):
     title: str
     scale: Literal["miniature", "paper"]
     prepared: str  # folder of prepared data
+    stages: str = "dvc.yaml"  # DVC file that prepares it
     data: dict[str, Data]
     pretrain: dict[str, Pretrain]
     finetune: dict[str, Finetune]
@@ -34,7 +35,13 @@ class Experiment(Strict):
                 if run.data not in made:
                     hint = nearest(run.data, made)
                     raise ValueError(f"{kind}.{name}.data: no data set {run.data}{hint}")
+        for name, pretrain in self.pretrain.items():
+            if pretrain.start_from is not None:
+                self._check_start(name, pretrain.start_from)
         for name, run in self.finetune.items():
+            if run.decode is not None and run.decode.lm not in made:
+                hint = nearest(run.decode.lm, made)
+                raise ValueError(f"finetune.{name}.decode.lm: no data set {run.decode.lm}{hint}")
             if run.pretrain not in self.pretrain:
                 raise ValueError(
                     f"finetune.{name}.pretrain: no pretrain.{run.pretrain}"
@@ -43,6 +50,28 @@ class Experiment(Strict):
             if run.view.kind != self.pretrain[run.pretrain].encoder.kind:
                 raise ValueError(f"finetune.{name}.view.kind does not fit pretrain.{run.pretrain}")
         return self
+
+    def _check_start(self, name: str, start: str) -> None:
+        """What a pre-training starts from is there, has the same model, and is not itself."""
+        seen = [name]
+        while True:
+            if start not in self.pretrain:
+                raise ValueError(
+                    f"pretrain.{seen[-1]}.start_from: no pretrain.{start}"
+                    f"{nearest(start, self.pretrain)}"
+                )
+            if start in seen:
+                raise ValueError(f"pretrain.{name}.start_from: a circle ({' -> '.join(seen)})")
+            this, other = self.pretrain[name], self.pretrain[start]
+            if (this.encoder, this.backbone.depth, this.backbone.dim) != (
+                other.encoder,
+                other.backbone.depth,
+                other.backbone.dim,
+            ):
+                raise ValueError(f"pretrain.{name}.start_from: pretrain.{start} is another model")
+            if other.start_from is None:
+                return
+            seen, start = [*seen, start], other.start_from
 
 
 def load(path: str | Path) -> Experiment:

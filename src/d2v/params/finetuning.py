@@ -33,6 +33,17 @@ class Regress(Strict):
     dropout: Fraction = 0.0
 
 
+class Tag(Strict):
+    """Any number of classes of an example (AudioSet; paper 5.2)."""
+
+    kind: Literal["tag"]
+    classes: Annotated[int, Field(ge=2)]
+    # linear_softmax: mean of the frames' probabilities, weighted by themselves (Wang et al. 2019)
+    pool: Literal["mean", "linear_softmax"]
+    dropout: Fraction = 0.0
+    head_lr_scale: Rate = 1.0  # the output layer's rate is the setting's times this
+
+
 class CTC(Strict):
     """Letters of an utterance."""
 
@@ -40,16 +51,36 @@ class CTC(Strict):
     dropout: Fraction = 0.0
 
 
+Range = Annotated[list[float], Field(min_length=2, max_length=2)]
+
+
+class DecodeSearch(Strict):
+    """Search of the decoding weights on the development split (paper 4.2; fairseq ax.yaml)."""
+
+    trials: Positive = 128
+    lm_weight: Range = Field([0.0, 5.0])
+    word_score: Range = Field([-5.0, 5.0])
+    silence_score: Range = Field([-8.0, 0.0])
+    beam: Positive = 500  # while searching; the final decoding uses decode.beam
+    seed: Count = 0
+
+
 class Decode(Strict):
     """Lexicon and n-gram beam search for the final word error rate."""
 
+    lm: str = "lm"  # prepared set: lexicon and language model
     beam: Positive = 50
+    beam_threshold: Rate = 50.0
+    # weights that are known beforehand, used unless they are searched for
     lm_weight: float = 2.0
     word_score: float = -1.0
     silence_score: float = 0.0
+    # search for the weights in a job of its own, after fine-tuning (CPUs only)
+    search: DecodeSearch | None = None
+    cpus: Positive = 1  # decoding runs in parallel over utterances
 
 
-Task = Annotated[Classify | Regress | CTC, Field(discriminator="kind")]
+Task = Annotated[Classify | Regress | Tag | CTC, Field(discriminator="kind")]
 
 # as in metrics.METRICS; greedy_*: of the best path, without lexicon and language model
 MetricName = Literal[
@@ -62,10 +93,12 @@ MetricName = Literal[
     "cer",
     "greedy_wer",
     "greedy_cer",
+    "map",
 ]
 TASK_METRICS: dict[str, tuple[str, ...]] = {
     "classify": ("accuracy", "f1", "matthews"),
     "regress": ("pearson", "spearman"),
+    "tag": ("map",),
     "ctc": ("wer", "cer", "greedy_wer", "greedy_cer"),
 }
 
@@ -95,6 +128,15 @@ class Grid(Strict):
     steps: list[Positive] = Field(min_length=1)
     freeze: list[bool] = Field([False], min_length=1)
     seeds: list[Count] = Field(min_length=1)  # never the reported seeds
+    # task: the best setting of each task; table: the one rate that is best on average over all
+    # tasks of the table with the same pre-training, each with its own steps (paper 4.3)
+    best_over: Literal["task", "table"] = "task"
+
+    @model_validator(mode="after")
+    def _comparable(self) -> "Grid":
+        if self.best_over == "table" and (len(self.steps) > 1 or len(self.freeze) > 1):
+            raise ValueError("best_over: table chooses a rate; give one value of steps and freeze")
+        return self
 
     def settings(self) -> list[Setting]:
         """All points, in the order of the file."""
@@ -102,13 +144,26 @@ class Grid(Strict):
         return [Setting(lr=lr, steps=steps, freeze=freeze) for lr, steps, freeze in points]
 
 
+Arm = Literal["scratch", "data2vec"]
 ARMS = ("scratch", "data2vec")
+TableName = Literal[
+    "imagenet",
+    "librispeech",
+    "audioset",
+    "glue",
+    "ablation_layers",
+    "ablation_targets",
+    "ablation_loss",
+    "ablation_masks",
+]
 
 
 class Finetune(Strict):
     """One labelled task, fine-tuned from the pre-trained student and from scratch."""
 
-    table: Literal["imagenet", "librispeech", "glue"]
+    table: TableName
+    # row of the table, as a reported row of the same recipe is called; "": data2vec
+    row: str = ""
     column: str  # heading in the table
     note: str = ""  # under the table: what the data and the labels are
     pretrain: str  # name under `pretrain:`; its encoder and backbone are used
@@ -117,17 +172,27 @@ class Finetune(Strict):
     labels: str | None = None  # list of example ids; {seed} is replaced by the seed
     dev_split: str = "dev"  # settings and checkpoints are chosen here
     test_split: str = "test"  # reported, read once at the end
+    # the split that is reported also chooses, as in the paper: GLUE's tests have no public labels
+    chosen_on_test: bool = False
+    # further reported columns of the same runs: heading -> split
+    more: dict[str, str] = Field(default_factory=dict)
+    # which starting points are fine-tuned
+    arms: list[Arm] = Field(["scratch", "data2vec"], min_length=1)
     metrics: list[MetricName] = Field(min_length=1)  # the first decides on the dev split
     task: Task
     decode: Decode | None = None
     freeze_steps: Count = 0  # optimiser steps in which only the head is trained
+    # recipes that nobody published: what stands in for them, said under the table
+    stand_in: str = ""
     dropout: Fraction | None = None  # of the backbone; None: as in pre-training
+    attention_dropout: Fraction | None = None
+    activation_dropout: Fraction | None = None
     drop_path: Fraction | None = None
     layer_drop: Fraction | None = None
     view: View
     seeds: list[Count] = Field(min_length=1)
     # settings of each arm, chosen beforehand; or a grid to choose from
-    settings: dict[Literal["scratch", "data2vec"], Setting] | None = None
+    settings: dict[Arm, Setting] | None = None
     grid: Grid | None = None
     optimiser: Optimiser  # its lr is replaced by the setting's
     schedule: Schedule
@@ -140,8 +205,8 @@ class Finetune(Strict):
     def _consistent(self) -> "Finetune":
         if (self.settings is None) == (self.grid is None):
             raise ValueError("give either settings (one for each arm) or grid")
-        if self.settings is not None and set(self.settings) != set(ARMS):
-            raise ValueError(f"settings needs exactly the arms {', '.join(ARMS)}")
+        if self.settings is not None and set(self.settings) != set(self.arms):
+            raise ValueError(f"settings needs exactly the arms {', '.join(self.arms)}")
         if self.grid and set(self.grid.seeds) & set(self.seeds):
             raise ValueError("grid.seeds and seeds overlap: settings must not see reported seeds")
         fitting = TASK_METRICS[self.task.kind]
@@ -150,6 +215,12 @@ class Finetune(Strict):
                 f"metrics {', '.join(strange)} do not fit a {self.task.kind} task"
                 f" (which has {', '.join(fitting)})"
             )
-        if self.dev_split == self.test_split:
-            raise ValueError("dev_split and test_split are the same")
+        if (self.dev_split == self.test_split) != self.chosen_on_test:
+            raise ValueError(
+                "dev_split and test_split are the same: say so with chosen_on_test: true"
+                if self.dev_split == self.test_split
+                else "chosen_on_test: true, but dev_split and test_split differ"
+            )
+        if self.decode is not None and self.decode.search and self.grid:
+            raise ValueError("decode.search needs settings, not a grid")
         return self

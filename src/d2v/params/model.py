@@ -103,6 +103,9 @@ class Backbone(Strict):
     norm_eps: Rate = 1e-5
     final_norm: bool = False  # LayerNorm after the last block; pre-LN models only
     key_bias: bool = True  # BEiT has biases for query and value only
+    # post-norm only: residuals times (2 * depth)^(1/4), initial values divided by (8 * depth)^(1/4)
+    # (DeepNorm, Wang et al. 2022; paper 5.2, AudioSet)
+    deep_norm: bool = False
     layer_scale: Rate | None = None  # initial value of gamma on both branches
     position_bias: PositionBias = PositionBias()
     dropout: Fraction = 0.0
@@ -116,6 +119,8 @@ class Backbone(Strict):
     def _divides(self) -> "Backbone":
         if self.dim % self.heads:
             raise ValueError(f"dim {self.dim} is no multiple of heads {self.heads}")
+        if self.deep_norm and self.norm_first:
+            raise ValueError("deep_norm is for post-norm blocks: set norm_first: false")
         return self
 
 
@@ -123,9 +128,11 @@ class Target(Strict):
     """What the student regresses (paper 3.3): the mean of the teacher's top K layers."""
 
     top_k: Positive  # paper 3.3, K; average_top_k_layers, data2vec_vision: target_layers
-    # ffn: output of the feed-forward before its residual (paper 3.3 and table 5; speech, text);
-    # block: end of the block after the residual (vision: end_of_block_targets, layer_results end)
-    feature: Literal["ffn", "block"]
+    # What of each block (paper table 5). attention: output of the self-attention; ffn: output of
+    # the feed-forward before its residual (paper 3.3; speech, text); ffn_residual: with its
+    # residual, before the block's last norm; block: end of the block (vision:
+    # end_of_block_targets, layer_results end), which in pre-norm models is ffn_residual
+    feature: Literal["attention", "ffn", "ffn_residual", "block"]
     # instance: over time per example and channel; layer: over channels. Neither has parameters.
     # Of each layer, before the mean (paper 3.3): instance_norm_target_layer,
     # layer_norm_target_layer; data2vec_vision: target_layer_norm_last

@@ -15,6 +15,9 @@ class Pretrain(Strict):
     data: str  # name under `data:`
     split: str = "train"
     seeds: list[Count] = Field(min_length=1)
+    # name of the pre-training whose student this one starts from; the teacher starts as its copy,
+    # optimiser and schedules start afresh (paper 5.1: the second 800 epochs of ViT-L)
+    start_from: str | None = None
     encoder: Encoder
     backbone: Backbone
     # head on the student (paper 3.4): final_proj; text: head_layers 1 or 2; data2vec_vision:

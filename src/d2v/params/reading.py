@@ -10,7 +10,10 @@ from d2v.params.base import ParamsError
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping; `base: FILE` beside it is read first and overridden key by key."""
+    """Read a YAML mapping; files named by `base:` (one or a list) are read first, relative to it.
+
+    Later ones override earlier ones key by key, and the file itself overrides all.
+    """
     try:
         raw = yaml.load(path.read_text(), Loader=_Loader)
     except FileNotFoundError:
@@ -19,8 +22,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ParamsError(f"{path}: not valid YAML: {error}".replace("\n", " ")) from None
     if not isinstance(raw, dict):
         raise ParamsError(f"{path}: a mapping of keys to values is expected")
-    base = raw.pop("base", None)
-    return _merge(read_yaml(path.parent / base), raw) if base else raw
+    base = raw.pop("base", None) or []
+    found: dict[str, Any] = {}
+    for name in [base] if isinstance(base, str) else base:
+        found = _merge(found, read_yaml(path.parent / name))
+    return _merge(found, raw)
 
 
 class _Loader(yaml.SafeLoader):

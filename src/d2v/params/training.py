@@ -51,12 +51,24 @@ class Polynomial(Strict):
 Schedule = Annotated[TriStage | Cosine | Polynomial, Field(discriminator="kind")]
 
 
+class Sized(Strict):
+    """Batches of examples of like length, by their total size (fairseq max_tokens)."""
+
+    # a micro-batch holds at most this many samples or tokens: examples times the longest of them
+    size: Positive  # max_tokens
+    # micro-batches an optimiser step, over all processes and accumulation steps: GPUs x update_freq
+    # of the reference
+    micro_batches: Positive
+
+
 class Train(Strict):
     """How long and in which portions."""
 
     steps: Positive  # optimiser steps
-    batch: Positive  # examples an optimiser step, over all processes and accumulation steps
-    micro_batch: Positive  # examples a forward pass on one process
+    # either examples an optimiser step, over all processes and accumulation steps ...
+    batch: Positive | None = None
+    micro_batch: Positive | None = None  # examples a forward pass on one process
+    sized: Sized | None = None  # ... or batches by length
     precision: Literal["float32", "mixed"] = "float32"  # mixed: bf16 where the device has it
     log_every: Positive = 20
     checkpoint_every: Positive = 100  # steps
@@ -64,9 +76,22 @@ class Train(Strict):
 
     @model_validator(mode="after")
     def _divides(self) -> "Train":
+        if self.sized is not None:
+            if self.batch is not None or self.micro_batch is not None:
+                raise ValueError("give either sized or batch and micro_batch")
+            return self
+        if self.batch is None or self.micro_batch is None:
+            raise ValueError("give batch and micro_batch, or sized")
         if self.batch % self.micro_batch:
             raise ValueError(f"batch {self.batch} is no multiple of micro_batch {self.micro_batch}")
         return self
+
+    @property
+    def portion(self) -> str:
+        """What an optimiser step sees, for a reader."""
+        if self.sized is not None:
+            return f"{self.sized.micro_batches} x {self.sized.size:,} samples or tokens"
+        return f"{self.batch} examples"
 
 
 class Collapse(Strict):
@@ -85,6 +110,22 @@ class ImageAugment(Strict):
     random_resized_crop: Annotated[list[Fraction], Field(min_length=2, max_length=2)] | None = None
     flip: bool = False
     color_jitter: Fraction = 0.0
+    rand_augment: str | None = None  # timm's name, for example rand-m9-mstd0.5-inc1 (BEiT)
+    erase: Fraction = 0.0  # probability that a random rectangle becomes noise (timm, mode pixel)
+    mixup: Annotated[float, Field(ge=0.0)] = 0.0  # alpha of timm's Mixup; 0: off
+    cutmix: Annotated[float, Field(ge=0.0)] = 0.0  # alpha; with both, one is drawn for each batch
+    # evaluation: the shorter side is made this long (bicubic) before the centre crop
+    resize: Positive | None = None
+    # dataset: the set's own mean and deviation; imagenet: .485 .456 .406 / .229 .224 .225;
+    # half: all .5. The released fine-tuning commands used half, pre-training imagenet
+    normalise: Literal["dataset", "imagenet", "half"] = "dataset"
+
+
+class ChannelMask(Strict):
+    """Spans of channels set to zero, the same in all frames (wav2vec 2.0 fine-tuning)."""
+
+    prob: Fraction  # mask_channel_prob
+    length: Positive  # mask_channel_length
 
 
 class WaveAugment(Strict):
@@ -94,6 +135,8 @@ class WaveAugment(Strict):
     max_samples: Positive | None = None  # random crop (max_sample_size)
     min_samples: Count = 0  # shorter utterances are left out (min_sample_size)
     mask: SpanMask | None = None  # fine-tuning: frames replaced by the mask embedding
+    mask_channels: ChannelMask | None = None  # fine-tuning
+    mixup: Fraction = 0.0  # fine-tuning: probability that another waveform is added (AudioSet)
 
 
 class TokenAugment(Strict):
