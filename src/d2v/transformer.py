@@ -117,12 +117,7 @@ class Attention(nn.Module):
         self.k_bias = nn.Parameter(torch.zeros(p.dim)) if p.key_bias else None
         self.v_bias = nn.Parameter(torch.zeros(p.dim))
         self.out = nn.Linear(p.dim, p.dim)
-        bias = p.position_bias
-        self.position_bias = (
-            DistanceBias(bias.max_distance, p.heads)
-            if bias.kind == "per_layer_1d" and bias.max_distance
-            else None
-        )
+        self.position_bias = _own_bias(p)
 
     def forward(self, x: Tensor, mask: Tensor | None, padding: Tensor | None) -> Tensor:
         """Attend within `x` (B, T, D); `mask` broadcasts to (B, heads, T, T)."""
@@ -138,7 +133,7 @@ class Attention(nn.Module):
 
 
 class GridBias(nn.Module):
-    """One learned bias for each 2-D offset of patches and head, shared by all blocks (BEiT).
+    """One learned bias for each 2-D offset of patches and head, of all blocks or of one (BEiT).
 
     Row of the table for query i and key j: (yi - yj + h - 1) * (2w - 1) + (xi - xj + w - 1); the
     last three rows are class token -> patch, patch -> class token, class token -> class token.
@@ -147,7 +142,9 @@ class GridBias(nn.Module):
     def __init__(self, rows: int, columns: int, heads: int) -> None:
         super().__init__()
         self.table = nn.Parameter(torch.zeros((2 * rows - 1) * (2 * columns - 1) + 3, heads))
-        self.register_buffer("index", _grid_index(rows, columns), persistent=False)
+        with torch.device("cpu"):  # also where weights are made without memory, to be loaded
+            index = _grid_index(rows, columns)
+        self.register_buffer("index", index, persistent=False)
         self.index: Tensor
 
     def forward(self, length: int) -> Tensor:
@@ -221,6 +218,16 @@ def _shared_bias(p: params.Backbone) -> GridBias | None:
     if p.position_bias.kind != "shared_2d" or window is None:
         return None
     return GridBias(window[0], window[1], p.heads)
+
+
+def _own_bias(p: params.Backbone) -> GridBias | DistanceBias | None:
+    """The bias that one block has for itself."""
+    bias = p.position_bias
+    if bias.kind == "per_layer_2d" and bias.window:
+        return GridBias(bias.window[0], bias.window[1], p.heads)
+    if bias.kind == "per_layer_1d" and bias.max_distance:
+        return DistanceBias(bias.max_distance, p.heads)
+    return None
 
 
 def _grid_index(rows: int, columns: int) -> Tensor:

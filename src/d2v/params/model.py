@@ -66,16 +66,20 @@ Encoder = Annotated[PatchEncoder | WaveEncoder | TokenEncoder, Field(discriminat
 
 
 class PositionBias(Strict):
-    """Additive attention bias: none, a 2-D table for all blocks (BEiT), a 1-D table a block."""
+    """Additive attention bias: none, a 2-D table for all blocks (BEiT), a 2-D or 1-D table a block.
 
-    kind: Literal["none", "shared_2d", "per_layer_1d"] = "none"
-    window: list[Positive] | None = None  # shared_2d: patches (rows, columns)
+    Released fine-tuned vision models on Hugging Face have a 2-D table a block
+    (use_relative_position_bias).
+    """
+
+    kind: Literal["none", "shared_2d", "per_layer_2d", "per_layer_1d"] = "none"
+    window: list[Positive] | None = None  # *_2d: patches (rows, columns)
     max_distance: Positive | None = None  # per_layer_1d: distances are clipped to +- this
 
     @model_validator(mode="after")
     def _complete(self) -> "PositionBias":
-        if self.kind == "shared_2d" and (self.window is None or len(self.window) != 2):
-            raise ValueError("kind shared_2d needs window: [rows, columns]")
+        if self.kind.endswith("_2d") and (self.window is None or len(self.window) != 2):
+            raise ValueError(f"kind {self.kind} needs window: [rows, columns]")
         if self.kind == "per_layer_1d" and self.max_distance is None:
             raise ValueError("kind per_layer_1d needs max_distance")
         return self
