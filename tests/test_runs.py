@@ -156,3 +156,26 @@ def test_choice_is_the_mean_over_the_grids_seeds_for_each_arm(
     shutil.rmtree(runs.result_folder(experiment, gone))
     with pytest.raises(UserError, match="is missing"):
         select.choose(experiment, "digits")
+
+
+def test_one_rate_for_all_tasks_of_a_row(tiny, tmp_path, monkeypatch):
+    """The best mean over tasks, although each task alone prefers another rate."""
+    monkeypatch.chdir(tmp_path)
+    grid = params.Grid(lr=[1e-5, 2e-5, 3e-5], steps=[10], seeds=[100], best_over="table")
+    task = tiny.finetune["digits"].model_copy(
+        update={"grid": grid, "settings": None, "arms": ["data2vec"], "table": "glue"}
+    )
+    other = task.model_copy(update={"grid": grid.model_copy(update={"steps": [20]})})
+    apart = task.model_copy(update={"row": "another row"})
+    tasks = {"a": task, "b": other, "c": apart}
+    both = tiny.model_copy(update={"finetune": tasks})
+    scores = {"a": [0.9, 0.8, 0.1], "b": [0.1, 0.8, 0.9], "c": [0.0, 0.0, 0.9]}
+    for name in tasks:
+        for run, score in zip(runs.grid_runs(both, name), scores[name], strict=True):
+            path = runs.metrics_path(both, run)
+            path.parent.mkdir(parents=True)
+            path.write_text(json.dumps({"metrics": {"dev": {"accuracy": score}}}))
+    for name in tasks:
+        select.choose(both, name)
+    chosen = {n: json.loads(runs.chosen_path(both, n).read_text())["data2vec"] for n in tasks}
+    assert [(c["lr"], c["steps"]) for c in chosen.values()] == [(2e-5, 10), (2e-5, 20), (3e-5, 10)]

@@ -5,12 +5,14 @@ import json
 import math
 import statistics
 from pathlib import Path
+from typing import get_args
 
 import pandas as pd
 import pytest
 
-from d2v import cells, params, runs, tables
+from d2v import params, runs
 from d2v.errors import UserError
+from d2v.results import cells, collect, rendering, tables
 
 ROOT = Path(__file__).parents[1]
 REPORTED = ROOT / "params" / "reported.csv"
@@ -169,8 +171,8 @@ def test_verdicts_are_honest(experiment, results):
     ],
 )
 def test_verdict(value, stderr, verdict):
-    up = cells.Column("a", "a", ("accuracy",), "test", True)
-    down = cells.Column("a", "a", ("wer",), "test", True)
+    up = cells.Column("a", ("accuracy",), "test", True)
+    down = cells.Column("a", ("wer",), "test", True)
     assert cells.Gain(up, value, stderr).verdict.startswith(verdict)
     assert cells.Gain(down, -value, stderr).verdict.startswith(verdict)
 
@@ -197,7 +199,10 @@ def test_an_undefined_metric_is_a_gap_and_never_replaced_by_another(experiment, 
     frame, markdown = built(experiment, results, "glue")
     assert line_of(markdown.split("Further")[0], "| from scratch")[2:] == ["–", "–"]
     assert the_cell(frame, "from scratch", "mrpc column", "accuracy_pct").value == "50.0000"
-    gap = "finetune/mrpc/scratch/seed0, seed1, seed2: mean_of_accuracy_and_f1_pct is missing"
+    gap = (
+        "finetune/mrpc/scratch/seed0, seed1, seed2: mrpc column:"
+        " mean_of_accuracy_and_f1_pct is missing"
+    )
     assert gap in markdown
 
 
@@ -258,25 +263,107 @@ def test_console_shows_three_tables_and_where_the_files_are(experiment, results)
 
 
 def test_a_small_error_is_not_shown_as_none():
-    assert tables._spread(0.04) == "<0.1"
-    assert tables._spread(0.0) == "0.0"
-    assert tables._spread(0.05) == "0.1"
+    assert rendering._spread(0.04) == "<0.1"
+    assert rendering._spread(0.0) == "0.0"
+    assert rendering._spread(0.05) == "0.1"
+
+
+# --- at the paper's scale: reproduced rows beside reported ones ---------------------------------
+
+
+@pytest.fixture
+def full(experiment):
+    """Two images models in one table, and GLUE with a task of two columns, as in the paper."""
+    digits, sst2 = experiment.finetune["digits"], experiment.finetune["sst2"]
+    ours = {"arms": ["data2vec"], "settings": {"data2vec": sst2.settings["data2vec"]}}
+    tasks = {
+        "base": digits.model_copy(update={**ours, "column": "ViT-B"}),
+        "large": digits.model_copy(
+            update={**ours, "column": "ViT-L", "stand_in": "A near one was taken."}
+        ),
+        "cola": sst2.model_copy(update={**ours, "column": "CoLA", "metrics": ["matthews"]}),
+        "mnli": sst2.model_copy(
+            update={**ours, "column": "MNLI-m", "more": {"MNLI-mm": "mismatched"}}
+        ),
+        "cola-spans": sst2.model_copy(
+            update={
+                **ours,
+                "column": "CoLA",
+                "metrics": ["matthews"],
+                "row": "data2vec + wav2vec 2.0 masking",
+            }
+        ),
+    }
+    return experiment.model_copy(update={"scale": "paper", "finetune": tasks})
+
+
+def test_a_reproduced_row_stands_under_the_reported_one_with_its_gap(full, tmp_path):
+    for seed, score in enumerate((0.840, 0.842, 0.841)):
+        write(full, tmp_path, f"finetune/base/data2vec/seed{seed}", {"test": {"accuracy": score}})
+    frame, markdown = built(full, tmp_path, "imagenet")
+    lines = markdown.split("\n")
+    at = next(i for i, line in enumerate(lines) if line.startswith("| data2vec |"))
+    assert lines[at].startswith("| data2vec | 84.2 | 86.6 |")
+    assert lines[at + 1].startswith("| **data2vec (this run)** † | 84.1 ± 0.1 (n=3) | – |")
+    assert lines[at + 2] == "| gap to the reported | −0.1 ± 0.1 (within the spread) | – (not run) |"
+    assert "- † data2vec: nobody published this recipe. A near one was taken." in lines
+    assert "Another scale" not in markdown
+    assert "Gain" not in markdown
+    assert "difference" not in markdown
+    assert the_cell(frame, "data2vec (this run)", "ViT-B", "accuracy_pct").value == "84.1000"
+    assert the_cell(frame, "data2vec (this run)", "ViT-L", "accuracy_pct").value == ""
+
+
+def test_a_task_with_two_columns_counts_once_in_the_average_of_its_row(full, tmp_path):
+    for seed in range(3):
+        cola, mnli = f"finetune/cola/data2vec/seed{seed}", f"finetune/mnli/data2vec/seed{seed}"
+        write(full, tmp_path, cola, {"test": {"matthews": 0.6}})
+        metrics = {"test": {"accuracy": 0.8}, "mismatched": {"accuracy": 0.9}}
+        write(full, tmp_path, mnli, metrics)
+        spans = f"finetune/cola-spans/data2vec/seed{seed}"
+        write(full, tmp_path, spans, {"test": {"matthews": 0.5}})
+    frame, markdown = built(full, tmp_path, "glue")
+    average = the_cell(frame, "data2vec (this run)", "average", "mean_over_tasks_x100")
+    assert float(average.value) == pytest.approx((60 + (80 + 90) / 2) / 2)
+    other = "data2vec + wav2vec 2.0 masking (this run)"
+    assert the_cell(frame, other, "average", "mean_over_tasks_x100").value == "50.0000"
+    mm = frame[(frame.row == other) & (frame.column == "MNLI-mm")]
+    assert mm.empty  # the row has no such task
+    assert "MNLI-mm<br>accuracy, % ↑" in markdown
+
+
+@pytest.mark.parametrize(
+    ("value", "stderr", "verdict"),
+    [
+        (0.04, 0.0, "within the spread"),  # rounding of one decimal
+        (1.0, 0.5, "within the spread"),
+        (1.2, 0.5, "better"),
+        (-1.2, 0.5, "worse"),
+        (3.0, math.nan, "one run, no spread"),
+        (math.nan, math.nan, "not run"),
+    ],
+)
+def test_verdict_of_a_gap(value, stderr, verdict):
+    up = cells.Column("a", ("accuracy",), "test", True)
+    down = cells.Column("a", ("wer",), "test", True)
+    assert cells.Gap(up, value, stderr).verdict == verdict
+    assert cells.Gap(down, -value, stderr).verdict == verdict
 
 
 # --- params/reported.csv ----------------------------------------------------------------------
 
 
 def test_every_reported_value_is_a_number_with_a_source():
-    frame = cells.read_reported(REPORTED)
+    frame = collect.read_reported(REPORTED)
     assert not frame["id"].duplicated().any()
     assert not frame.duplicated(["table", "method", "column"]).any()
-    assert set(frame["table"]) == {"imagenet", "librispeech", "glue"}
+    assert set(frame["table"]) == set(get_args(params.TableName)) - {"ablation_layers"}
     assert all(source.startswith("arXiv:2202.03555v3, Table ") for source in frame["source"])
-    assert all(0 < float(value) < 100 for value in frame["value"] if value)
+    assert all(0 < float(value) <= 100 for value in frame["value"] if value)
 
 
 def test_reported_averages_follow_from_their_rows_but_for_the_noted_one():
-    frame = cells.read_reported(REPORTED)
+    frame = collect.read_reported(REPORTED)
     glue = frame[frame["table"] == "glue"].astype({"value": float})
     wide = glue.pivot(index="method", columns="column", values="value")
     mnli = (wide["MNLI-m"] + wide["MNLI-mm"]) / 2
@@ -290,7 +377,7 @@ def test_reported_averages_follow_from_their_rows_but_for_the_noted_one():
 
 def test_a_broken_reported_file_is_told(tmp_path):
     with pytest.raises(UserError, match="cannot read"):
-        cells.read_reported(tmp_path / "none.csv")
+        collect.read_reported(tmp_path / "none.csv")
     (tmp_path / "r.csv").write_text("id,table,value\n")
     with pytest.raises(UserError, match=r"r\.csv:1: column group, method"):
-        cells.read_reported(tmp_path / "r.csv")
+        collect.read_reported(tmp_path / "r.csv")

@@ -26,11 +26,12 @@ LIBRARIES = (
 # Modules without a say in a run's numbers: they start, show and describe runs, or write the data,
 # which has a hash of its own. All others count.
 SILENT = {
-    "cli.py", "files.py", "job.py", "launch.py", "locks.py", "log.py", "provenance.py",
-    "rendering.py", "reproduce.py", "select.py", "staleness.py", "status.py", "tables.py",
-    "data/dvc.py", "data/espeak.py", "data/fetch.py", "data/layout.py", "data/prepare.py",
+    "cli.py", "cluster.py", "files.py", "flops.py", "job.py", "launch.py", "locks.py", "log.py",
+    "plan.py", "provenance.py", "reproduce.py", "select.py", "slurm.py", "staleness.py",
+    "status.py", "data/downloads.py", "data/dvc.py", "data/espeak.py", "data/layout.py",
+    "data/official.py", "data/writing.py",
 }  # fmt: skip
-SILENT_PREFIXES = ("data/mini", "data/prepare", "interop")
+SILENT_PREFIXES = ("data/fetch", "data/mini", "data/prepare", "interop", "results/")
 
 
 def code_files() -> Iterator[Path]:

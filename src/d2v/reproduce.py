@@ -33,7 +33,7 @@ def reproduce(experiment_path: Path, cores: str) -> int:
             file=sys.stderr,
         )
         return code
-    from d2v import tables
+    from d2v.results import tables
 
     results = runs.RESULTS / experiment.name
     print(tables.render_console(experiment, results))

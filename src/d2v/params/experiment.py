@@ -49,7 +49,22 @@ class Experiment(Strict):
                 )
             if run.view.kind != self.pretrain[run.pretrain].encoder.kind:
                 raise ValueError(f"finetune.{name}.view.kind does not fit pretrain.{run.pretrain}")
+            self._check_grid(name, run)
         return self
+
+    def _check_grid(self, name: str, run: Finetune) -> None:
+        """Tasks that choose one rate together must try the same rates in the same arms."""
+        if run.grid is None or run.grid.best_over == "task":
+            return
+        for other, task in self.finetune.items():
+            if (task.table, task.row, task.pretrain) != (run.table, run.row, run.pretrain):
+                continue
+            same = task.grid is not None and task.grid.best_over == "table"
+            if not same or (task.arms, task.grid and task.grid.lr) != (run.arms, run.grid.lr):
+                raise ValueError(
+                    f"finetune.{name}.grid chooses one rate over its row of the table, but"
+                    f" finetune.{other} has other rates or arms, or no grid of that kind"
+                )
 
     def _check_start(self, name: str, start: str) -> None:
         """What a pre-training starts from is there, has the same model, and is not itself."""

@@ -1,0 +1,1 @@
+"""From the metrics of runs to tables that set them beside the reported ones."""

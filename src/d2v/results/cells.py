@@ -1,0 +1,141 @@
+"""Cells of the paper's tables: what a row, a column, a cell, a difference and a table are.
+
+A measured cell is the mean and standard error over seeds of the test metrics of runs, times 100 as
+the paper prints them; a reported one is a line of params/reported.csv, with its source.
+"""
+
+import math
+from dataclasses import dataclass
+
+import pandas as pd
+
+from d2v.metrics import METRICS
+from d2v.params import Experiment, Finetune
+
+SCRATCH, OURS = "from scratch", "data2vec"
+AVERAGE = "average"
+# GLUE tasks with two metrics are scored by the mean of both (paper 4.3)
+PAIRS = (("accuracy", "f1"), ("pearson", "spearman"))
+
+
+@dataclass(frozen=True)
+class Column:
+    """One measured column: a score (headline), a further metric, or the average of the scores."""
+
+    heading: str
+    metrics: tuple[str, ...]  # their mean is shown
+    split: str
+    headline: bool
+    decoding: str = ""  # of transcripts: lexicon + n-gram, or greedy
+
+    @property
+    def name(self) -> str:
+        """Metric with its unit, as in the CSV; the vocabulary of reported.csv."""
+        unit = "pct" if METRICS[self.metrics[0]].unit == "%" else "x100"
+        both = "_and_".join(self.metrics)
+        if self.heading == AVERAGE:
+            return "mean_over_tasks_x100"
+        return f"mean_of_{both}_{unit}" if len(self.metrics) > 1 else f"{both}_{unit}"
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Direction of the column."""
+        return METRICS[self.metrics[0]].higher_is_better
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Mean and standard error over seeds, times 100; NaN where there is none."""
+
+    value: float
+    stderr: float
+    n: int
+    planned: int  # seeds the experiment asks for; 0: the row has no such task
+    runs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Difference of data2vec and from scratch with its standard error (of independent means)."""
+
+    column: Column
+    value: float
+    stderr: float
+
+    @property
+    def verdict(self) -> str:
+        """Said honestly: a gain is more than two standard errors in the better direction."""
+        if math.isnan(self.value):
+            return "cannot be judged (runs are missing)"
+        if math.isnan(self.stderr):
+            return "cannot be judged (needs two seeds in each row)"
+        if abs(self.value) <= 2 * self.stderr:
+            return "no gain (within two standard errors)"
+        if (self.value > 0) != self.column.higher_is_better:
+            return "loss (pre-training is worse by more than two standard errors)"
+        return "gain (better by more than two standard errors)"
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Difference of a reproduced and the reported value, with the former's standard error."""
+
+    column: Column
+    value: float
+    stderr: float
+
+    @property
+    def verdict(self) -> str:
+        """Within two standard errors (and the rounding of one decimal), or better, or worse."""
+        if math.isnan(self.value):
+            return "not run"
+        if math.isnan(self.stderr):
+            return "one run, no spread"
+        if abs(self.value) <= 2 * self.stderr + 0.05:
+            return "within the spread"
+        return "better" if (self.value > 0) == self.column.higher_is_better else "worse"
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of an experiment: measured cells, reported values, and what is missing."""
+
+    name: str
+    experiment: Experiment
+    rows: list[str]  # names of the measured rows
+    columns: list[Column]
+    cells: dict[tuple[str, Column], Cell]  # by row and column
+    settings: dict[tuple[str, str], str]  # what was used, by task and arm
+    gaps: list[str]  # run ids and what is wrong
+    reported: pd.DataFrame
+
+    def gain(self, column: Column) -> Gain:
+        """Difference of the rows data2vec and from scratch in one column."""
+        scratch, ours = self.cells[SCRATCH, column], self.cells[OURS, column]
+        return Gain(column, ours.value - scratch.value, math.hypot(ours.stderr, scratch.stderr))
+
+    def gap(self, row: str, column: Column) -> Gap | None:
+        """Difference of a row to the reported one of the same name; None where none is given."""
+        frame = self.reported
+        same = frame[(frame["method"] == row) & (frame["column"] == column.heading)]
+        values = [float(v) for v in same["value"] if v]
+        if not values or not column.headline:
+            return None
+        cell = self.cells[row, column]
+        return Gap(column, cell.value - values[0], cell.stderr)
+
+    @property
+    def tasks(self) -> dict[str, Finetune]:
+        """The table's fine-tunings, by name."""
+        return {k: v for k, v in self.experiment.finetune.items() if v.table == self.name}
+
+
+def headline(task: Finetune) -> tuple[str, ...]:
+    """Metrics whose mean is the task's score."""
+    pair = next((p for p in PAIRS if set(p) <= set(task.metrics)), None)
+    return pair or (task.metrics[0],)
+
+
+def row_of(task: Finetune, arm: str) -> str:
+    """Name of the row that an arm of a task is in."""
+    return SCRATCH if arm == "scratch" else task.row or OURS

@@ -1,0 +1,187 @@
+"""Tables of an experiment, collected from its runs' metrics and the reported values."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from d2v import runs
+from d2v.errors import UserError
+from d2v.metrics import METRICS
+from d2v.params import Experiment, Finetune, Setting
+from d2v.results.cells import AVERAGE, SCRATCH, Cell, Column, Table, headline, row_of
+
+REPORTED = Path("params/reported.csv")
+# fmt: off
+REPORTED_COLUMNS = ("id", "table", "group", "method", "setup", "column", "metric", "split",
+                    "value", "source", "note")
+VALUES = ["row", "seed", "task", "heading", "metric", "value", "run", "setting"]
+# fmt: on
+
+
+def collect(experiment: Experiment, results: Path, reported: Path = REPORTED) -> list[Table]:
+    """All tables of an experiment from its results folder, in the paper's order.
+
+    Raises UserError when the reported values cannot be read.
+    """
+    known = read_reported(reported)
+    return [_table(experiment, name, results, known) for name in runs.table_names(experiment)]
+
+
+def read_reported(path: Path) -> pd.DataFrame:
+    """Reported values as printed (text, empty where the paper prints "-"), each with its source."""
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot read reported values: {error}") from None
+    if missing := [name for name in REPORTED_COLUMNS if name not in frame]:
+        raise UserError(f"{path}:1: column {', '.join(missing)} is missing")
+    return frame
+
+
+def _table(experiment: Experiment, name: str, results: Path, reported: pd.DataFrame) -> Table:
+    tasks = {key: value for key, value in experiment.finetune.items() if value.table == name}
+    rows = [row_of(task, arm) for task in tasks.values() for arm in task.arms]
+    rows = sorted(dict.fromkeys(rows), key=lambda row: row != SCRATCH)
+    chosen = reported[reported["table"] == name]
+    printed = frozenset(chosen["column"])
+    columns = list(dict.fromkeys(c for task in tasks.values() for c in _columns(task, printed)))
+    frames, gaps = [], []
+    settings: dict[tuple[str, str], str] = {}
+    planned: dict[tuple[str, str], int] = {}
+    for key, task in tasks.items():
+        frame, missing = _read_task(experiment, key, results, printed)
+        frames.append(frame)
+        gaps += missing
+        for arm in task.arms:
+            row = row_of(task, arm)
+            mine = frame[frame["row"] == row]
+            settings[key, arm] = "; ".join(dict.fromkeys(mine["setting"]))
+            planned |= {(row, c.heading): len(task.seeds) for c in _columns(task, printed)}
+    values = pd.concat(frames)
+    scores = [c for c in columns if c.headline]
+    if name == "glue" and len(scores) > 1:
+        average = _average_column(scores)
+        columns = [*scores, average] + [c for c in columns if not c.headline]
+        values = pd.concat([values, _averages(values, average, scores, planned)])
+        for row in rows:
+            planned[row, AVERAGE] = min(n for (r, _), n in planned.items() if r == row)
+    cells = {
+        (r, c): _cell(values, r, c, planned.get((r, c.heading), 0)) for c in columns for r in rows
+    }
+    return Table(name, experiment, rows, columns, cells, settings, gaps, chosen)
+
+
+def _columns(task: Finetune, printed: frozenset[str]) -> list[Column]:
+    """The task's score and its further metrics, each for all reported splits.
+
+    Scores of further splits are shown beside the first where the paper has such a column.
+    """
+    score = headline(task)
+    further = [(m,) for m in task.metrics if (m,) != score]
+    splits = {task.column: task.test_split, **task.more}
+    return [
+        Column(
+            heading,
+            m,
+            f"{task.data}_{split}",
+            m == score and (heading == task.column or heading in printed),
+            _decoding(task, m),
+        )
+        for m in [score, *further]
+        for heading, split in splits.items()
+    ]
+
+
+def _decoding(task: Finetune, names: tuple[str, ...]) -> str:
+    if task.task.kind != "ctc":
+        return ""
+    searched = task.decode is not None and METRICS[names[0]].column == "prediction"
+    return "lexicon + n-gram" if searched else "greedy"
+
+
+def _average_column(scores: list[Column]) -> Column:
+    names = tuple(dict.fromkeys(m for c in scores for m in c.metrics))
+    split = " + ".join(dict.fromkeys(c.split for c in scores))
+    return Column(AVERAGE, names, split, True)
+
+
+def _read_task(
+    experiment: Experiment, key: str, results: Path, printed: frozenset[str]
+) -> tuple[pd.DataFrame, list[str]]:
+    """One line a run and column (see VALUES), and what is missing."""
+    task = experiment.finetune[key]
+    named = {task.column: "test", **task.more}
+    lines = []
+    gaps: dict[tuple[str, str], list[str]] = {}  # by folder and fault: the seeds
+    for run in runs.reported_runs(experiment, key):
+        folder, seed = run.id.rsplit("/", 1)
+        row = row_of(task, str(run.arm))
+        try:
+            metrics, setting = _read_run(results / "runs" / run.id / "metrics.json")
+        except UserError as error:
+            gaps.setdefault((folder, str(error)), []).append(seed)
+            continue
+        for column in _columns(task, printed):
+            split: Any = metrics.get(named[column.heading])
+            values: list[Any] = [(split or {}).get(m) for m in column.metrics]
+            if any(not isinstance(v, int | float) or not math.isfinite(v) for v in values):
+                fault = f"{column.heading}: {column.name} is missing or undefined"
+                gaps.setdefault((folder, fault), []).append(seed)
+                continue
+            value = 100 * sum(values) / len(values)
+            lines.append((row, run.seed, key, column.heading, column.name, value, run.id, setting))
+    frame = pd.DataFrame(lines, columns=VALUES).astype({"value": float})
+    return frame, [f"{folder}/{', '.join(s)}: {fault}" for (folder, fault), s in gaps.items()]
+
+
+def _read_run(path: Path) -> tuple[dict[str, Any], str]:
+    """Metrics by split, and setting, of a run; raises UserError saying what is wrong."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found = dict(content["metrics"])
+        dict(found["test"])
+        return found, Setting(**content["setting"]).words if content.get("setting") else ""
+    except FileNotFoundError:
+        raise UserError("not run yet (no metrics.json)") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"metrics.json is unreadable ({what})") from None
+
+
+def _averages(
+    values: pd.DataFrame,
+    average: Column,
+    scores: list[Column],
+    planned: dict[tuple[str, str], int],
+) -> pd.DataFrame:
+    """Mean over tasks within each seed that has every score of its row, so seeds stay the unit.
+
+    A task with several columns (MNLI: matched and mismatched) counts once, by their mean.
+    """
+    names = {(c.heading, c.name) for c in scores}
+    pairs = zip(values["heading"], values["metric"], strict=True)
+    kept = values[np.array([pair in names for pair in pairs], dtype=bool)]
+    lines: list[tuple[Any, ...]] = []
+    for (row, seed), group in kept.groupby(["row", "seed"], sort=False):
+        needed = sum((row, c.heading) in planned for c in scores)
+        if len(group) == needed:
+            mean = group.groupby("task")["value"].mean().mean()
+            run = " ".join(dict.fromkeys(group["run"]))
+            lines.append((row, seed, AVERAGE, AVERAGE, average.name, mean, run, ""))
+    return pd.DataFrame(lines, columns=VALUES).astype({"value": float})
+
+
+def _cell(values: pd.DataFrame, row: str, column: Column, planned: int) -> Cell:
+    mine = values[
+        (values["row"] == row)
+        & (values["heading"] == column.heading)
+        & (values["metric"] == column.name)
+    ]
+    numbers = mine["value"].to_numpy(float)
+    mean = numbers.mean() if len(numbers) else math.nan
+    stderr = numbers.std(ddof=1) / math.sqrt(len(numbers)) if len(numbers) > 1 else math.nan
+    return Cell(float(mean), float(stderr), len(numbers), planned, tuple(mine["run"]))

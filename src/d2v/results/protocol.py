@@ -1,0 +1,107 @@
+"""Under each table: how its cells came about, in words."""
+
+from collections.abc import Iterable
+
+from d2v.metrics import METRICS
+from d2v.params import Decode, Finetune
+from d2v.results.cells import AVERAGE, OURS, SCRATCH, Table
+from d2v.results.wording import REPORTED_UNITS
+
+NONE = "–"
+
+
+def protocol(table: Table) -> list[str]:
+    """Splits, seeds, settings and how they were chosen, decoding, and what the signs mean."""
+    lines = [_task(table, key, task) for key, task in table.tasks.items()]
+    if {SCRATCH, OURS} <= set(table.rows):
+        lines.append(
+            "Difference: of the two means; its standard error is the root of the summed squares of"
+            " theirs. A gain or a loss is a difference of more than two of them."
+        )
+    if table.experiment.scale == "paper":
+        lines.append(
+            "Gap: reproduced − reported. Within the spread: no more than two standard errors of the"
+            " seeds, and the rounding of one decimal. Reported values have no spread of their own."
+        )
+    if any(column.heading == AVERAGE for column in table.columns):
+        lines.append("Average: mean of the tasks' scores within a seed, then over seeds.")
+    return [*lines, f"Each cell's runs: {table.name}.csv, beside this file."]
+
+
+def units(table: Table) -> str:
+    """Units and sources of the reported values."""
+    sources = joined(list(dict.fromkeys(table.reported["source"])))
+    origin = f" Source of every value: {sources}. {NONE}: not given." if sources else ""
+    return f"{REPORTED_UNITS[table.name]}{origin}"
+
+
+def footnotes(table: Table) -> list[str]:
+    """Notes on reported rows and columns, and recipes that stand in for unpublished ones."""
+    frame = table.reported
+    notes: dict[str, list[str]] = {}
+    for line in frame[frame["note"] != ""].drop_duplicates(["method", "note"]).to_dict("records"):
+        notes.setdefault(line["method"], []).append(line["note"])
+    lines = [f"- {method}: {'; '.join(texts)}." for method, texts in notes.items()]
+    stands_in = {(t.row or OURS, t.stand_in) for t in table.tasks.values() if t.stand_in}
+    lines += [f"- † {row}: nobody published this recipe. {text}" for row, text in sorted(stands_in)]
+    return ["\n".join(lines)] if lines else []
+
+
+def joined(words: list[str]) -> str:
+    """`a and b`."""
+    return " and ".join(words)
+
+
+def _task(table: Table, key: str, task: Finetune) -> str:
+    seeds = table.experiment.pretrain[task.pretrain].seeds
+    names = {"scratch": "from scratch", "data2vec": "data2vec"}
+    used = ", ".join(f"{names[arm]} {table.settings[key, arm] or NONE}" for arm in task.arms)
+    splits = [task.test_split, *task.more.values()]
+    row = f"{task.row}, " if task.row else ""
+    text = (
+        f"{row}{task.column}: split {joined(splits)} of {task.data}; fine-tuning seeds"
+        f" {_list(task.seeds)}, {_pretrained(seeds)}; setting {_chosen(task)}: {used}"
+    )
+    if task.keep == "best":
+        text += f"; weights of the best {METRICS[task.metrics[0]].label} on {task.dev_split}"
+    if task.decode:
+        text += f"; decoding: {_decoding(task.decode)}"
+    return f"{text}."
+
+
+def _chosen(task: Finetune) -> str:
+    split = task.dev_split + (", which is also reported," if task.chosen_on_test else "")
+    if not task.grid:
+        where = "" if task.chosen_on_test else f" on {split}"
+        return f"fixed beforehand for each arm{where}"
+    rates, steps = _list(f"{lr:g}" for lr in task.grid.lr), _list(task.grid.steps)
+    frozen = "; features trained or frozen" if len(task.grid.freeze) > 1 else ""
+    tried = f"(rates {rates}; steps {steps}{frozen}; seeds {_list(task.grid.seeds)})"
+    if task.grid.best_over == "table":
+        return f"the one best rate over all tasks of the row on {split} {tried}"
+    return (
+        f"chosen for each arm by {METRICS[task.metrics[0]].label} on {split} from the same grid"
+        f" {tried}"
+    )
+
+
+def _decoding(decode: Decode) -> str:
+    if decode.search:
+        return (
+            f"lexicon and n-gram, beam {decode.beam}, weights searched on the development split in"
+            f" {decode.search.trials} trials"
+        )
+    return (
+        f"lexicon and n-gram, beam {decode.beam}, weight {decode.lm_weight:g}, word score"
+        f" {decode.word_score:g}"
+    )
+
+
+def _pretrained(seeds: list[int]) -> str:
+    if len(seeds) == 1:
+        return f"one pre-training (seed {seeds[0]}), whose own spread is not in the ±"
+    return f"pre-training seeds {_list(seeds)} in turn"
+
+
+def _list(values: Iterable[object]) -> str:
+    return ", ".join(map(str, values))

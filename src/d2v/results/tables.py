@@ -1,0 +1,67 @@
+"""Tables in the shape of the paper's, written as CSV and Markdown, and shown on a terminal."""
+
+import math
+import os
+from pathlib import Path
+
+import pandas as pd
+
+from d2v.params import Experiment
+from d2v.results.cells import Table
+from d2v.results.collect import REPORTED, collect
+from d2v.results.rendering import console, label, markdown
+
+
+def build(experiment: Experiment, results: Path, reported: Path = REPORTED) -> None:
+    """Write `tables/<table>.{csv,md}` in an experiment's results folder.
+
+    Missing or unreadable metrics are shown as gaps and named. The same runs give the same bytes.
+    """
+    folder = results / "tables"
+    folder.mkdir(parents=True, exist_ok=True)
+    for table in collect(experiment, results, reported):
+        _write(folder / f"{table.name}.csv", _csv(table))
+        _write(folder / f"{table.name}.md", markdown(table))
+
+
+def render_console(experiment: Experiment, results: Path, reported: Path = REPORTED) -> str:
+    """The tables as plain text for a terminal, and where their files are."""
+    tables = collect(experiment, results, reported)
+    folder = results / "tables"
+    return "\n\n".join([*map(console, tables), f"tables: {folder}/*.md (to read), *.csv (cells)"])
+
+
+def _csv(table: Table) -> str:
+    """Measured cells with four decimals, then reported ones as printed; empty where missing."""
+    lines = []
+    for row in table.rows:
+        for column in table.columns:
+            cell = table.cells[row, column]
+            if not cell.planned:
+                continue
+            line = {
+                "row": label(row),
+                "column": column.heading,
+                "metric": column.name,
+                "split": column.split,
+                "value": "" if math.isnan(cell.value) else f"{cell.value:.4f}",
+                "stderr": "" if math.isnan(cell.stderr) else f"{cell.stderr:.4f}",
+                "n": str(cell.n),
+                "kind": "reproduced",
+                "scale": table.experiment.scale,
+                "source": f"experiment {table.experiment.name}",
+                "runs": " ".join(cell.runs),
+            }
+            lines.append(line)
+    for printed in table.reported.to_dict("records"):
+        same = {key: printed[key] for key in ("column", "metric", "split", "value", "source")}
+        unknown = {"stderr": "", "n": "", "runs": ""}
+        kind = {"kind": "reported", "scale": "paper"}
+        lines.append({"row": printed["method"], **same, **unknown, **kind})
+    return pd.DataFrame(lines).to_csv(index=False, lineterminator="\n")
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(partial, path)

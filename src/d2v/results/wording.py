@@ -1,0 +1,36 @@
+"""Fixed words of the tables: titles, what the miniature's sets are, units of reported values."""
+
+# place in the paper, what is measured, on which set
+TITLES: dict[str, tuple[str, str, str]] = {
+    "imagenet": ("Table 1", "image classification", "ImageNet-1K"),
+    "librispeech": ("Table 2", "speech recognition", "LibriSpeech test-other"),
+    "audioset": ("Table 3", "audio events", "AudioSet's evaluation set"),
+    "glue": ("Table 4", "natural language understanding", "GLUE development sets"),
+    "ablation_layers": ("Figure 2", "number K of averaged layers", "reduced settings"),
+    "ablation_targets": ("Table 5", "what of a block is the target", "LibriSpeech dev-other"),
+    "ablation_loss": ("Table 7", "loss function", "LibriSpeech dev-other"),
+    "ablation_masks": ("Table 8", "mask probability and length", "LibriSpeech dev-other"),
+}
+MINIATURE: dict[str, str] = {
+    "imagenet": "MNIST digits, few labels",
+    "librispeech": "synthetic speech (espeak-ng voices)",
+    "glue": "small tasks in GLUE's format, not GLUE itself",
+}
+REPORTED_UNITS: dict[str, str] = {
+    "imagenet": "Top-1 accuracy in % ↑ on ImageNet-1K validation images.",
+    "librispeech": "Word error rate in % ↓ on test-other by amount of labelled speech, 4-gram"
+    " language model. Unlabelled speech: LS-960 = LibriSpeech, 960 h; LL-60K = Libri-light,"
+    " 60,000 h; MIX-94K = 94,000 h of several sources.",
+    "audioset": "Mean average precision in % ↑ on the evaluation set, fine-tuned on the balanced"
+    " subset. Pre-training data: AS = AudioSet, LS = LibriSpeech.",
+    "glue": "Development sets ↑: accuracy in %; MRPC and QQP mean of accuracy and F1; STS-B mean of"
+    " Pearson and Spearman ×100; CoLA Matthews ×100. The average is over eight tasks, MNLI being"
+    " the mean of its two columns. data2vec: means over five fine-tuning runs.",
+    "ablation_layers": "The paper gives these as curves only, so no value is printed here.",
+    "ablation_targets": "Word error rate in % ↓ on dev-other without language model: pre-training"
+    " of 200K updates, fine-tuning on 10 h.",
+    "ablation_loss": "Word error rate in % ↓ on dev-other without language model. Its setup is not"
+    " that of Table 5 and not fully described: compare within the table only.",
+    "ablation_masks": "Word error rate in % ↓ on dev-other without language model. Its setup is not"
+    " that of Table 5 and not fully described: compare within the table only.",
+}
