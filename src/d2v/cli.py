@@ -113,7 +113,8 @@ def _select(args: argparse.Namespace) -> None:
 
 
 def _tables(args: argparse.Namespace) -> None:
-    from d2v import params, runs, tables
+    from d2v import params, runs
+    from d2v.results import tables
 
     experiment = params.load(args.params)
     results = runs.RESULTS / experiment.name
