@@ -45,9 +45,10 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("run", metavar="RUN", help="for example pretrain/vision/seed0")
     run.add_argument(
         "--launch",
-        choices=("local", "debug"),
+        choices=("local", "slurm", "debug"),
         default="local",
-        help="local: a job that outlives this command; debug: in this process",
+        help="local: a job here that outlives this command; slurm: a job of the cluster, as"
+        " params/cluster.yaml says; debug: in this process",
     )
     select = add("select", "choose a task's setting from the finished points of its grid")
     select.add_argument("task", metavar="TASK", help="name under finetune:")

@@ -2,7 +2,7 @@
 
 import atexit
 import os
-from collections.abc import Mapping
+from collections.abc import MutableMapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+PORTS = range(20000, 60001)  # submitit's choice
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def exchange(model: nn.Module, now: bool) -> AbstractContextManager[None]:
     return model.no_sync()
 
 
-def _export_submitit(env: Mapping[str, str]) -> None:
+def _export_submitit(env: MutableMapping[str, str]) -> None:
     """Give the tasks of a submitit job the variables that torchrun sets."""
     if "SUBMITIT_EXECUTOR" not in env or "RANK" in env:
         return
@@ -101,3 +103,7 @@ def _export_submitit(env: Mapping[str, str]) -> None:
     if JobEnvironment().num_tasks > 1:
         # every task sees all GPUs of its node and takes the one of its local rank
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
+        # submitit's port is that of the job's id: a requeued job would meet what is left of itself
+        restarts = int(env.get("SLURM_RESTART_COUNT", 0))
+        port = int(env["MASTER_PORT"]) - PORTS.start + 7919 * restarts
+        env["MASTER_PORT"] = str(PORTS.start + port % len(PORTS))

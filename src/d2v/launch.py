@@ -1,30 +1,37 @@
 """Start a run as a job, wait for it, and never start a second one while the first still lives.
 
-`work/<experiment>/<run>/` holds what the next start needs to know: `job.json` (which job), `lock`
-(held by the job while it works), `outcome.json` (how it ended) and `train.log` (what it said).
+`work/<experiment>/<run>/` holds what the next start needs to know: `job.json` (which job, and its
+state), `lock` (held by the job while it works), `pulse.json` (where it works), `outcome.json` (how
+it ended) and `train.log` (what it said).
 """
 
 import os
 import secrets
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
-from d2v import locks, params, runs
+from d2v import cluster, locks, params, runs
 from d2v.errors import UserError
 from d2v.files import read_json, write_json
-from d2v.job import job, log_to
+from d2v.job import Job, word_of
+from d2v.places import Ending, Launcher, Local, Record, State
+from d2v.slurm import Slurm
 
-CLUSTER = Path("params/cluster.yaml")
-POLL_S = 0.1
 CANCEL_S = 10.0  # what a cancelled job may take before it is killed
+LEAVE_S = 60.0  # what a job may take to end after its last word
+REACH_S = 40.0  # how long an answer about an earlier job is waited for
 
-Record = dict[str, Any]  # job.json
+LAUNCHERS: dict[str, Callable[[cluster.Cluster, str, Path], Launcher]] = {
+    "local": Local,
+    "slurm": Slurm,
+}
+PLACES = (*LAUNCHERS, "debug")  # debug: in this process
 
 
 class JobError(UserError):
@@ -35,76 +42,11 @@ class JobError(UserError):
         self.exit_code = exit_code
 
 
-class LocalJobs(params.Strict):
-    """Jobs on this machine."""
-
-    gpus: params.Count = 0
-    hours: params.Positive = 168
-
-
-class Cluster(params.Strict):
-    """`params/cluster.yaml`: where runs are carried out."""
-
-    local: LocalJobs = LocalJobs()
-
-
-class Launcher(Protocol):
-    """A place where jobs run."""
-
-    def submit(self, folder: Path, arguments: tuple[Any, ...], cpus: int) -> Record:
-        """Start `job(*arguments)`; returns what identifies it later."""
-
-    def alive(self, record: Record) -> bool:
-        """Whether the job is queued or running."""
-
-    def cancel(self, record: Record, force: bool = False) -> None:
-        """Ask the job to end now, or make it."""
-
-
-class Local:
-    """submitit's local executor: the job survives its launcher."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        self.resources = cluster.local
-
-    def submit(self, folder: Path, arguments: tuple[Any, ...], cpus: int) -> Record:
-        """Start a controller, which starts the job; `folder` is new, as process ids come back."""
-        import submitit
-
-        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-            os.environ[name] = str(cpus)
-        executor = submitit.AutoExecutor(folder, cluster="local")
-        executor.update_parameters(
-            timeout_min=60 * self.resources.hours,
-            gpus_per_node=self.resources.gpus,
-            local_stderr_to_stdout=True,
-        )
-        # not to our output: Ctrl-C makes the controller print a traceback, and one that outlives us
-        # would keep the pipe open that a caller reads to its end
-        with log_to(folder / "controller.log"):
-            submitted = executor.submit(job, *arguments)
-        pid = int(submitted.job_id)
-        return {"id": submitted.job_id, "started": locks.process_start(pid)}
-
-    def alive(self, record: Record) -> bool:
-        """Whether the controller that was started then is still the process of that id."""
-        started = locks.process_start(int(record["id"]))
-        return started is not None and started == record["started"]
-
-    def cancel(self, record: Record, force: bool = False) -> None:
-        """Interrupt the controller, which interrupts and then kills its tasks; or kill it."""
-        if self.alive(record):
-            os.kill(int(record["id"]), signal.SIGKILL if force else signal.SIGINT)
-
-
-LAUNCHERS: dict[str, type[Local]] = {"local": Local}
-PLACES = (*LAUNCHERS, "debug")  # debug: in this process
-
-
 def run(experiment_path: Path, run_id: str, place: str = "local") -> None:
     """Carry out one run at `place` and wait for its end, printing what it says.
 
-    Raises JobError with the job's own message and exit code, UserError for wrong parameters.
+    Raises JobError with the job's own message and exit code, UserError for wrong parameters or a
+    cluster that refuses the job.
     """
     experiment = params.load(experiment_path)
     run = runs.parse(experiment, run_id)
@@ -125,105 +67,185 @@ def run(experiment_path: Path, run_id: str, place: str = "local") -> None:
 
 
 class _Jobs:
-    """The jobs of one run at one place."""
+    """The jobs of one run."""
 
     def __init__(
         self, place: str, experiment_path: Path, experiment: params.Experiment, run: runs.Run
     ) -> None:
-        cluster = params.load_as(Cluster, CLUSTER) if CLUSTER.exists() else Cluster()
-        self.launcher: Launcher = LAUNCHERS[place](cluster)
-        self.place, self.name = place, run.id
+        self.name, self.experiment = run.id, experiment_path
         self.cpus = runs.cpus(experiment, run)
-        self.folder = runs.work_folder(experiment, run)
-        self.log = self.folder / "train.log"
         self.spec = runs.fingerprint(experiment, run)
-        self.arguments = (experiment_path, run.id, self.spec, self.folder)
+        self.folder = runs.work_folder(experiment, run)
+        self.log, self.lock = self.folder / "train.log", self.folder / "submit.lock"
+        self.cluster = cluster.load()
+        self._go_to(place)
 
     def wait_for_one(self) -> bool:
-        """Attach to the run's job, or start one, and wait; returns whether it was attached."""
-        with locks.held(self.folder / "submit.lock"):  # launchers of one run take turns
-            record = self._attach()
-            attached = record is not None
-            seen = self.log.stat().st_size if self.log.exists() else 0
-            if record is None:
-                record = self._submit()
-        try:
-            self._follow(record, seen)
-        except KeyboardInterrupt:
-            self._cancel(record)
-            raise
-        self._raise_failure(record)
-        return attached
+        """Attach to the run's job, or start one, and wait; returns whether it was attached.
+
+        A job that died without a word is submitted again, as long as the jobs get further.
+        """
+        self.seen = self.log.stat().st_size if self.log.exists() else 0
+        attached, deaths, reached = None, 0, -1
+        while True:
+            with locks.held(self.lock):  # launchers of one run take turns
+                record = self._attach()
+                attached = record is not None if attached is None else attached
+                record = record or self._submit()
+            try:
+                ending = self._follow(record)
+            except KeyboardInterrupt:
+                self._cancel(record)
+                raise
+            word = self._word(record)
+            if word is not None and word["error"] is None:
+                return attached
+            if word is not None:
+                raise JobError(f"{self.name}: {word['error']} (log: {self.log})", word["exit_code"])
+            deaths, reached = 1 if self._step() > reached else deaths + 1, self._step()
+            message = f"job {record['id']} {ending.said}"
+            if deaths > ending.again:
+                raise JobError(f"{self.name}: {message} (log: {self.log})")
+            print(f"{message}: it is submitted again", flush=True)
+
+    # --- which job ----------------------------------------------------------------------------
+
+    def _go_to(self, place: str) -> None:
+        self.place = place
+        self.launcher = LAUNCHERS[place](self.cluster, self.name, self.folder)
 
     def _attach(self) -> Record | None:
-        """The job that still lives, if it does what is wanted."""
+        """The job that still lives, wherever it is, if it does what is wanted."""
         record = read_json(self.folder / "job.json")
-        if not record or record["place"] != self.place or not self._alive(record):
+        if not record:
             return None
-        if record["spec"] != self.spec:
+        wanted, here = self.place, record["place"]
+        if wanted != here:
+            self._go_to(here)
+        if record["id"] is None:  # its launcher was killed while it submitted
+            record |= self.launcher.find(record["attempt"], self._submitit(record)) or {}
+        if record["id"] is not None and self._lives(record):
+            if record["spec"] == self.spec:
+                write_json(self.folder / "job.json", record)
+                print(
+                    f"attached to job {record['id']}, submitted {record['submitted']}", flush=True
+                )
+                return record
             print(f"job {record['id']} runs with other parameters: it is cancelled", flush=True)
             self._cancel(record)
-            return None
-        print(f"attached to job {record['id']}, submitted {record['submitted']}", flush=True)
-        return record
+        if wanted != here:
+            self._go_to(wanted)
+        return None
+
+    def _lives(self, record: Record) -> bool:
+        """Whether the job may still work; waits until that is known."""
+        end = time.monotonic() + REACH_S
+        while True:
+            state = self.launcher.state(record)
+            if state.phase == "unreachable":
+                if time.monotonic() > end:
+                    raise UserError(
+                        f"{self.name}: job {record['id']} may still run, but its cluster does not"
+                        " answer: try again later"
+                    )
+            elif state.phase != "ending" or self._word(record) is not None:
+                return state.phase in ("queued", "running")
+            time.sleep(self.launcher.pause_s)
 
     def _submit(self) -> Record:
-        """Start a job and write down which."""
+        """Start a job; which one is written down before and after."""
         attempt = secrets.token_hex(4)
-        submitit_folder = self.folder / "submitit" / attempt
-        record = self.launcher.submit(submitit_folder, (*self.arguments, attempt), self.cpus)
         submitted = datetime.now(UTC).isoformat(timespec="seconds")
-        record |= {"place": self.place, "attempt": attempt, "spec": self.spec}
-        record |= {"submitted": submitted}
+        record = {"id": None, "place": self.place, "attempt": attempt, "spec": self.spec}
+        record |= {"submitted": submitted, "state": "submitted"}
+        write_json(self.folder / "job.json", record)
+        requeue = self.launcher.requeue
+        job = Job(self.experiment, self.name, self.spec, self.folder, attempt, requeue)
+        try:
+            record |= self.launcher.submit(self._submitit(record), job, self.cpus)
+        except BaseException as error:
+            found = self.launcher.find(attempt, self._submitit(record))
+            if found is not None:
+                self._cancel(record | found)
+            said = "refused" if isinstance(error, UserError) else "cancelled"
+            write_json(self.folder / "job.json", record | {"state": said})
+            raise
         write_json(self.folder / "job.json", record)
         return record
 
-    def _alive(self, record: Record) -> bool:
-        # the lock: a task outlives its controller when that alone was killed
-        return self.launcher.alive(record) or locks.is_held(self.folder / "lock")
+    def _submitit(self, record: Record) -> Path:
+        return self.folder / "submitit" / record["attempt"]  # a new one: job ids may come again
 
-    def _follow(self, record: Record, seen: int) -> None:
-        """Print what the job adds to the log, from byte `seen` on, until it has ended."""
-        rest = b""
+    # --- what becomes of it -------------------------------------------------------------------
+
+    def _follow(self, record: Record) -> Ending:
+        """Print what the job adds to the log until it has ended, left its word, or is stuck."""
+        rest, noted, leave = b"", "", None
         while True:
-            alive = self._alive(record)
-            if self.log.exists():
-                with self.log.open("rb") as file:
-                    file.seek(seen)
-                    new = file.read()
-                seen += len(new)
-                *lines, rest = (rest + new).split(b"\n")
-                for line in lines:
-                    print(f"{self.name} | {line.decode(errors='replace')}", flush=True)
-            if not alive:
-                return
-            time.sleep(POLL_S)
+            word = self._word(record)
+            state = self.launcher.state(record, fresh=word is not None)
+            if word is None and str(state) != noted:
+                noted = str(state)
+                self._note(record, state)
+            rest = self._show(rest)
+            if word is not None:
+                leave = leave or time.monotonic() + LEAVE_S
+                if state.phase not in ("queued", "running") or time.monotonic() > leave:
+                    if state.phase in ("queued", "running"):
+                        self._cancel(record)
+                    return Ending("ended")
+            elif not state.living:
+                return self.launcher.ending(record, state, self._submitit(record))
+            stuck = self.launcher.stuck(state)
+            if stuck is not None:
+                self._cancel(record)
+                return stuck
+            time.sleep(self.launcher.pause_s)
+
+    def _show(self, rest: bytes) -> bytes:
+        """Print the new whole lines of the log; returns the begun one."""
+        if not self.log.exists():
+            return rest
+        with self.log.open("rb") as file:
+            file.seek(self.seen)
+            new = file.read()
+        self.seen += len(new)
+        *lines, rest = (rest + new).split(b"\n")
+        for line in lines:
+            print(f"{self.name} | {line.decode(errors='replace')}", flush=True)
+        return rest
+
+    def _note(self, record: Record, state: State) -> None:
+        """Tell and write down that the state has changed."""
+        if state.word:
+            print(f"{self.name}: job {record['id']} {state}", flush=True)
+        with locks.held(self.lock):
+            now = read_json(self.folder / "job.json")
+            if now is not None and now["attempt"] == record["attempt"]:
+                record |= {"state": state.phase, "reason": state.reason}
+                record |= {"nodes": state.nodes, "restarts": state.restarts}
+                write_json(self.folder / "job.json", record)
+
+    def _word(self, record: Record) -> Record | None:
+        """How the run ended, unless the job itself only lost its other half."""
+        word = word_of(self.folder, record["attempt"])
+        return None if word is not None and word["lost_peer"] else word
+
+    def _step(self) -> int:
+        """Step of the newest checkpoint."""
+        found = (self.folder / "checkpoints").glob("step-*")
+        steps = (folder.name.removeprefix("step-") for folder in found)
+        return max((int(step) for step in steps if step.isdecimal()), default=0)
 
     def _cancel(self, record: Record) -> None:
-        self.launcher.cancel(record)
-        end = time.monotonic() + CANCEL_S
-        while self._alive(record) and time.monotonic() < end:
-            time.sleep(POLL_S)
-        self.launcher.cancel(record, force=True)
-        task = locks.holder(self.folder / "lock")
-        if task is not None:
-            os.kill(task, signal.SIGKILL)
-
-    def _raise_failure(self, record: Record) -> None:
-        outcome = read_json(self.folder / "outcome.json")
-        if outcome is None or outcome["attempt"] != record["attempt"]:
-            said = [
-                path.read_text(errors="replace").strip().rpartition("\n")[2]
-                for path in (self.folder / "submitit" / record["attempt"]).glob("*.out")
-            ]
-            errors = [line for line in said if "Error" in line]
-            hint = f": {errors[0]}" if errors else "; was it killed, or out of memory?"
-            raise JobError(
-                f"{self.name}: job {record['id']} ended without a result{hint} (log: {self.log})"
-            )
-        if outcome["error"] is not None:
-            message = f"{self.name}: {outcome['error']} (log: {self.log})"
-            raise JobError(message, outcome["exit_code"])
+        with _undisturbed():
+            self.launcher.cancel(record)
+            end = time.monotonic() + CANCEL_S
+            while self.launcher.state(record, fresh=True).phase in ("queued", "running"):
+                if time.monotonic() > end:
+                    self.launcher.cancel(record, force=True)
+                    return
+                time.sleep(self.launcher.pause_s)
 
 
 @contextmanager
@@ -233,9 +255,22 @@ def _interrupts() -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = {n: signal.signal(n, interrupt) for n in (signal.SIGTERM, signal.SIGHUP)}
+    with _handled(interrupt, signal.SIGTERM, signal.SIGHUP):
+        yield
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """A second Ctrl-C does not keep the first one from being carried out."""
+    with _handled(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        yield
+
+
+@contextmanager
+def _handled(handler: Any, *numbers: signal.Signals) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, old in before.items():
+            signal.signal(number, old)

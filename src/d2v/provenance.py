@@ -27,8 +27,8 @@ LIBRARIES = (
 # which has a hash of its own. All others count.
 SILENT = {
     "cli.py", "cluster.py", "files.py", "flops.py", "job.py", "launch.py", "locks.py", "log.py",
-    "plan.py", "provenance.py", "reproduce.py", "select.py", "slurm.py", "staleness.py",
-    "status.py", "data/downloads.py", "data/dvc.py", "data/espeak.py", "data/layout.py",
+    "places.py", "plan.py", "provenance.py", "reproduce.py", "select.py", "slurm.py",
+    "staleness.py", "status.py", "data/downloads.py", "data/dvc.py", "data/espeak.py", "data/layout.py",
     "data/official.py", "data/writing.py",
 }  # fmt: skip
 SILENT_PREFIXES = ("data/fetch", "data/mini", "data/prepare", "interop", "results/")
