@@ -33,13 +33,16 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(
-        self, x: Tensor, padding: Tensor | None, batch: dict[str, Tensor]
+        self, x: Tensor, padding: Tensor | None, batch: dict[str, Tensor], also: str = ""
     ) -> tuple[Output, Tensor | None]:
-        """See the unmasked input: the student's local features (B, T, D), or embed it anew."""
+        """See the unmasked input: the student's local features (B, T, D), or embed it anew.
+
+        `also` names a feature of blocks to keep, as for Transformer.
+        """
         if "features" not in self.shared:
             x, padding = self.encoder.local_features(batch)
         h, padding = self.encoder(x, padding)
-        return self.backbone(h, padding), padding
+        return self.backbone(h, padding, also), padding
 
     @torch.no_grad()
     def update(self, encoder: Encoder, backbone: nn.Module, decay: float) -> None:

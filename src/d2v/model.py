@@ -74,8 +74,8 @@ class Data2Vec(nn.Module):
     @torch.no_grad()
     def targets(self, x: Tensor, padding: Tensor | None, batch: dict[str, Tensor]) -> Tensor:
         """Targets (B, T, D) at every position, from unmasked local features (paper 3.3)."""
-        output, _ = self.teacher(x, padding, batch)
-        layers = output.ffn if self.target.feature == "ffn" else output.blocks
+        output, _ = self.teacher(x, padding, batch, self.target.feature)
+        layers = output.layers(self.target.feature)
         top = [self.student.positions(layer).float() for layer in layers[-self.target.top_k :]]
         mean = torch.stack([normalise(t, self.target.layer_norm) for t in top]).mean(0)
         return normalise(mean, self.target.final_norm)

@@ -1,11 +1,13 @@
 """The one Transformer of all modalities (paper 3.1).
 
 Pre- or post-norm, optional LayerScale, optional additive attention bias. It returns the
-feed-forward output and the block output of every block, because targets are made of them.
+feed-forward output and the block output of every block, because targets are made of them; other
+features of a block are kept where targets are made of those.
 """
 
 import math
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +18,29 @@ from d2v import params
 
 @dataclass
 class Output:
-    """What a forward pass gives: `x` (B, T, D), and per block `ffn` and `blocks` (B, T, D)."""
+    """What a forward pass gives: `x` (B, T, D), and per block `ffn` and `blocks` (B, T, D).
+
+    `attention` and `ffn_residual` are empty unless they were asked for.
+    """
 
     x: Tensor
     ffn: list[Tensor] = field(default_factory=list)
     blocks: list[Tensor] = field(default_factory=list)
+    attention: list[Tensor] = field(default_factory=list)
+    ffn_residual: list[Tensor] = field(default_factory=list)
+
+    def layers(self, feature: str) -> list[Tensor]:
+        """One (B, T, D) a block of the feature that params.Target names."""
+        found: list[Tensor] = getattr(self, "blocks" if feature == "block" else feature)
+        return found
+
+
+class Inside(NamedTuple):
+    """What one block computes on its way, as params.Target.feature names it; each (B, T, D)."""
+
+    attention: Tensor  # before its residual
+    ffn: Tensor  # before its residual
+    ffn_residual: Tensor  # with it, before the last norm of a post-norm block
 
 
 class Transformer(nn.Module):
@@ -35,18 +55,25 @@ class Transformer(nn.Module):
         initialise(self, p.init)
         if p.init.rescale:
             self._rescale()
+        if p.deep_norm:
+            self._deepen()
 
-    def forward(self, x: Tensor, padding: Tensor | None = None) -> Output:
-        """Run all blocks on `x` (B, T, D); `padding` (B, T) is True where there is no input."""
+    def forward(self, x: Tensor, padding: Tensor | None = None, also: str = "") -> Output:
+        """Run all blocks on `x` (B, T, D); `padding` (B, T) is True where there is no input.
+
+        `also` names a feature of blocks (params.Target) that is kept besides ffn and block.
+        """
         shared = self.position_bias(x.shape[1]) if self.position_bias is not None else None
         mask = attention_mask(shared, padding)
         out = Output(x)
         for block in self.blocks:
             skip = self.training and self.layer_drop > 0 and torch.rand(()) < self.layer_drop
             if not skip:
-                x, ffn = block(x, mask, padding)
-                out.ffn.append(ffn)
+                x, inside = block(x, mask, padding)
+                out.ffn.append(inside.ffn)
                 out.blocks.append(x)
+                if also in ("attention", "ffn_residual"):
+                    out.layers(also).append(getattr(inside, also))
         out.x = self.norm(x)
         return out
 
@@ -57,6 +84,16 @@ class Transformer(nn.Module):
             for linear in (block.attention.out, block.fc2):
                 linear.weight.data.div_(math.sqrt(2.0 * number))
 
+    def _deepen(self) -> None:
+        """Divide initial values by (8 * depth)^(1/4), but for query and key (DeepNorm)."""
+        by = (8.0 * len(self.blocks)) ** 0.25
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            value = block.attention.qkv.weight.data.chunk(3)[2]
+            linears = (block.attention.out, block.fc1, block.fc2)
+            for weight in (value, *(linear.weight.data for linear in linears)):
+                weight.div_(by)
+
 
 class Block(nn.Module):
     """Self-attention and feed-forward, each with residual and LayerNorm."""
@@ -64,6 +101,7 @@ class Block(nn.Module):
     def __init__(self, p: params.Backbone, index: int) -> None:
         super().__init__()
         self.norm_first = p.norm_first
+        self.alpha = (2.0 * p.depth) ** 0.25 if p.deep_norm else None
         self.attention = Attention(p)
         self.norm1 = nn.LayerNorm(p.dim, eps=p.norm_eps)
         self.fc1 = nn.Linear(p.dim, p.ffn_dim)
@@ -79,15 +117,23 @@ class Block(nn.Module):
 
     def forward(
         self, x: Tensor, mask: Tensor | None, padding: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Return the block output and the feed-forward output before residual, both (B, T, D)."""
+    ) -> tuple[Tensor, Inside]:
+        """Return the block output (B, T, D), and what it was made of."""
         if self.norm_first:
-            x = x + self._drop(_scale(self.attention(self.norm1(x), mask, padding), self.gamma1))
+            attention = _scale(self.attention(self.norm1(x), mask, padding), self.gamma1)
+            x = x + self._drop(attention)
             ffn = _scale(self._feed_forward(self.norm2(x)), self.gamma2)
-            return x + self._drop(ffn), ffn
-        x = self.norm1(x + self._drop(self.attention(x, mask, padding)))
+            x = x + self._drop(ffn)
+            return x, Inside(attention, ffn, x)
+        attention = self.attention(x, mask, padding)
+        x = self.norm1(self._residual(x) + self._drop(attention))
         ffn = self._feed_forward(x)
-        return self.norm2(x + self._drop(ffn)), ffn
+        both = self._residual(x) + self._drop(ffn)
+        return self.norm2(both), Inside(attention, ffn, both)
+
+    def _residual(self, x: Tensor) -> Tensor:
+        """What a post-norm block adds to: larger than its input with DeepNorm."""
+        return x if self.alpha is None else self.alpha * x
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         x = F.gelu(self.fc1(x))
