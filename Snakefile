@@ -16,15 +16,13 @@ include: "workflow/rules/finetune.smk"
 include: "workflow/rules/tables.smk"
 
 
-# Every rule is light in the workflow's process: training is submitted as a job by `d2v run`.
+# Light in the workflow's process: training is submitted as a job by `d2v run`. The other rules are
+# carried out by Snakemake's executor, which a profile may choose.
 localrules:
     all,
-    data,
     pretrain,
     grid_point,
-    choose,
     finetune,
-    tables,
 
 
 rule all:

@@ -4,18 +4,24 @@ import atexit
 import sys
 from pathlib import Path
 
-from d2v import locks, params, runs, staleness
+from d2v import cluster, launch, locks, params, runs, staleness
 from d2v.errors import UserError
 
 EXPERIMENT = config.get("experiment", "params/mini.yaml")
+LAUNCH = config.get("launch", "local")  # where runs are carried out; a profile says
 try:
     experiment = params.load(EXPERIMENT)
+    machines = cluster.load()
+    if LAUNCH not in launch.PLACES:
+        raise UserError(f"launch={LAUNCH}: must be one of {', '.join(launch.PLACES)}")
 except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(error.exit_code)
 
-# After SIGKILL Snakemake's lock stays and would refuse this start.
-locks.claim(Path(".snakemake"))
+# After SIGKILL Snakemake's lock stays and would refuse this start. Not for a job of this workflow on
+# another machine: the lock is that of the workflow itself.
+if not workflow.remote_exec:
+    locks.claim(Path(".snakemake"))
 
 # DVC judges whether data is out of date. Asking takes seconds, so it happens while the DAG is built;
 # the answer is told before the first job starts, or else in the end.
@@ -78,8 +84,15 @@ def defining(kind):
 
 
 def threads_of(kind):
-    """Threads of a run."""
-    return lambda wildcards: runs.cpus(experiment, run_of(kind, wildcards))
+    """Threads of a run here; of a run that is elsewhere, the one that waits for it."""
+    return lambda wildcards: (
+        1 if LAUNCH == "slurm" else runs.cpus(experiment, run_of(kind, wildcards))
+    )
+
+
+def on_cluster(rule):
+    """What a rule without a GPU asks of Slurm; nothing on this machine."""
+    return machines.slurm.of_rule(rule) if LAUNCH == "slurm" else {}
 
 
 def about(kind):

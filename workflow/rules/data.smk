@@ -9,6 +9,7 @@ rule data:
         f"{WORK}/data/{{dataset}}.log",
     priority: 30
     resources:
+        **on_cluster("data"),
         dvc=1,
     message:
         "Prepare the data set {wildcards.dataset} (fetch its sources, then dvc repro)"

@@ -15,7 +15,7 @@ rule grid_point:
         "{params.about}"
     shell:
         "exec d2v run select/{wildcards.name}/{wildcards.arm}/{wildcards.setting}/seed{wildcards.seed}"
-        " --params {params.experiment}"
+        " --params {params.experiment} --launch {LAUNCH}"
 
 
 rule choose:
@@ -30,6 +30,8 @@ rule choose:
     log:
         f"{WORK}/select/{{name}}/choose.log",
     priority: 10
+    resources:
+        **on_cluster("choose"),
     params:
         experiment=EXPERIMENT,
         metric=lambda wildcards: experiment.finetune[wildcards.name].metrics[0],
@@ -56,4 +58,4 @@ rule finetune:
         "{params.about}"
     shell:
         "exec d2v run finetune/{wildcards.name}/{wildcards.arm}/seed{wildcards.seed}"
-        " --params {params.experiment}"
+        " --params {params.experiment} --launch {LAUNCH}"

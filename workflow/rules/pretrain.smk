@@ -15,3 +15,4 @@ rule pretrain:
         "{params.about}"
     shell:
         "exec d2v run pretrain/{wildcards.name}/seed{wildcards.seed} --params {params.experiment}"
+        " --launch {LAUNCH}"

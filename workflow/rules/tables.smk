@@ -16,6 +16,8 @@ rule tables:
         ],
     log:
         f"{WORK}/tables.log",
+    resources:
+        **on_cluster("tables"),
     params:
         experiment=EXPERIMENT,
         n=len(runs.finetune_runs(experiment)),
