@@ -13,11 +13,13 @@ class PooledHead(nn.Module):
     Pooling, optional LayerNorm (BEiT's fc_norm), optional dense + tanh (RoBERTa), linear.
     """
 
-    def __init__(self, p: params.Classify | params.Regress, dim: int, outputs: int) -> None:
+    def __init__(
+        self, p: params.Classify | params.Regress, dim: int, outputs: int, norm_eps: float
+    ) -> None:
         super().__init__()
         self.pool = p.pool
         width = 2 * dim if p.pool == "mean_max" else dim
-        self.norm = nn.LayerNorm(width) if p.norm else nn.Identity()
+        self.norm = nn.LayerNorm(width, eps=norm_eps) if p.norm else nn.Identity()
         self.dense = nn.Linear(width, width) if p.hidden else None
         self.out = nn.Linear(width, outputs)
         self.dropout = p.dropout

@@ -114,7 +114,7 @@ class Finetuning(Task):
         self.freeze_steps = p.freeze_steps
         self.frozen = p.freeze_steps > 0
         self.student = student
-        self.head = build_head(p.task, dim, outputs)
+        self.head = build_head(p.task, dim, outputs, student.backbone.norm_eps)
         if freeze:
             self.student.encoder.get_submodule("features").requires_grad_(False)
 
@@ -203,8 +203,8 @@ def frame_lengths(x: Tensor, padding: Tensor | None) -> Tensor:
     return (~padding).sum(1)
 
 
-def build_head(p: params.Task, dim: int, outputs: int) -> nn.Module:
-    """The head that the parameters name, with `outputs` logits."""
+def build_head(p: params.Task, dim: int, outputs: int, norm_eps: float = 1e-5) -> nn.Module:
+    """The head that the parameters name, with `outputs` logits; `norm_eps` as in the backbone."""
     if isinstance(p, params.CTC):
         return heads.LetterHead(p, dim, outputs)
-    return heads.PooledHead(p, dim, outputs)
+    return heads.PooledHead(p, dim, outputs, norm_eps)

@@ -48,7 +48,7 @@ class Transformer(nn.Module):
 
     def __init__(self, p: params.Backbone) -> None:
         super().__init__()
-        self.layer_drop = p.layer_drop
+        self.layer_drop, self.norm_eps = p.layer_drop, p.norm_eps
         self.position_bias = _shared_bias(p)
         self.blocks = nn.ModuleList(Block(p, index) for index in range(p.depth))
         self.norm = nn.LayerNorm(p.dim, eps=p.norm_eps) if p.final_norm else nn.Identity()
