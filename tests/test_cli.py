@@ -73,4 +73,4 @@ def test_status_counts_the_runs(
     assert cli.main(["status", "--params", str(ROOT / "tests/params/tiny.yaml")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "20 missing"
-    assert lines[1].split() == ["pretrain/vision/seed0", "missing", "-", "-"]
+    assert lines[1].split()[:3] == ["pretrain/vision/seed0", "missing", "-"]

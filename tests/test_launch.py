@@ -6,134 +6,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from workspace import ROOT
+from stand_in import RUN, Place, ended
 
-from d2v import locks, params, runs, status
-
-RUN = "pretrain/vision/seed0"
-# d2v.execute of the jobs in these tests: it notes its start, then does what the file `do` says
-STAND_IN = """
-import sys, types
-
-def execute(experiment, run_id):
-    import os, time, signal
-    from pathlib import Path
-    from d2v import params, runs
-    from d2v.errors import Collapse
-    from d2v.files import write_json
-    with open("starts", "a") as file:
-        print(os.getpid(), os.environ["OMP_NUM_THREADS"], file=file)
-    print("working", flush=True)
-    until = time.monotonic() + 60
-    while (do := Path("do").read_text()) == "wait" and time.monotonic() < until:
-        time.sleep(.02)
-    if do == "collapse":
-        raise Collapse("all the same")
-    if do == "break":
-        raise RuntimeError("a bug")
-    if do == "die":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if do == "end without result":
-        return
-    loaded = params.load(experiment)
-    write_json(runs.metrics_path(loaded, runs.parse(loaded, run_id)), {"done": True})
-    print("finished", flush=True)
-
-sys.modules["d2v.execute"] = types.ModuleType("d2v.execute")
-sys.modules["d2v.execute"].execute = execute
-"""
-
-
-class Place:
-    """A folder with an experiment, in which `d2v run` can be started and disturbed."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        (folder / "stand_in").mkdir()
-        (folder / "stand_in/sitecustomize.py").write_text(STAND_IN)
-        self.params = folder / "tiny.yaml"
-        self.params.write_text((ROOT / "tests/params/tiny.yaml").read_text())
-        self.work = folder / "work/tiny" / RUN
-        self.launched: list[subprocess.Popen[str]] = []
-
-    def do(self, what: str) -> None:
-        draft = self.folder / "do.new"
-        draft.write_text(what)
-        draft.replace(self.folder / "do")
-
-    def launch(self) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "d2v.cli", "run", RUN, "--params", "tiny.yaml"],
-            cwd=self.folder,
-            env=os.environ | {"PYTHONPATH": str(self.folder / "stand_in")},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.launched.append(process)
-        return process
-
-    def starts(self) -> list[int]:
-        path = self.folder / "starts"
-        return (
-            [int(line.split()[0]) for line in path.read_text().splitlines()]
-            if path.exists()
-            else []
-        )
-
-    def until(self, what: Callable[[], object], seconds: float = 30) -> None:
-        end = time.monotonic() + seconds
-        while not what():
-            assert time.monotonic() < end, "waited in vain"
-            time.sleep(0.02)
-
-    def running(self) -> subprocess.Popen[str]:
-        """A launcher whose job is at work and stays so until told otherwise."""
-        self.do("wait")
-        before = len(self.starts())
-        process = self.launch()
-        self.until(lambda: len(self.starts()) > before)
-        self.until((self.work / "job.json").exists)
-        return process
-
-    def attached(self) -> subprocess.Popen[str]:
-        """A second launcher, which has found the running job."""
-        process = self.launch()
-        assert process.stdout is not None
-        assert process.stdout.readline().startswith("attached to job")
-        return process
-
-    def record(self) -> dict[str, object]:
-        return json.loads((self.work / "job.json").read_text())
-
-    def state(self) -> str:
-        before = Path.cwd()
-        os.chdir(self.folder)
-        try:
-            experiment = params.load(self.params)
-            return status.state_of(experiment, runs.parse(experiment, RUN))
-        finally:
-            os.chdir(before)
+from d2v import locks
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
     found = Place(tmp_path)
     yield found
-    found.do("end")
-    for process in found.launched:
-        process.kill()
-        process.communicate()
-    found.until(lambda: not locks.is_held(found.work / "lock"))
-
-
-def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=60)
-    return process.returncode, out, err
+    found.leave()
 
 
 def test_a_job_runs_and_its_lines_are_shown(place: Place) -> None:

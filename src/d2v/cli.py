@@ -53,7 +53,15 @@ def parser() -> argparse.ArgumentParser:
     select = add("select", "choose a task's setting from the finished points of its grid")
     select.add_argument("task", metavar="TASK", help="name under finetune:")
     add("tables", "build the tables from all metrics and print them")
-    add("status", "show every run of the experiment")
+    status = add("status", "show every run of the experiment")
+    status.add_argument(
+        "--watch",
+        nargs="?",
+        type=float,
+        const=10.0,
+        metavar="SECONDS",
+        help="show it again every so many seconds (default: 10) until all runs have ended",
+    )
     return top
 
 
@@ -126,7 +134,11 @@ def _tables(args: argparse.Namespace) -> None:
 def _status(args: argparse.Namespace) -> None:
     from d2v import params, status
 
-    for line in status.lines(params.load(args.params)):
+    experiment = params.load(args.params)
+    if args.watch is not None:
+        status.watch(experiment, args.watch)
+        return
+    for line in status.lines(experiment):
         print(line)
 
 
