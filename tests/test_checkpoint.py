@@ -86,7 +86,7 @@ def test_a_kill_while_writing_leaves_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     older = write(tmp_path, 1)
-    monkeypatch.setattr(checkpoint, "_sha256", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(checkpoint, "sha256", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write(tmp_path, 2)
     monkeypatch.undo()

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from d2v.errors import UserError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MODEL, TRAINING, META = "model.safetensors", "training.safetensors", "checkpoint.json"
 
 
@@ -62,8 +62,13 @@ def save(
     hashes = {}
     for name, tensors in ((MODEL, model), (TRAINING, training)):
         save_file(_unshared(tensors), part / name)
-        hashes[name] = _sha256(part / name)
-    head = {"schema_version": SCHEMA_VERSION, "step": step, "sha256": hashes}
+        hashes[name] = sha256(part / name)
+    head = {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "training",
+        "step": step,
+        "sha256": hashes,
+    }
     (part / META).write_text(json.dumps({**head, **meta}, indent=1))
     shutil.rmtree(final, ignore_errors=True)
     part.rename(final)
@@ -71,21 +76,33 @@ def save(
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """The content of checkpoint.json.
+    """The content of checkpoint.json, as the present schema version has it.
 
-    Raises Damaged, or UserError if another version of d2v wrote the folder.
+    Raises Damaged, or UserError if a newer version of d2v wrote the folder.
     """
     try:
         meta: dict[str, Any] = json.loads((folder / META).read_text())
         version = meta["schema_version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Damaged(f"{folder}/{META}: not a checkpoint ({error!r})") from None
+    while version in MIGRATIONS:
+        meta = MIGRATIONS[version](meta)
+        version = meta["schema_version"]
     if version != SCHEMA_VERSION:
         raise UserError(
-            f"{folder}: checkpoint of schema version {version}, this d2v reads {SCHEMA_VERSION};"
-            " use the version of d2v that wrote it"
+            f"{folder}: checkpoint of schema version {version}, this d2v reads up to"
+            f" {SCHEMA_VERSION}; use the version of d2v that wrote it"
         )
     return meta
+
+
+def _from_1(meta: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 knew checkpoints of the trainer only, so it did not say what kind they are."""
+    return {**meta, "schema_version": 2, "kind": "training"}
+
+
+# from an older version to the next one; applied one after another
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
 
 
 def verify(folder: Path) -> dict[str, Any]:
@@ -93,7 +110,7 @@ def verify(folder: Path) -> dict[str, Any]:
     meta = read_meta(folder)
     for name in (MODEL, TRAINING):
         try:
-            intact = _sha256(folder / name) == meta["sha256"][name]
+            intact = sha256(folder / name) == meta["sha256"][name]
         except OSError as error:
             raise Damaged(f"{folder}/{name}: {error.strerror}") from None
         except KeyError:
@@ -233,6 +250,6 @@ def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return own
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

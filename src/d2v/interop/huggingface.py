@@ -2,7 +2,7 @@
 
 The pairs are those of `names`, for the student: encoder and backbone. On the other side stand the
 bare models, `Data2VecAudioModel`, `Data2VecVisionModel` and `Data2VecTextModel`, which have no
-teacher and no regression head.
+teacher and no regression head. In models with a head their names have a prefix (`PREFIX`).
 
 Source: transformers, models/data2vec/modeling_data2vec_{audio,vision,text}.py.
 """
@@ -14,6 +14,7 @@ from torch import Tensor
 from d2v import params
 from d2v.interop.names import Pair
 
+PREFIX = {"speech": "data2vec_audio.", "vision": "data2vec_vision.", "text": "data2vec_text."}
 # what has no part in hidden states: pooling belongs to a head
 UNUSED = ("pooler.",)
 _TYPES = "embeddings.token_type_embeddings.weight"
@@ -36,6 +37,28 @@ def student(encoder: params.Encoder, backbone: params.Backbone) -> list[Pair]:
     return [Pair(f"student.{pair.ours}", pair.theirs) for pair in pairs]
 
 
+def head(kind: str, task: params.Task) -> list[Pair]:
+    """Pairs of a fine-tuned head: ForCTC, ForImageClassification, ForSequenceClassification.
+
+    Raises: ValueError for a head that Hugging Face's models do not have.
+    """
+    if isinstance(task, params.CTC) and kind == "speech":
+        return _affine("head.out", "lm_head")
+    shape = None
+    if isinstance(task, params.Classify | params.Regress):
+        shape = (task.pool, task.norm, task.hidden)
+    if kind == "text" and shape == ("first", False, True):
+        dense = _affine("head.dense", "classifier.dense")
+        return [*dense, *_affine("head.out", "classifier.out_proj")]
+    if kind == "vision" and task.kind == "classify" and shape == ("mean", True, False):
+        norm = _affine("head.norm", f"{PREFIX['vision']}pooler.layernorm")
+        return [*norm, *_affine("head.out", "classifier")]
+    if kind == "vision" and task.kind == "classify" and shape == ("first", False, False):
+        return _affine("head.out", "classifier")
+    how = "" if shape is None else " (pool {}, norm {}, hidden {})".format(*shape)
+    raise ValueError(f"Hugging Face's {kind} models have no head for task.kind {task.kind}{how}")
+
+
 def without_token_types(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of a text model with the embedding of token type 0 added to every word.
 
@@ -43,7 +66,7 @@ def without_token_types(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     since the model adds the two first; padding, whose output is zero here, has no part in it.
     """
     found = {name: tensor for name, tensor in tensors.items() if name != _TYPES}
-    if _TYPES in tensors:
+    if _TYPES in tensors and _WORDS in tensors and bool(tensors[_TYPES][0].any()):
         found[_WORDS] = tensors[_WORDS] + tensors[_TYPES][0]
     return found
 
@@ -56,7 +79,8 @@ def _expressible(encoder: params.Encoder, backbone: params.Backbone) -> None:
         "key_bias": backbone.key_bias == vision,
         "final_norm": backbone.final_norm and not vision,
         "layer_scale": backbone.layer_scale is not None and not vision,
-        "position_bias.kind": bias not in (("none", "shared_2d") if vision else ("none",)),
+        "position_bias.kind": bias != "none" and not (vision and bias.endswith("_2d")),
+        "deep_norm": backbone.deep_norm,
         "encoder.cls_token": isinstance(encoder, params.PatchEncoder) and not encoder.cls_token,
         "encoder.absolute_positions": isinstance(encoder, params.TokenEncoder)
         and not encoder.absolute_positions,
@@ -150,6 +174,10 @@ def _vision(encoder: params.PatchEncoder, backbone: params.Backbone) -> list[Pai
             pairs += _one(f"{ours}.gamma2", f"{theirs}.lambda_2")
         parts = ("query", "key", "value")
         pairs += _attention(f"{ours}.attention", f"{theirs}.attention.attention", parts, "qv")
+        if backbone.position_bias.kind == "per_layer_2d":
+            table = "relative_position_bias.relative_position_bias_table"
+            table = f"{theirs}.attention.attention.{table}"
+            pairs += _one(f"{ours}.attention.position_bias.table", table)
         pairs += _affine(f"{ours}.attention.out", f"{theirs}.attention.output.dense")
         pairs += _affine(f"{ours}.norm1", f"{theirs}.layernorm_before")
         pairs += _affine(f"{ours}.fc1", f"{theirs}.intermediate.dense")

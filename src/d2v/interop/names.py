@@ -10,7 +10,7 @@ beit/modeling_cyclical.py.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +20,17 @@ from d2v import params
 Family = Literal["fairseq_audio", "fairseq_text", "fairseq_vision", "data2vec_vision"]
 
 
+class Sizes(Protocol):
+    """What the pairs depend on; `params.Pretrain` has it, and any checkpoint's architecture."""
+
+    @property
+    def encoder(self) -> params.Encoder: ...
+    @property
+    def backbone(self) -> params.Backbone: ...
+    @property
+    def regression(self) -> str | None: ...
+
+
 class Pair(NamedTuple):
     """One tensor here and the tensors that make it up there."""
 
@@ -27,7 +38,7 @@ class Pair(NamedTuple):
     theirs: tuple[str, ...]
 
 
-def student(family: Family, p: params.Pretrain) -> list[Pair]:
+def student(family: Family, p: Sizes) -> list[Pair]:
     """Pairs of all trained parameters: encoder, backbone and regression head."""
     return [
         Pair(_ours_of_student(pair.ours), pair.theirs)
@@ -35,7 +46,7 @@ def student(family: Family, p: params.Pretrain) -> list[Pair]:
     ]
 
 
-def teacher(family: Family, p: params.Pretrain) -> list[Pair]:
+def teacher(family: Family, p: Sizes) -> list[Pair]:
     """Pairs of what the reference's teacher has a copy of, under its names there."""
     prefix = _TEACHER_PREFIX[family]
     return [
@@ -43,6 +54,20 @@ def teacher(family: Family, p: params.Pretrain) -> list[Pair]:
         for pair in (*_encoder(family, p), *_backbone(family, p))
         if all(name.startswith(prefix) for name in pair.theirs)
     ]
+
+
+def head(family: Family, task: params.Task, name: str = "") -> list[Pair]:
+    """Pairs of a fine-tuned head; fairseq's text model calls its head `name`."""
+    if family == "fairseq_audio":
+        return _affine("head.out", "w2v_encoder.proj")
+    if family == "fairseq_text":
+        theirs = f"classification_heads.{name}"
+        return [
+            *_affine("head.dense", f"{theirs}.dense"),
+            *_affine("head.out", f"{theirs}.out_proj"),
+        ]
+    norm = _affine("head.norm", "fc_norm") if getattr(task, "norm", False) else []
+    return [*norm, *_affine("head.out", "head")]
 
 
 def unused(family: Family) -> tuple[str, ...]:
@@ -78,6 +103,8 @@ _TEACHER_PREFIX: dict[Family, str] = {
     "data2vec_vision": "",  # the whole model is averaged
 }
 
+_TABLE = "relative_position_bias_table"
+
 _UNUSED: dict[Family, tuple[str, ...]] = {
     "fairseq_audio": (),
     "fairseq_text": (),
@@ -96,11 +123,11 @@ def _one(ours: str, theirs: str) -> list[Pair]:
     return [Pair(ours, (theirs,))]
 
 
-def _encoder(family: Family, p: params.Pretrain) -> list[Pair]:
+def _encoder(family: Family, p: Sizes) -> list[Pair]:
     return _ENCODERS[family](p)
 
 
-def _audio_encoder(p: params.Pretrain) -> list[Pair]:
+def _audio_encoder(p: Sizes) -> list[Pair]:
     assert isinstance(p.encoder, params.WaveEncoder)
     pairs = _one("encoder.mask_embedding", "mask_emb")
     for i in range(len(p.encoder.conv_layers)):
@@ -114,7 +141,7 @@ def _audio_encoder(p: params.Pretrain) -> list[Pair]:
     return pairs + _affine("encoder.norm", "encoder.layer_norm")
 
 
-def _text_encoder(p: params.Pretrain) -> list[Pair]:
+def _text_encoder(p: Sizes) -> list[Pair]:
     theirs = "encoder.sentence_encoder"
     return [
         *_one("encoder.features.weight", f"{theirs}.embed_tokens.weight"),
@@ -123,7 +150,7 @@ def _text_encoder(p: params.Pretrain) -> list[Pair]:
     ]
 
 
-def _vision_encoder(p: params.Pretrain) -> list[Pair]:
+def _vision_encoder(p: Sizes) -> list[Pair]:
     return [
         *_one("encoder.cls", "cls_emb"),
         *_one("encoder.mask_embedding", "mask_emb"),
@@ -131,16 +158,17 @@ def _vision_encoder(p: params.Pretrain) -> list[Pair]:
     ]
 
 
-def _beit_encoder(p: params.Pretrain) -> list[Pair]:
-    return [
+def _beit_encoder(p: Sizes) -> list[Pair]:
+    assert isinstance(p.encoder, params.PatchEncoder)
+    pairs = [
         *_one("encoder.cls", "cls_token"),
         *_one("encoder.mask_embedding", "mask_token"),
         *_affine("encoder.features", "patch_embed.proj"),
-        *_one("encoder.positions", "pos_embed"),  # present with use_abs_pos_emb only
     ]
+    return pairs + (_one("encoder.positions", "pos_embed") if p.encoder.absolute_positions else [])
 
 
-_ENCODERS: dict[Family, Callable[[params.Pretrain], list[Pair]]] = {
+_ENCODERS: dict[Family, Callable[[Sizes], list[Pair]]] = {
     "fairseq_audio": _audio_encoder,
     "fairseq_text": _text_encoder,
     "fairseq_vision": _vision_encoder,
@@ -148,7 +176,7 @@ _ENCODERS: dict[Family, Callable[[params.Pretrain], list[Pair]]] = {
 }
 
 
-def _backbone(family: Family, p: params.Pretrain) -> list[Pair]:
+def _backbone(family: Family, p: Sizes) -> list[Pair]:
     pairs: list[Pair] = []
     prefix = _TEACHER_PREFIX[family]
     vision = family in ("fairseq_vision", "data2vec_vision")
@@ -156,12 +184,12 @@ def _backbone(family: Family, p: params.Pretrain) -> list[Pair]:
         ours = f"backbone.blocks.{i}"
         if vision:
             mlp = ("mlp.0", "mlp.2") if family == "fairseq_vision" else ("mlp.fc1", "mlp.fc2")
-            pairs += _beit_block(ours, f"{prefix}blocks.{i}", mlp)
+            pairs += _beit_block(ours, f"{prefix}blocks.{i}", mlp, p.backbone)
         else:
             pairs += _fairseq_block(ours, f"{prefix}layers.{i}")
-    if vision:
-        table = "rel_pos_bias.relative_position_bias_table"
-        pairs += _one("backbone.position_bias.table", f"{prefix}{table}")
+    if vision and p.backbone.position_bias.kind == "shared_2d":
+        pairs += _one("backbone.position_bias.table", f"{prefix}rel_pos_bias.{_TABLE}")
+    if vision and p.backbone.final_norm:
         pairs += _affine("backbone.norm", f"{prefix}norm")
     return pairs
 
@@ -179,10 +207,10 @@ def _fairseq_block(ours: str, theirs: str) -> list[Pair]:
     ]
 
 
-def _beit_block(ours: str, theirs: str, mlp: tuple[str, str]) -> list[Pair]:
-    return [
-        *_one(f"{ours}.gamma1", f"{theirs}.gamma_1"),
-        *_one(f"{ours}.gamma2", f"{theirs}.gamma_2"),
+def _beit_block(
+    ours: str, theirs: str, mlp: tuple[str, str], backbone: params.Backbone
+) -> list[Pair]:
+    pairs = [
         *_affine(f"{ours}.norm1", f"{theirs}.norm1"),
         *_one(f"{ours}.attention.qkv.weight", f"{theirs}.attn.qkv.weight"),
         *_one(f"{ours}.attention.q_bias", f"{theirs}.attn.q_bias"),
@@ -192,15 +220,21 @@ def _beit_block(ours: str, theirs: str, mlp: tuple[str, str]) -> list[Pair]:
         *_affine(f"{ours}.fc1", f"{theirs}.{mlp[0]}"),
         *_affine(f"{ours}.fc2", f"{theirs}.{mlp[1]}"),
     ]
+    if backbone.layer_scale is not None:
+        pairs += _one(f"{ours}.gamma1", f"{theirs}.gamma_1")
+        pairs += _one(f"{ours}.gamma2", f"{theirs}.gamma_2")
+    if backbone.position_bias.kind == "per_layer_2d":
+        pairs += _one(f"{ours}.attention.position_bias.table", f"{theirs}.attn.{_TABLE}")
+    return pairs
 
 
-def _head(family: Family, p: params.Pretrain) -> list[Pair]:
+def _head(family: Family, p: Sizes) -> list[Pair]:
     theirs = {
         "fairseq_audio": "final_proj",
         "fairseq_text": "encoder.regression_head",
         "data2vec_vision": "lm_head",
     }
-    if p.regression == "none":
+    if p.regression in ("none", None):
         return []
     if p.regression == "linear":
         # the text model's head is a list even if it has one layer

@@ -1,0 +1,85 @@
+"""The model card of an exported checkpoint, from what its run left behind."""
+
+import json
+from typing import Any
+
+from d2v.interop.content import Content
+
+PAPER = "https://arxiv.org/abs/2202.03555"
+RELEASED = (
+    "The weights come from a released checkpoint. Its authors' licence holds for them: see where it"
+    " was fetched (data2vec_vision says CC-BY-NC; fairseq says that its MIT licence covers its"
+    " pre-trained models)."
+)
+OWN = (
+    "Nobody has chosen a licence for these weights yet. The licences of the data that they were"
+    " trained on, and of the weights that they started from, may limit their use."
+)
+
+
+def model_card(content: Content, architecture: str, notes: list[str]) -> str:
+    """README.md: what the model is, its data, recipe, metrics and licence, each as far as known."""
+    parts = [
+        _head(content),
+        f"# {_title(content)}\n",
+        f"A data2vec model ({PAPER}), written for `transformers.{architecture}`.\n",
+        *_section("Data", _data(content.provenance)),
+        *_section("Metrics", _metrics(content.provenance)),
+        *_section("Recipe", _recipe(content.provenance)),
+        *_section("Where it comes from", _origin(content)),
+        *_section("Left out or filled in", [f"- {note}" for note in (*content.notes, *notes)]),
+        *_section("Licence", [OWN if content.format in ("run", "d2v") else RELEASED]),
+    ]
+    return "\n".join(parts)
+
+
+def _head(content: Content) -> str:
+    tags = ["data2vec", content.architecture.encoder.kind]
+    if content.architecture.task is not None:
+        tags.append(content.architecture.task.kind)
+    return "---\nlibrary_name: transformers\ntags:\n" + "".join(f"- {t}\n" for t in tags) + "---\n"
+
+
+def _title(content: Content) -> str:
+    return str(content.provenance.get("run") or content.source.name)
+
+
+def _section(title: str, lines: list[str]) -> list[str]:
+    return [f"## {title}\n", *lines, ""] if lines else []
+
+
+def _data(provenance: dict[str, Any]) -> list[str]:
+    found = (provenance.get("params") or {}).get("data_sha256") or {}
+    return [f"- {name} (sha256 of the prepared set: `{sha256}`)" for name, sha256 in found.items()]
+
+
+def _metrics(provenance: dict[str, Any]) -> list[str]:
+    """A table of the splits' metrics; fractions as metrics.json has them."""
+    splits = (provenance.get("results") or {}).get("metrics") or {}
+    rows = [
+        f"| {split} | {name} | {value:.4g} |"
+        for split, values in splits.items()
+        for name, value in values.items()
+    ]
+    return ["| split | metric | value |", "|---|---|---:|", *rows] if rows else []
+
+
+def _recipe(provenance: dict[str, Any]) -> list[str]:
+    p = provenance.get("params")
+    if not p:
+        return []
+    text = json.dumps(p, indent=1, sort_keys=True)
+    return ["All parameters that define the result:\n", "```json", text, "```"]
+
+
+def _origin(content: Content) -> list[str]:
+    lines = [f"- read from: `{content.source.name}` ({content.format})"]
+    described = (content.provenance.get("results") or {}).get("provenance") or {}
+    names = ("git_commit", "dirty", "code_sha256", "device", "wall_s", "finished")
+    lines += [f"- {name}: `{described[name]}`" for name in names if name in described]
+    lines += [
+        f"- {name}: `{content.provenance[name]}`"
+        for name in ("step", "source", "sha256", "pretrain")
+        if name in content.provenance
+    ]
+    return lines

@@ -1,0 +1,144 @@
+"""What a checkpoint of any format holds: sizes, tensors under our names, how inputs are made.
+
+Readers of all formats make a `Content`, writers take one. Tensors are called
+
+    student.*     encoder and backbone            head.*     of a fine-tuned model
+    teacher.*     their moving average            regression.*   from student to targets
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field, ValidationError
+from torch import Tensor
+
+from d2v.errors import UserError
+from d2v.interop.names import Pair
+from d2v.params import Backbone, Encoder, Task
+from d2v.params.base import Positive, Rate, Strict
+
+Shared = Literal["features", "positions", "norm", "cls", "mask_embedding"]
+Resampling = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
+
+
+class Architecture(Strict):
+    """All that the modules are built from."""
+
+    encoder: Encoder
+    backbone: Backbone
+    task: Task | None = None  # of a fine-tuned model
+    outputs: Positive | None = None  # logits of its head
+    regression: Literal["linear", "mlp", "none"] | None = None  # None: no regression head here
+    # None: no teacher here; else modules of the encoder that it shares with the student
+    shared: list[Shared] | None = None
+
+
+class WaveInput(Strict):
+    """How waveforms are made, and what the outputs are called."""
+
+    kind: Literal["speech"] = "speech"
+    normalise: bool = True  # zero mean and unit variance of each utterance
+    eps: Rate = 1e-5  # added to the variance: fairseq 1e-5, transformers 1e-7
+    letters: list[str] | None = None  # CTC: index = id, "<s>" the blank, "|" the end of a word
+    classes: list[str] | None = None
+
+
+class ImageInput(Strict):
+    """How pixels are made, and what the outputs are called."""
+
+    kind: Literal["vision"] = "vision"
+    mean: list[float] | None = None  # of each channel, of pixels in [0, 1]; None: not known
+    std: list[float] | None = None
+    resize: Positive | None = None  # the shorter side is made this long, then the centre is cut out
+    stretch: list[Positive] | None = None  # (height, width), whatever the image's shape
+    resampling: Resampling = "bicubic"
+    classes: list[str] | None = None
+
+
+class TokenInput(Strict):
+    """How texts become tokens, and what the outputs are called."""
+
+    kind: Literal["text"] = "text"
+    # sentencepiece: tokenizer.model; tokenizers: tokenizer.json; bpe: vocab.json and merges.txt
+    tokenizer: Literal["sentencepiece", "tokenizers", "bpe"] | None = None
+    max_tokens: Positive  # longest input, with its boundary tokens
+    classes: list[str] | None = None
+
+
+Inputs = Annotated[WaveInput | ImageInput | TokenInput, Field(discriminator="kind")]
+
+
+@dataclass
+class Content:
+    """A checkpoint; tensors may lie in a file that is mapped into memory."""
+
+    format: str  # what it was read from, for people
+    source: Path
+    architecture: Architecture
+    inputs: Inputs
+    tensors: dict[str, Tensor]
+    files: dict[str, bytes] = field(default_factory=dict)  # of the tokenizer
+    notes: list[str] = field(default_factory=list)  # what was left out or filled in
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+def first_fault(error: Exception) -> str:
+    """One sentence of why sizes or settings are impossible."""
+    if isinstance(error, ValidationError):
+        fault = error.errors()[0]
+        message = fault["msg"].removeprefix("Value error, ")
+        return ": ".join(part for part in (".".join(map(str, fault["loc"])), message) if part)
+    return f"no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
+
+
+def renamed(
+    tensors: Mapping[str, Tensor],
+    pairs: Iterable[Pair],
+    shapes: Mapping[str, torch.Size],
+    where: Path,
+    optional: tuple[str, ...] = (),
+) -> dict[str, Tensor]:
+    """Tensors of another implementation under our names, float32.
+
+    `shapes` are those that our modules have. Names of ours in `optional` may be absent. Raises
+    UserError that lists every missing, surplus and wrongly shaped tensor, under the names of the
+    file.
+    """
+    found: dict[str, Tensor] = {}
+    faults: list[str] = []
+    used: set[str] = set()
+    for ours, theirs in pairs:
+        wanted = _shares(shapes[ours], len(theirs))
+        used.update(theirs)
+        there = [name for name in theirs if name in tensors]
+        if not there and ours in optional:
+            continue
+        faults += [f"{name}: missing" for name in theirs if name not in tensors]
+        wrong = [name for name in there if tensors[name].shape != wanted]
+        faults += [
+            f"{name}: {list(tensors[name].shape)}, {list(wanted)} is expected" for name in wrong
+        ]
+        if len(there) == len(theirs) and not wrong:
+            found[ours] = joined([tensors[name] for name in theirs])
+    faults += [f"{name}: surplus" for name in tensors if name not in used]
+    refuse_faults(where, faults)
+    return found
+
+
+def refuse_faults(where: Path, faults: list[str]) -> None:
+    """Raise UserError with all faults of a checkpoint's tensors, one a line, if there are any."""
+    if faults:
+        head = f"{where}: {len(faults)} tensor(s) do not fit the architecture"
+        raise UserError(head + "\n  " + "\n  ".join(faults))
+
+
+def joined(parts: list[Tensor]) -> Tensor:
+    """One float32 tensor of parts along the first dimension; a single part is not copied."""
+    return (torch.cat(parts) if len(parts) > 1 else parts[0]).float()
+
+
+def _shares(shape: torch.Size, parts: int) -> torch.Size:
+    return torch.Size((shape[0] // parts, *shape[1:])) if parts > 1 else shape

@@ -1,0 +1,78 @@
+"""`d2v convert SRC --to d2v|hf [-o DIR]`: a checkpoint of any known format in another one."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from d2v.checkpoint import sha256
+from d2v.errors import UserError
+from d2v.interop import hf_export, own
+from d2v.interop.content import Content
+from d2v.interop.reading import read
+
+
+def convert(
+    source: str | Path,
+    to: Literal["d2v", "hf"],
+    out: str | Path | None = None,
+    drop_head: bool = False,
+    say: bool = False,
+) -> Path:
+    """Write a checkpoint as a folder of d2v or of Hugging Face; returns the folder.
+
+    By default it is called after the source and lies in the present folder. Raises UserError as
+    `reading.read` does, for a model that Hugging Face's classes cannot express, or if it exists.
+    """
+    source = Path(source)
+    out = Path(out) if out is not None else Path(f"{_name(source)}-{to}")
+    if out.exists():
+        raise UserError(f"{out}: exists; name another folder with -o, or remove it")
+    content = read(source)
+    content.provenance.setdefault("format", content.format)
+    content.provenance.setdefault("source", content.source.name)
+    if content.source.is_file():
+        content.provenance.setdefault("sha256", sha256(content.source))
+    if say:
+        print(f"{source}: {describe(content)}")
+    if to == "hf":
+        notes = [*content.notes, *hf_export.write(content, out, drop_head)]
+    else:
+        own.write(content, out)
+        notes = content.notes
+    if say:
+        for note in notes:
+            print(f"  {note}")
+        print(f"written: {out}")
+    return out
+
+
+def describe(content: Content) -> str:
+    """Format, size and parts in one line."""
+    a, b = content.architecture, content.architecture.backbone
+    parts = [f"{a.task.kind} head with {a.outputs} outputs"] if a.task else []
+    parts += ["regression head"] if a.regression not in (None, "none") else []
+    parts += ["teacher"] if a.shared is not None else []
+    extra = f", with {' and '.join(parts)}" if parts else ""
+    numbers = sum(tensor.numel() for tensor in content.tensors.values())
+    return (
+        f"{content.format}, {a.encoder.kind}, {b.depth} blocks of {b.dim}, {b.heads} heads"
+        f"{extra}; {numbers:,} numbers"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line of `d2v convert`."""
+    parser = argparse.ArgumentParser(prog="d2v convert", description=__doc__.split(": ")[1])
+    parser.add_argument("source", type=Path, metavar="SRC", help="file or folder of a checkpoint")
+    parser.add_argument("--to", choices=("d2v", "hf"), required=True, help="format to write")
+    parser.add_argument("-o", "--out", type=Path, metavar="DIR", help="default: <SRC>-<format>")
+    parser.add_argument(
+        "--drop-head", action="store_true", help="hf: leave out a head that its classes do not have"
+    )
+    a = parser.parse_args(argv)
+    convert(a.source, a.to, a.out, a.drop_head, say=True)
+
+
+def _name(source: Path) -> str:
+    return source.stem if source.is_file() else source.resolve().name

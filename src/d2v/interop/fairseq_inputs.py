@@ -1,0 +1,101 @@
+"""What fairseq's models take in: waveforms and letters, GPT-2's byte pairs under fairseq's ids."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from d2v.data.letters import LETTERS
+from d2v.errors import UserError
+from d2v.interop.content import Content, ImageInput, Inputs, TokenInput, WaveInput
+from d2v.interop.own import NORMALISATIONS
+from d2v.interop.pickles import plain
+
+SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
+DICTIONARY, VOCABULARY, MERGES = "dict.txt", "encoder.json", "vocab.bpe"
+
+
+def inputs(content: Content, state: dict[str, Any]) -> Inputs:
+    """How inputs are made; files of the tokenizer, which lie beside the checkpoint, are kept."""
+    kind = content.architecture.encoder.kind
+    if kind == "speech":
+        return _waves(content, state)
+    if kind == "vision":
+        mean, std = NORMALISATIONS["imagenet"]
+        side = content.architecture.encoder.image_size  # type: ignore[union-attr]
+        return ImageInput(mean=mean, std=std, resize=int(side / (224 / 256)))
+    return _texts(content)
+
+
+def _waves(content: Content, state: dict[str, Any]) -> WaveInput:
+    task = content.provenance["config"].get("task") or {}
+    normalise = bool(task.get("normalize", True))
+    outputs = content.architecture.outputs
+    if outputs is None:
+        return WaveInput(normalise=normalise)
+    letters = _letters_in(state) or _letters_beside(content.source)
+    if letters is None and outputs == len(LETTERS):
+        letters = list(LETTERS)
+        content.notes.append("no dictionary of letters in it: those of LibriSpeech are taken")
+    if letters is not None and len(letters) != outputs:
+        raise UserError(
+            f"{content.source}: {len(letters)} letters in its dictionary, {outputs} outputs"
+        )
+    return WaveInput(normalise=normalise, letters=letters)
+
+
+def _letters_in(state: dict[str, Any]) -> list[str] | None:
+    """Symbols of the dictionary that the task keeps in the checkpoint."""
+    found = (plain(state.get("task_state")) or {}).get("target_dictionary")
+    symbols = found.get("symbols") if isinstance(found, dict) else None
+    return [str(symbol) for symbol in symbols] if symbols else None
+
+
+def _letters_beside(source: Path) -> list[str] | None:
+    path = source.with_name("dict.ltr.txt")
+    return [*SPECIAL, *_symbols(path)] if path.is_file() else None
+
+
+def _texts(content: Content) -> TokenInput:
+    """fairseq numbers the byte pairs by dict.txt, so GPT-2's ids are numbered anew."""
+    encoder, folder = content.architecture.encoder, content.source.parent
+    size = encoder.vocab_size  # type: ignore[union-attr]
+    most = encoder.max_positions  # type: ignore[union-attr]
+    missing = [n for n in (DICTIONARY, VOCABULARY, MERGES) if not (folder / n).is_file()]
+    if missing:
+        content.notes.append(
+            f"{', '.join(missing)} not beside the file: no tokenizer, give token ids only"
+        )
+        return TokenInput(max_tokens=most)
+    vocab = _vocabulary(folder, size)
+    content.files["vocab.json"] = json.dumps(vocab, ensure_ascii=False).encode()
+    content.files["merges.txt"] = (folder / MERGES).read_bytes()
+    return TokenInput(tokenizer="bpe", max_tokens=most)
+
+
+def _vocabulary(folder: Path, size: int) -> dict[str, int]:
+    """Byte pairs and fairseq's special symbols with the model's ids, in their order.
+
+    Symbols of dict.txt that are no byte pair (madeupword0000 fills up to a multiple of 8) keep
+    their name. <mask> is the last id, which fairseq's task adds to the dictionary.
+    """
+    try:
+        pieces = json.loads((folder / VOCABULARY).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{folder / VOCABULARY}: not readable as JSON ({error})") from None
+    by_gpt2_id = {str(i): piece for piece, i in pieces.items()}
+    symbols = [by_gpt2_id.get(symbol, symbol) for symbol in _symbols(folder / DICTIONARY)]
+    names = [*SPECIAL, *symbols]
+    if "<mask>" not in names:
+        names.append("<mask>")
+    if len(names) != size:
+        raise UserError(
+            f"{folder / DICTIONARY}: {len(names)} symbols with the special ones, but the model has"
+            f" {size}"
+        )
+    return {name: i for i, name in enumerate(names)}
+
+
+def _symbols(path: Path) -> list[str]:
+    """First columns of a fairseq dictionary: a symbol and its count a line."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [line.rsplit(" ", 1)[0] for line in lines if line.strip()]

@@ -1,0 +1,270 @@
+"""Folders of Hugging Face's Data2Vec models, with their heads, processors and tokenizers."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from d2v import params
+from d2v.data.letters import LETTERS
+from d2v.errors import UserError
+from d2v.interop import hf_config, huggingface, pickles
+from d2v.interop.content import (
+    Architecture,
+    Content,
+    ImageInput,
+    TokenInput,
+    WaveInput,
+    renamed,
+)
+from d2v.interop.module import empty
+from d2v.interop.own import read_tensors
+
+CONFIG, SAFE, PICKLED = "config.json", "model.safetensors", "pytorch_model.bin"
+SCALE = "d2v_label_scale"  # our own key: labels of a regression are divided by this
+# tensors without a part in hidden states or logits
+BUFFERS = ("position_ids", "token_type_ids", "relative_position_index", "num_batches_tracked")
+MAY_BE_ABSENT = ("student.encoder.mask_embedding",)
+TOKENIZERS = {
+    "tokenizers": ("tokenizer.json",),
+    "bpe": ("vocab.json", "merges.txt"),
+}
+TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+RESAMPLING = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
+
+
+def read(folder: Path) -> Content:
+    """A folder with config.json and weights; tensors of safetensors files are mapped.
+
+    Raises UserError for another kind of model, and one that lists every tensor that does not fit.
+    """
+    sizes, config = hf_config.architecture(_json(folder / CONFIG), folder / CONFIG)
+    kind = sizes.encoder.kind
+    tensors = _prefixed_as_in_heads(_tensors(folder), huggingface.PREFIX[kind])
+    task = _task(kind, tensors, config)
+    architecture = sizes
+    if task is not None:
+        names = {pair.ours: pair.theirs[0] for pair in huggingface.head(kind, task)}
+        outputs = len(tensors[names["head.out.weight"]])
+        if isinstance(task, params.Classify):
+            task = task.model_copy(update={"classes": max(outputs, 2)})
+        architecture = sizes.model_copy(update={"task": task, "outputs": outputs})
+    content = Content(
+        format=f"Hugging Face {config['model_type']}",
+        source=folder,
+        architecture=architecture,
+        inputs=WaveInput(),
+        tensors={},
+    )
+    content.tensors = _ours(content, tensors, kind)
+    {"speech": _waves, "vision": _images, "text": _texts}[kind](content, folder, config)
+    return content
+
+
+def _ours(content: Content, tensors: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
+    a, prefix = content.architecture, huggingface.PREFIX[kind]
+    pairs = huggingface.student(a.encoder, a.backbone)
+    pairs = [pair._replace(theirs=tuple(prefix + name for name in pair.theirs)) for pair in pairs]
+    heads = huggingface.head(kind, a.task) if a.task else []
+    known = {name for pair in (*pairs, *heads) for name in pair.theirs}
+    heads_there = ("lm_head.", "classifier.", "projector.", "qa_outputs.", "layer_weights")
+    dropped = sorted(
+        name
+        for name in tensors
+        if name not in known
+        and name.startswith((*heads_there, *(prefix + part for part in huggingface.UNUSED)))
+    )
+    if dropped:
+        content.notes.append(f"left out, no place here: {', '.join(_stems(dropped))}")
+    left = {name: tensor for name, tensor in tensors.items() if name not in dropped}
+    shapes = {name: t.shape for name, t in empty(a).state_dict().items()}
+    types = f"{prefix}embeddings.token_type_embeddings.weight"
+    if types in left:
+        left = _without_token_types(content, left, prefix)
+    found = renamed(left, [*pairs, *heads], shapes, content.source, optional=MAY_BE_ABSENT)
+    return fill_mask_embedding(content, found, shapes)
+
+
+def fill_mask_embedding(
+    content: Content, found: dict[str, Tensor], shapes: dict[str, Any]
+) -> dict[str, Tensor]:
+    """Zeros for a mask embedding that the other model has not got; only training would use it."""
+    import torch
+
+    for name in MAY_BE_ABSENT:
+        if name in shapes and name not in found:
+            found[name] = torch.zeros(shapes[name])
+            content.notes.append("there is no mask embedding in it: zeros")
+    return found
+
+
+def _without_token_types(
+    content: Content, tensors: dict[str, Tensor], prefix: str
+) -> dict[str, Tensor]:
+    bare = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    changed = huggingface.without_token_types(bare)
+    words = "embeddings.word_embeddings.weight"
+    if words in bare and changed[words] is not bare[words]:
+        content.notes.append("the embedding of token type 0 is added to every word's")
+    tensors = {name: t for name, t in tensors.items() if name.removeprefix(prefix) in changed}
+    return {**tensors, **({prefix + words: changed[words]} if words in changed else {})}
+
+
+def _task(kind: str, tensors: dict[str, Tensor], config: dict[str, Any]) -> params.Task | None:
+    """The head that the tensors show; None for a bare model or a head without a place here."""
+    if kind == "speech" and "lm_head.weight" in tensors:
+        return params.CTC(kind="ctc", dropout=config["final_dropout"])
+    if kind == "vision" and "classifier.weight" in tensors:
+        pooled = bool(config["use_mean_pooling"])
+        pool = "mean" if pooled else "first"
+        return params.Classify(kind="classify", classes=2, pool=pool, norm=pooled)  # type: ignore[arg-type]
+    if kind == "text" and "classifier.out_proj.weight" in tensors:
+        dropout = config.get("classifier_dropout")
+        dropout = config["hidden_dropout_prob"] if dropout is None else dropout
+        if len(tensors["classifier.out_proj.weight"]) == 1:
+            scale = float(config.get(SCALE, 1.0))
+            return params.Regress(
+                kind="regress", pool="first", hidden=True, dropout=dropout, scale=scale
+            )
+        return params.Classify(
+            kind="classify", classes=2, pool="first", hidden=True, dropout=dropout
+        )
+    return None
+
+
+# --- inputs -----------------------------------------------------------------------------------
+
+
+def _waves(content: Content, folder: Path, config: dict[str, Any]) -> None:
+    processor = _processor(folder)
+    letters = None
+    if content.architecture.task is not None:
+        outputs = content.architecture.outputs or 0
+        letters = _letters(folder, int(config["pad_token_id"] or 0), outputs)
+    content.inputs = WaveInput(
+        normalise=bool(processor.get("do_normalize", True)), eps=1e-7, letters=letters
+    )
+
+
+def _letters(folder: Path, blank: int, outputs: int) -> list[str] | None:
+    """Letters by id; the blank, which Hugging Face calls <pad>, is called <s> as in fairseq."""
+    vocab = _optional_json(folder / "vocab.json")
+    if not vocab:
+        return None
+    by_id = {int(i): str(token) for token, i in vocab.items()}
+    if sorted(by_id)[:outputs] != list(range(outputs)):
+        raise UserError(f"{folder / 'vocab.json'}: no letter for each of {outputs} outputs")
+    letters = [by_id[i] for i in range(outputs)]
+    settings = _optional_json(folder / "tokenizer_config.json")
+    delimiter = settings.get("word_delimiter_token", "|")
+    letters = ["|" if letter == delimiter else letter for letter in letters]
+    if "<s>" in letters and letters[blank] != "<s>":
+        letters[letters.index("<s>")] = letters[blank]
+    letters[blank] = "<s>"
+    upper = [letter.upper() if len(letter) == 1 else letter for letter in letters]
+    return list(LETTERS) if tuple(upper) == LETTERS else letters
+
+
+def _images(content: Content, folder: Path, config: dict[str, Any]) -> None:
+    c = _processor(folder)
+    size, side = c.get("size", config["image_size"]), config["image_size"]
+    size = {"height": size, "width": size} if isinstance(size, int) else size
+    resize, stretch = None, None
+    if c.get("do_resize", True):
+        resize = size.get("shortest_edge")
+        stretch = None if resize else [size["height"], size["width"]]
+    ends = [side, side] if c.get("do_center_crop") or resize else stretch
+    if c and ends not in (None, [side, side]):
+        content.notes.append(f"preprocessor_config.json makes {ends}, the model takes {side}")
+        stretch = [side, side]
+    normalised = c.get("do_normalize", True)
+    channels = content.architecture.encoder.channels  # type: ignore[union-attr]
+    content.inputs = ImageInput(
+        mean=(c.get("image_mean", [0.5] * channels) if normalised else [0.0] * channels),
+        std=(c.get("image_std", [0.5] * channels) if normalised else [1.0] * channels),
+        resize=resize,
+        stretch=stretch,
+        resampling=RESAMPLING[c.get("resample", 3)],  # type: ignore[arg-type]
+        classes=_class_names(content.architecture, config),
+    )
+    if not c:
+        content.notes.append("no preprocessor_config.json: mean and deviation .5 are taken")
+
+
+def _texts(content: Content, folder: Path, config: dict[str, Any]) -> None:
+    kind = None
+    for name, files in TOKENIZERS.items():
+        if all((folder / file).is_file() for file in files):
+            kind = name
+            there = [*files, *(file for file in TOKENIZER_SETTINGS if (folder / file).is_file())]
+            content.files = {file: (folder / file).read_bytes() for file in there}
+            break
+    if kind is None:
+        content.notes.append("no tokenizer.json, no vocab.json with merges.txt: no tokenizer")
+    most = config["max_position_embeddings"] - 2
+    settings = _optional_json(folder / "tokenizer_config.json")
+    content.inputs = TokenInput(
+        tokenizer=kind,  # type: ignore[arg-type]
+        max_tokens=min(most, int(min(settings.get("model_max_length", most), 10**9))),
+        classes=_class_names(content.architecture, config),
+    )
+
+
+def _class_names(a: Architecture, config: dict[str, Any]) -> list[str] | None:
+    names = config.get("id2label") or {}
+    found = [names.get(str(i), names.get(i)) for i in range(a.outputs or 0)]
+    generic = [f"LABEL_{i}" for i in range(len(found))]
+    return None if not found or None in found or found == generic else [str(n) for n in found]
+
+
+# --- files ------------------------------------------------------------------------------------
+
+
+def _tensors(folder: Path) -> dict[str, Tensor]:
+    """Tensors of one file, or of those that an index names."""
+    for name, reader in ((SAFE, read_tensors), (PICKLED, pickles.read)):
+        index = folder / f"{name}.index.json"
+        paths = [folder / name] if (folder / name).is_file() else []
+        if not paths and index.is_file():
+            paths = [folder / file for file in sorted(set(_json(index)["weight_map"].values()))]
+        if paths:
+            found: dict[str, Tensor] = {}
+            for path in paths:
+                found |= reader(path)
+            return {k: t for k, t in found.items() if not k.endswith(BUFFERS)}
+    raise UserError(f"{folder}: no weights in it; {SAFE} or {PICKLED} is expected")
+
+
+def _prefixed_as_in_heads(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Names of a bare model as models with a head have them."""
+    if any(name.startswith(prefix) for name in tensors):
+        return tensors
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def _stems(names: list[str]) -> list[str]:
+    return sorted({name.rsplit(".", 1)[0] for name in names})
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable as JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: a JSON object is expected")
+    return found
+
+
+def _processor(folder: Path) -> dict[str, Any]:
+    """Settings of the feature extractor or image processor; older and newer places of them."""
+    found = _optional_json(folder / "preprocessor_config.json")
+    if found:
+        return found
+    joined = _optional_json(folder / "processor_config.json")
+    return joined.get("feature_extractor") or joined.get("image_processor") or {}
+
+
+def _optional_json(path: Path) -> dict[str, Any]:
+    return _json(path) if path.is_file() else {}

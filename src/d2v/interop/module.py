@@ -1,0 +1,123 @@
+"""The modules of a checkpoint, made without memory for their weights, then given them."""
+
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from d2v import params
+from d2v.ema import Teacher
+from d2v.heads import LetterHead
+from d2v.interop.content import Architecture, Content, refuse_faults
+from d2v.model import Student, regression_head
+from d2v.task import build_head
+
+
+class Model(nn.Module):
+    """A loaded checkpoint, in evaluation mode.
+
+    `student` always; `head` of a fine-tuned model, `regression` and `teacher` of a pre-trained one,
+    or None. `inputs` says how inputs are made, `params` how the modules were built.
+    """
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.params = a = architecture
+        self.student = Student(a.encoder, a.backbone)
+        self.head = None
+        if a.task is not None and a.outputs:
+            self.head = build_head(a.task, a.backbone.dim, a.outputs, a.backbone.norm_eps)
+        self.regression = regression_head(a.regression, a.backbone) if a.regression else None
+        self.teacher = None
+        if a.shared is not None:
+            ema = params.EMA(start=1.0, end=1.0, anneal_steps=0, shared=a.shared)
+            self.teacher = Teacher(self.student.encoder, self.student.backbone, ema)
+        self.content: Content
+
+    @property
+    def inputs(self) -> Any:
+        """How waveforms, pixels or tokens are made."""
+        return self.content.inputs
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where the weights come from, as far as the checkpoint says."""
+        return self.content.provenance
+
+    @property
+    def letters(self) -> list[str] | None:
+        """What a CTC head's outputs stand for."""
+        return getattr(self.inputs, "letters", None)
+
+    @property
+    def classes(self) -> list[str] | None:
+        """Names of the classes, where they are known."""
+        return self.inputs.classes
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """What makes tokens of texts; raises UserError where the checkpoint has none."""
+        from d2v.interop.tokenizing import tokenizer
+
+        return tokenizer(self.content)
+
+    @torch.inference_mode()
+    def hidden(self, batch: dict[str, Tensor]) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
+        """What enters the first block and what leaves each (B, P + T, D); logits; padding (B, T).
+
+        Logits are (B, outputs), or (B, T, letters) before the softmax; None without a head.
+        """
+        x, padding = self.student.encoder.local_features(batch)
+        h, padding = self.student.encoder(x, padding)
+        output = self.student.backbone(h, padding)
+        return [h, *output.blocks], self._logits(output.x, padding), padding
+
+    def _logits(self, x: Tensor, padding: Tensor | None) -> Tensor | None:
+        if self.head is None:
+            return None
+        prefix = self.student.encoder.prefix
+        if isinstance(self.head, LetterHead):
+            return self.head.out(x[:, prefix:])
+        return self.head(x, prefix, padding)
+
+
+def empty(architecture: Architecture) -> Model:
+    """The modules with shapes and without values."""
+    with torch.device("meta"):
+        return Model(architecture)
+
+
+def filled(content: Content) -> Model:
+    """The modules with the checkpoint's tensors, which are taken over, not copied.
+
+    Raises UserError that lists every missing, surplus and wrongly shaped tensor.
+    """
+    model = empty(content.architecture)
+    wanted = model.state_dict()
+    tensors = with_shared(content.tensors, wanted, content.architecture.shared or ())
+    faults = [f"{name}: missing" for name in wanted if name not in tensors]
+    faults += [f"{name}: surplus" for name in tensors if name not in wanted]
+    faults += [
+        f"{name}: {list(tensor.shape)}, {list(wanted[name].shape)} is expected"
+        for name, tensor in tensors.items()
+        if name in wanted and tensor.shape != wanted[name].shape
+    ]
+    refuse_faults(content.source, faults)
+    model.load_state_dict(tensors, assign=True)
+    model.content = content
+    return model.eval()
+
+
+def with_shared(
+    tensors: dict[str, Tensor], wanted: Iterable[str], shared: Iterable[str]
+) -> dict[str, Tensor]:
+    """Tensors, and copies of the student's where the teacher shares them and has none itself."""
+    prefixes = tuple(f"teacher.encoder.{module}" for module in shared)
+    filled = dict(tensors)
+    for name in wanted:
+        source = name.replace("teacher.", "student.", 1)
+        if name.startswith(prefixes) and name not in tensors and source in tensors:
+            filled[name] = tensors[source].clone()
+    return filled

@@ -1,0 +1,183 @@
+"""PyTorch's pickled files, read without executing anything that they ask for.
+
+PyTorch's own restricted reader (weights_only) builds tensors and plain containers and refuses the
+rest. The released checkpoints hold configuration objects too: for the classes named here it gets
+stand-ins that only keep what they are given. Anything else is refused by name.
+"""
+
+import pickletools
+import re
+import warnings
+import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from d2v.errors import UserError
+
+# names of configuration objects in files of fairseq, data2vec_vision and DeepSpeed
+INERT = frozenset(
+    {
+        "argparse.Namespace",
+        "collections.defaultdict",
+        "copyreg._reconstructor",
+        "numpy.core.multiarray._reconstruct",
+        "numpy.core.multiarray.scalar",
+        "numpy._core.multiarray._reconstruct",
+        "numpy._core.multiarray.scalar",
+        "numpy.dtype",
+        "numpy.ndarray",
+        "pathlib.Path",
+        "pathlib.PosixPath",
+        "typing.Any",
+        *(f"builtins.{kind.__name__}" for kind in (bool, bytes, dict, float, int, list)),
+        *(f"builtins.{kind.__name__}" for kind in (object, str, tuple)),
+    }
+)
+INERT_MODULES = re.compile(r"(omegaconf|fairseq|fairseq_user_dir_\d+|examples|deepspeed)(\.|$)")
+
+
+class Inert:
+    """Stand-in for an object of a pickle: what it was given, and no behaviour."""
+
+    name = ""  # of the class that it stands for
+    arguments: tuple[Any, ...] = ()
+    state: Any = None
+
+    def __new__(cls, *arguments: Any) -> "Inert":
+        made = object.__new__(cls)
+        made.arguments = arguments
+        return made
+
+    def __init__(self, *arguments: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+def read(path: Path) -> Any:
+    """What a file of torch.save holds; tensors of the newer zip format are mapped, not read.
+
+    Configuration objects come as `Inert`. Raises UserError if the file is not whole, not
+    PyTorch's, or asks for anything but tensors, containers and configuration.
+    """
+    zipped = zipfile.is_zipfile(path)
+    try:
+        names = list(_globals(path, zipped))
+        stand_ins: list[Any] = [(_stand_in(name), name) for name in names if _inert(name)]
+        with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped or None)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from None
+    except Exception as error:  # a damaged pickle raises anything
+        refused = [name for name in _asked_for(path, zipped) if not _known(name)]
+        if refused:
+            raise UserError(
+                f"{path}: refused, nothing was executed: loading it would call"
+                f" {', '.join(refused)}; only tensors and configuration are read"
+            ) from None
+        reason = str(error).split("\n")[0][:200] or type(error).__name__
+        raise UserError(
+            f"{path}: not a whole file of torch.save ({reason}); fetch or make it again"
+        ) from None
+
+
+def plain(value: Any) -> Any:
+    """Dictionaries, lists, numbers and strings of what a configuration object held."""
+    if isinstance(value, Inert):
+        return _plain_state(value)
+    if isinstance(value, dict):
+        return {
+            key if isinstance(key, str) else str(plain(key)): plain(v) for key, v in value.items()
+        }
+    if isinstance(value, list | tuple | set):
+        return [plain(item) for item in value]
+    return value if isinstance(value, str | int | float | None) else str(type(value).__name__)
+
+
+def _plain_state(value: Inert) -> Any:
+    state = value.state
+    if isinstance(state, tuple) and len(state) == 2:  # attributes, slots
+        state = {**(state[0] or {}), **(state[1] or {})}
+    if isinstance(state, dict):
+        for key in ("_content", "_val"):  # omegaconf's containers and leaves
+            if key in state:
+                return plain(state[key])
+        return plain(state)
+    # an enumeration's value; a container's content
+    return plain(value.arguments[0]) if len(value.arguments) == 1 else plain(value.arguments)
+
+
+def _stand_in(name: str) -> type[Inert]:
+    return type(name.rsplit(".", 1)[-1], (Inert,), {"name": name})
+
+
+def _inert(name: str) -> bool:
+    return name in INERT or INERT_MODULES.match(name) is not None
+
+
+def _known(name: str) -> bool:
+    """Whether PyTorch's reader or a stand-in takes care of it."""
+    own = ("torch.", "collections.OrderedDict", "collections.Counter", "_codecs.encode")
+    containers = ("builtins.set", "builtins.complex", "builtins.bytearray")
+    return (
+        _inert(name)
+        or (name.startswith(own) and not name.startswith("torch.hub"))
+        or (name in containers)
+    )
+
+
+def _asked_for(path: Path, zipped: bool) -> list[str]:
+    found = []
+    try:
+        for name in _globals(path, zipped):
+            found.append(name)
+    except Exception:  # of a damaged pickle, as far as it goes
+        pass
+    return found
+
+
+def _globals(path: Path, zipped: bool) -> Iterator[str]:
+    """Dotted names that the pickle asks for, once each, without loading it."""
+    seen = set()
+    for name in _stream_names(path, zipped):
+        if name not in seen:
+            seen.add(name)
+            yield name
+
+
+def _stream_names(path: Path, zipped: bool) -> Iterator[str]:
+    if zipped:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.namelist():
+                if member.endswith((".pkl", "/data.pkl")):
+                    with archive.open(member) as stream:
+                        yield from _pickle_names(stream)
+        return
+    with path.open("rb") as stream:
+        for _ in range(4):  # magic number, version, system, content
+            yield from _pickle_names(stream)
+
+
+def _pickle_names(stream: IO[bytes]) -> Iterator[str]:
+    strings: list[str] = []
+    for operation, argument, _ in pickletools.genops(stream):
+        if operation.name in ("GLOBAL", "INST"):
+            module, _, name = str(argument).partition(" ")
+            yield _current(module, name)
+        elif operation.name == "STACK_GLOBAL":
+            yield _current(*strings[-2:]) if len(strings) > 1 else "a name that it makes up"
+        elif isinstance(argument, str):
+            strings.append(argument)
+
+
+def _current(module: str, name: str) -> str:
+    """Python 2 names, which pickles of protocol 2 have, as Python 3 calls them."""
+    if (module, name) in NAME_MAPPING:
+        return ".".join(NAME_MAPPING[module, name])
+    return f"{IMPORT_MAPPING.get(module, module)}.{name}"

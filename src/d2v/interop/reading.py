@@ -1,0 +1,53 @@
+"""Any checkpoint, recognised by what is in it."""
+
+from pathlib import Path
+from typing import Any
+
+from d2v.checkpoint import META, MODEL
+from d2v.errors import UserError
+from d2v.interop import beit, fairseq, hf_import, own, pickles
+from d2v.interop.content import Content
+
+FORMATS = (
+    "a folder of d2v or of Hugging Face's Data2Vec models, or a file of fairseq or data2vec_vision"
+)
+
+
+def read(path: str | Path) -> Content:
+    """A checkpoint in any known format; nothing in it is executed, nothing is written.
+
+    Raises UserError, in one sentence, for one that is not known, not whole, or does not fit.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder")
+    if path.is_file() and path.name in (MODEL, META) and (path.parent / META).is_file():
+        path = path.parent
+    if path.is_dir():
+        return _folder(path)
+    if path.suffix == ".safetensors":
+        raise UserError(f"{path}: weights alone; name the folder with its {META} or config.json")
+    state = pickles.read(path)
+    if isinstance(state, dict):
+        family = fairseq.recognised(state)
+        if family is not None:
+            return fairseq.read(path, state, family)
+        if beit.recognised(state):
+            return beit.read(path, state)
+    raise UserError(f"{path}: no checkpoint of data2vec ({_holds(state)}); read are {FORMATS}")
+
+
+def _folder(path: Path) -> Content:
+    if (path / META).is_file():
+        return own.read(path)
+    if (path / hf_import.CONFIG).is_file():
+        return hf_import.read(path)
+    steps = sorted(path.glob("**/step-*/" + META))
+    hint = f"; did you mean {steps[-1].parent}?" if steps else f"; read are {FORMATS}"
+    raise UserError(f"{path}: neither {META} nor {hf_import.CONFIG} in it{hint}")
+
+
+def _holds(state: Any) -> str:
+    if not isinstance(state, dict):
+        return f"it holds a {type(state).__name__}"
+    return f"it holds {', '.join(sorted(map(str, state))[:8]) or 'nothing'}"
