@@ -8,22 +8,35 @@ import pytest
 
 from d2v.data.shards import (
     Shards,
-    ShardWriter,
     hash_of,
     read_meta,
     write_meta,
     written_whole,
 )
+from d2v.data.writing import Example, write_split
 from d2v.errors import UserError
 
 
 def write(folder: Path, shard_bytes: int = 100) -> list[bytes]:
     payloads = [bytes([n]) * (7 * n) for n in range(12)]
-    writer = ShardWriter(folder, shard_bytes)
-    for number, payload in enumerate(payloads):
-        writer.add(payload, id=f"é{number}", label=number % 3, score=number / 2, empty="")
-    writer.close()
+    rows = [
+        Example(payload, {"id": f"é{n}", "label": n % 3, "score": n / 2, "empty": ""})
+        for n, payload in enumerate(payloads)
+    ]
+    write_rows(folder, rows, shard_bytes)
     return payloads
+
+
+def write_rows(folder: Path, rows: list[Example], shard_bytes: int = 100) -> None:
+    write_split(
+        folder,
+        range(len(rows)),
+        lambda n: [rows[n]],
+        sizes=[len(row.payload) for row in rows],
+        label=folder.name,
+        workers=1,
+        shard_bytes=shard_bytes,
+    )
 
 
 def test_payloads_and_columns_come_back(tmp_path: Path) -> None:
@@ -73,13 +86,6 @@ def test_hash_sees_content_and_names(tmp_path: Path) -> None:
     assert changed != before
     (tmp_path / "train").rename(tmp_path / "dev")
     assert hash_of(tmp_path) != changed
-
-
-def test_columns_must_stay_the_same(tmp_path: Path) -> None:
-    writer = ShardWriter(tmp_path / "train")
-    writer.add(b"a", id="a")
-    with pytest.raises(ValueError, match="columns"):
-        writer.add(b"b", id="b", label=1)
 
 
 @pytest.mark.parametrize("error", [UserError("fault"), KeyboardInterrupt()])
@@ -134,8 +140,6 @@ def test_missing_and_damaged_data_is_named(tmp_path: Path) -> None:
 
 
 def test_an_empty_payload_is_readable(tmp_path: Path) -> None:
-    writer = ShardWriter(tmp_path / "train")
-    writer.add(b"", id="a")
-    writer.close()
+    write_rows(tmp_path / "train", [Example(b"", {"id": "a"})])
     assert bytes(Shards(tmp_path / "train").payload(0)) == b""
     assert Shards(tmp_path / "train").numbers("length").dtype == np.int64

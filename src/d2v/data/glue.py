@@ -5,13 +5,16 @@ GLUE's TSV has no quoting: a quotation mark is text, a tab always ends a column.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from d2v.data.layout import lines, progress
-from d2v.data.shards import ShardWriter, write_meta, written_whole
+from d2v.data.layout import lines
+from d2v.data.shards import write_meta, written_whole
 from d2v.data.tokenizer import Tokenizer
+from d2v.data.writing import Columns, Example, write_split
 from d2v.errors import UserError
 
 SPLITS = ("train", "dev", "test")
@@ -29,8 +32,7 @@ class GlueTask:
     headless: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One example; label is None where the file has no labels."""
 
     texts: tuple[str, ...]
@@ -71,7 +73,7 @@ def prepare_glue(name: str, source: Path, tokenizer: Path, out: Path) -> None:
             rows = list(read_rows(path, task))
             if not rows:
                 raise UserError(f"{path}: an empty split: no rows in it")
-            _write_split(temporary / path.stem, rows, model)
+            _write_split(temporary / path.stem, rows, tokenizer)
             splits[path.stem] = {"examples": len(rows), "labelled": rows[0].label is not None}
         write_meta(
             temporary,
@@ -146,12 +148,22 @@ def _label_reader(task: GlueTask) -> Callable[[str, str], int | float]:
     return read_number if task.classes is None else read_class
 
 
-def _write_split(folder: Path, rows: list[Row], model: Tokenizer) -> None:
-    writer = ShardWriter(folder)
-    for number, row in enumerate(progress(rows, folder.name)):
-        encoded = [model.encode(text) for text in row.texts]
-        ids = np.array([i for text in encoded for i in text], model.dtype)
-        label = {} if row.label is None else {"label": row.label}
-        # `first`: tokens of the first text; the rest are the second's
-        writer.add(ids.tobytes(), id=f"{folder.name}-{number}", first=len(encoded[0]), **label)
-    writer.close()
+def _write_split(folder: Path, rows: list[Row], tokenizer: Path) -> None:
+    write_split(
+        folder,
+        [(f"{folder.name}-{number}", *row) for number, row in enumerate(rows)],
+        partial(_example, Tokenizer(tokenizer)),
+        sizes=[sum(map(len, row.texts)) for row in rows],
+        label=folder.name,
+    )
+
+
+def _example(
+    model: Tokenizer, item: tuple[str, tuple[str, ...], int | float | None]
+) -> Iterator[Example]:
+    name, texts, label = item
+    encoded = [model.encode(text) for text in texts]
+    ids = np.array([i for text in encoded for i in text], model.dtype)
+    # `first`: tokens of the first text; the rest are the second's
+    columns: Columns = {"id": name, "first": len(encoded[0])}
+    yield Example(ids.tobytes(), columns if label is None else {**columns, "label": label})

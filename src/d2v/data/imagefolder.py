@@ -1,7 +1,7 @@
 """ImageFolder trees (ImageNet's layout) to shards: SPLIT/CLASS/NAME.JPEG and lists/*.txt."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,18 +9,20 @@ from PIL import Image, UnidentifiedImageError
 
 from d2v.data.layout import (
     copy_lists,
-    progress,
     split_folders,
     subfolders,
     visible_files,
 )
-from d2v.data.shards import ShardWriter, write_meta, written_whole
+from d2v.data.shards import write_meta, written_whole
+from d2v.data.writing import Columns, Example, Written, write_split
 from d2v.errors import UserError
 
 SUFFIXES = {".jpeg", ".jpg", ".png"}
 
 
-def prepare_imagefolder(source: Path, out: Path, splits: Sequence[str] | None = None) -> None:
+def prepare_imagefolder(
+    source: Path, out: Path, splits: Sequence[str] | None = None, workers: int | None = None
+) -> None:
     """Write shards of the image files as they are; the id of an example is CLASS/NAME.
 
     meta.json gets the sorted class names and the mean and standard deviation of red, green, blue
@@ -32,39 +34,61 @@ def prepare_imagefolder(source: Path, out: Path, splits: Sequence[str] | None = 
     folders = split_folders(source, splits)
     classes = _classes(folders)
     label = {name: i for i, name in enumerate(classes)}
-    reference = next((f for f in folders if f.name == "train"), folders[0])
-    counts, ids = {}, set()
     with written_whole(out) as temporary:
+        written = {}
         for folder in folders:
             files = _image_files(folder)
-            colours = _Colours()
-            writer = ShardWriter(temporary / folder.name)
-            for path in progress(files, folder.name):
-                payload = path.read_bytes()
-                pixels = decode(payload, path)
-                name = f"{path.parent.name}/{path.stem}"
-                if folder is reference:
-                    colours.add(pixels)
-                ids.add(name)
-                height, width = pixels.shape[:2]
-                writer.add(
-                    payload, id=name, label=label[path.parent.name], height=height, width=width
-                )
-            writer.close()
-            counts[folder.name] = {"examples": len(files)}
-            if folder is reference:
-                mean, std = colours.statistics()
-        copy_lists(source, temporary, ids)
-        write_meta(
-            temporary,
-            dataset=out.name,
-            kind="imagefolder",
-            source=source.as_posix(),
-            splits=counts,
-            classes=classes,
-            mean=mean,
-            std=std,
-        )
+            written[folder.name] = write_split(
+                temporary / folder.name,
+                [(path, label[path.parent.name]) for path in files],
+                _example,
+                sizes=[path.stat().st_size for path in files],
+                label=folder.name,
+                workers=workers,
+            )
+        copy_lists(source, temporary, {i for w in written.values() for i in w.shards.texts("id")})
+        write_images_meta(temporary, out.name, source, written, classes)
+
+
+def write_images_meta(
+    temporary: Path,
+    name: str,
+    source: Path,
+    written: dict[str, Written],
+    classes: list[str],
+    **entries: object,
+) -> None:
+    """Write meta.json of a set of images, with the colours of the train or the first split."""
+    colours = written.get("train") or next(iter(written.values()))
+    assert colours.counts is not None
+    mean, std = statistics(colours.counts)
+    write_meta(
+        temporary,
+        dataset=name,
+        kind="imagefolder",
+        source=source.as_posix(),
+        splits={split: {"examples": len(w.shards)} for split, w in written.items()},
+        classes=classes,
+        mean=mean,
+        std=std,
+        **entries,
+    )
+
+
+def _example(item: tuple[Path, int]) -> Iterator[Example]:
+    path, label = item
+    yield image_example(path.read_bytes(), f"{path.parent.name}/{path.stem}", label, path)
+
+
+def image_example(payload: bytes, name: str, label: int, where: Path | str) -> Example:
+    """An image file with its size and the histograms of its colours.
+
+    Raises UserError with `where` if the file is broken.
+    """
+    pixels = decode(payload, where)
+    height, width = pixels.shape[:2]
+    columns: Columns = {"id": name, "label": label, "height": height, "width": width}
+    return Example(payload, columns, _histograms(pixels))
 
 
 def decode(payload: bytes | memoryview, name: Path | str) -> np.ndarray:
@@ -86,27 +110,25 @@ def grey(image: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(image).convert("L"))
 
 
-class _Colours:
-    """Histograms of a set's pixels: integers, so the same on every machine, in any order."""
+def _histograms(image: np.ndarray) -> np.ndarray:
+    """Counts (4, 256) of the values of red, green, blue and grey of an image (H, W, 3).
 
-    def __init__(self) -> None:
-        self.counts = np.zeros((4, 256), np.int64)  # red, green, blue, grey
+    Integers, so that their sum is the same on every machine, in any order.
+    """
+    planes = (*np.moveaxis(image, -1, 0), grey(image))
+    return np.stack([np.bincount(plane.ravel(), minlength=256) for plane in planes])
 
-    def add(self, image: np.ndarray) -> None:
-        """Count an image (H, W, 3) in."""
-        for colour, plane in enumerate((*np.moveaxis(image, -1, 0), grey(image))):
-            self.counts[colour] += np.bincount(plane.ravel(), minlength=256)
 
-    def statistics(self) -> tuple[list[float], list[float]]:
-        """Means and standard deviations of red, green, blue and grey, in [0, 1], six places."""
-        mean, std = [], []
-        for counts in self.counts.tolist():
-            pixels = sum(counts)
-            total = sum(count * value for value, count in enumerate(counts))
-            squares = sum(count * value * value for value, count in enumerate(counts))
-            mean.append(round(total / pixels / 255, 6))
-            std.append(round((squares * pixels - total * total) ** 0.5 / pixels / 255, 6))
-        return mean, std
+def statistics(histograms: np.ndarray) -> tuple[list[float], list[float]]:
+    """Means and standard deviations of red, green, blue and grey, in [0, 1], six places."""
+    mean, std = [], []
+    for counts in histograms.tolist():
+        pixels = sum(counts)
+        total = sum(count * value for value, count in enumerate(counts))
+        squares = sum(count * value * value for value, count in enumerate(counts))
+        mean.append(round(total / pixels / 255, 6))
+        std.append(round((squares * pixels - total * total) ** 0.5 / pixels / 255, 6))
+    return mean, std
 
 
 def _classes(folders: list[Path]) -> list[str]:

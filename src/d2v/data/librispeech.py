@@ -11,19 +11,21 @@ import soundfile
 from d2v.data.layout import (
     copy_lists,
     lines,
-    progress,
     split_folders,
     subfolders,
     visible_files,
 )
 from d2v.data.letters import ALPHABET, LETTERS, spell
-from d2v.data.shards import ShardWriter, write_meta, written_whole
+from d2v.data.shards import write_meta, written_whole
+from d2v.data.writing import Example, write_split
 from d2v.errors import UserError
 
 RATE = 16_000  # samples a second
 
 
-def prepare_librispeech(source: Path, out: Path, splits: Sequence[str] | None = None) -> None:
+def prepare_librispeech(
+    source: Path, out: Path, splits: Sequence[str] | None = None, workers: int | None = None
+) -> None:
     """Write shards of the FLAC files as they are, with transcripts and numbers of samples.
 
     Raises UserError naming the file (and line): broken FLAC, other rate than 16 kHz, more than one
@@ -36,17 +38,19 @@ def prepare_librispeech(source: Path, out: Path, splits: Sequence[str] | None = 
     with written_whole(out) as temporary:
         for folder in folders:
             transcripts = read_transcripts(folder)
-            writer = ShardWriter(temporary / folder.name)
-            samples = 0
-            for path, text in progress(transcripts, folder.name):
-                payload = path.read_bytes()
-                length = len(decode(payload, path))
+            for path, _ in transcripts:
                 if path.stem in ids:
                     raise UserError(f"{path}: another split has an utterance of the same name")
                 ids.add(path.stem)
-                samples += length
-                writer.add(payload, id=path.stem, text=text, samples=length, speaker=path.parts[-3])
-            writer.close()
+            written = write_split(
+                temporary / folder.name,
+                transcripts,
+                _example,
+                sizes=[path.stat().st_size for path, _ in transcripts],
+                label=folder.name,
+                workers=workers,
+            )
+            samples = int(written.shards.numbers("samples").sum())
             splits_meta[folder.name] = {"examples": len(transcripts), "samples": samples}
         copy_lists(source, temporary, ids)
         write_meta(
@@ -57,6 +61,13 @@ def prepare_librispeech(source: Path, out: Path, splits: Sequence[str] | None = 
             splits=splits_meta,
             rate=RATE,
         )
+
+
+def _example(item: tuple[Path, str]) -> Iterator[Example]:
+    path, text = item
+    payload = path.read_bytes()
+    samples, speaker = len(decode(payload, path)), path.parts[-3]
+    yield Example(payload, {"id": path.stem, "text": text, "samples": samples, "speaker": speaker})
 
 
 def prepare_lm(split: Path, out: Path, order: int) -> None:

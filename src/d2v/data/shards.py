@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from hashlib import file_digest, sha256
 from pathlib import Path
-from typing import Any, BinaryIO, overload
+from typing import Any, overload
 from zipfile import BadZipFile
 
 import numpy as np
@@ -26,56 +26,9 @@ from d2v.locks import alone_in
 
 SCHEMA = 1  # of meta.json and of the index
 SHARD_BYTES = 256 * 2**20
+WORTH_KEEPING = SHARD_BYTES  # of a preparation that ended with an error
+PARTS = ".parts"  # of an interrupted preparation: what is finished (d2v.data.writing)
 _PLACE = ("shard", "offset", "length")
-
-
-class ShardWriter:
-    """Writes payloads in the order given; call close() to write the index."""
-
-    def __init__(self, folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
-        folder.mkdir(parents=True)
-        self.folder, self.shard_bytes = folder, shard_bytes
-        self._file: BinaryIO | None = None
-        self._shard, self._offset = -1, 0
-        self._columns: dict[str, list[Any]] = {name: [] for name in _PLACE}
-
-    def __len__(self) -> int:
-        return len(self._columns["offset"])
-
-    def add(self, payload: bytes, **columns: int | float | str) -> None:
-        """Append one example; every example needs the same columns.
-
-        Raises ValueError if the columns differ from those of the first example.
-        """
-        if len(self) == 0:
-            self._columns |= {name: [] for name in columns}
-        if set(columns) != set(self._columns) - set(_PLACE):
-            raise ValueError(f"columns {sorted(columns)} differ from the first example's")
-        full = self._offset > 0 and self._offset + len(payload) > self.shard_bytes
-        if self._file is None or full:
-            self._next_shard()
-        assert self._file is not None
-        self._file.write(payload)
-        place = dict(zip(_PLACE, (self._shard, self._offset, len(payload)), strict=True))
-        for name, value in (place | columns).items():
-            self._columns[name].append(value)
-        self._offset += len(payload)
-
-    def close(self) -> None:
-        """Write index.npz."""
-        if self._file is not None:
-            self._file.close()
-        arrays: dict[str, npt.NDArray[Any]] = {}
-        for name, values in self._columns.items():
-            arrays |= _as_arrays(name, values)
-        with open(self.folder / "index.npz", "wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-
-    def _next_shard(self) -> None:
-        if self._file is not None:
-            self._file.close()
-        self._shard, self._offset = self._shard + 1, 0
-        self._file = (self.folder / f"{self._shard:05d}.bin").open("wb")
 
 
 class Shards:
@@ -147,7 +100,8 @@ class Texts(Sequence[str]):
         return self.utf8[start : self.ends[index]].tobytes().decode()
 
 
-def _as_arrays(name: str, values: list[Any]) -> dict[str, npt.NDArray[Any]]:
+def as_arrays(name: str, values: list[Any]) -> dict[str, npt.NDArray[Any]]:
+    """A column as it is stored: one array of numbers, or the UTF-8 of all texts and their ends."""
     if not values or not isinstance(values[0], str):
         return {name: np.asarray(values, np.float64 if _floats(values) else np.int64)}
     encoded = [value.encode() for value in values]
@@ -155,6 +109,22 @@ def _as_arrays(name: str, values: list[Any]) -> dict[str, npt.NDArray[Any]]:
         f"{name}.utf8": np.frombuffer(b"".join(encoded), np.uint8),
         f"{name}.ends": np.cumsum([len(e) for e in encoded], dtype=np.int64),
     }
+
+
+def join_arrays(parts: Sequence[dict[str, npt.NDArray[Any]]]) -> dict[str, npt.NDArray[Any]]:
+    """Columns of several shards, one behind the other; shards without examples have none."""
+    filled = [part for part in parts if len(part["offset"])] or list(parts[:1])
+    if any(part.keys() != filled[0].keys() for part in filled):
+        raise ValueError("the columns of two shards differ")
+    joined: dict[str, npt.NDArray[Any]] = {}
+    for name in filled[0]:
+        arrays = [part[name] for part in filled]
+        if name.endswith(".ends"):
+            texts = [len(part[name.removesuffix(".ends") + ".utf8"]) for part in filled]
+            before = np.cumsum([0, *texts[:-1]])
+            arrays = [array + start for array, start in zip(arrays, before, strict=True)]
+        joined[name] = np.concatenate(arrays)
+    return joined
 
 
 def _floats(values: list[Any]) -> bool:
@@ -175,25 +145,45 @@ def _map(path: Path) -> memoryview:
 def written_whole(out: Path) -> Iterator[Path]:
     """A folder beside `out` to write to, which takes its name when the block ends without error.
 
-    After an error the folder is removed and `out` is as it was; after a kill, what is left is
-    called OUT.tmp, and the next run clears it away. One writer at a time in a folder; not nested.
+    Until then `out` is as it was. After a kill, or an error behind much finished work, the shards
+    that `write_split` finished stay in OUT.tmp for the next call, which goes on with them; all else
+    is cleared away. One writer at a time in a folder; not nested.
     """
     out = Path(out)
     temporary, old = out.with_name(out.name + ".tmp"), out.with_name(out.name + ".old")
     out.parent.mkdir(parents=True, exist_ok=True)
     with alone_in(out.parent):  # a writer whose parent was killed may still be at it
-        for left_over in (temporary, old):
-            shutil.rmtree(left_over, ignore_errors=True)
-        temporary.mkdir()
+        shutil.rmtree(old, ignore_errors=True)
+        _clear(temporary)
+        temporary.mkdir(exist_ok=True)
         try:
             yield temporary
         except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
+            finished = sum(path.stat().st_size for path in temporary.rglob("*.bin"))
+            if finished < WORTH_KEEPING:
+                shutil.rmtree(temporary)
             raise
+        shutil.rmtree(temporary / PARTS, ignore_errors=True)
         if out.exists():
             out.rename(old)
         temporary.rename(out)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _clear(temporary: Path) -> None:
+    """Remove what is not a finished shard or a finished split of `write_split`."""
+    parts = temporary / PARTS
+    splits = [key.parent for key in parts.glob("*/key") if any(key.parent.glob("*.npz"))]
+    if not splits:
+        shutil.rmtree(temporary, ignore_errors=True)
+        return
+    kept = {PARTS, *(split.name for split in splits)}
+    for path in temporary.iterdir():
+        if path.name not in kept:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for path in parts.iterdir():
+        if path not in splits:
+            shutil.rmtree(path)
 
 
 def write_meta(folder: Path, **entries: Any) -> None:
@@ -225,7 +215,7 @@ def hash_of(folder: Path) -> str:
     total = sha256()
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = path.relative_to(folder).as_posix()
-        if name != "meta.json":
+        if name != "meta.json" and not name.startswith(f"{PARTS}/"):
             with open(path, "rb") as file:
                 digest = file_digest(file, "sha256").hexdigest()
             total.update(f"{digest}  {name}\n".encode())

@@ -31,6 +31,9 @@ class Tokenizer:
         # little-endian, as wide as needed
         self.dtype = np.dtype("<u2" if self.size <= 2**16 else "<u4")
 
+    def __repr__(self) -> str:
+        return f"Tokenizer({self.meta['sha256']})"
+
     def encode(self, text: str) -> list[int]:
         """Ids of a text, lower-cased, without <s> and </s>."""
         return list(self._model.encode(text))

@@ -1,0 +1,194 @@
+"""Shards are the same for any number of workers, and after a kill; finished ones are kept."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from d2v.data.shards import PARTS, hash_of, written_whole
+from d2v.data.writing import Example, cut, write_split
+from d2v.errors import UserError
+
+SHARD = 1000  # bytes
+SIZES = [100 * (number % 7) for number in range(60)]
+
+
+def examples(number: int) -> Iterator[Example]:
+    """None to three examples of an item, with texts, integers and a histogram."""
+    for part in range(number % 4):
+        payload = bytes([number]) * (number % 7 * 100 // 3)
+        columns = {"id": f"é{number}-{part}", "label": number}
+        yield Example(payload, columns, np.eye(1, 8, number % 8, dtype=np.int64)[0])
+
+
+def broken(bad: int, number: int) -> Iterator[Example]:
+    if number == bad:
+        raise UserError(f"item{number}.flac: broken")
+    yield from examples(number)
+
+
+def slowly(log: str, number: int) -> Iterator[Example]:
+    """Notes which items were read, and takes its time."""
+    with open(log, "a") as file:
+        file.write(f"{number}\n")
+    time.sleep(0.02)
+    yield from examples(number)
+
+
+def write(out: Path, workers: int | None = 1, how=examples) -> np.ndarray:
+    with written_whole(out) as folder:
+        written = write_split(
+            folder / "train",
+            range(60),
+            how,
+            sizes=SIZES,
+            label="train",
+            workers=workers,
+            shard_bytes=SHARD,
+        )
+        assert written.counts is not None
+        return written.counts
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> str:
+    out = tmp_path_factory.mktemp("whole") / "set"
+    counts = write(out)
+    assert counts.sum() == 15 * (0 + 1 + 2 + 3)
+    assert [p.name for p in out.iterdir()] == ["train"]
+    assert len(list((out / "train").glob("*.bin"))) == len(cut(SIZES, SHARD)) > 10
+    return hash_of(out)
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_the_same_bytes_and_counts_for_any_number_of_workers(tmp_path, undisturbed, workers):
+    counts = write(tmp_path / "set", workers)
+    assert hash_of(tmp_path / "set") == undisturbed
+    assert counts.sum() == 90
+
+
+def test_cut_fills_shards_and_never_splits_an_item():
+    assert cut([5, 5, 5, 20, 1], 10) == [(0, 2), (2, 3), (3, 4), (4, 5)]
+    assert cut([], 10) == [(0, 0)]
+    assert cut([99], 10) == [(0, 1)]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_fault_is_told_and_what_was_finished_is_used_later(
+    tmp_path, undisturbed, workers, monkeypatch
+):
+    monkeypatch.setattr("d2v.data.shards.WORTH_KEEPING", 1)
+    out = tmp_path / "set"
+    with pytest.raises(UserError, match=r"item55\.flac: broken"):
+        write(out, workers, partial(broken, 55))
+    assert not out.exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["set.tmp"]
+    write(out, workers, partial(broken, -1))
+    assert hash_of(out) == undisturbed
+    assert [p.name for p in tmp_path.iterdir()] == ["set"]
+
+
+def test_after_a_fault_behind_little_work_nothing_is_left(tmp_path):
+    with pytest.raises(UserError):
+        write(tmp_path / "set", 1, partial(broken, 55))
+    assert list(tmp_path.iterdir()) == []
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {tests!r})
+from functools import partial
+from pathlib import Path
+import test_writing
+if __name__ == "__main__":
+    test_writing.write(Path({out!r}), {workers}, partial(test_writing.slowly, {log!r}))
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_preparation_goes_on_and_gives_the_same_bytes(tmp_path, undisturbed, workers):
+    out, log = tmp_path / "set", tmp_path / "log"
+    script = tmp_path / "script.py"
+    tests = str(Path(__file__).parent)
+    script.write_text(SCRIPT.format(tests=tests, out=str(out), log=str(log), workers=workers))
+    parts = tmp_path / "set.tmp" / PARTS / "train"
+
+    process = subprocess.Popen([sys.executable, script])
+    while process.poll() is None and len(list(parts.glob("0*.npz"))) < 4:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not out.exists()
+    kept = {path: path.stat().st_ino for path in parts.glob("0*.npz")}
+    assert len(kept) >= 4
+    before = len(log.read_text().split())
+
+    done = subprocess.run([sys.executable, script], check=True, timeout=60)  # waits for orphans
+    assert done.returncode == 0
+    assert hash_of(out) == undisturbed
+    again = len(log.read_text().split())
+    first_parts = sum(end - first for first, end in cut(SIZES, SHARD)[:4])
+    assert again <= before + 60 - first_parts  # finished shards were not read again
+
+
+def test_finished_shards_of_other_input_are_not_used(tmp_path, monkeypatch):
+    monkeypatch.setattr("d2v.data.shards.WORTH_KEEPING", 1)
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(6):
+        (source / f"{number}").write_bytes(b"a" * 10)
+
+    def run(fail: bool) -> None:
+        with written_whole(tmp_path / "set") as folder:
+            write_split(
+                folder / "train",
+                [source / f"{number}" for number in range(6)],
+                partial(from_file, fail),
+                sizes=[10] * 6,
+                label="train",
+                workers=1,
+                shard_bytes=10,
+            )
+
+    with pytest.raises(UserError):
+        run(True)
+    (source / "0").write_bytes(b"b" * 10)
+    run(False)
+    assert (tmp_path / "set" / "train" / "00000.bin").read_bytes() == b"b" * 10
+
+
+def from_file(fail: bool, path: Path) -> Iterator[Example]:
+    if fail and path.name == "5":
+        raise UserError("stop")
+    yield Example(path.read_bytes(), {"id": path.name})
+
+
+def test_columns_must_stay_the_same(tmp_path):
+    def uneven(number: int) -> Iterator[Example]:
+        yield Example(b"", {"id": "a"} if number < 40 else {"id": "a", "label": 1})
+
+    for shard_bytes in (SHARD, 10**9):
+        with pytest.raises(ValueError, match="columns"), written_whole(tmp_path / "set") as folder:
+            write_split(
+                folder / "train",
+                range(60),
+                uneven,
+                sizes=SIZES,
+                label="train",
+                workers=1,
+                shard_bytes=shard_bytes,
+            )
+
+
+def test_progress_is_plain_lines_without_a_terminal(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("d2v.data.writing.LOG_S", 0.0)
+    write(tmp_path / "set")
+    lines = [line for line in capsys.readouterr().err.replace("\r", "\n").split("\n") if line]
+    assert "train: 60/60 items" in lines[-1]
+    assert all(line.startswith("train: ") and "left" in line for line in lines)
