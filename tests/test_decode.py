@@ -1,9 +1,19 @@
 """Greedy reading and beam search: the rules of CTC, and that lexicon and n-gram have a say."""
 
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 import torch
+from torchaudio.models.decoder import ctc_decoder
 
-from d2v import decode, ngram, params
+from d2v import decode, decoders, locks, ngram, params
 from d2v.data.letters import LETTERS, spell
 from d2v.errors import UserError
 
@@ -31,6 +41,25 @@ def lm_folder(folder, sentences):
 @pytest.fixture
 def lm(tmp_path):
     return lm_folder(tmp_path, ["ONE TWO"] * 20 + ["TWO TEN", "TEN ONE", "THREE"])
+
+
+@pytest.fixture(scope="session")
+def many_words(tmp_path_factory):
+    """A language of 500 random words, many of them prefixes of others."""
+    draw = random.Random(0)
+    words = ["".join(draw.choices("ETAONIHS", k=draw.randint(1, 5))) for _ in range(500)]
+    sentences = [" ".join(draw.choices(words, k=6)) for _ in range(1000)]
+    return lm_folder(tmp_path_factory.mktemp("lm"), sentences)
+
+
+def noise(count, frames=60):
+    """Log-probabilities of random letters, of 0 to `frames` frames."""
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(frames + 1, (count,), generator=generator).tolist()
+    lengths[0] = 0
+    return [
+        (3 * torch.randn(t, len(LETTERS), generator=generator)).log_softmax(-1) for t in lengths
+    ]
 
 
 @pytest.mark.parametrize(
@@ -95,3 +124,136 @@ def test_a_missing_or_foreign_folder_is_told(lm):
     (lm / "lm.arpa").unlink()
     with pytest.raises(UserError, match=r"lm\.arpa: no such file"):
         decode.BeamSearch(lm, params.Decode())
+
+
+# --- many utterances, many weights ------------------------------------------------------------
+
+WEIGHTS = [
+    params.Decode(beam=5, lm_weight=1.0, word_score=0.0),
+    params.Decode(beam=30, beam_threshold=15.0, lm_weight=2.5, word_score=-1.5),
+    params.Decode(beam=30, lm_weight=0.0, word_score=2.0, silence_score=-3.0),
+]
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_words_are_those_of_torchaudios_decoder(many_words, weights):
+    reference = ctc_decoder(
+        lexicon=str(many_words / "lexicon.txt"),
+        tokens=list(LETTERS),
+        lm=str(many_words / "lm.arpa"),
+        beam_size=weights.beam,
+        beam_threshold=weights.beam_threshold,
+        lm_weight=weights.lm_weight,
+        word_score=weights.word_score,
+        sil_score=weights.silence_score,
+        blank_token="<s>",
+        sil_token="|",
+        unk_word="<unk>",
+    )
+    heard = [emissions for emissions in noise(20) if len(emissions)]
+    expected = [" ".join(reference(emissions[None])[0][0].words) for emissions in heard]
+    assert any(expected)
+    search = decode.BeamSearch(many_words, weights)
+    assert [search(emissions) for emissions in heard] == expected
+
+
+def test_many_weights_need_one_language(many_words):
+    language, heard = decode.Language(many_words), noise(10)
+    for weights in (*WEIGHTS, WEIGHTS[0]):
+        shared, own = decode.BeamSearch(language, weights), decode.BeamSearch(many_words, weights)
+        assert [shared(e) for e in heard] == [own(e) for e in heard]
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 3])
+def test_processes_change_nothing(many_words, cpus):
+    heard = noise(200)
+    search = decode.BeamSearch(many_words, WEIGHTS[0])
+    named = [(str(n), emissions) for n, emissions in enumerate(heard)]
+    found = decoders.decode_all(named, WEIGHTS[0].model_copy(update={"cpus": cpus}), many_words)
+    assert found == [search(emissions) for emissions in heard]
+    assert found[0] == ""
+
+
+def test_nothing_to_decode(many_words):
+    assert decoders.decode_all([], params.Decode(cpus=2), many_words) == []
+
+
+def test_jobs_of_several_weights_keep_their_order(many_words):
+    heard = noise(60)
+    jobs = [(weights, [n, n + 1]) for n in range(0, 60, 2) for weights in WEIGHTS]
+    language = decode.Language(many_words)
+    with decoders.Decoders(language, heard, 1) as one, decoders.Decoders(language, heard, 2) as two:
+        assert list(two.run(jobs)) == list(one.run(jobs))
+
+
+def test_portions_hold_every_utterance_once_and_the_longest_come_first(many_words):
+    with decoders.Decoders(decode.Language(many_words), noise(200), 1) as found:
+        chunks = found.chunks()
+        assert sorted(n for chunk in chunks for n in chunk) == list(range(200))
+        lengths = [len(found.searches.emissions[n]) for chunk in chunks for n in chunk]
+        assert lengths == sorted(lengths, reverse=True)
+        assert len(chunks) > 1
+        assert found.chunks([3, 1]) in ([[3, 1]], [[1, 3]])
+
+
+def test_a_killed_process_is_told(many_words):
+    jobs = ((weights, list(range(60))) for weights in WEIGHTS * 1000)
+    with decoders.Decoders(decode.Language(many_words), noise(60), 2) as found:
+        running = found.run(jobs)
+        next(running)
+        os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+        with pytest.raises(UserError, match="a process that decoded was killed"):
+            list(running)
+    assert not multiprocessing.active_children()
+
+
+def test_processes_end_with_a_killed_parent(many_words):
+    code = f"""
+import multiprocessing, sys
+sys.path[:0] = [{str(Path(__file__).parent)!r}]
+from test_decode import WEIGHTS, noise
+from d2v import decode, decoders
+with decoders.Decoders(decode.Language({str(many_words)!r}), noise(100), 2) as found:
+    for _ in found.run((WEIGHTS[2], list(range(100))) for _ in range(10**6)):
+        print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        started = [int(pid) for pid in process.stdout.readline().split()]
+        assert len(started) == 2
+        process.kill()
+    until = time.monotonic() + 20
+    while any(locks.process_start(pid) is not None for pid in started):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("lexicon.txt", "ONE O N E |\nTWO\n", r"lexicon\.txt: .*Invalid line: TWO"),
+        ("lexicon.txt", "ONE O N Ä |\n", r"lexicon\.txt: ONE has 'Ä', which is no letter here"),
+        ("lexicon.txt", "", r"lexicon\.txt: no words"),
+        ("lm.arpa", "\\data\\\nnonsense", r"lm\.arpa: not a language model.*FormatLoadException"),
+        ("lm.bin", "cut off", r"lm\.bin: not a language model"),
+    ],
+)
+def test_a_broken_file_is_told(lm, name, content, said):
+    (lm / name).write_text(content)
+    with pytest.raises(UserError, match=said) as raised:
+        decode.Language(lm)
+    assert "\n" not in str(raised.value)
+
+
+def test_outputs_of_another_alphabet_are_told(lm):
+    with pytest.raises(UserError, match=r"utterance 1: .* of 32 letters .* shape \(5, 31\)"):
+        decoders.decode_all([("a", torch.zeros(5, 32)), ("b", torch.zeros(5, 31))], WEIGHTS[0], lm)
+    with pytest.raises(ValueError, match="32"):
+        decode.BeamSearch(lm, WEIGHTS[0])(torch.zeros(5, 31))
+
+
+def test_a_word_outside_the_lexicon_is_never_written(lm):
+    heard = spoken(*"ONE|SEVEN|TEN|")
+    assert decode.greedy(heard) == "ONE SEVEN TEN"
+    words = decode.BeamSearch(lm, params.Decode())(heard).split()
+    assert words
+    assert set(words) <= {"ONE", "TWO", "TEN", "THREE"}
