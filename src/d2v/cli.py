@@ -16,6 +16,7 @@ OWN = {
     "layout": ("d2v.data.mini", "write a miniature set in its official on-disk layout"),
     "prepare": ("d2v.data.prepare", "turn an official layout into shards"),
     "data": ("d2v.data.dvc", "fetch, and bring prepared sets up to date with DVC"),
+    "convert": ("d2v.interop.convert", "write a checkpoint of any known format in another one"),
 }
 
 

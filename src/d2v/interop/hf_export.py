@@ -17,7 +17,7 @@ from d2v.interop import hf_config, huggingface, names
 from d2v.interop.card import model_card
 from d2v.interop.content import Content, ImageInput, TokenInput, WaveInput
 from d2v.interop.hf_import import CONFIG, RESAMPLING, SAFE, SCALE, TOKENIZER_SETTINGS
-from d2v.interop.own import whole_folder
+from d2v.interop.own import distinct, whole_folder
 
 BARE = {
     "speech": "Data2VecAudioModel",
@@ -74,7 +74,7 @@ def _theirs(content: Content, pairs: list[names.Pair]) -> dict[str, Tensor]:
         words = next(name for name in found if name.endswith("word_embeddings.weight"))
         types = words.replace("word_embeddings", "token_type_embeddings")
         found[types] = found[words].new_zeros(1, found[words].shape[1])
-    return {name: tensor.contiguous() for name, tensor in found.items()}
+    return distinct(found)
 
 
 def _left_out(content: Content, with_head: bool) -> list[str]:

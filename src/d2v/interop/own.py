@@ -10,7 +10,7 @@ What a run's inputs were is read from its prepared data, as long as that lies wh
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ def write(content: Content, out: Path) -> None:
     Raises UserError if the folder exists.
     """
     with whole_folder(out) as part:
-        save_file({k: t.contiguous() for k, t in content.tensors.items()}, part / MODEL)
+        save_file(distinct(content.tensors), part / MODEL)
         for name, data in content.files.items():
             (part / name).write_bytes(data)
         meta = {
@@ -99,6 +99,20 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise checkpoint.Damaged(f"{path}: not a whole safetensors file ({error})") from None
+
+
+def distinct(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors, none lying where another does, as the safetensors format wants them.
+
+    Views of different parts of one file or tensor are not copied.
+    """
+    seen: set[int] = set()
+    found = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.contiguous()
+        found[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
+        seen.add(found[name].data_ptr())
+    return found
 
 
 @contextmanager

@@ -39,6 +39,14 @@ INERT = frozenset(
 )
 INERT_MODULES = re.compile(r"(omegaconf|fairseq|fairseq_user_dir_\d+|examples|deepspeed)(\.|$)")
 
+# what PyTorch's reader builds itself
+BUILDERS = re.compile(
+    r"torch\.(\w*Storage|b?float\d+\w*|u?int\d+|bool|complex\d+|q\w+\d+|Tensor|Size|device)"
+    r"|torch\.(_utils|_tensor)\._rebuild\w+|torch\.nn\.parameter\.Parameter"
+    r"|torch\.storage\.\w+Storage|torch\.serialization\._get_layout"
+    r"|collections\.(OrderedDict|Counter)|_codecs\.encode|builtins\.(set|complex|bytearray)"
+)
+
 
 class Inert:
     """Stand-in for an object of a pickle: what it was given, and no behaviour."""
@@ -81,10 +89,19 @@ def read(path: Path) -> Any:
                 f"{path}: refused, nothing was executed: loading it would call"
                 f" {', '.join(refused)}; only tensors and configuration are read"
             ) from None
-        reason = str(error).split("\n")[0][:200] or type(error).__name__
         raise UserError(
-            f"{path}: not a whole file of torch.save ({reason}); fetch or make it again"
+            f"{path}: not a whole file of torch.save ({_reason(error)}); fetch or make it again"
         ) from None
+
+
+def _reason(error: Exception) -> str:
+    """The first line; without PyTorch's advice to execute what is in the file."""
+    text = str(error)
+    if "WeightsUnpickler error:" in text:
+        text = text.split("WeightsUnpickler error:")[1].strip()
+    elif "weights_only" in text:
+        text = ""
+    return text.split("\n")[0][:200].rstrip(" .") or type(error).__name__
 
 
 def plain(value: Any) -> Any:
@@ -123,13 +140,7 @@ def _inert(name: str) -> bool:
 
 def _known(name: str) -> bool:
     """Whether PyTorch's reader or a stand-in takes care of it."""
-    own = ("torch.", "collections.OrderedDict", "collections.Counter", "_codecs.encode")
-    containers = ("builtins.set", "builtins.complex", "builtins.bytearray")
-    return (
-        _inert(name)
-        or (name.startswith(own) and not name.startswith("torch.hub"))
-        or (name in containers)
-    )
+    return _inert(name) or BUILDERS.fullmatch(name) is not None
 
 
 def _asked_for(path: Path, zipped: bool) -> list[str]:
