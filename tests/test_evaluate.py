@@ -3,15 +3,19 @@
 import math
 
 import jiwer
+import numpy as np
 import pytest
 import sklearn.metrics
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
-from d2v import evaluate
+from d2v import evaluate, metrics, params
 from d2v.data.letters import LETTERS
 from d2v.errors import UserError
 from d2v.evaluate import Prediction
+
+FOURS = params.Train(steps=1, batch=4, micro_batch=4)
 
 
 class Numbers:
@@ -64,7 +68,7 @@ class Speller(nn.Module):
 
 def test_order_batches_and_mode():
     task = Odd()
-    rows = evaluate.run_predictions(task, Numbers(), 4)
+    rows = evaluate.run_predictions(task, Numbers(), evaluate.batches(Numbers(), FOURS))
     assert task.sizes == [4, 4, 2]
     assert task.training
     assert [r.id for r in rows] == Numbers().ids
@@ -72,7 +76,7 @@ def test_order_batches_and_mode():
 
 
 def test_metrics_from_the_file_are_those_of_scikit_learn(tmp_path):
-    rows = evaluate.run_predictions(Odd(), Numbers(), 3)
+    rows = evaluate.run_predictions(Odd(), Numbers(), [range(7), [9, 7, 8]])
     evaluate.write_predictions(tmp_path / "deep" / "predictions-test.tsv", rows)
     found = evaluate.score(tmp_path / "deep" / "predictions-test.tsv", ["accuracy", "matthews"])
     truth, guess = [r.reference for r in rows], [r.prediction for r in rows]
@@ -94,8 +98,9 @@ def test_numbers_survive_the_file_exactly(tmp_path):
 
 def test_transcripts_keep_both_readings(tmp_path):
     data = Numbers(["ONE TWO"] * 10)
-    rows = evaluate.run_predictions(Speller(), data, 4, search=lambda logits: "ONE TWO")
-    plain = evaluate.run_predictions(Speller(), data, 4)
+    passes = evaluate.batches(data, FOURS)
+    rows = evaluate.run_predictions(Speller(), data, passes, search=lambda logits: "ONE TWO")
+    plain = evaluate.run_predictions(Speller(), data, passes)
     path = tmp_path / "p.tsv"
     evaluate.write_predictions(path, rows)
     assert path.read_text().split("\n")[:2] == [
@@ -117,7 +122,68 @@ def test_an_empty_transcript_is_kept(tmp_path):
 
 
 def test_validator_gives_the_metrics_asked_for():
-    assert evaluate.validator(Numbers(), 4, ["accuracy"])(Odd(), 7) == {"accuracy": 0.9}
+    assert evaluate.validator(Numbers(), FOURS, ["accuracy"])(Odd(), 7) == {"accuracy": 0.9}
+
+
+def test_batches_go_by_length_where_training_does():
+    data, task = Numbers(), Odd()
+    data.sizes = np.array([5, 1, 9, 2, 2, 30, 4, 4, 3, 1])
+    sized = FOURS.model_copy(update={"sized": params.Sized(size=12, micro_batches=2)})
+    passes = evaluate.batches(data, sized)
+    # the longest alone, though it is longer than 12; then 12 // 9, 12 // 5, 12 // 4, 12 // 2
+    assert passes == [[5], [2], [0, 6], [7, 8, 3], [4, 1, 9]]
+    rows = evaluate.run_predictions(task, data, passes)
+    assert [r.id for r in rows] == data.ids
+    assert rows == evaluate.run_predictions(task, data, evaluate.batches(data, FOURS))
+
+
+def test_loader_processes_predict_the_same():
+    passes = evaluate.batches(Numbers(), FOURS)
+    state = torch.get_rng_state()
+    rows = evaluate.run_predictions(Odd(), Numbers(), passes, workers=1)
+    assert torch.equal(state, torch.get_rng_state())
+    assert rows == evaluate.run_predictions(Odd(), Numbers(), passes)
+
+
+def test_emissions_are_kept_whole_and_exactly(tmp_path):
+    kept: dict[str, torch.Tensor] = {}
+    data = Numbers(["ONE"] * 10)
+    evaluate.run_predictions(Speller(), data, evaluate.batches(data, FOURS), keep=kept.__setitem__)
+    path = tmp_path / "run" / "emissions-dev.safetensors"
+    evaluate.write_emissions(path, kept)
+    found = load_file(path)
+    assert sorted(found) == sorted(data.ids)
+    assert all(torch.equal(found[id], kept[id]) for id in data.ids)
+    assert found["example 0"].shape == (4, len(LETTERS))
+    assert [p.name for p in path.parent.iterdir()] == ["emissions-dev.safetensors"]
+    # what a search for weights decides later is not claimed by the run itself
+    assert metrics.greedy(["wer", "cer", "greedy_wer"]) == ["greedy_wer", "greedy_cer"]
+    assert metrics.greedy(["accuracy"]) == ["accuracy"]
+
+
+class Tagger(nn.Module):
+    """Gives each example three probabilities that depend on its number."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def predict(self, batch):
+        generator = torch.Generator().manual_seed(0)
+        table = torch.rand(10, 3, generator=generator)
+        return [{"probabilities": table[i].tolist()} for i in batch["x"].tolist()]
+
+
+def test_tags_survive_the_file(tmp_path):
+    data = Numbers(["0,2", "1", "", "2", "0", "1,2", "2", "", "0,1,2", "1"])
+    rows = evaluate.run_predictions(Tagger(), data, evaluate.batches(data, FOURS))
+    evaluate.write_predictions(tmp_path / "p.tsv", rows)
+    first = (tmp_path / "p.tsv").read_text().split("\n")[1]
+    assert first == "example 0\t0,2\t0.496257 0.768222 0.0884774"
+    truth = np.array([[str(c) in r.reference.split(",") for c in range(3)] for r in rows])
+    guess = np.array([[float(p) for p in r.prediction.split()] for r in rows])
+    expected = sklearn.metrics.average_precision_score(truth, guess)
+    assert evaluate.score(tmp_path / "p.tsv", ["map"]) == {"map": pytest.approx(expected)}
 
 
 def test_constant_predictions_do_not_crash(tmp_path):

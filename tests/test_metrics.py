@@ -28,6 +28,8 @@ from d2v.params.finetuning import TASK_METRICS, MetricName
         ("wer", ["ONE"], ["ONE TWO THREE"], 2.0),
         ("cer", ["ONE TWO"], ["ONE TO"], 1 / 7),
         ("wer", ["ONE", "TWO"], ["ONE", ""], 1 / 2),
+        # class 0: ranks 1 and 3 of its two, (1 / 1 + 2 / 3) / 2; class 1 nobody has; class 2: 1
+        ("map", [[0, 2], [], [0]], [[0.9, 0.1, 0.8], [0.5, 0.9, 0.2], [0.3, 0.5, 0.1]], 11 / 12),
     ],
 )
 def test_values(name, references, predictions, value):
@@ -48,6 +50,7 @@ def test_values(name, references, predictions, value):
         ("wer", ["", " "], ["ONE", ""], math.nan),
         ("cer", [""], ["ONE"], math.nan),
         ("accuracy", [], [], math.nan),
+        ("map", [[], []], [[0.1, 0.2], [0.3, 0.4]], math.nan),
     ],
 )
 def test_undefined_cases_are_defined(name, references, predictions, value):

@@ -1,26 +1,34 @@
 """Predictions of a task over a dataset, kept in a file, and the metrics of that file."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from d2v import metrics
+from d2v import metrics, params
+from d2v.data.sampler import cut
 from d2v.errors import UserError
 
 Search = Callable[[Tensor], str]  # log-probabilities (T, letters) to words
+Keep = Callable[[str, Tensor], None]  # id of an example, log-probabilities (T, letters)
 
 
 class Dataset(Protocol):
     """What evaluation needs of a dataset (d2v.data.build_dataset)."""
 
-    ids: Sequence[str]
-    references: Sequence[Any]
-
+    @property
+    def ids(self) -> Sequence[str]: ...
+    @property
+    def references(self) -> Sequence[Any]: ...
+    @property
+    def sizes(self) -> Any: ...  # (N,) integers; asked for where batches go by length
     def __len__(self) -> int: ...
     def __getitem__(self, at: tuple[int, int], /) -> dict[str, Any]: ...
     def collate(self, examples: list[dict[str, Any]], /) -> dict[str, Any]: ...
@@ -36,31 +44,60 @@ class Prediction:
     greedy: str | None = None
 
 
+def batches(dataset: Dataset, train: params.Train) -> list[list[int]]:
+    """Indices of each forward pass: as many examples as a micro-batch of training holds.
+
+    By length where training goes by length; an example that is too long for that has its own pass.
+    """
+    if train.sized is None:
+        assert train.micro_batch is not None
+        order, ends = np.arange(len(dataset)), range(0, len(dataset), train.micro_batch)
+        return [order[start : start + train.micro_batch].tolist() for start in ends]
+    order = np.argsort(-dataset.sizes, kind="stable")
+    parts = np.split(order, cut(dataset.sizes[order], train.sized.size)[:-1])
+    return [part.tolist() for part in parts]
+
+
 def run_predictions(
-    task: nn.Module, dataset: Dataset, batch: int, search: Search | None = None
+    task: nn.Module,
+    dataset: Dataset,
+    passes: Sequence[Sequence[int]],
+    *,
+    workers: int = 0,
+    search: Search | None = None,
+    keep: Keep | None = None,
 ) -> list[Prediction]:
-    """Predictions for every example in the dataset's order, `batch` examples a forward pass.
+    """Predictions for every example in the dataset's order; `passes` are indices, as by `batches`.
 
     The task is put into evaluation mode and back. Where it gives log-probabilities of letters, the
-    prediction is what `search` makes of them, or the greedy reading without one.
+    prediction is what `search` makes of them, or the greedy reading without one; `keep` gets them.
     """
     device = next(task.parameters()).device
     training = task.training
     task.eval()
-    rows = []
+    loader: DataLoader[Any] = DataLoader(
+        dataset,  # type: ignore[arg-type]
+        batch_sampler=[[(0, i) for i in indices] for indices in passes],
+        collate_fn=dataset.collate,
+        num_workers=workers,
+        generator=torch.Generator(),  # the loader draws a seed: not from the run's generator
+    )
+    rows: dict[int, Prediction] = {}
     with torch.inference_mode():
-        for start in range(0, len(dataset), batch):
-            indices = range(start, min(start + batch, len(dataset)))
-            inputs = dataset.collate([dataset[0, i] for i in indices])
+        for indices, inputs in zip(passes, loader, strict=True):
             inputs = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
             outputs = task.predict(inputs)  # type: ignore[operator]
             for i, output in zip(indices, outputs, strict=True):
-                rows.append(_row(dataset.ids[i], dataset.references[i], output, search))
+                rows[i] = _row(dataset.ids[i], dataset.references[i], output, search)
+                if keep is not None:
+                    keep(dataset.ids[i], output["logits"].clone())  # without its padding
     task.train(training)
-    return rows
+    return [rows[i] for i in range(len(rows))]
 
 
 def _row(id: str, reference: Any, output: dict[str, Any], search: Search | None) -> Prediction:
+    if "probabilities" in output:
+        return Prediction(id, reference, " ".join(f"{p:.6g}" for p in output["probabilities"]))
     if "logits" not in output:
         return Prediction(id, reference, output["prediction"])
     from d2v.decode import greedy
@@ -86,6 +123,17 @@ def write_predictions(path: str | Path, rows: Sequence[Prediction]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
     partial.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+    os.replace(partial, path)
+
+
+def write_emissions(path: Path, emissions: Mapping[str, Tensor]) -> None:
+    """Write log-probabilities (T, letters) of each example under its id, float32, atomically.
+
+    A search for decoding weights reads them; float32, so that it sees what an inline one would.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    save_file({id: e.to("cpu", torch.float32).contiguous() for id, e in emissions.items()}, partial)
     os.replace(partial, path)
 
 
@@ -136,18 +184,19 @@ def score_rows(rows: Sequence[Prediction], names: Sequence[str]) -> dict[str, fl
         metric = metrics.named(name)
         if any(getattr(row, metric.column) is None for row in rows):
             raise ValueError(f"no column {metric.column}, which {name} needs")
-        references = [metric.value(row.reference) for row in rows]
+        references = [(metric.reference or metric.value)(row.reference) for row in rows]
         predictions = [metric.value(getattr(row, metric.column)) for row in rows]
         found[name] = metrics.compute(name, references, predictions)
     return found
 
 
 def validator(
-    dataset: Dataset, batch: int, names: Sequence[str]
+    dataset: Dataset, train: params.Train, names: Sequence[str]
 ) -> Callable[[nn.Module, int], dict[str, float]]:
     """A function (task, step) -> metrics for the trainer's validations: greedy, without search."""
+    passes = batches(dataset, train)
 
     def validate(task: nn.Module, step: int) -> dict[str, float]:
-        return score_rows(run_predictions(task, dataset, batch), names)
+        return score_rows(run_predictions(task, dataset, passes, workers=train.workers), names)
 
     return validate

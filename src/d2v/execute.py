@@ -18,6 +18,9 @@ from d2v.model import Student
 from d2v.runs import Run
 from d2v.task import Finetuning, Pretraining
 
+Weights = dict[str, torch.Tensor]
+STUDENT = "student."  # prefix of names in a checkpoint of a pre-training
+
 
 def execute(experiment_path: Path, run_id: str) -> None:
     """Carry out a run of an experiment, going on where an earlier attempt ended.
@@ -31,6 +34,7 @@ def execute(experiment_path: Path, run_id: str) -> None:
     data = {name: _content_hash(experiment, name) for name in runs.datasets(experiment, run)}
     source = runs.pretrain_run(experiment, run)
     weights = _pretrained(experiment, source) if source else None
+    loaded, weights_sha256 = weights or (None, None)
     work = runs.work_folder(experiment, run)
     main = distributed.join().main
     if main:
@@ -38,13 +42,13 @@ def execute(experiment_path: Path, run_id: str) -> None:
     fit = {
         "work": work,
         "seed": run.seed,
-        "params": {**defining, "data_sha256": data, "weights_sha256": weights and weights[1]},
+        "params": {**defining, "data_sha256": data, "weights_sha256": weights_sha256},
     }
     torch.manual_seed(run.seed)
     if run.kind == "pretrain":
-        found = _pretrain(experiment, run, fit)
+        found = _pretrain(experiment, run, loaded, fit)
     else:
-        found = _finetune(experiment, run, weights[0] if weights else None, fit)
+        found = _finetune(experiment, run, loaded, fit)
     if not main:
         return
     described = provenance.describe(
@@ -60,7 +64,9 @@ def execute(experiment_path: Path, run_id: str) -> None:
     _leave(work)
 
 
-def _pretrain(experiment: params.Experiment, run: Run, fit: dict[str, Any]) -> dict[str, Any]:
+def _pretrain(
+    experiment: params.Experiment, run: Run, weights: Weights | None, fit: dict[str, Any]
+) -> dict[str, Any]:
     p = experiment.pretrain[run.name]
     dataset = build_dataset(
         Path(experiment.prepared) / p.data,
@@ -71,8 +77,11 @@ def _pretrain(experiment: params.Experiment, run: Run, fit: dict[str, Any]) -> d
         train=True,
         encoder=p.encoder,
     )
+    task = Pretraining(p)
+    if weights is not None:
+        task.model.start_from(weights)
     summary = trainer.fit(
-        Pretraining(p),
+        task,
         dataset,
         optimiser=p.optimiser,
         schedule=p.schedule,
@@ -85,7 +94,7 @@ def _pretrain(experiment: params.Experiment, run: Run, fit: dict[str, Any]) -> d
 def _finetune(
     experiment: params.Experiment,
     run: Run,
-    weights: dict[str, torch.Tensor] | None,
+    weights: Weights | None,
     fit: dict[str, Any],
 ) -> dict[str, Any]:
     p = experiment.finetune[run.name]
@@ -94,7 +103,8 @@ def _finetune(
     student = Student(model.encoder, model.backbone)
     replaced = () if model.backbone.final_norm else ("backbone.norm.weight", "backbone.norm.bias")
     if weights is not None:
-        student.load_state_dict({k: v for k, v in weights.items() if k not in replaced})
+        own = {k.removeprefix(STUDENT): w for k, w in weights.items() if k.startswith(STUDENT)}
+        student.load_state_dict({k: w for k, w in own.items() if k not in replaced})
     task = Finetuning(p, student, model.backbone.dim, outputs(p.task), setting.freeze)
 
     def data(split: str, train: bool = False) -> Any:
@@ -107,16 +117,18 @@ def _finetune(
             labels=runs.labels_of(p, run.seed) if train else None,
             task=p.task,
             encoder=model.encoder,
+            dim=model.backbone.dim,
         )
 
-    dev, batch, decides = data(p.dev_split), p.train.micro_batch, p.metrics[0]
+    names = _own_metrics(p)
+    dev, decides = data(p.dev_split), names[0]
     summary = trainer.fit(
         task,
         data(p.train_split, train=True),
         optimiser=p.optimiser.model_copy(update={"lr": setting.lr}),
         schedule=p.schedule,
         train=p.train.model_copy(update={"steps": setting.steps}),
-        validate=evaluate.validator(dev, batch, p.metrics),
+        validate=evaluate.validator(dev, p.train, names),
         validate_every=p.validate_every,
         keep=p.keep,
         better=lambda new, best: metrics.better(decides, new[decides], best[decides]),
@@ -124,31 +136,62 @@ def _finetune(
     )
     if not distributed.join().main:
         return {}
-    splits = {"dev": dev} if run.kind == "select" else {"dev": dev, "test": data(p.test_split)}
-    scores = {name: _evaluate(experiment, run, task, name, s) for name, s in splits.items()}
-    return {**_training(summary), "metrics": scores}
+    splits = {"dev": p.dev_split}
+    if run.kind != "select":
+        splits |= {"test": p.test_split, **{split: split for split in p.more.values()}}
+    scores: dict[str, dict[str, float]] = {}
+    for split in dict.fromkeys(splits.values()):  # each is read once, under one name or two
+        names = [name for name, s in splits.items() if s == split]
+        scores |= _evaluate(experiment, run, task, names, dev if "dev" in names else data(split))
+    return {**_training(summary), "metrics": {name: scores[name] for name in splits}}
 
 
 def _evaluate(
-    experiment: params.Experiment, run: Run, task: nn.Module, split: str, dataset: Any
-) -> dict[str, float]:
-    """Write the predictions of a split; returns the metrics of that file."""
+    experiment: params.Experiment, run: Run, task: nn.Module, names: list[str], dataset: Any
+) -> dict[str, dict[str, float]]:
+    """Write the predictions of a split under its names; returns the metrics of these files."""
     p = experiment.finetune[run.name]
     search = None
-    if p.decode is not None:
+    emissions: dict[str, torch.Tensor] | None = None
+    if p.decode is not None and p.decode.search is not None:
+        emissions = {}
+    elif p.decode is not None:
         from d2v.decode import BeamSearch
 
         search = BeamSearch(Path(experiment.prepared) / p.decode.lm, p.decode)
-    path = runs.result_folder(experiment, run) / f"predictions-{split}.tsv"
-    rows = evaluate.run_predictions(task, dataset, p.train.micro_batch, search)
-    evaluate.write_predictions(path, rows)
-    return evaluate.score(path, p.metrics)
+    rows = evaluate.run_predictions(
+        task,
+        dataset,
+        evaluate.batches(dataset, p.train),
+        workers=p.train.workers,
+        search=search,
+        keep=emissions.__setitem__ if emissions is not None else None,
+    )
+    scores = {}
+    for name in names:
+        path = runs.result_folder(experiment, run) / f"predictions-{name}.tsv"
+        evaluate.write_predictions(path, rows)
+        if emissions is not None:
+            evaluate.write_emissions(emissions_path(experiment, run, name), emissions)
+        scores[name] = evaluate.score(path, _own_metrics(p))
+    return scores
+
+
+def emissions_path(experiment: params.Experiment, run: Run, name: str) -> Path:
+    """Where a fine-tuning keeps what its letters' head says of dev, test or another split."""
+    return runs.work_folder(experiment, run) / f"emissions-{name}.safetensors"
+
+
+def _own_metrics(p: params.Finetune) -> list[str]:
+    """Metrics of a fine-tuning itself: greedy ones where a search in a job of its own follows."""
+    searched = p.decode is not None and p.decode.search is not None
+    return metrics.greedy(p.metrics) if searched else list(p.metrics)
 
 
 def outputs(task: params.Task) -> int:
     """Logits of a task's head."""
     match task:
-        case params.Classify():
+        case params.Classify() | params.Tag():
             return task.classes
         case params.Regress():
             return 1
@@ -174,15 +217,16 @@ def _content_hash(experiment: params.Experiment, dataset: str) -> str:
     return str(meta["sha256"])
 
 
-def _pretrained(experiment: params.Experiment, source: Run) -> tuple[dict[str, torch.Tensor], str]:
-    """The student's weights of a pre-training, and the hash of the file they come from."""
+def _pretrained(experiment: params.Experiment, source: Run) -> tuple[Weights, str]:
+    """Student and head of a pre-training, and the hash of the file they come from."""
     found = read_json(runs.metrics_path(experiment, source))
     if found is None:
         raise UserError(f"{source.id} is not done: run it first (`d2v run {source.id}`)")
     folder = Path(found["checkpoint"])
     if not folder.exists():
         raise UserError(f"{folder} is gone: run {source.id} again (`d2v run {source.id}`)")
-    weights = checkpoint.load_weights(folder, "model.student.")
+    weights = checkpoint.load_weights(folder, "model.")
+    weights = {name: w for name, w in weights.items() if not name.startswith("teacher.")}
     meta = json.loads((folder / checkpoint.META).read_text())
     return weights, str(meta["sha256"][checkpoint.MODEL])
 

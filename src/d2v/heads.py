@@ -1,4 +1,4 @@
-"""Heads of fine-tuning: class, number, letters."""
+"""Heads of fine-tuning: class, number, tags, letters."""
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,9 @@ class PooledHead(nn.Module):
         self.dense = nn.Linear(width, width) if p.hidden else None
         self.out = nn.Linear(width, outputs)
         self.dropout = p.dropout
+        if isinstance(p, params.Classify) and p.init_scale != 1:
+            for parameter in self.out.parameters():
+                parameter.data.mul_(p.init_scale)
 
     def forward(self, x: Tensor, prefix: int, padding: Tensor | None) -> Tensor:
         """Outputs `x` (B, P + T, D) with P = prefix and padding (B, T) to logits (B, outputs)."""
@@ -31,6 +34,30 @@ class PooledHead(nn.Module):
             pooled = F.dropout(pooled, self.dropout, self.training)
             pooled = torch.tanh(self.dense(pooled))
         return self.out(F.dropout(pooled, self.dropout, self.training))
+
+
+class TagHead(nn.Module):
+    """How probable each class is in an example, from how probable it is in its frames."""
+
+    def __init__(self, p: params.Tag, dim: int, classes: int) -> None:
+        super().__init__()
+        self.pool, self.dropout = p.pool, p.dropout
+        self.out = nn.Linear(dim, classes)
+
+    def forward(self, x: Tensor, prefix: int, padding: Tensor | None) -> Tensor:
+        """Outputs `x` (B, P + T, D) and padding (B, T) to log-probabilities (B, classes), float32.
+
+        Linear softmax: sum of squared probabilities over their sum (paper 5.2; Wang et al. 2019).
+        """
+        x = F.dropout(x[:, prefix:], self.dropout, self.training)
+        frames = F.logsigmoid(self.out(x).float())
+        if padding is not None:
+            frames = frames.masked_fill(padding.unsqueeze(-1), float("-inf"))
+        total = frames.logsumexp(1)
+        if self.pool == "linear_softmax":
+            return (2 * frames).logsumexp(1) - total
+        count = x.shape[1] if padding is None else (~padding).sum(1, keepdim=True)
+        return total - torch.as_tensor(count, device=x.device).log()
 
 
 class LetterHead(nn.Module):

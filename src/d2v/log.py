@@ -48,15 +48,16 @@ class JsonLines:
 class Meter:
     """Metrics of the steps since the last report, left on the device until they are read."""
 
-    def __init__(self, batch: int, portions: int) -> None:
-        """`batch` examples a step, in `portions` micro-batches over all processes."""
-        self.batch, self.portions = batch, portions
+    def __init__(self, portions: int) -> None:
+        """`portions` micro-batches a step, over all processes."""
+        self.portions = portions
         self.restart()
 
     def restart(self) -> None:
         """Forget the steps and start the clock."""
         self.rows: list[Tensor] = []
         self.known: list[tuple[int, tuple[str, ...], Mapping[str, float]]] = []
+        self.examples = 0
         self.since = time.perf_counter()
 
     def add(
@@ -66,15 +67,20 @@ class Meter:
         totals: Tensor,
         norm: Tensor,
         known: Mapping[str, float],
+        examples: int,
     ) -> None:
-        """One step: `totals` (len(names),) summed over micro-batches, and what the host knows."""
+        """One step: `totals` (len(names),) summed over micro-batches, and what the host knows.
+
+        `examples` is how many all processes had in it.
+        """
+        self.examples += examples
         self.rows.append(torch.cat([totals, norm[None].to(totals.dtype)]))
         self.known.append((step, names, known))
 
     def read(self) -> list[dict[str, Any]]:
         """A line a step: loss = total / count, mean over micro-batches of the others."""
         values = torch.stack(self.rows).tolist()  # the one place that waits for the device
-        rate = len(values) * self.batch / (time.perf_counter() - self.since)
+        rate = self.examples / (time.perf_counter() - self.since)
         lines = []
         for (step, names, known), (loss, count, *others, norm) in zip(
             self.known, values, strict=True
@@ -111,7 +117,8 @@ def means(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 class Progress:
     """A bar on a terminal; plain lines in a log file; nothing if `quiet`."""
 
-    def __init__(self, start: int, steps: int, batch: int, quiet: bool = False) -> None:
+    def __init__(self, start: int, steps: int, batch: float, quiet: bool = False) -> None:
+        """`batch` examples a step, on average."""
         self.steps, self.batch, self.quiet = steps, batch, quiet
         self.bar: tqdm[Any] | None = None
         if sys.stdout.isatty() and not quiet:

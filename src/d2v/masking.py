@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from d2v.errors import UserError
-from d2v.params import BlockMask, SpanMask, TokenMask
+from d2v.params import BlockMask, ChannelMask, SpanMask, TokenMask
 
 Key = tuple[int, int, int]  # seed, epoch, index of the example
 Keys = Sequence[Key] | npt.NDArray[np.integer]
@@ -24,6 +24,7 @@ _LARGEST = np.uint64(2**64 - 1)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # step of SplitMix64
 # streams of one key that must not share numbers
 _STARTS, _ROUNDING, _THINNING, _BLOCKS, _KINDS = range(5)
+_CHANNELS = 5  # added to the streams of spans of channels
 
 NOT_CHOSEN, MASKED, RANDOM, KEPT = range(4)  # kinds of `token_masks`
 
@@ -79,15 +80,29 @@ def span_masks(mask: SpanMask, lengths: npt.ArrayLike, keys: Keys) -> Bools:
     Shapes: lengths (B,), keys (B, 3) -> (B, max(lengths)).
     Source: paper 4.2; fairseq data_utils.compute_mask_indices.
     """
-    sizes = np.asarray(lengths, np.int64)
+    return _spans(mask, np.asarray(lengths, np.int64), keys)
+
+
+def channel_masks(mask: ChannelMask, channels: int, keys: Keys) -> Bools:
+    """Spans of channels that are set to zero in all frames, drawn as `span_masks` draws frames.
+
+    Shapes: keys (B, 3) -> (B, channels).
+    Source: wav2vec 2.0's fine-tuning; fairseq wav2vec2.py, apply_mask (mask_channel_prob).
+    """
+    spans = SpanMask(kind="span", prob=mask.prob, length=mask.length, min_spans=0)
+    return _spans(spans, np.full(len(keys), channels), keys, _CHANNELS)
+
+
+def _spans(mask: SpanMask, sizes: npt.NDArray[np.int64], keys: Keys, stream: int = 0) -> Bools:
+    """Spans within rows of `sizes` positions; `stream` is added to the streams of the key."""
     inside = np.arange(sizes.max(initial=0)) < sizes[:, None]
-    rounding = _uniforms(_hash(keys, _ROUNDING), 1)[:, 0]
+    rounding = _uniforms(_hash(keys, stream + _ROUNDING), 1)[:, 0]
     spans = (mask.prob * sizes / mask.length + rounding).astype(np.int64)
     spans = np.maximum(spans, mask.min_spans)
     starts = np.where(sizes - mask.length > spans, sizes - mask.length, spans + 1)
     starts = np.minimum(starts, sizes)
     allowed = np.arange(inside.shape[1]) < starts[:, None]
-    chosen = _draw(_words(_hash(keys, _STARTS), inside.shape[1]), allowed, spans)
+    chosen = _draw(_words(_hash(keys, stream + _STARTS), inside.shape[1]), allowed, spans)
     hidden = _dilate(chosen, mask.length) & inside
     counts = hidden.sum(1)
     kept = np.where(sizes > 1, np.minimum(counts, sizes - 1), counts)
@@ -95,7 +110,7 @@ def span_masks(mask: SpanMask, lengths: npt.ArrayLike, keys: Keys) -> Bools:
         kept = np.full_like(kept, kept.min(initial=hidden.shape[1]))
     if (kept == counts).all():
         return hidden
-    return _draw(_words(_hash(keys, _THINNING), inside.shape[1]), hidden, kept)
+    return _draw(_words(_hash(keys, stream + _THINNING), inside.shape[1]), hidden, kept)
 
 
 def token_masks(

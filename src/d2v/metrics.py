@@ -71,6 +71,31 @@ def _cer(references: list[str], predictions: list[str]) -> float:
     return jiwer.cer(references, predictions) if any(map(str.strip, references)) else math.nan
 
 
+def _map(references: list[list[int]], predictions: list[list[float]]) -> float:
+    """Mean over classes of the average precision of each; classes nobody has do not count."""
+    import numpy as np
+    from sklearn.metrics import average_precision_score
+
+    scores = np.array(predictions)  # (N, C)
+    truth = np.zeros(scores.shape, bool)
+    for row, classes in zip(truth, references, strict=True):
+        row[classes] = True
+    present = truth.any(0)
+    if not present.any():
+        return math.nan
+    return average_precision_score(truth[:, present], scores[:, present], average="macro")
+
+
+def _classes(text: str) -> list[int]:
+    """Class numbers, as 3,17; none in an empty text."""
+    return [int(number) for number in text.split(",")] if text else []
+
+
+def _scores(text: str) -> list[float]:
+    """One number a class, separated by blanks."""
+    return [float(number) for number in text.split(" ")]
+
+
 @dataclass(frozen=True)
 class Metric:
     """One metric: how it is computed, from which column of a prediction file, how it is shown."""
@@ -81,6 +106,7 @@ class Metric:
     value: Callable[[Any], Any]  # type of one reference or prediction
     function: Callable[[list[Any], list[Any]], float]
     column: Literal["prediction", "greedy"] = "prediction"
+    reference: Callable[[Any], Any] | None = None  # type of one reference, if it is another
 
 
 METRICS = {
@@ -94,7 +120,17 @@ METRICS = {
     # of the best path without lexicon and language model, kept beside the beam search's
     "greedy_wer": Metric("greedy WER", "%", False, str, _wer, "greedy"),
     "greedy_cer": Metric("greedy CER", "%", False, str, _cer, "greedy"),
+    "map": Metric("mAP", "%", True, _scores, _map, reference=_classes),
 }
+
+
+def greedy(names: Sequence[str]) -> list[str]:
+    """What can be said before a search: greedy_wer for wer, greedy_cer for cer, others as they are.
+
+    >>> greedy(["wer", "greedy_wer", "cer"])
+    ['greedy_wer', 'greedy_cer']
+    """
+    return list(dict.fromkeys(f"greedy_{n}" if n in ("wer", "cer") else n for n in names))
 
 
 def named(name: str) -> Metric:

@@ -5,6 +5,7 @@ teacher   sees the whole input, no gradient     EMA of the student's encoder and
 target    mean of the teacher's top K layers, each normalised, at the masked positions
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from d2v import encoders, params
 from d2v.ema import Teacher
 from d2v.transformer import Output, Transformer, initialise
+
+HIDING = frozenset({"mask", "channel_mask"})  # entries of a batch that hide something
 
 
 @dataclass
@@ -34,7 +37,7 @@ class Student(nn.Module):
         self.backbone = Transformer(backbone)
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Output, Tensor | None]:
-        """Outputs for `batch`, masked where it has a mask, and padding (B, T) or None."""
+        """Outputs for `batch`, masked where it has masks, and padding (B, T) or None."""
         x, padding = self.encoder.local_features(batch)
         return self.see(x, padding, batch)
 
@@ -42,7 +45,7 @@ class Student(nn.Module):
         self, x: Tensor, padding: Tensor | None, batch: dict[str, Tensor]
     ) -> tuple[Output, Tensor | None]:
         """Outputs for local features `x` (B, T, D) that are already there."""
-        if "mask" in batch:
+        if HIDING & batch.keys():
             x, padding = self.encoder.mask_features(x, padding, batch)
         h, padding = self.encoder(x, padding)
         return self.backbone(h, padding), padding
@@ -79,6 +82,13 @@ class Data2Vec(nn.Module):
         top = [self.student.positions(layer).float() for layer in layers[-self.target.top_k :]]
         mean = torch.stack([normalise(t, self.target.layer_norm) for t in top]).mean(0)
         return normalise(mean, self.target.final_norm)
+
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Take student and head of another pre-training; the teacher becomes the student's copy."""
+        for name, part in (("student.", self.student), ("head.", self.head)):
+            own = {k.removeprefix(name): w for k, w in weights.items() if k.startswith(name)}
+            part.load_state_dict(own)
+        self.update_teacher(0.0)
 
     def update_teacher(self, decay: float) -> None:
         """Move the teacher towards the student; once after each optimiser step."""

@@ -22,7 +22,7 @@ def groups(task: Task, p: params.Optimiser) -> list[dict[str, Any]]:
     """Groups of equal `scale` (of the rate) and `weight_decay`, with the parameters' `names`.
 
     scale = layer_decay ** (deepest - depth), so what comes after the blocks learns at the full
-    rate (BEiT). The groups are the same whether or not there is a layer decay: code that reads
+    rate (BEiT), times the parameter's own scale. The groups are the same whether or not there is a layer decay: code that reads
     `scale` never misses it (fairseq#4333).
     """
     named = task.named_groups()
@@ -32,7 +32,7 @@ def groups(task: Task, p: params.Optimiser) -> list[dict[str, Any]]:
     for entry in named:
         decayed = p.decay == "all" or _is_matrix(entry, embeddings)
         key = (
-            (p.layer_decay or 1.0) ** (deepest - entry.depth),
+            entry.scale * (p.layer_decay or 1.0) ** (deepest - entry.depth),
             p.weight_decay if decayed else 0.0,
         )
         blank = {"params": [], "names": [], "scale": key[0], "weight_decay": key[1]}

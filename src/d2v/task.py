@@ -11,16 +11,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d2v import ema, heads, params
+from d2v.encoders import Freeze
 from d2v.errors import Collapse
 from d2v.model import Data2Vec, Student
 
 
 class Named(NamedTuple):
-    """A parameter and how deep it lies: 0 encoder, 1 ... L blocks, L + 1 what comes after."""
+    """A parameter and how deep it lies: 0 encoder, 1 ... L blocks, L + 1 what comes after.
+
+    What all blocks share, a table of position biases, counts as coming after (BEiT).
+    """
 
     name: str
     parameter: nn.Parameter
     depth: int
+    scale: float = 1.0  # of its learning rate, besides what its depth makes of it
 
 
 class Task(nn.Module):
@@ -46,7 +51,7 @@ class Task(nn.Module):
         if "student" not in parts:
             return self._blocks() + 1
         parts = parts[parts.index("student") + 1 :]
-        if parts[0] == "encoder" or parts[:2] == ["backbone", "position_bias"]:
+        if parts[0] == "encoder":
             return 0
         return int(parts[2]) + 1 if parts[1] == "blocks" else self._blocks() + 1
 
@@ -107,7 +112,7 @@ class Finetuning(Task):
     """A labelled task on top of the student."""
 
     def __init__(
-        self, p: params.Finetune, student: Student, dim: int, outputs: int, freeze: bool = False
+        self, p: params.Finetune, student: Student, dim: int, outputs: int, freeze: Freeze = False
     ) -> None:
         super().__init__()
         self.p = p.task
@@ -116,28 +121,40 @@ class Finetuning(Task):
         self.student = student
         self.head = build_head(p.task, dim, outputs, student.backbone.norm_eps)
         if freeze:
-            self.student.encoder.get_submodule("features").requires_grad_(False)
+            self.student.encoder.freeze(freeze)
+
+    def named_groups(self) -> list[Named]:
+        """As for all tasks; the output layer may have a rate of its own."""
+        scale = getattr(self.p, "head_lr_scale", 1.0)
+        return [
+            entry._replace(scale=scale) if entry.name.startswith("head.") else entry
+            for entry in super().named_groups()
+        ]
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Summed loss and the number of examples."""
         outputs, padding = self._outputs(batch)
-        labels = batch.get("labels")
         count = torch.tensor(len(outputs), device=outputs.device)
-        if isinstance(self.p, params.CTC):
-            return {"loss": ctc_loss(outputs, padding, batch), "count": count}
-        assert labels is not None
-        if isinstance(self.p, params.Regress):
-            target = labels / self.p.scale
-            loss = F.mse_loss(outputs.squeeze(-1).float(), target.float(), reduction="sum")
-            return {"loss": loss, "count": count}
-        smoothing = self.p.label_smoothing
-        loss = F.cross_entropy(outputs.float(), labels, reduction="sum", label_smoothing=smoothing)
+        match self.p:
+            case params.CTC():
+                loss = ctc_loss(outputs, padding, batch)
+            case params.Regress():
+                target = batch["labels"] / self.p.scale
+                loss = F.mse_loss(outputs.squeeze(-1).float(), target.float(), reduction="sum")
+            case params.Tag():
+                loss = tag_loss(outputs, batch["labels"])
+            case params.Classify():
+                loss = class_loss(outputs.float(), batch["labels"], self.p.label_smoothing)
         return {"loss": loss, "count": count}
 
     @torch.inference_mode()
     def predict(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
-        """One entry an example: class and scores, a number, or log-probabilities (T, letters)."""
+        """One entry an example: class and scores, a number, probabilities of all classes (C,), or
+        log-probabilities (T, letters).
+        """
         outputs, padding = self._outputs(batch)
+        if isinstance(self.p, params.Tag):
+            return [{"probabilities": row.tolist()} for row in outputs.exp().cpu()]
         if isinstance(self.p, params.CTC):
             lengths = frame_lengths(outputs, padding).tolist()
             return [
@@ -184,6 +201,23 @@ def channel_std(x: Tensor) -> Tensor:
     return (spread + 1e-6).sqrt().mean()
 
 
+def class_loss(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    """Summed cross-entropy of logits (B, C) to classes (B,), or to soft targets (B, C) as they are.
+
+    Soft targets come from mixed examples, and are smoothed where they are mixed.
+    """
+    if labels.is_floating_point():
+        return F.cross_entropy(logits, labels, reduction="sum")
+    return F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
+
+
+def tag_loss(log_probs: Tensor, labels: Tensor) -> Tensor:
+    """Binary cross-entropy summed over all of (B, C); labels (B, C) from 0 to 1."""
+    log_probs = log_probs.clamp(max=-1e-7)  # where the logarithm of 1 - p is finite
+    absent = torch.log(-torch.expm1(log_probs))
+    return -(labels * log_probs + (1 - labels) * absent).sum()
+
+
 def ctc_loss(log_probs: Tensor, padding: Tensor | None, batch: dict[str, Any]) -> Tensor:
     """Summed CTC loss of log-probabilities (B, T, letters); impossible alignments give zero."""
     return F.ctc_loss(
@@ -207,4 +241,6 @@ def build_head(p: params.Task, dim: int, outputs: int, norm_eps: float = 1e-5) -
     """The head that the parameters name, with `outputs` logits; `norm_eps` as in the backbone."""
     if isinstance(p, params.CTC):
         return heads.LetterHead(p, dim, outputs)
+    if isinstance(p, params.Tag):
+        return heads.TagHead(p, dim, outputs)
     return heads.PooledHead(p, dim, outputs, norm_eps)

@@ -5,7 +5,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from d2v import checkpoint, distributed, log, optim, params
-from d2v.data.sampler import GlobalBatches, accumulation
+from d2v.data import sampler
 from d2v.errors import NotFinite, UserError
 from d2v.task import Task
 
@@ -32,6 +32,10 @@ PORTIONS = {"micro_batch", "log_every", "checkpoint_every", "workers", "cpus"}
 class Examples(Protocol):
     """What the loop needs of a data set: examples by (epoch, index), collated to a batch."""
 
+    @property
+    def ids(self) -> Sequence[str]: ...
+    @property
+    def sizes(self) -> Any: ...  # (N,) integers; asked for where train.sized is given
     def __len__(self) -> int: ...
     def __getitem__(self, key: tuple[int, int], /) -> Any: ...
     def collate(self, examples: list[Any], /) -> dict[str, Any]: ...
@@ -74,7 +78,7 @@ def fit(
     is): checkpoints made with other values are moved aside, not continued. A finished run returns
     its Summary at once. In the end the task holds the kept weights.
 
-    Raises UserError (the batch does not divide), NotFinite, and what task.check raises.
+    Raises UserError (the batch does not divide or fit), NotFinite, and what task.check raises.
     """
     if keep == "best" and (validate is None or better is None):
         raise ValueError("keep='best' needs validate and better")
@@ -123,7 +127,7 @@ class _Loop:
     ) -> None:
         self.started = time.perf_counter()
         self.world = distributed.join()
-        self.accumulation = accumulation(train.batch, train.micro_batch, self.world.size)
+        self.accumulation = sampler.portions(train, self.world.size)
         self.task, self.dataset = task.to(self.world.device).train(), dataset
         self.train, self.work, self.seed, self.meta = train, work, seed, meta
         self.checkpoints = work / "checkpoints"
@@ -145,7 +149,15 @@ class _Loop:
         """All remaining steps."""
         train, task = self.train, self.task
         self.model = distributed.wrap(task, self.world)
-        self.meter = log.Meter(train.batch, self.accumulation * self.world.size)
+        self.meter = log.Meter(self.accumulation * self.world.size)
+        self.order = sampler.build(
+            self.dataset,
+            train,
+            rank=self.world.rank,
+            world=self.world.size,
+            seed=self.seed,
+            start_step=self.step,
+        )
         self._open_logs()
         batches = self._batches()
         freeze = getattr(task, "freeze", None)
@@ -168,7 +180,8 @@ class _Loop:
 
             # --- report; only here, and only now and then, the device is waited for
             self.step = step + 1
-            self.meter.add(self.step, names, totals, norm, {**logs, "lr": lr})
+            known = {**logs, "lr": lr}
+            self.meter.add(self.step, names, totals, norm, known, self.order.examples(step))
             if any(map(self._due, (train.log_every, train.checkpoint_every, self.validate_every))):
                 self._report()
         self._close_logs()
@@ -209,9 +222,13 @@ class _Loop:
     def _open_logs(self) -> None:
         train, world = self.train, self.world
         quiet = not world.main
-        self.progress = log.Progress(self.step, train.steps, train.batch, quiet)
+        self.progress = log.Progress(self.step, train.steps, self.order.mean, quiet)
+        batch, micro_batch = f"batch {train.batch}", f"{train.micro_batch} (micro)"
+        if train.sized is not None:
+            batch = f"batch of {self.order.mean:.1f} examples on average"
+            micro_batch = f"at most {train.sized.size} samples or tokens (micro)"
         self.progress.say(
-            f"batch {train.batch} = {train.micro_batch} (micro) x {self.accumulation}"
+            f"{batch} = {micro_batch} x {self.accumulation}"
             f" (accumulation) x {world.size} (processes), {world.device.type},"
             f" {'bfloat16 where it is safe' if self.mixed else 'float32'}"
         )
@@ -221,22 +238,12 @@ class _Loop:
             self.lines = log.JsonLines(self.work / "log.jsonl", self.step, train.log_every)
 
     def _batches(self) -> Iterator[dict[str, Any]]:
-        train, world = self.train, self.world
-        sampler = GlobalBatches(
-            len(self.dataset),
-            train.batch,
-            train.micro_batch,
-            rank=world.rank,
-            world=world.size,
-            seed=self.seed,
-            start_step=self.step,
-        )
         loader: DataLoader[Any] = DataLoader(
             self.dataset,  # type: ignore[arg-type]
-            batch_sampler=sampler,
+            batch_sampler=self.order,
             collate_fn=self.dataset.collate,
-            num_workers=train.workers,
-            pin_memory=world.device.type == "cuda",
+            num_workers=self.train.workers,
+            pin_memory=self.world.device.type == "cuda",
             generator=torch.Generator(),  # the loader draws a seed: not from the run's generator
         )
         return iter(loader)

@@ -21,11 +21,13 @@ def build_dataset(
     mask: "params.Mask | None" = None,
     task: "params.Task | None" = None,
     labels: str | None = None,
+    dim: int = 0,
 ) -> "Examples":
-    """The examples of a split, or of those that prepared/lists/<labels>.txt names.
+    """The examples of a split or several (a+b), or of those that prepared/lists/<labels>.txt names.
 
     Without a task: for pre-training, with masks if `mask` is given. With one: with labels. `train`
-    turns augmentation on; pre-training masks are made either way.
+    turns augmentation on; pre-training masks are made either way. `dim` is the width of the
+    encoder's outputs, which masks of channels need.
 
     Raises UserError if the folder, the split or the list is not there, or the parameters do not fit
     the data (kind, classes, vocabulary, lengths).
@@ -33,6 +35,7 @@ def build_dataset(
     from d2v import params as p
     from d2v.data.examples import Source
     from d2v.data.speech import Utterances
+    from d2v.data.tags import TaggedSounds
     from d2v.data.text import Blocks, Sentences
     from d2v.data.vision import Images
 
@@ -51,7 +54,9 @@ def build_dataset(
             (None | p.SpanMask()) as spans,
             (None | p.CTC()) as letters,
         ):
-            return Utterances(source, wave, frames, spans, letters)
+            return Utterances(source, wave, frames, dim, spans, letters)
+        case p.WaveAugment() as wave, p.WaveEncoder() as frames, None, p.Tag() as tags:
+            return TaggedSounds(source, wave, frames, dim, tags)
         case p.TokenAugment() as text, p.TokenEncoder() as tokens, choice, None if (
             choice is None or isinstance(choice, p.TokenMask)
         ):

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from torch.utils.data import Dataset
 
 from d2v.data.layout import LISTS, lines
-from d2v.data.shards import Shards, read_meta
+from d2v.data.shards import Shards, Texts, read_meta
 from d2v.errors import UserError
 
 IN_MEMORY = 256 * 2**20  # bytes; sets that take more when decoded are decoded at every access
@@ -26,30 +26,34 @@ class Source:
     """Which examples, and how their random numbers are made."""
 
     prepared: Path
-    split: str
+    split: str  # or several, as a+b
     seed: int
     train: bool  # augmentation
     labels: str | None = None  # name of a label list
 
 
 class Examples(Dataset[Example]):
-    """A split of prepared data, or the rows of it that a label list names.
+    """A split of prepared data or several (a+b), or the rows of it that a label list names.
 
     Map-style over (epoch, index): augmentation and masks are functions of (seed, epoch, index).
     """
 
-    kind: str  # of the preparation that it reads
+    kinds: tuple[str, ...]  # of preparations that it reads
 
     def __init__(self, source: Source) -> None:
         prepared, split = source.prepared, source.split
         self.meta = read_meta(prepared)
         self.folder, self.seed, self.train = prepared / split, source.seed, source.train
-        if self.meta["kind"] != self.kind:
-            raise UserError(f"{prepared}: prepared as {self.meta['kind']}, not as {self.kind}")
-        if split not in self.meta["splits"]:
-            known = ", ".join(self.meta["splits"])
-            raise UserError(f"{prepared}: no split {split!r} in it, only {known}")
-        self.shards = Shards(self.folder)
+        if self.meta["kind"] not in self.kinds:
+            wanted = " or ".join(self.kinds)
+            raise UserError(f"{prepared}: prepared as {self.meta['kind']}, not as {wanted}")
+        self.splits = split.split("+")
+        for name in self.splits:
+            if name not in self.meta["splits"]:
+                known = ", ".join(self.meta["splits"])
+                raise UserError(f"{prepared}: no split {name!r} in it, only {known}")
+        parts = [Shards(prepared / name) for name in self.splits]
+        self.shards = parts[0] if len(parts) == 1 else Joined(parts)
         self.rows = np.arange(len(self.shards))
         if source.labels is not None:
             names = {name: row for row, name in enumerate(self.shards.texts("id"))}
@@ -64,6 +68,17 @@ class Examples(Dataset[Example]):
     def references(self) -> Sequence[Any]:
         """What predictions are compared with: class id, number or transcript."""
         return Picked(self.shards.numbers("label").tolist(), self.rows)
+
+    @property
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """Samples or tokens of each example (N,), after cropping; for batches by length.
+
+        Raises UserError where all examples are equally large.
+        """
+        raise UserError(
+            f"{self.folder}: train.sized is for sequences, and these examples have one size;"
+            " give train.batch and train.micro_batch"
+        )
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -84,6 +99,37 @@ class Examples(Dataset[Example]):
         self.rows = self.rows[chosen]
         if not len(self.rows):
             raise UserError(f"{self.folder}: no example left: {why}")
+
+
+class Joined:
+    """Several splits, one after another, read like one (d2v.data.shards.Shards)."""
+
+    def __init__(self, parts: Sequence[Shards]) -> None:
+        self.parts = parts
+        self.starts = np.cumsum([0, *map(len, parts)])
+        self._texts: dict[str, Texts] = {}
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def payload(self, index: int) -> memoryview:
+        """Bytes of example `index`, without copying them."""
+        part = int(np.searchsorted(self.starts, index, "right")) - 1
+        return self.parts[part].payload(index - int(self.starts[part]))
+
+    def numbers(self, name: str) -> npt.NDArray[Any]:
+        """A column of numbers, as an array (N,)."""
+        return np.concatenate([part.numbers(name) for part in self.parts])
+
+    def texts(self, name: str) -> Texts:
+        """A column of texts."""
+        if name not in self._texts:
+            columns = [part.texts(name) for part in self.parts]
+            before = np.cumsum([0, *(len(c.utf8) for c in columns)])
+            ends = [c.ends + start for c, start in zip(columns, before, strict=False)]
+            utf8 = np.concatenate([c.utf8 for c in columns])
+            self._texts[name] = Texts(utf8, np.concatenate(ends))
+        return self._texts[name]
 
 
 class Picked(Sequence[Item], Generic[Item]):

@@ -1,12 +1,27 @@
 """Which examples make up optimiser step n: a function of (seed, n), whatever the processes."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 from torch.utils.data import Sampler
 
 from d2v.errors import UserError
+from d2v.params import Sized, Train
+
+Ints = npt.NDArray[np.int64]
+
+
+class Sizes(Protocol):
+    """What a data set must know for batches by length (d2v.data.examples.Examples)."""
+
+    @property
+    def ids(self) -> Sequence[str]: ...
+    @property
+    def sizes(self) -> Ints: ...
+    def __len__(self) -> int: ...
 
 
 class GlobalBatches(Sampler[list[tuple[int, int]]]):
@@ -43,6 +58,15 @@ class GlobalBatches(Sampler[list[tuple[int, int]]]):
                 first = step * self.batch + (a * self.world + self.rank) * self.micro_batch
                 yield [self._example(first + k) for k in range(self.micro_batch)]
 
+    def examples(self, step: int) -> int:
+        """Examples of all processes in a step."""
+        return self.batch
+
+    @property
+    def mean(self) -> float:
+        """Examples in a step, on average."""
+        return self.batch
+
     def _example(self, position: int) -> tuple[int, int]:
         epoch, offset = divmod(position, self.n)
         if epoch not in self._orders:
@@ -50,6 +74,125 @@ class GlobalBatches(Sampler[list[tuple[int, int]]]):
             order = np.random.default_rng([self.seed, epoch]).permutation(self.n)
             self._orders = {epoch: order.tolist()}
         return epoch, self._orders[epoch][offset]
+
+
+class SizedBatches(Sampler[list[tuple[int, int]]]):
+    """Endless micro-batches of (epoch, index) of examples of like length, for one process.
+
+    The examples of an epoch are sorted by size, equal ones at random, and cut into micro-batches
+    that hold as many as fit: examples times the longest of them is at most `size` (fairseq
+    max_tokens). Micro-batches come in a random order. Both depend on (seed, epoch) alone, and the
+    sorted sizes are the same in every epoch, so every epoch has the same number of micro-batches:
+    step s takes those from position s * micro_batches on, across the ends of epochs, the one at
+    a * world + rank goes to process `rank` as the a-th, and a resumed run needs no state.
+    """
+
+    def __init__(
+        self,
+        sizes: npt.ArrayLike,
+        p: Sized,
+        rank: int = 0,
+        world: int = 1,
+        seed: int = 0,
+        start_step: int = 0,
+    ) -> None:
+        self.sizes, self.p = np.asarray(sizes, np.int64), p
+        self.rank, self.world, self.seed, self.start_step = rank, world, seed, start_step
+        self.accumulation = shares(p, world)
+        self.ends = cut(np.sort(self.sizes)[::-1], p.size)  # (micro-batches of an epoch,)
+        self._orders: dict[int, tuple[Ints, Ints]] = {}
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """Micro-batches of this process, step by step, without end."""
+        for step in itertools.count(self.start_step):
+            for a in range(self.accumulation):
+                yield self._micro_batch(step * self.p.micro_batches + a * self.world + self.rank)
+
+    def examples(self, step: int) -> int:
+        """Examples of all processes in the step that follows `step` finished ones."""
+        first = step * self.p.micro_batches
+        places = (self._place(first + i) for i in range(self.p.micro_batches))
+        return sum(end - start for _, start, end in places)
+
+    @property
+    def mean(self) -> float:
+        """Examples in a step, on average."""
+        return len(self.sizes) / len(self.ends) * self.p.micro_batches
+
+    def _micro_batch(self, position: int) -> list[tuple[int, int]]:
+        epoch, start, end = self._place(position)
+        return [(epoch, index) for index in self._epoch(epoch)[0][start:end].tolist()]
+
+    def _place(self, position: int) -> tuple[int, int, int]:
+        """Epoch of a micro-batch, and where in the sorted examples it starts and ends."""
+        epoch, place = divmod(position, len(self.ends))
+        number = int(self._epoch(epoch)[1][place])
+        return epoch, int(self.ends[number - 1]) if number else 0, int(self.ends[number])
+
+    def _epoch(self, epoch: int) -> tuple[Ints, Ints]:
+        """Examples from the longest to the shortest, and micro-batches in the order of use."""
+        if epoch not in self._orders:
+            random = np.random.default_rng([self.seed, epoch])
+            ties = random.permutation(len(self.sizes))
+            order = ties[np.argsort(-self.sizes[ties], kind="stable")]
+            # two are kept: a step may span two epochs, and more only of very small sets
+            self._orders = dict([*self._orders.items()][-1:])
+            self._orders[epoch] = (order, random.permutation(len(self.ends)))
+        return self._orders[epoch]
+
+
+def cut(sizes: Ints, most: int) -> Ints:
+    """Ends of the micro-batches of sizes (N,) that fall: as many examples as fit into `most`."""
+    ends, start = [], 0
+    while start < len(sizes):
+        start = min(start + max(most // max(int(sizes[start]), 1), 1), len(sizes))
+        ends.append(start)
+    return np.array(ends, np.int64)
+
+
+def shares(p: Sized, world: int) -> int:
+    """Micro-batches of each process in an optimiser step; raises UserError unless they divide."""
+    if p.micro_batches % world:
+        raise UserError(
+            f"train.sized.micro_batches {p.micro_batches} is no multiple of {world} process(es):"
+            " change the number of processes, so that the global batch stays the same"
+        )
+    return p.micro_batches // world
+
+
+def check_sizes(dataset: Sizes, p: Sized) -> None:
+    """Raise UserError if there are no examples, or naming one that alone is more than a batch."""
+    if not len(dataset):
+        raise UserError("the training split has no examples")
+    longest = int(dataset.sizes.argmax())
+    if dataset.sizes[longest] > p.size:
+        raise UserError(
+            f"example {dataset.ids[longest]} alone has {dataset.sizes[longest]} samples or tokens,"
+            f" more than train.sized.size {p.size}: raise it, or crop or leave out long examples"
+        )
+
+
+def build(
+    dataset: Sizes, train: Train, *, rank: int, world: int, seed: int, start_step: int
+) -> GlobalBatches | SizedBatches:
+    """The order of examples that train asks for; raises UserError if it does not fit the data."""
+    if train.sized is not None:
+        check_sizes(dataset, train.sized)
+        return SizedBatches(dataset.sizes, train.sized, rank, world, seed, start_step)
+    assert train.batch is not None
+    assert train.micro_batch is not None
+    return GlobalBatches(
+        len(dataset), train.batch, train.micro_batch, rank, world, seed, start_step
+    )
+
+
+def portions(train: Train, world: int) -> int:
+    """Micro-batches of each process in an optimiser step; raises UserError unless they divide."""
+    if train.sized is not None:
+        return shares(train.sized, world)
+    assert train.batch is not None
+    assert train.micro_batch is not None
+    return accumulation(train.batch, train.micro_batch, world)
 
 
 def accumulation(batch: int, micro_batch: int, world: int) -> int:

@@ -5,6 +5,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from d2v import params
@@ -13,34 +14,23 @@ from d2v.data.letters import LETTERS, PADDING, encode
 from d2v.data.librispeech import decode
 from d2v.encoders.frames import frame_count
 from d2v.errors import UserError
-from d2v.masking import rng, span_masks
+from d2v.masking import channel_masks, rng, span_masks
 
-__all__ = ["LETTERS", "Utterances", "encode", "normalise"]
+__all__ = ["LETTERS", "Utterances", "Waves", "encode", "normalise", "padded"]
 
 
-class Utterances(Examples):
-    """Waveforms of a prepared LibriSpeech tree.
+class Waves(Examples):
+    """Waveforms with zero mean and unit variance, and masks of their frames and channels."""
 
-    Without a task (pre-training) a batch is cropped to its shortest item and to view.max_samples,
-    so nothing is padded; with one, utterances are whole and padded with zeros.
-    """
-
-    kind = "librispeech"
+    mask: params.SpanMask | None = None
+    channels: params.ChannelMask | None = None
 
     def __init__(
-        self,
-        source: Source,
-        view: params.WaveAugment,
-        encoder: params.WaveEncoder,
-        mask: params.SpanMask | None = None,
-        task: params.CTC | None = None,
+        self, source: Source, view: params.WaveAugment, encoder: params.WaveEncoder, dim: int
     ) -> None:
+        """`dim` is the width of the features, D."""
         super().__init__(source)
-        if task is not None and view.max_samples:
-            raise UserError("view.max_samples crops waveforms, which then lack part of their text")
-        self.view, self.task = view, task
-        self.mask = mask if task is None else (view.mask if self.train else None)
-        self.conv_layers = encoder.conv_layers
+        self.view, self.dim, self.conv_layers = view, dim, encoder.conv_layers
         if self.train and view.min_samples:
             long = self.shards.numbers("samples")[self.rows] >= view.min_samples
             self.keep(long, f"all are shorter than view.min_samples {view.min_samples}")
@@ -52,6 +42,61 @@ class Utterances(Examples):
                 " for one frame; set view.min_samples or remove it"
             )
         self.waves = Decoded(self._decode, int(self.samples.sum()) * 4)
+
+    @property
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """Samples of each example (N,), at most view.max_samples."""
+        return np.minimum(self.samples, self.view.max_samples or self.samples)
+
+    def whole(self) -> None:
+        """Set up for a labelled task: masks of the view in training, and no crops.
+
+        Raises UserError for view.max_samples.
+        """
+        if self.view.max_samples:
+            raise UserError("view.max_samples crops waveforms, which then lack part of their text")
+        if self.train:
+            self.mask, self.channels = self.view.mask, self.view.mask_channels
+
+    def hidden(self, samples: npt.NDArray[Any], keys: list[tuple[int, int, int]]) -> Batch:
+        """`mask` (B, T) and `channel_mask` (B, D) for waveforms of `samples` (B,), if wanted."""
+        masks: Batch = {}
+        if self.mask is not None:
+            frames = frame_count(samples, self.conv_layers)
+            masks["mask"] = torch.from_numpy(span_masks(self.mask, frames, keys))
+        if self.channels is not None:
+            masks["channel_mask"] = torch.from_numpy(channel_masks(self.channels, self.dim, keys))
+        return masks
+
+    def _decode(self, row: int) -> np.ndarray:
+        name = f"{self.folder}: {self.shards.texts('id')[row]}"
+        return normalise(decode(self.shards.payload(row), name))
+
+
+class Utterances(Waves):
+    """Waveforms of prepared speech, or of any sounds where nothing but them is needed.
+
+    Without a task (pre-training) a batch is cropped to its shortest item and to view.max_samples,
+    so nothing is padded; with one, utterances are whole and padded with zeros.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        view: params.WaveAugment,
+        encoder: params.WaveEncoder,
+        dim: int,
+        mask: params.SpanMask | None = None,
+        task: params.CTC | None = None,
+    ) -> None:
+        unlabelled = ("librispeech", "librilight", "audioset")
+        self.kinds = ("librispeech",) if task is not None else unlabelled
+        super().__init__(source, view, encoder, dim)
+        self.task = task
+        if task is None:
+            self.mask = mask
+        else:
+            self.whole()
 
     @cached_property
     def references(self) -> list[str]:
@@ -71,7 +116,7 @@ class Utterances(Examples):
         return example
 
     def collate(self, examples: list[Example]) -> Batch:
-        """`waves` (B, S) float32 and `mask` (B, T) where asked for.
+        """`waves` (B, S) float32, and masks where asked for: `mask` (B, T), `channel_mask` (B, D).
 
         With a task also `samples` (B,), `letters` (B, U) padded with 1, `letter_counts` (B,).
         """
@@ -80,19 +125,12 @@ class Utterances(Examples):
             waves = _cropped(examples, self.view.max_samples)
             samples = np.full(len(waves), waves.shape[1])
         else:
-            waves, samples = _padded([e["wave"] for e in examples], 0.0, np.float32)
+            waves, samples = padded([e["wave"] for e in examples], 0.0, np.float32)
             batch["samples"] = torch.from_numpy(samples)
-            letters, counts = _padded([e["letters"] for e in examples], PADDING, np.int64)
+            letters, counts = padded([e["letters"] for e in examples], PADDING, np.int64)
             batch["letters"], batch["letter_counts"] = map(torch.from_numpy, (letters, counts))
         batch["waves"] = torch.from_numpy(waves)
-        if self.mask is not None:
-            frames = frame_count(samples, self.conv_layers)
-            batch["mask"] = torch.from_numpy(span_masks(self.mask, frames, self.keys(examples)))
-        return batch
-
-    def _decode(self, row: int) -> np.ndarray:
-        name = f"{self.folder}: {self.shards.texts('id')[row]}"
-        return normalise(decode(self.shards.payload(row), name))
+        return batch | self.hidden(samples, self.keys(examples))
 
 
 def normalise(wave: np.ndarray) -> np.ndarray:
@@ -100,6 +138,15 @@ def normalise(wave: np.ndarray) -> np.ndarray:
     scaled = wave.astype(np.float32) / 2**15
     scaled -= scaled.mean()
     return scaled / np.sqrt(scaled.var() + np.float32(1e-5))
+
+
+def padded(rows: Sequence[Any], padding: float, dtype: type) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of numbers as (B, longest) and their lengths (B,)."""
+    counts = np.array([len(row) for row in rows])
+    found = np.full((len(rows), counts.max()), padding, dtype)
+    for target, row in zip(found, rows, strict=True):
+        target[: len(row)] = row
+    return found, counts
 
 
 def _cropped(examples: list[Example], most: int | None) -> np.ndarray:
@@ -110,12 +157,3 @@ def _cropped(examples: list[Example], most: int | None) -> np.ndarray:
     return np.stack(
         [e["wave"][start : start + size] for e, start in zip(examples, starts, strict=True)]
     )
-
-
-def _padded(rows: Sequence[Any], padding: float, dtype: type) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of numbers as (B, longest) and their lengths (B,)."""
-    counts = np.array([len(row) for row in rows])
-    padded = np.full((len(rows), counts.max()), padding, dtype)
-    for target, row in zip(padded, rows, strict=True):
-        target[: len(row)] = row
-    return padded, counts

@@ -1,6 +1,7 @@
 """Token sequences for training: corpus blocks with token masks, and labelled texts (paper 4.3)."""
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from d2v import params
@@ -28,6 +29,7 @@ class _Tokens(Examples):
                 f" {self.size}"
             )
         self.dtype = np.dtype(self.meta["dtype"])
+        self.counts = self.shards.numbers("length") // self.dtype.itemsize  # tokens of a row
 
     def collate(self, examples: list[Example]) -> Batch:
         """`tokens` (B, T) int64 padded with 1; `masked_tokens` and `mask` (B, T) if masked."""
@@ -57,7 +59,7 @@ class _Tokens(Examples):
 class Blocks(_Tokens):
     """Blocks of a prepared corpus, <s> first and </s> after every sentence."""
 
-    kind = "corpus"
+    kinds = ("corpus",)
 
     def __init__(
         self,
@@ -73,6 +75,11 @@ class Blocks(_Tokens):
                 f" {self.most}; prepare the corpus with --block {self.most}"
             )
 
+    @property
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """Tokens of each block (N,)."""
+        return self.counts[self.rows]
+
     def __getitem__(self, place: Place) -> Example:
         """Token ids of one block."""
         row = int(self.rows[place[1]])
@@ -85,7 +92,7 @@ class Sentences(_Tokens):
     Longer ones than view.max_tokens lose tokens from the end of the longer text.
     """
 
-    kind = "glue"
+    kinds = ("glue",)
 
     def __init__(
         self,
@@ -96,8 +103,9 @@ class Sentences(_Tokens):
     ) -> None:
         super().__init__(source, view, encoder)
         classes = self.meta["classes"]
-        if not self.meta["splits"][source.split]["labelled"]:
-            raise UserError(f"{source.prepared}: the split {source.split!r} has no labels")
+        for split in self.splits:
+            if not self.meta["splits"][split]["labelled"]:
+                raise UserError(f"{source.prepared}: the split {split!r} has no labels")
         if (classes is None) != isinstance(task, params.Regress):
             kind = "numbers" if classes is None else "classes"
             raise UserError(
@@ -110,6 +118,12 @@ class Sentences(_Tokens):
         self.pairs = bool(self.meta["pairs"])
         self.labels, self.first = self.shards.numbers("label"), self.shards.numbers("first")
         self.label_type = torch.int64 if classes else torch.float32
+
+    @property
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """Tokens of each example (N,), with boundaries, at most view.max_tokens."""
+        whole = self.counts[self.rows] + (4 if self.pairs else 2)
+        return np.minimum(whole, self.most)
 
     def __getitem__(self, place: Place) -> Example:
         """Token ids with boundaries, and the label."""

@@ -14,7 +14,7 @@ from d2v.masking import block_masks, rng
 class Images(Examples):
     """Images of a prepared ImageFolder, standardised with its mean and standard deviation."""
 
-    kind = "imagefolder"
+    kinds = ("imagefolder",)
 
     def __init__(
         self,

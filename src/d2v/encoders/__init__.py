@@ -1,12 +1,12 @@
 """The only modality-specific modules: input to (B, T, D)."""
 
 from d2v import params
-from d2v.encoders.base import Encoder
+from d2v.encoders.base import Encoder, Freeze
 from d2v.encoders.speech import SpeechEncoder
 from d2v.encoders.text import TextEncoder
 from d2v.encoders.vision import VisionEncoder
 
-__all__ = ["Encoder", "SpeechEncoder", "TextEncoder", "VisionEncoder", "build"]
+__all__ = ["Encoder", "Freeze", "SpeechEncoder", "TextEncoder", "VisionEncoder", "build"]
 
 
 def build(p: params.Encoder, backbone: params.Backbone) -> Encoder:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d2v import params
-from d2v.encoders.base import Batch, Encoder, Features
+from d2v.encoders.base import Batch, Encoder, Features, Freeze
 from d2v.encoders.frames import frame_count
 
 
@@ -38,8 +38,24 @@ class SpeechEncoder(Encoder):
         return x, torch.arange(x.shape[1], device=x.device) >= frames.unsqueeze(1)
 
     def mask_features(self, x: Tensor, padding: Tensor | None, batch: Batch) -> Features:
-        """Replace frames where `mask` (B, T) is True by the mask embedding."""
-        return torch.where(batch["mask"].unsqueeze(-1), self.mask_embedding, x), padding
+        """Replace frames where `mask` (B, T) is True by the mask embedding.
+
+        After that, channels where `channel_mask` (B, D) is True are zero in all frames (wav2vec 2.0
+        fine-tuning; fairseq apply_mask).
+        """
+        if "mask" in batch:
+            x = torch.where(batch["mask"].unsqueeze(-1), self.mask_embedding, x)
+        if "channel_mask" in batch:
+            x = x.masked_fill(batch["channel_mask"].unsqueeze(1), 0.0)
+        return x, padding
+
+    def freeze(self, which: Freeze) -> None:
+        """Stop training all of `features`, or the convolutions and their norms (wav2vec 2.0)."""
+        if which == "convolutions":
+            self.features.convs.requires_grad_(False)
+            self.features.norms.requires_grad_(False)
+        else:
+            super().freeze(which)
 
     def forward(self, x: Tensor, padding: Tensor | None) -> Features:
         """Zero the padding, add convolutional positions, normalise: (B, T, D)."""

@@ -20,6 +20,7 @@ class Classify(Strict):
     hidden: bool = False  # dense + tanh before the output layer (RoBERTa)
     dropout: Fraction = 0.0
     label_smoothing: Fraction = 0.0
+    init_scale: Rate = 1.0  # the output layer's initial values are multiplied by this (BEiT: .001)
 
 
 class Regress(Strict):
@@ -108,17 +109,21 @@ class Setting(Strict):
 
     lr: Rate
     steps: Positive
-    freeze: bool = False  # the encoder's local features stay as they are (wav2vec 2.0)
+    # what stays as it is for ever: all of the encoder's local features; or their convolutions with
+    # their norms, not the projection after them (wav2vec 2.0: feature_grad_mult 0)
+    freeze: bool | Literal["convolutions"] = False
 
     @property
     def name(self) -> str:
         """Folder name of the point."""
-        return f"lr{self.lr:g}-steps{self.steps}" + ("-frozen" if self.freeze else "")
+        frozen = {False: "", True: "-frozen", "convolutions": "-frozen-convolutions"}
+        return f"lr{self.lr:g}-steps{self.steps}{frozen[self.freeze]}"
 
     @property
     def words(self) -> str:
         """The point for a reader."""
-        return f"{self.steps} steps, rate {self.lr:g}" + (", features frozen" * self.freeze)
+        frozen = {False: "", True: ", features frozen", "convolutions": ", convolutions frozen"}
+        return f"{self.steps} steps, rate {self.lr:g}{frozen[self.freeze]}"
 
 
 class Grid(Strict):
@@ -126,7 +131,7 @@ class Grid(Strict):
 
     lr: list[Rate] = Field(min_length=1)
     steps: list[Positive] = Field(min_length=1)
-    freeze: list[bool] = Field([False], min_length=1)
+    freeze: list[bool | Literal["convolutions"]] = Field([False], min_length=1)
     seeds: list[Count] = Field(min_length=1)  # never the reported seeds
     # task: the best setting of each task; table: the one rate that is best on average over all
     # tasks of the table with the same pre-training, each with its own steps (paper 4.3)
