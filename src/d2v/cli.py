@@ -10,13 +10,16 @@ from pathlib import Path
 from d2v.errors import UserError
 
 EXPERIMENT = Path("params/mini.yaml")
-# commands with a command line of their own: module with main(argv), what it does
+# commands with a command line of their own: module with main(argv) or [:function], what it does
 OWN = {
     "fetch": ("d2v.data.fetch", "get the miniature's raw sources into data/"),
     "layout": ("d2v.data.mini", "write a miniature set in its official on-disk layout"),
     "prepare": ("d2v.data.prepare", "turn an official layout into shards"),
     "data": ("d2v.data.dvc", "fetch, and bring prepared sets up to date with DVC"),
     "convert": ("d2v.interop.convert", "write a checkpoint of any known format in another one"),
+    "features": ("d2v.inference_cli:features_main", "write hidden states and logits of inputs"),
+    "transcribe": ("d2v.inference_cli:transcribe_main", "print what is said in audio files"),
+    "classify": ("d2v.inference_cli:classify_main", "print the class of files or texts"),
 }
 
 
@@ -74,7 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         if words and words[0] in OWN:
-            importlib.import_module(OWN[words[0]][0]).main(words[1:])
+            module, _, function = OWN[words[0]][0].partition(":")
+            getattr(importlib.import_module(module), function or "main")(words[1:])
             return 0
         args = parser().parse_args(words)
         return COMMANDS[args.command](args) or 0

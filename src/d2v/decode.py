@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ NEVER_WRITTEN = frozenset({BLANK, "<pad>", "</s>", UNKNOWN})
 MODELS = ("lm.bin", "lm.arpa")  # KenLM's own format, which processes share; or text
 
 
-def greedy(log_probs: Tensor) -> str:
+def greedy(log_probs: Tensor, letters: Sequence[str] = LETTERS) -> str:
     """Words of the best path through (T, letters): repeats merged, blanks dropped."""
-    best = (LETTERS[i] for i, _ in groupby(log_probs.argmax(-1).tolist()))
+    best = (letters[i] for i, _ in groupby(log_probs.argmax(-1).tolist()))
     text = "".join(letter for letter in best if letter not in NEVER_WRITTEN)
     return " ".join(text.replace(SILENCE, " ").split())
 

@@ -1,0 +1,76 @@
+"""`d2v features`, `d2v transcribe`, `d2v classify`: what a checkpoint says of files and texts."""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from d2v import params
+from d2v.data.layout import progress
+from d2v.errors import UserError
+from d2v.inference import Features, Layers, classify, device, save_features, transcribe
+from d2v.inputs import expanded
+from d2v.interop.module import Model
+from d2v.loading import load
+
+
+def features_main(argv: Sequence[str] | None = None) -> None:
+    """Command line of `d2v features`."""
+    parser = _parser("features", "write hidden states and logits to a safetensors file")
+    parser.add_argument("--layers", default="all", metavar="all|K", help="0 enters the first block")
+    parser.add_argument("-o", "--out", type=Path, default=Path("features.safetensors"))
+    a = parser.parse_args(argv)
+    if a.layers != "all" and not a.layers.isdecimal():
+        raise UserError(f"--layers {a.layers}: all, or the number of one layer")
+    model = load(a.checkpoint, device(a.device))
+    total = len(expanded(model, a.inputs))
+
+    def shown(found: Iterator[Features]) -> Iterator[Features]:
+        return progress(found, "features", total)
+
+    layers: Layers = "all" if a.layers == "all" else int(a.layers)
+    count = save_features(model, a.inputs, a.out, layers, shown)
+    print(f"{a.out}: {count} input(s)")
+
+
+def transcribe_main(argv: Sequence[str] | None = None) -> None:
+    """Command line of `d2v transcribe`: a line a file, name and words."""
+    parser = _parser("transcribe", "print what is said in audio files")
+    usual = params.Decode()
+    parser.add_argument("--lm", type=Path, metavar="FOLDER", help="lexicon and language model")
+    parser.add_argument("--beam", type=int, default=usual.beam)
+    parser.add_argument("--lm-weight", type=float, default=usual.lm_weight)
+    parser.add_argument("--word-score", type=float, default=usual.word_score)
+    parser.add_argument("--silence-score", type=float, default=usual.silence_score)
+    a = parser.parse_args(argv)
+    decode = usual.model_copy(
+        update={k: getattr(a, k) for k in ("beam", "lm_weight", "word_score", "silence_score")}
+    )
+    for name, words in transcribe(_model(a), a.inputs, a.lm, decode):
+        print(f"{name}\t{words}", flush=True)
+
+
+def classify_main(argv: Sequence[str] | None = None) -> None:
+    """Command line of `d2v classify`: a line an input, name, class and probability."""
+    a = _parser("classify", "print the class of files or texts").parse_args(argv)
+    for found in classify(_model(a), a.inputs):
+        if found.scores:
+            print(f"{found.name}\t{found.prediction}\t{max(found.scores.values()):.4f}", flush=True)
+        else:
+            print(f"{found.name}\t{found.prediction:.4f}", flush=True)
+
+
+def _parser(name: str, text: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"d2v {name}", description=text)
+    parser.add_argument("checkpoint", type=Path, metavar="CKPT", help="of any known format")
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="files; of text models, files (their lines are the inputs) or texts",
+    )
+    parser.add_argument("--device", help="default: cuda if there is one, else cpu")
+    return parser
+
+
+def _model(a: argparse.Namespace) -> Model:
+    return load(a.checkpoint, device(a.device))
