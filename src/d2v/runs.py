@@ -168,7 +168,10 @@ def pretrain_of(experiment: Experiment, run: Run) -> Pretrain:
     if getattr(finetune.task, "norm", False):
         changed["final_norm"] = False
     backbone = pretrain.backbone.model_copy(update=changed)
-    return pretrain.model_copy(update={"backbone": backbone})
+    encoder = pretrain.encoder
+    if finetune.encoder_dropout is not None:
+        encoder = encoder.model_copy(update={"dropout": finetune.encoder_dropout})
+    return pretrain.model_copy(update={"encoder": encoder, "backbone": backbone})
 
 
 def cpus(experiment: Experiment, run: Run) -> int:

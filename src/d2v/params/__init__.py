@@ -39,7 +39,7 @@ from d2v.params.model import (
     WaveEncoder,
 )
 from d2v.params.pretraining import Pretrain
-from d2v.params.reading import read_yaml
+from d2v.params.reading import read_params, read_yaml
 from d2v.params.training import (
     ChannelMask,
     Collapse,
@@ -113,5 +113,6 @@ __all__ = [
     "hash_of",
     "load",
     "load_as",
+    "read_params",
     "read_yaml",
 ]

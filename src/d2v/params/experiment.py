@@ -10,7 +10,7 @@ from d2v.params.data import Data
 from d2v.params.faults import explain, nearest
 from d2v.params.finetuning import Finetune
 from d2v.params.pretraining import Pretrain
-from d2v.params.reading import read_yaml
+from d2v.params.reading import read_params
 
 T = TypeVar("T", bound=Strict)
 
@@ -99,7 +99,7 @@ def load_as(kind: type[T], path: str | Path) -> T:
 
     Raises ParamsError with one line for each fault: dotted path, what is wrong, nearest name.
     """
-    raw = read_yaml(Path(path))
+    raw = read_params(Path(path))
     try:
         return kind.model_validate(raw)
     except ValidationError as error:

@@ -190,6 +190,7 @@ class Finetune(Strict):
     # recipes that nobody published: what stands in for them, said under the table
     stand_in: str = ""
     dropout: Fraction | None = None  # of the backbone; None: as in pre-training
+    encoder_dropout: Fraction | None = None  # of the encoder; None: as in pre-training
     attention_dropout: Fraction | None = None
     activation_dropout: Fraction | None = None
     drop_path: Fraction | None = None

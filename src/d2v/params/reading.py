@@ -7,13 +7,27 @@ from typing import Any
 import yaml
 
 from d2v.params.base import ParamsError
+from d2v.params.faults import nearest
+
+
+def read_params(path: Path) -> dict[str, Any]:
+    """Read a parameter file with all that it is composed of.
+
+    `base: FILE` (one or a list, relative to the file) is read first; later files override earlier
+    ones key by key, and the file itself overrides all; a group of another `kind` takes the place of
+    the whole group. A mapping with `like: NAME` is a copy of
+    `templates: NAME`, overridden key by key; templates may be like others. What no `like` names is
+    not part of the experiment.
+
+    Raises ParamsError for a file that cannot be read and a template that is not there.
+    """
+    raw = read_yaml(path)
+    templates = raw.pop("templates", None) or {}
+    return {key: _copied(value, templates, f"{path}: {key}", ()) for key, value in raw.items()}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping; files named by `base:` (one or a list) are read first, relative to it.
-
-    Later ones override earlier ones key by key, and the file itself overrides all.
-    """
+    """Read a YAML mapping and the files that its `base:` names."""
     try:
         raw = yaml.load(path.read_text(), Loader=_Loader)
     except FileNotFoundError:
@@ -59,6 +73,28 @@ _Loader.yaml_implicit_resolvers = {
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(base.get(key), dict)
-        merged[key] = _merge(base[key], value) if both else value
+        old = base.get(key)
+        both = isinstance(value, dict) and isinstance(old, dict)
+        merged[key] = _merge(old, value) if both and not _other_kind(old, value) else value
     return merged
+
+
+def _other_kind(old: Any, new: Any) -> bool:
+    """Whether a group takes the place of one of another kind, with none of its keys."""
+    return "kind" in new and "kind" in old and new["kind"] != old["kind"]
+
+
+def _copied(value: Any, templates: dict[str, Any], where: str, seen: tuple[str, ...]) -> Any:
+    """The value with every `like` in it replaced; `seen` are the templates on the way to it."""
+    if not isinstance(value, dict):
+        return value
+    own = dict(value)
+    name = own.pop("like", None)
+    if name is not None:
+        if name not in templates:
+            raise ParamsError(f"{where}: no template {name}{nearest(str(name), templates)}")
+        if name in seen:
+            raise ParamsError(f"{where}: templates in a circle ({' -> '.join((*seen, name))})")
+        seen = (*seen, name)
+        own = _merge(_copied(templates[name], templates, where, seen), own)
+    return {k: _copied(v, templates, f"{where}.{k}", seen) for k, v in own.items()}
