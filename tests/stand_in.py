@@ -133,6 +133,7 @@ class Place:
         self.until(lambda: not locks.is_held(self.work / "lock"))
 
 
-def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=60)
+def ended(process: subprocess.Popen[str], seconds: float = 60) -> tuple[int, str, str]:
+    """Exit code and output of a process that ends by itself."""
+    out, err = process.communicate(timeout=seconds)
     return process.returncode, out, err

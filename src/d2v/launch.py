@@ -2,7 +2,7 @@
 
 `work/<experiment>/<run>/` holds what the next start needs to know: `job.json` (which job, and its
 state), `lock` (held by the job while it works), `pulse.json` (where it works), `outcome.json` (how
-it ended) and `train.log` (what it said).
+it ended), `train.log` (what it said) and `launch.log` (what became of it).
 """
 
 import os
@@ -106,7 +106,7 @@ class _Jobs:
             message = f"job {record['id']} {ending.said}"
             if deaths > ending.again:
                 raise JobError(f"{self.name}: {message} (log: {self.log})")
-            print(f"{message}: it is submitted again", flush=True)
+            self._say(f"{message}: it is submitted again")
 
     # --- which job ----------------------------------------------------------------------------
 
@@ -127,11 +127,9 @@ class _Jobs:
         if record["id"] is not None and self._lives(record):
             if record["spec"] == self.spec:
                 write_json(self.folder / "job.json", record)
-                print(
-                    f"attached to job {record['id']}, submitted {record['submitted']}", flush=True
-                )
+                self._say(f"attached to job {record['id']}, submitted {record['submitted']}")
                 return record
-            print(f"job {record['id']} runs with other parameters: it is cancelled", flush=True)
+            self._say(f"job {record['id']} runs with other parameters: it is cancelled")
             self._cancel(record)
         if wanted != here:
             self._go_to(wanted)
@@ -215,10 +213,16 @@ class _Jobs:
             print(f"{self.name} | {line.decode(errors='replace')}", flush=True)
         return rest
 
+    def _say(self, text: str) -> None:
+        """Print a line, and keep it: the workflow empties its log, so it cannot be the job's."""
+        print(text, flush=True)
+        with (self.folder / "launch.log").open("a") as file:
+            print(datetime.now(UTC).isoformat(timespec="seconds"), text, file=file)
+
     def _note(self, record: Record, state: State) -> None:
         """Tell and write down that the state has changed."""
         if state.word:
-            print(f"{self.name}: job {record['id']} {state}", flush=True)
+            self._say(f"{self.name}: job {record['id']} {state}")
         with locks.held(self.lock):
             now = read_json(self.folder / "job.json")
             if now is not None and now["attempt"] == record["attempt"]:

@@ -22,11 +22,11 @@ from d2v.job import Job
 from d2v.places import Ending, Record, State
 
 ASK_S = 20  # what a client of Slurm may take to answer
-SUBMIT_S = 40  # how long a submission is tried again
+SUBMIT_S = 30  # how long a submission is tried again
 STUCK_S = 15  # how long a queued job may give a hopeless reason
 # A job has ended that stays in one of these states for so long (seconds). After a lost node or a
 # pre-emption Slurm queues it again a little later, and the files of a node may come late.
-LAST = dict.fromkeys(("COMPLETED", "FAILED", "CANCELLED", "DEADLINE", "OUT_OF_MEMORY"), 10)
+LAST = {"COMPLETED": 10, "FAILED": 10, "OUT_OF_MEMORY": 10, "CANCELLED": 3, "DEADLINE": 3}
 LAST |= {"TIMEOUT": 20, "NODE_FAIL": 60, "PREEMPTED": 60, "BOOT_FAIL": 60}
 LOST = {"": 20}  # the same for a job that Slurm has not heard of
 INTERRUPTED = ("TIMEOUT", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL")
@@ -182,15 +182,13 @@ class Slurm:
             return None
         if HELD.search(state.reason):
             return Ending("could not be started again and is held", max(1, self.retries))
-        if HOPELESS.search(state.reason):
-            return Ending(
-                f"will never start: Slurm says {state.reason}"
-                " (what is asked for stands in params/cluster.yaml)"
-            )
-        return None
+        return _hopeless(state)
 
     def ending(self, record: Record, state: State, folder: Path) -> Ending:
-        """Whether the job was interrupted, cancelled, out of memory or killed."""
+        """Whether the job was refused, interrupted, cancelled, out of memory or killed."""
+        hopeless = _hopeless(state)  # some versions fail a job that others refuse
+        if hopeless is not None:
+            return hopeless
         if state.phase == "lost":
             return Ending("is unknown to Slurm", max(1, self.retries))
         if state.word in INTERRUPTED:
@@ -215,6 +213,13 @@ class Slurm:
                 f"job {record['id']} could not be cancelled, as Slurm does not answer:"
                 f" run `scancel {record['id']}` later"
             )
+
+
+def _hopeless(state: State) -> Ending | None:
+    if not HOPELESS.search(state.reason):
+        return None
+    said = f"will never start: Slurm says {state.reason}"
+    return Ending(f"{said} (what is asked for stands in params/cluster.yaml)")
 
 
 def look(number: str) -> State:

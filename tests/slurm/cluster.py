@@ -68,7 +68,8 @@ class Cluster:
         """Start every daemon and wait until both nodes are idle."""
         for name in ("run", "log", "ctld", "munge", "bin", *(f"spool.{node}" for node in NODES)):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
-        (self.folder / "munge").chmod(0o755)
+        for path in (self.folder, self.folder / "munge"):
+            path.chmod(0o755)  # munge asks for it
         self._start_munge()
         port = _free_ports(8)
         self._start_accounting(port)
@@ -136,13 +137,18 @@ class Cluster:
         """Id of every job there ever was."""
         return self.ask("squeue", "-h", "-t", "all", "-o", "%i").split()
 
+    def settle(self) -> None:
+        """Wait until no job is left and both nodes are free, cancelling what still runs."""
+        self.call("scancel", "--user", getpass.getuser())
+        until(lambda: not self.queue(), 30, "jobs stay")
+        for node in NODES:
+            if self.call("sinfo", "-h", "-n", node, "-o", "%T").stdout.strip() != "idle":
+                self.call("scontrol", "update", f"nodename={node}", "state=resume")
+        until(lambda: self.states() == ["idle", "idle"], 30, "nodes are not idle")
+
     def tasks(self, job: str) -> list[int]:
         """Processes of a job that do its work."""
         found = []
-        for node in (
-            self.ask("squeue", "-h", "-j", job, "-o", "%N").replace("[11-12]", "11").split()
-        ):
-            del node
         for node in NODES:
             lines = self.call("scontrol", "listpids", job, node).stdout.splitlines()[1:]
             found += [int(line.split()[0]) for line in lines if int(line.split()[0]) > 0]
@@ -277,7 +283,7 @@ def _is_worker(pid: int) -> bool:
 
 def _free_ports(count: int) -> int:
     """First of `count` ports in a row that nobody listens on."""
-    for first in range(47810, 60000, count):
+    for first in range(20000 + os.getpid() % 1000 * count, 32000, count):
         taken = False
         for port in range(first, first + count):
             with socket.socket() as probe:

@@ -4,7 +4,7 @@ rule grid_point:
     output:
         f"{RUNS}/select/{{name}}/{{arm}}/{{setting}}/seed{{seed}}/metrics.json",
     log:
-        f"{WORK}/select/{{name}}/{{arm}}/{{setting}}/seed{{seed}}/train.log",
+        f"{WORK}/select/{{name}}/{{arm}}/{{setting}}/seed{{seed}}/launch.log",
     priority: 10
     threads: threads_of("select")
     params:
@@ -48,7 +48,7 @@ rule finetune:
     output:
         f"{RUNS}/finetune/{{name}}/{{arm}}/seed{{seed}}/metrics.json",
     log:
-        f"{WORK}/finetune/{{name}}/{{arm}}/seed{{seed}}/train.log",
+        f"{WORK}/finetune/{{name}}/{{arm}}/seed{{seed}}/launch.log",
     threads: threads_of("finetune")
     params:
         defining=defining("finetune"),

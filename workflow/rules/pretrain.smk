@@ -4,7 +4,7 @@ rule pretrain:
     output:
         f"{RUNS}/pretrain/{{name}}/seed{{seed}}/metrics.json",
     log:
-        f"{WORK}/pretrain/{{name}}/seed{{seed}}/train.log",
+        f"{WORK}/pretrain/{{name}}/seed{{seed}}/launch.log",
     priority: 20
     threads: threads_of("pretrain")
     params:

@@ -1,0 +1,248 @@
+"""Jobs on a real Slurm: one a run, through kills, refusals and losses. Stand-ins work."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from cluster import NODES, Cluster, until
+from conftest import write_resources
+from stand_in import RUN, Place, ended
+
+pytestmark = pytest.mark.slow
+
+
+def snakemake(place: Place) -> subprocess.Popen[str]:
+    """`snakemake --profile slurm` for the one run."""
+    meta = place.folder / "prepared/tiny/digits/meta.json"
+    meta.parent.mkdir(parents=True, exist_ok=True)
+    meta.write_text("{}")
+    (place.folder / "params/reported.csv").touch()
+    target = f"results/tiny/runs/{RUN}/metrics.json"
+    words = ["--profile", "slurm", "--config", "experiment=params/tiny.yaml", "--", target]
+    return place.start("snakemake", *words)
+
+
+def number(place: Place) -> str:
+    """Id of the run's job, once it has one."""
+    place.until(lambda: (place.work / "job.json").exists() and place.record()["id"])
+    return str(place.record()["id"])
+
+
+def test_a_job_runs_and_its_lines_are_shown(place: Place, cluster: Cluster) -> None:
+    write_resources(place.folder, cpus="2", setup="[export D2V_GREETING=hello]")
+    before = set(cluster.jobs())
+    place.do("wait")
+    process = place.launch()
+    place.until(lambda: number(place) and place.record()["state"] == "running")
+    assert place.state() == "running"
+    place.do("finish")
+    code, out, err = ended(process)
+    assert (code, err) == (0, "")
+    job = number(place)
+    assert f"{RUN}: job {job} running on {NODES[0]}" in out
+    assert f"{RUN} | working\n{RUN} | finished\n" in out
+    assert set(cluster.jobs()) - before == {job}
+    assert (place.folder / "starts").read_text().split()[1] == "2"  # threads
+    record = place.record()
+    assert (record["place"], record["array"], record["nodes"]) == ("slurm", None, NODES[0])
+    script = next((place.work / "submitit").rglob("*submission.sh")).read_text()
+    assert "export D2V_GREETING=hello" in script
+    assert "--cpu-bind=none" in script
+    assert place.state() == "done"
+
+
+def test_a_container_starts_python(place: Place) -> None:
+    # `env` is as good as a container: a command before python3, which it finds
+    shim = place.folder / "image"
+    shim.mkdir()
+    (shim / "python3").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (shim / "python3").chmod(0o755)
+    write_resources(place.folder, container=f"env PATH={shim}:/usr/bin:/bin")
+    place.do("finish")
+    assert ended(place.launch())[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("resources", "said"),
+    [
+        ({"partition": "nosuch"}, "invalid partition specified: nosuch"),
+        ({"account": "nosuch"}, "Invalid account or account/partition combination"),
+        ({"gpus": "3"}, "will never start: Slurm says BadConstraints"),
+        ({"hours": "1000"}, "will never start: Slurm says PartitionTimeLimit"),
+    ],
+)
+def test_a_cluster_that_refuses_is_told_once(
+    place: Place, cluster: Cluster, resources: dict[str, str], said: str
+) -> None:
+    write_resources(place.folder, **resources)
+    place.do("finish")
+    begun = time.monotonic()
+    code, _, err = ended(place.launch())
+    assert code != 0
+    assert err.count("\n") == 1
+    assert said in err
+    assert "params/cluster.yaml" in err
+    assert time.monotonic() - begun < 60
+    assert not cluster.queue()
+    assert place.state() in ("refused", "stopped")
+
+
+def test_a_silent_controller_is_told_within_a_minute(place: Place, cluster: Cluster) -> None:
+    place.do("finish")
+    cluster.stop_slurmctld()
+    try:
+        begun = time.monotonic()
+        code, _, err = ended(place.launch(), seconds=90)
+        assert time.monotonic() - begun < 60
+    finally:
+        cluster.start_slurmctld()
+    assert code != 0
+    assert "Slurm did not take the job: `scontrol ping` says: Slurmctld(primary)" in err
+    assert err.count("\n") == 1
+    until(lambda: cluster.call("squeue").returncode == 0, 20, "slurmctld")
+    assert not cluster.queue()
+    assert not place.starts()
+
+
+def test_a_controller_that_comes_back_gets_the_job(place: Place, cluster: Cluster) -> None:
+    place.do("finish")
+    cluster.stop_slurmctld()
+    try:
+        process = place.launch()
+        time.sleep(4)
+    finally:
+        cluster.start_slurmctld()
+    assert ended(process)[0] == 0
+    assert len(place.starts()) == 1
+
+
+def test_a_killed_workflow_finds_its_job_again(place: Place, cluster: Cluster) -> None:
+    before = set(cluster.jobs())
+    place.do("wait")
+    first = snakemake(place)
+    place.until(place.starts)
+    assert place.state() == "running"
+    os.kill(first.pid, signal.SIGKILL)
+    second = snakemake(place)
+    said = place.work / "launch.log"
+    place.until(lambda: said.exists() and f"attached to job {number(place)}" in said.read_text())
+    place.do("finish")
+    code, out, err = ended(second, seconds=90)
+    assert code == 0, out + err
+    assert f"{RUN} | finished" in out + err  # its lines are shown, too
+    assert len(place.starts()) == 1
+    assert len(set(cluster.jobs()) - before) == 1
+    assert (place.folder / f"results/tiny/runs/{RUN}/metrics.json").exists()
+
+
+@pytest.mark.parametrize("number_", [signal.SIGINT, signal.SIGTERM])
+def test_interrupting_the_launcher_cancels_the_job(
+    place: Place, cluster: Cluster, number_: signal.Signals
+) -> None:
+    process = place.running()
+    process.send_signal(number_)
+    assert ended(process)[0] == 130
+    until(lambda: not cluster.queue(), 20, "the job is still there")
+    assert place.state() in ("stopped", "cancelled")
+
+
+def test_interrupting_the_workflow_cancels_the_job(place: Place, cluster: Cluster) -> None:
+    place.do("wait")
+    process = snakemake(place)
+    place.until(place.starts)
+    for child in children(process.pid):  # a terminal sends it to all
+        os.kill(child, signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    assert ended(process)[0] != 0
+    until(lambda: not cluster.queue(), 20, "the job is still there")
+
+
+def children(pid: int) -> list[int]:
+    """Processes started by a process, by any of its threads."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found += [int(child) for child in (task / "children").read_text().split()]
+    return found
+
+
+def test_scancel_is_told(place: Place, cluster: Cluster) -> None:
+    process = place.running()
+    job = number(place)
+    cluster.ask("scancel", job)
+    code, _, err = ended(process)
+    assert code == 1
+    assert f"{RUN}: job {job} was cancelled" in err
+    assert len(place.starts()) == 1
+
+
+def test_a_killed_task_is_submitted_again_but_not_for_ever(place: Place) -> None:
+    write_resources(place.folder, retries="1")
+    place.do("die")
+    code, out, err = ended(place.launch(), seconds=90)
+    assert code == 1
+    assert "ended without a result (FAILED); was it killed?: it is submitted again" in out
+    assert "ended without a result (FAILED); was it killed?" in err
+    assert len(place.starts()) == 2
+
+
+def test_a_failure_is_told_with_its_exit_code(place: Place, cluster: Cluster) -> None:
+    place.do("collapse")
+    code, _, err = ended(place.launch())
+    assert (code, err) == (
+        3,
+        f"error: {RUN}: all the same (log: {Path('work/tiny')}/{RUN}/train.log)\n",
+    )
+    until(lambda: not cluster.queue(), 20, "the job is still there")
+    listed = ("sacct", "-n", "-X", "-P", "-j", number(place), "-o", "State")
+    until(lambda: cluster.ask(*listed) == "FAILED", 20, "sacct says something else")
+
+
+def test_a_job_that_slurm_has_lost_is_submitted_again(place: Place, cluster: Cluster) -> None:
+    place.do("wait")
+    process = place.launch()
+    job = number(place)
+    # killed before it saves its state: it may not know the job when it comes back
+    cluster.stop_slurmctld(signal.SIGKILL)
+    for file in (cluster.folder / "ctld").glob("job_state*"):
+        file.unlink()
+    cluster.start_slurmctld()
+    until(lambda: job not in cluster.queue(), 20, "slurmctld still knows the job")
+    place.until(lambda: number(place) != job, 60)
+    place.do("finish")
+    code, out, err = ended(process, seconds=90)
+    assert code == 0, out + err
+    assert f"job {job} is unknown to Slurm: it is submitted again" in out
+
+
+def test_a_submission_that_was_cut_off_is_found(place: Place, cluster: Cluster) -> None:
+    first = place.running()
+    first.kill()
+    first.communicate()
+    job = number(place)
+    record = place.record() | {"id": None}  # as if killed before it heard of the id
+    (place.work / "job.json").write_text(json.dumps(record))
+    place.attached()
+    assert number(place) == job
+    place.do("finish")
+    assert ended(place.launched[-1])[0] == 0
+    assert len(place.starts()) == 1
+
+
+def test_without_accounting_the_queue_is_enough(place: Place, cluster: Cluster) -> None:
+    shims = place.folder / "shims"
+    shims.mkdir()
+    (shims / "sacct").write_text("#!/bin/sh\necho disabled >&2; exit 1\n")
+    (shims / "sacct").chmod(0o755)
+    place.environment["PATH"] = f"{shims}:{place.environment['PATH']}"
+    write_resources(place.folder, retries="0")
+    process = place.running()
+    [task] = cluster.tasks(number(place))
+    os.kill(task, signal.SIGKILL)
+    code, _, err = ended(process)
+    assert code == 1
+    assert "was it killed?" in err
