@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ TINY = Path(__file__).with_name("tiny.py")
 PROCESSES = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
 
 
-def run(work: Path, processes: int, *options: str, **train: int) -> str:
+def run(work: Path, processes: int, *options: str, **train: Any) -> str:
     launcher = [sys.executable] if processes == 1 else [*PROCESSES, str(processes)]
     command = [*launcher, str(TINY), str(work), "--train", json.dumps(train), *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -58,6 +59,16 @@ def test_two_processes_equal_one_with_accumulation(tmp_path: Path) -> None:
     assert said.count("finished 24") == 2
     # a finished run is seen as finished by every process
     assert run(tmp_path / "two", 2, *options, **portions).count("finished 24") == 2
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_in_batches_by_length(tmp_path: Path) -> None:
+    options = ("--dropout", "0.2", "--skip", "0.4")
+    settings = {"steps": 20, "sized": {"size": 12, "micro_batches": 4}}
+    said = run(tmp_path / "two", 2, *options, **settings)
+    assert "x 2 (accumulation) x 2 (processes)" in said
+    run(tmp_path / "one", 1, *options, **settings)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-6)
 
 
 @pytest.mark.slow

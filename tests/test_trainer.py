@@ -89,6 +89,35 @@ def test_the_arithmetic_of_the_batch_is_printed_or_refused(
     assert not (tmp_path / "b").exists()
 
 
+SIZED = {"size": 12, "micro_batches": 4}
+
+
+def test_batches_by_length_are_trained_on_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tmp_path / "whole", Mortal(), sized=SIZED)
+    said = capsys.readouterr().out.splitlines()
+    # 20 examples of 1 to 7 in 8 micro-batches of at most 12, four a step
+    assert said[0].startswith("batch of 10.0 examples on average = at most 12 samples or tokens")
+    assert "x 4 (accumulation) x 1 (processes)" in said[0]
+    assert "examples/s  ETA 0:00:0" in said[1]
+    with pytest.raises(Killed):
+        train(tmp_path / "parts", Mortal(13), sized=SIZED)
+    train(tmp_path / "parts", Mortal(), sized=SIZED, workers=2)
+    assert curve(tmp_path / "whole") == curve(tmp_path / "parts")
+    assert equal(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+
+
+def test_the_rate_counts_the_examples_that_there_were() -> None:
+    meter = log.Meter(portions=2)
+    meter.since -= 10.0
+    for step, examples in enumerate((3, 5, 12), start=1):
+        meter.add(step, ("loss", "count"), torch.tensor([4.0, 2.0]), torch.ones(()), {}, examples)
+    assert [line["examples_per_s"] for line in meter.read()] == pytest.approx([2.0] * 3, abs=0.02)
+    meter.restart()
+    assert meter.examples == 0
+
+
 def test_plain_lines_say_step_loss_rate_and_time_left(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

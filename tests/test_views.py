@@ -29,9 +29,9 @@ from small_sets import SENTENCES
 
 from d2v import params
 from d2v.data import letters
+from d2v.data.augment import augment, crop
 from d2v.data.text import join
 from d2v.data.tokenizer import Tokenizer
-from d2v.data.vision import augment, crop
 from d2v.encoders.frames import frame_count
 from d2v.errors import UserError
 from d2v.masking import rng

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -55,6 +56,14 @@ class Points:
     def __init__(self, n: int = 20, poison: int | None = None) -> None:
         self.n, self.poison = n, poison
 
+    @property
+    def ids(self) -> list[str]:
+        return [str(index) for index in range(self.n)]
+
+    @property
+    def sizes(self) -> Any:
+        return 1 + np.arange(self.n) % 7
+
     def __len__(self) -> int:
         return self.n
 
@@ -81,6 +90,9 @@ TRAIN = params.Train(steps=24, batch=8, micro_batch=4, log_every=5, checkpoint_e
 def train(work: Path, task: Task | None = None, **options: Any) -> Summary:
     """`fit` with the settings above where nothing else is said."""
     changes = {k: options.pop(k) for k in list(options) if k in params.Train.model_fields}
+    if "sized" in changes:
+        sized = params.Sized(**changes["sized"])
+        changes |= {"sized": sized, "batch": None, "micro_batch": None}
     settings: dict[str, Any] = {
         "dataset": Points(),
         "optimiser": OPTIMISER,

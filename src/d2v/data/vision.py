@@ -1,18 +1,27 @@
-"""Images for training: views, standardisation, block masks (paper 4.1)."""
+"""Images for training: views, standardisation, block masks (paper 4.1), mixing (BEiT)."""
 
 import numpy as np
 import torch
-from PIL import Image
 
 from d2v import params
+from d2v.data.augment import augment, crop, erase, mixing, resized, seed_of
 from d2v.data.examples import Batch, Decoded, Example, Examples, Place, Source
 from d2v.data.imagefolder import decode, grey
 from d2v.errors import UserError
 from d2v.masking import block_masks, rng
 
+__all__ = ["Images", "crop"]
+
+# means and standard deviations of red, green, blue in [0, 1] that recipes give
+KNOWN = {
+    "imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+    "half": ([0.5, 0.5, 0.5, 0.5], [0.5, 0.5, 0.5, 0.5]),
+}
+_ERASING, _MIXING = 1, 2  # streams of random numbers that a view does not use
+
 
 class Images(Examples):
-    """Images of a prepared ImageFolder, standardised with its mean and standard deviation."""
+    """Images of a prepared ImageFolder, standardised with a mean and a standard deviation."""
 
     kinds = ("imagefolder",)
 
@@ -35,15 +44,14 @@ class Images(Examples):
         self.view, self.encoder, self.mask, self.task = view, encoder, mask, task
         # without augmentation no generators are made, which take longer than the crop
         self.augmented = self.train and any(
-            (view.shift, view.random_resized_crop, view.flip, view.color_jitter)
+            (view.shift, view.random_resized_crop, view.flip, view.color_jitter, view.rand_augment)
         )
-        colours = slice(0, 3) if encoder.channels == 3 else slice(3, 4)
-        self.mean = 255 * torch.tensor(self.meta["mean"][colours]).view(-1, 1, 1)
-        self.std = 255 * torch.tensor(self.meta["std"][colours]).view(-1, 1, 1)
-        if not bool((self.std > 0).all()):
-            raise UserError(
-                f"{source.prepared}: all images have one colour, nothing to standardise by"
-            )
+        self.mix = None
+        if self.train and (view.mixup or view.cutmix):
+            if task is None:
+                raise UserError("view.mixup and view.cutmix mix classes, and there are none")
+            self.mix = mixing(view, task)
+        self._standardise()
         self.labels = self.shards.numbers("label")
         area = self.shards.numbers("height") * self.shards.numbers("width")
         self.pixels = Decoded(self._decode, int(area[self.rows].sum()) * encoder.channels)
@@ -54,88 +62,52 @@ class Images(Examples):
         row = int(self.rows[index])
         pixels, size = self.pixels[row], self.encoder.image_size
         if self.augmented:
-            pixels = augment(pixels, self.view, size, rng(self.seed, epoch, index))
+            generator = rng(self.seed, epoch, index)
+            pixels = augment(pixels, self.view, size, generator, self.fill)
+        elif self.view.resize is not None and not self.train:
+            pixels = resized(pixels, self.view.resize, size)
         else:
             pixels = crop(pixels, size)
         return {"place": place, "id": self.ids[index], "pixels": pixels, "label": self.labels[row]}
 
     def collate(self, examples: list[Example]) -> Batch:
-        """`images` (B, C, H, W) float32; `mask` (B, T) and `labels` (B,) where asked for."""
+        """`images` (B, C, H, W) float32; `mask` (B, T) and `labels` (B,) where asked for.
+
+        Labels of mixed images are soft: (B, classes).
+        """
         pixels = torch.from_numpy(np.stack([e["pixels"] for e in examples]))
         images = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-        batch: Batch = {
-            "ids": [e["id"] for e in examples],
-            "images": images.sub_(self.mean).div_(self.std),
-        }
+        images = images.sub_(self.mean).div_(self.std)
+        keys = self.keys(examples)
+        if self.train and self.view.erase:
+            erase(images, self.view.erase, [seed_of(*key, _ERASING) for key in keys])
+        batch: Batch = {"ids": [e["id"] for e in examples], "images": images}
         if self.mask is not None:
-            hidden = block_masks(self.mask, self.encoder.grid, self.keys(examples))
+            hidden = block_masks(self.mask, self.encoder.grid, keys)
             batch["mask"] = torch.from_numpy(hidden)
         if self.task is not None:
             batch["labels"] = torch.tensor([int(e["label"]) for e in examples])
+        if self.mix is not None:
+            seed = seed_of(*(number for key in keys for number in key), _MIXING)
+            batch["images"], batch["labels"] = self.mix(images, batch["labels"], seed)
         return batch
+
+    def _standardise(self) -> None:
+        """Set mean and std (C, 1, 1) of pixels from 0 to 255, and the mean colour.
+
+        Raises UserError where there are none for the encoder's channels.
+        """
+        name, channels = self.view.normalise, self.encoder.channels
+        if channels == 1 and (name == "imagenet" or self.view.rand_augment):
+            raise UserError("view.normalise imagenet and view.rand_augment need encoder.channels 3")
+        mean, std = KNOWN[name] if name in KNOWN else (self.meta["mean"], self.meta["std"])
+        colours = slice(0, 3) if channels == 3 else slice(3, 4)
+        self.mean = 255 * torch.tensor(mean[colours]).view(-1, 1, 1)
+        self.std = 255 * torch.tensor(std[colours]).view(-1, 1, 1)
+        if not bool((self.std > 0).all()):
+            raise UserError(f"{self.folder}: all images have one colour, nothing to standardise by")
+        self.fill = tuple(min(255, round(255 * value)) for value in mean[colours])
 
     def _decode(self, row: int) -> np.ndarray:
         image = decode(self.shards.payload(row), f"{self.folder}: {self.shards.texts('id')[row]}")
         return image if self.encoder.channels == 3 else grey(image)[..., None]
-
-
-def augment(
-    pixels: np.ndarray, view: params.ImageAugment, size: int, random: np.random.Generator
-) -> np.ndarray:
-    """A random view of pixels (H, W, C) uint8: (size, size, C).
-
-    Colour jitter, then a random resized crop or a shifted centre crop, then a flip. Depends on
-    the generator only.
-    """
-    if view.color_jitter or view.random_resized_crop:
-        pixels = _torchvision(pixels, view, size, int(random.integers(2**62)))
-    rows, columns = random.integers(-view.shift, view.shift + 1, 2) if view.shift else (0, 0)
-    pixels = crop(pixels, size, int(rows), int(columns))
-    if view.flip and random.random() < 0.5:
-        pixels = pixels[:, ::-1]
-    return pixels
-
-
-def crop(pixels: np.ndarray, size: int, rows: int = 0, columns: int = 0) -> np.ndarray:
-    """The centre of pixels (H, W, C), moved by rows and columns: (size, size, C).
-
-    Images too small are first enlarged (bicubic) until the shorter side fits. What lies outside of
-    the image is zero.
-    """
-    height, width = pixels.shape[:2]
-    if min(height, width) < size:
-        scale = size / min(height, width)
-        shape = (max(size, round(width * scale)), max(size, round(height * scale)))
-        pixels = _array(_image(pixels).resize(shape, Image.Resampling.BICUBIC))
-        height, width = pixels.shape[:2]
-    top, left = (height - size) // 2 + rows, (width - size) // 2 + columns
-    if 0 <= top <= height - size and 0 <= left <= width - size:
-        return pixels[top : top + size, left : left + size]
-    room = max(abs(rows), abs(columns))
-    padded = np.pad(pixels, ((room, room), (room, room), (0, 0)))
-    return padded[top + room : top + room + size, left + room : left + room + size]
-
-
-def _torchvision(pixels: np.ndarray, view: params.ImageAugment, size: int, seed: int) -> np.ndarray:
-    """Jitter and crop as torchvision has them, from random numbers of their own."""
-    from torchvision.transforms import v2
-
-    steps: list[torch.nn.Module] = []
-    if view.color_jitter:
-        steps.append(v2.ColorJitter(view.color_jitter, view.color_jitter, view.color_jitter))
-    if view.random_resized_crop:
-        smallest, largest = view.random_resized_crop
-        bicubic = v2.InterpolationMode.BICUBIC
-        steps.append(v2.RandomResizedCrop(size, (smallest, largest), interpolation=bicubic))
-    with torch.random.fork_rng(devices=[]):  # the trainer's random numbers stay as they are
-        torch.manual_seed(seed)
-        return _array(v2.Compose(steps)(_image(pixels)))
-
-
-def _image(pixels: np.ndarray) -> Image.Image:
-    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-
-
-def _array(image: Image.Image) -> np.ndarray:
-    pixels = np.asarray(image)
-    return pixels if pixels.ndim == 3 else pixels[..., None]

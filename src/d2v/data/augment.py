@@ -1,0 +1,184 @@
+"""Views of images, as torchvision and timm have them, from random numbers of their own.
+
+Those libraries draw from the global generators. `drawing` seeds them and puts them back, so every
+view is a function of its seed, and the trainer's random numbers stay as they are.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from d2v import params
+from d2v.errors import UserError
+
+GREY = (128, 128, 128)
+
+
+@contextmanager
+def drawing(seed: int) -> Iterator[None]:
+    """Python's, NumPy's and PyTorch's global generators seeded; as they were when it ends."""
+    kept = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    try:
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002 - timm uses the global one
+        torch.default_generator.manual_seed(seed)
+        yield
+    finally:
+        random.setstate(kept[0])
+        np.random.set_state(kept[1])  # noqa: NPY002
+        torch.set_rng_state(kept[2])
+
+
+def seed_of(*numbers: int) -> int:
+    """One seed of 62 bits from several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 2
+
+
+def augment(
+    pixels: np.ndarray,
+    view: params.ImageAugment,
+    size: int,
+    generator: np.random.Generator,
+    fill: tuple[int, ...] = GREY,
+) -> np.ndarray:
+    """A random view of pixels (H, W, C) uint8: (size, size, C).
+
+    Colour jitter, a random resized crop or a shifted centre crop, a flip, then RandAugment, which
+    fills what it uncovers with a colour (BEiT's order). Depends on the generator only.
+    """
+    if view.color_jitter or view.random_resized_crop:
+        pixels = _torchvision(pixels, view, size, int(generator.integers(2**62)))
+    rows, columns = generator.integers(-view.shift, view.shift + 1, 2) if view.shift else (0, 0)
+    pixels = crop(pixels, size, int(rows), int(columns))
+    if view.flip and generator.random() < 0.5:
+        pixels = pixels[:, ::-1]
+    if view.rand_augment is not None:
+        change = _rand_augment(view.rand_augment, size, fill)
+        with drawing(int(generator.integers(2**62))):
+            pixels = array(change(image(pixels)))
+    return pixels
+
+
+def crop(pixels: np.ndarray, size: int, rows: int = 0, columns: int = 0) -> np.ndarray:
+    """The centre of pixels (H, W, C), moved by rows and columns: (size, size, C).
+
+    Images too small are first enlarged (bicubic) until the shorter side fits. What lies outside of
+    the image is zero.
+    """
+    height, width = pixels.shape[:2]
+    if min(height, width) < size:
+        scale = size / min(height, width)
+        shape = (max(size, round(width * scale)), max(size, round(height * scale)))
+        pixels = array(image(pixels).resize(shape, Image.Resampling.BICUBIC))
+        height, width = pixels.shape[:2]
+    top, left = (height - size) // 2 + rows, (width - size) // 2 + columns
+    if 0 <= top <= height - size and 0 <= left <= width - size:
+        return pixels[top : top + size, left : left + size]
+    room = max(abs(rows), abs(columns))
+    padded = np.pad(pixels, ((room, room), (room, room), (0, 0)))
+    return padded[top + room : top + room + size, left + room : left + room + size]
+
+
+def resized(pixels: np.ndarray, shorter: int, size: int) -> np.ndarray:
+    """The centre (size, size, C) of pixels (H, W, C) whose shorter side is made `shorter` long."""
+    from torchvision.transforms.v2 import functional as v2
+
+    bicubic = v2.InterpolationMode.BICUBIC
+    return array(v2.center_crop(v2.resize(image(pixels), [shorter], bicubic), [size, size]))
+
+
+def erase(images: Tensor, probability: float, seeds: Sequence[int]) -> None:
+    """Fill a random rectangle of some images (B, C, H, W) with noise, in place (timm, mode pixel).
+
+    Images are standardised already, as the noise is.
+    """
+    from timm.data.random_erasing import RandomErasing
+
+    eraser = RandomErasing(probability, mode="pixel", max_count=1, device="cpu")
+    for one, seed in zip(images, seeds, strict=True):
+        with drawing(seed):
+            eraser(one)
+
+
+def mixing(
+    view: params.ImageAugment, task: params.Classify
+) -> Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]:
+    """A function of images (B, C, H, W), classes (B,) and a seed that mixes each with another.
+
+    It gives images and soft targets (B, classes), smoothed. Mixup or CutMix, one of them and one
+    share for the whole batch, which must be even (timm's Mixup, as BEiT uses it).
+    """
+    from timm.data.mixup import Mixup
+
+    mixup = Mixup(
+        mixup_alpha=view.mixup,
+        cutmix_alpha=view.cutmix,
+        prob=1.0,
+        switch_prob=0.5,
+        mode="batch",
+        label_smoothing=task.label_smoothing,
+        num_classes=task.classes,
+    )
+
+    def mix(images: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        if len(images) % 2:
+            raise UserError(
+                f"view.mixup and view.cutmix mix pairs, but a micro-batch has {len(images)}"
+                " images: train.micro_batch must be even"
+            )
+        with drawing(seed):
+            found: tuple[Tensor, Tensor] = mixup(images, labels)
+        return found
+
+    return mix
+
+
+def image(pixels: np.ndarray) -> Image.Image:
+    """Pixels (H, W, 1) or (H, W, 3) as Pillow has them."""
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def array(picture: Image.Image) -> np.ndarray:
+    """Pixels (H, W, C) of a picture."""
+    pixels = np.asarray(picture)
+    return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+@lru_cache(maxsize=4)
+def _rand_augment(name: str, size: int, fill: tuple[int, ...]) -> Any:
+    """timm's RandAugment with BEiT's settings; raises UserError for a name that timm has not."""
+    from timm.data.auto_augment import rand_augment_transform
+
+    settings = {
+        "translate_const": int(size * 0.45),
+        "img_mean": fill,
+        "interpolation": Image.Resampling.BICUBIC,
+    }
+    try:
+        return rand_augment_transform(name, settings)
+    except (AssertionError, ValueError):
+        raise UserError(
+            f"view.rand_augment: timm has no {name!r}; it is like rand-m9-mstd0.5-inc1"
+        ) from None
+
+
+def _torchvision(pixels: np.ndarray, view: params.ImageAugment, size: int, seed: int) -> np.ndarray:
+    """Jitter and crop as torchvision has them."""
+    from torchvision.transforms import v2
+
+    steps: list[torch.nn.Module] = []
+    if view.color_jitter:
+        steps.append(v2.ColorJitter(view.color_jitter, view.color_jitter, view.color_jitter))
+    if view.random_resized_crop:
+        smallest, largest = view.random_resized_crop
+        bicubic = v2.InterpolationMode.BICUBIC
+        steps.append(v2.RandomResizedCrop(size, (smallest, largest), interpolation=bicubic))
+    with drawing(seed):
+        return array(v2.Compose(steps)(image(pixels)))
