@@ -31,6 +31,8 @@ from d2v.data import prepare
 from d2v.data.examples import Decoded, Examples
 from d2v.errors import UserError
 
+ORDER = ("ZERO", "ONE", "TWO")
+
 # --- what does not fit ------------------------------------------------------------------------
 
 MISFITS: dict[str, tuple[Callable[[Path], Examples], str]] = {
@@ -44,7 +46,11 @@ MISFITS: dict[str, tuple[Callable[[Path], Examples], str]] = {
     ),
     "other data": (
         lambda p: build(p / "images", WAVE_VIEW, FRAMES),
-        "images: prepared as imagefolder, not as librispeech",
+        "images: prepared as imagefolder, not as librispeech or librilight or audioset",
+    ),
+    "no such part": (
+        lambda p: build(p / "speech", WAVE_VIEW, FRAMES, split="train+test"),
+        "no split 'test' in it, only dev, train",
     ),
     "labels wanted": (
         lambda p: build(p / "corpus", TEXT_VIEW, TOKENS, task=TWO),
@@ -122,6 +128,23 @@ def test_label_lists_choose_examples_in_their_order(small_prepared: Path) -> Non
     assert batch_of(data, 0)["labels"].tolist() == [1]
     speech = build(small_prepared / "speech", WAVE_VIEW, FRAMES, task=CTC, labels="labels-1.0.txt")
     assert list(speech.references) == ["ONE TWO"]
+
+
+def test_several_splits_are_read_like_one(small_prepared: Path) -> None:
+    parts = [build(small_prepared / "speech", WAVE_VIEW, FRAMES, split=s) for s in ("train", "dev")]
+    both = build(small_prepared / "speech", WAVE_VIEW, FRAMES, split="train+dev")
+    assert list(both.ids) == [*parts[0].ids, *parts[1].ids]
+    assert both.sizes.tolist() == [*parts[0].sizes, *parts[1].sizes]
+    for i in range(6):
+        part, place = divmod(i, 3)
+        assert (both[0, i]["wave"] == parts[part][0, place]["wave"]).all()
+    labelled = build(small_prepared / "speech", WAVE_VIEW, FRAMES, split="dev+train", task=CTC)
+    assert list(labelled.references) == [f"{w} {s}" for s in ("ONE", "TWO") for w in ORDER]
+    listed = build(
+        small_prepared / "images", IMAGE_VIEW, PATCHES, split="dev+train", labels="labels-2.0"
+    )
+    assert list(listed.ids) == ["n02/n02_train1", "n01/n01_train0"]
+    assert_equal(batch_of(pickle.loads(pickle.dumps(both)), 4), batch_of(both, 4))
 
 
 def test_loader_processes_give_the_same_batches(small_prepared: Path) -> None:

@@ -1,5 +1,6 @@
 """Views, crops, padding, masks, labels, as functions of (seed, epoch, index)."""
 
+import random
 from pathlib import Path
 
 import numpy as np
@@ -26,15 +27,17 @@ from small_builds import (
     build,
 )
 from small_sets import SENTENCES
+from timm.data.auto_augment import rand_augment_transform
+from torchvision.transforms import v2
 
 from d2v import params
 from d2v.data import letters
-from d2v.data.augment import augment, crop
+from d2v.data.augment import augment, crop, resized
 from d2v.data.text import join
 from d2v.data.tokenizer import Tokenizer
 from d2v.encoders.frames import frame_count
 from d2v.errors import UserError
-from d2v.masking import rng
+from d2v.masking import channel_masks, rng, span_masks
 
 # --- images -----------------------------------------------------------------------------------
 
@@ -125,6 +128,141 @@ def test_flips_mirror_the_view() -> None:
     assert seen == {pixels.tobytes(), pixels[:, ::-1].tobytes()}
 
 
+# BEiT's fine-tuning (recipes of the paper's Table 1), of which a micro-batch is mixed as a whole
+BEIT = params.ImageAugment(
+    kind="vision",
+    random_resized_crop=[0.08, 1.0],
+    flip=True,
+    rand_augment="rand-m9-mstd0.5-inc1",
+    erase=0.25,
+    mixup=0.8,
+    cutmix=1.0,
+    normalise="half",
+)
+SMOOTH = TWO.model_copy(update={"label_smoothing": 0.1})
+
+
+def global_states() -> tuple[object, ...]:
+    """Of all generators that a library might draw from."""
+    words = np.random.get_state()[1].tobytes()  # noqa: NPY002 - the global one is meant
+    return random.getstate(), words, torch.get_rng_state().tolist()
+
+
+def test_beit_views_depend_on_their_keys_only(small_prepared: Path) -> None:
+    data = build(small_prepared / "images", BEIT, PATCHES, task=SMOOTH)
+    before = global_states()
+    first = batch_of(data, 5, 2, epoch=1)
+    assert global_states() == before  # the trainer's random numbers are its own
+    random.seed(7)
+    np.random.seed(7)  # noqa: NPY002 - timm uses the global one
+    torch.manual_seed(7)
+    again = build(small_prepared / "images", BEIT, PATCHES, task=SMOOTH)
+    assert_equal(first, batch_of(again, 5, 2, epoch=1))
+    assert not torch.equal(first["images"], batch_of(data, 5, 2, epoch=2)["images"])
+    assert first["labels"].shape == (2, 2)
+    alone = BEIT.model_copy(update={"mixup": 0.0, "cutmix": 0.0})
+    one = build(small_prepared / "images", alone, PATCHES, task=SMOOTH)
+    pair, single = batch_of(one, 5, 2, epoch=1), batch_of(one, 2, epoch=1)
+    assert torch.equal(pair["images"][1], single["images"][0])  # whatever the batch
+    assert pair["labels"].tolist() == [1, 0]  # smoothed by the loss
+
+
+def test_rand_augment_is_timms_with_beits_settings() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8)
+    view = params.ImageAugment(kind="vision", rand_augment="rand-m9-mstd0.5-inc1")
+    found = [augment(pixels, view, 24, rng(0, 0, i), (1, 2, 3)) for i in range(30)]
+    assert len({f.tobytes() for f in found}) > 20
+    seed = int(rng(0, 0, 4).integers(2**62))
+    settings = {"translate_const": 10, "img_mean": (1, 2, 3), "interpolation": 3}
+    change = rand_augment_transform("rand-m9-mstd0.5-inc1", settings)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    assert (found[4] == np.asarray(change(Image.fromarray(pixels)))).all()
+    odd = params.ImageAugment(kind="vision", rand_augment="mild-m9")
+    with pytest.raises(UserError, match="timm has no 'mild-m9'"):
+        augment(pixels, odd, 24, rng(0, 0, 0))
+
+
+def test_erasing_fills_a_quarter_of_the_images_with_noise(small_prepared: Path) -> None:
+    view = params.ImageAugment(kind="vision", erase=0.25)
+    erased = build(small_prepared / "images", view, PATCHES)
+    plain = build(small_prepared / "images", IMAGE_VIEW, PATCHES)
+    shares = []
+    for epoch in range(100):
+        a, b = (batch_of(data, *range(6), epoch=epoch)["images"] for data in (erased, plain))
+        changed = (a != b).any(1)  # (B, H, W)
+        shares += changed.float().mean((1, 2)).tolist()
+        for noise in (a[i][:, changed[i]] for i in range(6) if changed[i].sum() > 60):
+            assert abs(noise.mean()) < 0.6
+            assert 0.5 < noise.std() < 1.5
+    hit = [share for share in shares if share]
+    assert 0.18 < len(hit) / len(shares) < 0.32
+    assert 0.01 < min(hit) < max(hit) < 0.4
+    evaluated = build(small_prepared / "images", view, PATCHES, train=False)
+    assert torch.equal(batch_of(evaluated, 0)["images"], batch_of(plain, 0)["images"])
+
+
+def test_mixed_images_have_classes_in_the_same_shares(small_prepared: Path) -> None:
+    view = params.ImageAugment(kind="vision", mixup=0.8)
+    plain = batch_of(build(small_prepared / "images", IMAGE_VIEW, PATCHES), 0, 4)["images"]
+    data = build(small_prepared / "images", view, PATCHES, task=SMOOTH)
+    for epoch in range(5):
+        batch = batch_of(data, 0, 4, epoch=epoch)
+        share = (batch["labels"][0, 0] - 0.05) / 0.9  # without smoothing
+        assert torch.allclose(batch["labels"].sum(1), torch.ones(2))
+        mixed = share * plain + (1 - share) * plain.flip(0)
+        assert torch.allclose(batch["images"], mixed, atol=1e-4)
+    cut = params.ImageAugment(kind="vision", cutmix=1.0)
+    batch = batch_of(build(small_prepared / "images", cut, PATCHES, task=TWO), 0, 4, epoch=3)
+    same = (batch["images"][0] == plain[0]).all(0).float().mean()
+    assert batch["labels"][0, 0] == pytest.approx(float(same), abs=1e-6)
+
+
+def test_views_that_do_not_fit_are_refused(small_prepared: Path) -> None:
+    def built(task: params.Classify | None = TWO, channels: int = 3, **view: object) -> object:
+        encoder = PATCHES.model_copy(update={"channels": channels})
+        chosen = params.ImageAugment(kind="vision", **view)
+        return build(small_prepared / "images", chosen, encoder, task=task)
+
+    with pytest.raises(UserError, match="mix classes, and there are none"):
+        built(None, mixup=0.8)
+    with pytest.raises(UserError, match=r"a micro-batch has 3 images: .*must be even"):
+        batch_of(built(mixup=0.8), 0, 1, 2)
+    for view in ({"normalise": "imagenet"}, {"rand_augment": "rand-m9"}):
+        with pytest.raises(UserError, match=r"need encoder\.channels 3"):
+            built(channels=1, **view)
+    assert built(channels=1, normalise="half").mean.shape == (1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "mean", "std"),
+    [
+        ("imagenet", [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        ("half", [0.5] * 3, [0.5] * 3),
+    ],
+)
+def test_known_means_are_torchvisions(
+    small_prepared: Path, name: str, mean: list[float], std: list[float]
+) -> None:
+    view = params.ImageAugment(kind="vision", normalise=name)
+    data = build(small_prepared / "images", view, PATCHES, train=False)
+    pixels = torch.from_numpy(data[0, 3]["pixels"].copy()).permute(2, 0, 1) / 255
+    expected = v2.Normalize(mean, std)(pixels)
+    assert torch.allclose(batch_of(data, 3)["images"][0], expected, atol=1e-5)
+
+
+def test_evaluation_resizes_before_the_centre_crop(small_prepared: Path) -> None:
+    view = params.ImageAugment(kind="vision", resize=27)
+    data = build(small_prepared / "images", view, PATCHES, train=False)
+    path = small_prepared.parent / "i" / "train" / "n02" / "n02_train1.JPEG"
+    steps = [v2.Resize(27, v2.InterpolationMode.BICUBIC), v2.CenterCrop(24)]
+    with Image.open(path) as picture:
+        expected = np.asarray(v2.Compose(steps)(picture.convert("RGB")))
+    assert (data[0, 4]["pixels"] == expected).all()
+    wide = np.random.default_rng(0).integers(0, 256, (40, 90, 3), np.uint8)
+    assert resized(wide, 27, 24).shape == (24, 24, 3)
+
+
 # --- waveforms --------------------------------------------------------------------------------
 
 
@@ -162,6 +300,58 @@ def test_longest_crop_and_shortest_utterance(small_prepared: Path) -> None:
             params.WaveAugment(kind="speech", min_samples=99_999),
             FRAMES,
         )
+
+
+def test_fine_tuning_hides_spans_of_channels_and_of_frames(small_prepared: Path) -> None:
+    spans = params.ChannelMask(prob=0.5, length=4)
+    view = params.WaveAugment(kind="speech", mask=SPANS, mask_channels=spans)
+    data = build(small_prepared / "speech", view, FRAMES, task=CTC, dim=32)
+    batch = batch_of(data, 0, 2)
+    hidden = batch["channel_mask"]
+    assert hidden.shape == (2, 32)
+    assert hidden.dtype == torch.bool
+    assert 4 <= hidden.sum(1)[0] == hidden.sum(1)[1] <= 20  # equal counts
+    assert torch.equal(hidden, batch_of(data, 0, 2)["channel_mask"])
+    assert not torch.equal(hidden, batch_of(data, 0, 2, epoch=1)["channel_mask"])
+    alone = build(
+        small_prepared / "speech", view.model_copy(update={"mask": None}), FRAMES, task=CTC, dim=32
+    )
+    assert torch.equal(hidden, batch_of(alone, 0, 2)["channel_mask"])
+    assert "mask" not in batch_of(alone, 0, 2)
+    evaluated = build(small_prepared / "speech", view, FRAMES, task=CTC, train=False, dim=32)
+    assert not {"mask", "channel_mask"} & batch_of(evaluated, 0).keys()
+
+
+def test_spans_of_channels_are_drawn_as_frames_are_but_on_their_own() -> None:
+    rows = [[(0, e, i) for i in range(4)] for e in range(150)]
+    drawn = params.ChannelMask(prob=0.25, length=64)
+    same = params.SpanMask(kind="span", prob=0.25, length=64, min_spans=0)
+    channels = np.stack([channel_masks(drawn, 768, keys) for keys in rows])
+    frames = np.stack([span_masks(same, [768] * 4, keys) for keys in rows])
+    assert (channels != frames).any((1, 2)).all()
+    assert channels.mean() == pytest.approx(frames.mean(), abs=0.01)
+    assert (channels.sum(2) == channels.sum(2)[:, :1]).all()  # fairseq's require_same_masks
+    keys = rows[0]
+    off = channel_masks(params.ChannelMask(prob=0.0, length=64), 768, keys)
+    assert not off.any()
+
+
+def test_sizes_are_those_of_the_batches(small_prepared: Path) -> None:
+    whole = build(small_prepared / "speech", WAVE_VIEW, FRAMES)
+    assert whole.sizes.tolist() == [3200, 6400, 9600]
+    cropped = build(
+        small_prepared / "speech", params.WaveAugment(kind="speech", max_samples=5000), FRAMES
+    )
+    assert cropped.sizes.tolist() == [3200, 5000, 5000]
+    corpus = build(small_prepared / "corpus", TEXT_VIEW, TOKENS)
+    assert corpus.sizes.tolist() == [len(corpus[0, i]["tokens"]) for i in range(len(corpus))]
+    for most in (12, 200):
+        view = params.TokenAugment(kind="text", max_tokens=most)
+        for name, task in (("SST-2", TWO), ("MRPC", TWO)):
+            data = build(small_prepared / name, view, TOKENS, task=task)
+            assert data.sizes.tolist() == [len(data[0, i]["tokens"]) for i in range(len(data))]
+    with pytest.raises(UserError, match=r"these examples have one size; give train\.batch"):
+        build(small_prepared / "images", IMAGE_VIEW, PATCHES).sizes  # noqa: B018
 
 
 def test_labelled_utterances_are_whole_and_padded(small_prepared: Path) -> None:
