@@ -52,7 +52,8 @@ def test_classes_of_texts_are_ours(tmp_path, small_prepared):
     made, out = exported(tmp_path, "text", small_prepared / "tokenizer")
     pipeline = transformers.pipeline("text-classification", str(out), device="cpu", top_k=None)
     for text, found in zip(SENTENCES, d2v.classify(d2v.load(made), SENTENCES), strict=True):
-        theirs = {row["label"]: row["score"] for row in pipeline(text)}
+        (rows,) = pipeline([text])
+        theirs = {row["label"]: row["score"] for row in rows}
         assert max(theirs, key=theirs.get) == found.prediction
         assert all(abs(theirs[name] - found.scores[name]) < 1e-5 for name in CLASSES)
     (pair,) = pipeline([{"text": "the cat", "text_pair": "a dog"}])
