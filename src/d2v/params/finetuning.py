@@ -65,6 +65,14 @@ class DecodeSearch(Strict):
     beam: Positive = 500  # while searching; the final decoding uses decode.beam
     seed: Count = 0
 
+    @model_validator(mode="after")
+    def _ordered(self) -> "DecodeSearch":
+        for name in ("lm_weight", "word_score", "silence_score"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name}: [{low}, {high}] is no range, lowest first")
+        return self
+
 
 class Decode(Strict):
     """Lexicon and n-gram beam search for the final word error rate."""
