@@ -1,48 +1,119 @@
-"""Plain text in a folder of *.txt: one sentence a line, blank line between documents."""
+"""Text in a folder, document by document: plain files or JSON lines, compressed or not.
 
+    *.txt[.gz]      a sentence or paragraph a line, blank line between documents
+    *.jsonl[.gz]    a document a line, its text in one field; its lines are the paragraphs
+    wiki_00, ...    the same, as WikiExtractor writes them with --json
+
+Folders may be nested; files are taken in the order of their paths.
+"""
+
+import json
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from d2v.data.layout import lines
+from d2v.data.pieces import Piece, cut_file, lines_of
 from d2v.errors import UserError
 
+PIECE_BYTES = 4 * 2**20  # of a file that one process reads at a time
+_PACKED = 3  # bytes of text for one compressed byte, about
+_WIKI = re.compile(r"wiki_\d+")
 
-@dataclass(frozen=True)
-class Document:
-    """Sentences that belong together; `name` is FILE:LINE of the first."""
 
+class Part(NamedTuple):
+    """Whole documents of one file; `name` is the file's path in the folder, without suffixes."""
+
+    piece: Piece
     name: str
-    sentences: list[str]
+
+    @property
+    def size(self) -> int:
+        """Bytes of text, about."""
+        start, stop = self.piece.start, self.piece.stop
+        return self.piece.path.stat().st_size * _PACKED if stop is None else stop - start
 
 
-def read_documents(source: Path) -> Iterator[Document]:
-    """Documents of all *.txt in a folder, files in the order of their names.
+def find_parts(source: Path, piece_bytes: int = PIECE_BYTES) -> list[Part]:
+    """All text of a folder, or of one file, in parts of whole documents.
 
-    Raises UserError naming a line that is not UTF-8, or a folder without text.
+    Raises UserError: no such folder, no text files in it, a file without text, two of one name.
     """
-    if not source.is_dir():
+    if source.is_file():
+        paths, top = [source], source.parent
+    elif source.is_dir():
+        paths, top = sorted(p for p in source.rglob("*") if p.is_file()), source
+    else:
         raise UserError(f"{source}: no such folder")
-    paths = sorted(source.glob("*.txt"))
-    if not paths:
-        raise UserError(f"{source}: no *.txt in it")
+    parts: list[Part] = []
+    named: dict[str, Path] = {}
     for path in paths:
-        empty = True
-        for document in _documents(path):
-            empty = False
-            yield document
-        if empty:
+        place = path.relative_to(top)
+        kind = _kind(path)
+        if kind is None or any(part.startswith(".") for part in place.parts):
+            continue
+        name = place.as_posix()[: -len(kind)] if kind else place.as_posix()
+        if named.setdefault(name, path) != path:
+            raise UserError(
+                f"{path}: its documents would be named as those of {named[name].name}; rename it"
+            )
+        if not any(line.strip() for _, line in lines_of(Piece(path))):
             raise UserError(f"{path}: no text in it")
+        ends = None if _is_json(path) else _blank
+        parts += [Part(piece, name) for piece in cut_file(path, piece_bytes, ends)]
+    if not parts:
+        raise UserError(f"{source}: no *.txt or *.jsonl (or .gz of them) in it")
+    return parts
 
 
-def _documents(path: Path) -> Iterator[Document]:
-    start, sentences = 0, list[str]()
-    for number, line in lines(path):
-        if line.strip():
-            start = start if sentences else number
-            sentences.append(line.strip())
-        elif sentences:
-            yield Document(f"{path.stem}:{start}", sentences)
-            sentences = []
-    if sentences:
-        yield Document(f"{path.stem}:{start}", sentences)
+def read_sentences(part: Part, field: str) -> Iterator[tuple[str, str]]:
+    """Name of the document, FILE:LINE of its beginning, and text of each line that is not blank.
+
+    Raises UserError naming a line that is not UTF-8, or not a JSON object with a text in `field`.
+    """
+    if _is_json(part.piece.path):
+        for number, line in lines_of(part.piece):
+            if line.strip():
+                text = _text(line, field, f"{part.piece.path}:{number}")
+                for sentence in filter(None, map(str.strip, text.split("\n"))):
+                    yield f"{part.name}:{number}", sentence
+        return
+    start = 0
+    for number, line in lines_of(part.piece):
+        if sentence := line.strip():
+            start = start or number
+            yield f"{part.name}:{start}", sentence
+        else:
+            start = 0
+
+
+def _text(line: str, field: str, where: str) -> str:
+    try:
+        document: Any = json.loads(line)
+    except ValueError as error:
+        hint = "; run WikiExtractor with --json" if line.startswith("<doc ") else ""
+        raise UserError(f"{where}: not valid JSON ({error}){hint}") from None
+    if not isinstance(document, dict) or not isinstance(document.get(field), str):
+        raise UserError(f"{where}: no text in a field {field!r}; name the field with --field")
+    text: str = document[field]
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{where}: half a character (a lone surrogate) in {field!r}") from None
+    return text
+
+
+def _kind(path: Path) -> str | None:
+    """Suffixes of a text file, `""` for WikiExtractor's names, None for other files."""
+    for kind in (".txt", ".txt.gz", ".jsonl", ".jsonl.gz"):
+        if path.name.endswith(kind):
+            return kind
+    return "" if _WIKI.fullmatch(path.name) else None
+
+
+def _is_json(path: Path) -> bool:
+    return _kind(path) in (".jsonl", ".jsonl.gz", "")
+
+
+def _blank(line: bytes) -> bool:
+    return not line.strip()

@@ -1,87 +1,57 @@
 """TSV files of GLUE tasks to shards: train.tsv, dev.tsv and test.tsv with the official columns.
 
-GLUE's TSV has no quoting: a quotation mark is text, a tab always ends a column.
+MRPC may also lie there as Microsoft released it, with GLUE's list of the ids for dev.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
-from d2v.data.layout import lines
+from d2v.data.glue_tasks import GlueTask, SplitFile, find_task, open_split, pair_of
+from d2v.data.pieces import Piece, cut_file, lines_of
 from d2v.data.shards import write_meta, written_whole
 from d2v.data.tokenizer import Tokenizer
 from d2v.data.writing import Columns, Example, write_split
 from d2v.errors import UserError
 
-SPLITS = ("train", "dev", "test")
+PIECE_BYTES = 2**18  # of a file, encoded at a time
+SHARD_BYTES = 8 * 2**20  # small, so that processes share the work on a task
+MSR_TRAIN, MSR_TEST = "msr_paraphrase_train.txt", "msr_paraphrase_test.txt"
+DEV_IDS = ("mrpc_dev_ids.tsv", "dev_ids.tsv")  # the former as published
+DEV_IDS_URL = "https://dl.fbaipublicfiles.com/glue/data/mrpc_dev_ids.tsv"
 
 
-@dataclass(frozen=True)
-class GlueTask:
-    """Where a task's texts and labels stand."""
-
-    texts: tuple[str, ...]  # one or two columns
-    label: str  # column; the official test files have none
-    classes: tuple[str, ...] | None  # in the order of their ids; None: a number
-    highest: float = 0.0  # of numbers, which start at 0
-    # columns of files without a header line
-    headless: tuple[str, ...] | None = None
-
-
-class Row(NamedTuple):
-    """One example; label is None where the file has no labels."""
-
-    texts: tuple[str, ...]
-    label: int | float | None
-
-
-ENTAILMENT = ("not_entailment", "entailment")
-TASKS = {
-    "SST-2": GlueTask(("sentence",), "label", ("0", "1")),
-    "CoLA": GlueTask(
-        ("sentence",), "label", ("0", "1"), headless=("source", "label", "mark", "sentence")
-    ),
-    "MRPC": GlueTask(("#1 String", "#2 String"), "Quality", ("0", "1")),
-    "RTE": GlueTask(("sentence1", "sentence2"), "label", ENTAILMENT),
-    "STS-B": GlueTask(("sentence1", "sentence2"), "score", None, highest=5.0),
-}
-
-
-def prepare_glue(name: str, source: Path, tokenizer: Path, out: Path) -> None:
+def prepare_glue(
+    name: str, source: Path, tokenizer: Path, out: Path, workers: int | None = None
+) -> None:
     """Write the token ids of a task's texts, without special ids, and its labels.
 
-    Ids of examples are SPLIT-ROW, rows from 0 without the header. Splits whose file is not there
-    are left out; a test file without labels gives a split without labels.
+    Ids of examples are SPLIT-ROW, rows of the file from 0 without the header. Splits whose file is
+    not there are left out; a test file without labels gives a split without labels.
 
     Raises UserError naming file and line: missing or surplus column, bad label, empty text, a line
-    that is not UTF-8; a file without rows, no files, an unknown task.
+    that is not UTF-8; a file without rows, no files, MRPC without its list, an unknown task.
     """
     task = find_task(name)
     if not source.is_dir():
         raise UserError(f"{source}: no such folder")
-    paths = [p for p in (source / f"{split}.tsv" for split in SPLITS) if p.exists()]
-    if not paths:
-        raise UserError(f"{source}: none of {', '.join(f'{s}.tsv' for s in SPLITS)} in it")
+    files = find_splits(source, task)
+    counts = {file.name: file.count() for file in files}  # checks all before anything is written
     model = Tokenizer(tokenizer)
-    splits = {}
     with written_whole(out) as temporary:
-        for path in paths:
-            rows = list(read_rows(path, task))
-            if not rows:
-                raise UserError(f"{path}: an empty split: no rows in it")
-            _write_split(temporary / path.stem, rows, tokenizer)
-            splits[path.stem] = {"examples": len(rows), "labelled": rows[0].label is not None}
+        for file in files:
+            _write_split(temporary / file.name, file, model, workers)
         write_meta(
             temporary,
             dataset=out.name,
             kind="glue",
             task=name,
             source=source.as_posix(),
-            splits=splits,
+            splits={file.name: _split_meta(file, *counts[file.name]) for file in files},
             classes=task.classes,
             pairs=len(task.texts) == 2,
             dtype=model.dtype.str,
@@ -90,80 +60,75 @@ def prepare_glue(name: str, source: Path, tokenizer: Path, out: Path) -> None:
         )
 
 
-def find_task(name: str) -> GlueTask:
-    """The task of that name; raises UserError with the known names."""
-    if name not in TASKS:
-        raise UserError(f"{name}: no such GLUE task; known are {', '.join(TASKS)}")
-    return TASKS[name]
+def find_splits(source: Path, task: GlueTask) -> list[SplitFile]:
+    """The splits of a task in a folder; raises UserError if there is none, or as the files do."""
+    paths = {split: source / f"{split}.tsv" for split in task.splits}
+    found = {split: path for split, path in paths.items() if path.exists()}
+    released: list[SplitFile] = []
+    if task.dataset == "mrpc" and "train" not in found and (source / MSR_TRAIN).exists():
+        found.pop("dev", None)
+        released = _cut_mrpc(source, task)
+    if task.dataset == "mrpc" and "test" not in found and (source / MSR_TEST).exists():
+        found["test"] = source / MSR_TEST
+    files = released + [open_split(path, split, task) for split, path in found.items()]
+    if not files:
+        raise UserError(f"{source}: none of {', '.join(p.name for p in paths.values())} in it")
+    return files
 
 
-def read_rows(path: Path, task: GlueTask) -> Iterator[Row]:
-    """Rows of one TSV file, checked; raises UserError as prepare_glue does."""
-    numbered = lines(path)
-    columns = task.headless
-    # CoLA's test file is the only one of the task with a header, and without labels
-    if columns is None or path.stem == "test":
-        _, first = next(numbered, (1, ""))
-        header = tuple(first.split("\t"))
-        if columns is None or set(task.texts) <= set(header):
-            columns = header
-        else:
-            numbered = lines(path)
-    wanted = task.texts if path.stem == "test" else (*task.texts, task.label)
-    for column in wanted:
-        if column not in columns:
-            raise UserError(f"{path}:1: no column {column!r} in the header")
-    places = [columns.index(text) for text in task.texts]
-    label_place = columns.index(task.label) if task.label in columns else None
-    label = _label_reader(task)
-    for number, line in numbered:
-        where, cells = f"{path}:{number}", line.split("\t")
-        if len(cells) != len(columns):
-            raise UserError(
-                f"{where}: {len(cells)} column(s), {len(columns)} are expected"
-                f" ({', '.join(columns)})"
-            )
-        texts = tuple(cells[place].strip() for place in places)
-        if not all(texts):
-            raise UserError(f"{where}: an empty {task.texts[texts.index('')]!r}")
-        yield Row(texts, None if label_place is None else label(cells[label_place], where))
+def _cut_mrpc(source: Path, task: GlueTask) -> list[SplitFile]:
+    """Train and dev of Microsoft's training file, by the list of ids that GLUE has for dev."""
+    lists = [path for path in (source / name for name in DEV_IDS) if path.exists()]
+    if not lists:
+        raise UserError(
+            f"{source}: {MSR_TRAIN} is here, but not GLUE's list of the pairs for dev; get"
+            f" {DEV_IDS_URL} and put it there as {DEV_IDS[0]}"
+        )
+    whole = open_split(source / MSR_TRAIN, "train", task)
+    if missing := sorted({"#1 ID", "#2 ID"} - set(whole.columns)):
+        raise UserError(f"{whole.path}:1: no column {missing[0]!r} in the header")
+    rows = (line.split("\t") for _, line in lines_of(Piece(whole.path)))
+    known = {pair_of(cells, whole.columns) for cells in rows if len(cells) == len(whole.columns)}
+    listed: dict[tuple[str, str], None] = {}
+    for number, line in lines_of(Piece(lists[0])):
+        first, _, second = line.strip().partition("\t")
+        where = f"{lists[0]}:{number}"
+        if (first, second) not in known:
+            raise UserError(f"{where}: {MSR_TRAIN} has no pair with the ids {line.strip()!r}")
+        if (first, second) in listed:
+            raise UserError(f"{where}: {first} and {second} are listed twice")
+        listed[first, second] = None
+    if not listed:
+        raise UserError(f"{lists[0]}: an empty list")
+    return [
+        replace(whole, listed=tuple(listed), others=True),
+        replace(whole, name="dev", listed=tuple(listed)),
+    ]
 
 
-def _label_reader(task: GlueTask) -> Callable[[str, str], int | float]:
-    def read_class(cell: str, where: str) -> int:
-        assert task.classes is not None
-        if cell not in task.classes:
-            raise UserError(f"{where}: label {cell!r} is none of {', '.join(task.classes)}")
-        return task.classes.index(cell)
-
-    def read_number(cell: str, where: str) -> float:
-        try:
-            value = float(cell)
-        except ValueError:
-            value = -1.0
-        if not 0.0 <= value <= task.highest:
-            raise UserError(f"{where}: label {cell!r} is no number from 0 to {task.highest:g}")
-        return value
-
-    return read_number if task.classes is None else read_class
+def _split_meta(file: SplitFile, good: int, broken: int) -> dict[str, Any]:
+    meta = {"examples": good, "labelled": file.labelled}
+    return meta | {"broken_rows_left_out": broken} if broken else meta
 
 
-def _write_split(folder: Path, rows: list[Row], tokenizer: Path) -> None:
+def _write_split(folder: Path, file: SplitFile, model: Tokenizer, workers: int | None) -> None:
+    pieces = cut_file(file.path, PIECE_BYTES)
     write_split(
         folder,
-        [(f"{folder.name}-{number}", *row) for number, row in enumerate(rows)],
-        partial(_example, Tokenizer(tokenizer)),
-        sizes=[sum(map(len, row.texts)) for row in rows],
+        pieces,
+        partial(_examples, model, file),
+        sizes=[(piece.stop or 0) - piece.start for piece in pieces],
         label=folder.name,
+        workers=workers,
+        shard_bytes=SHARD_BYTES,
     )
 
 
-def _example(
-    model: Tokenizer, item: tuple[str, tuple[str, ...], int | float | None]
-) -> Iterator[Example]:
-    name, texts, label = item
-    encoded = [model.encode(text) for text in texts]
-    ids = np.array([i for text in encoded for i in text], model.dtype)
-    # `first`: tokens of the first text; the rest are the second's
-    columns: Columns = {"id": name, "first": len(encoded[0])}
-    yield Example(ids.tobytes(), columns if label is None else {**columns, "label": label})
+def _examples(model: Tokenizer, file: SplitFile, piece: Piece) -> Iterator[Example]:
+    for row in filter(None, file.rows(piece)):
+        encoded = [model.encode(text) for text in row.texts]
+        ids = np.array([i for text in encoded for i in text], model.dtype)
+        # `first`: tokens of the first text; the rest are the second's
+        columns: Columns = {"id": f"{file.name}-{row.number}", "first": len(encoded[0])}
+        label: Columns = {} if row.label is None else {"label": row.label}
+        yield Example(ids.tobytes(), columns | label)

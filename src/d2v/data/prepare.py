@@ -24,27 +24,52 @@ def parser() -> argparse.ArgumentParser:
             "--splits", nargs="+", metavar="SPLIT", help="split folders (default: all but lists)"
         )
 
+    _add_text(commands)
+
+    lm = _command(commands, "lm", "lexicon and n-gram model of a split's transcripts")
+    lm.add_argument("source", type=Path, metavar="LIBRISPEECH_SPLIT", help="one split folder")
+    lm.add_argument("--order", type=int, required=True, metavar="N", help="longest n-gram, words")
+    return top
+
+
+def _add_text(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     tokenizer = _command(commands, "tokenizer", "train a sentencepiece BPE model")
-    tokenizer.add_argument("source", type=Path, metavar="CORPUS", help="folder of *.txt")
+    corpus = _command(commands, "corpus", "plain text to blocks of tokens")
+    for command in (tokenizer, corpus):
+        command.add_argument(
+            "source",
+            type=Path,
+            metavar="CORPUS",
+            help="folder of *.txt (one sentence or paragraph a line, blank line between documents)"
+            " or *.jsonl (a document a line), also as .gz",
+        )
+        command.add_argument(
+            "--field", default="text", metavar="KEY", help="text in a JSON line (default: text)"
+        )
     tokenizer.add_argument(
         "--vocab-size", type=int, required=True, metavar="N", help="ids, with the 5 special ones"
     )
-
-    corpus = _command(commands, "corpus", "plain text to blocks of tokens")
-    corpus.add_argument(
-        "source",
-        type=Path,
-        metavar="CORPUS",
-        help="folder of *.txt: one sentence a line, blank line between documents",
+    tokenizer.add_argument(
+        "--sentences",
+        type=int,
+        metavar="N",
+        help="train on N lines at most, drawn evenly (default: 4 million)",
+    )
+    tokenizer.add_argument("--cased", action="store_true", help="keep upper case")
+    tokenizer.add_argument(
+        "--byte-fallback",
+        action="store_true",
+        help="spell rare characters in bytes, for text of many scripts (default: all have ids)",
     )
     corpus.add_argument(
         "--block", type=int, required=True, metavar="N", help="most tokens, with <s> and </s>"
     )
 
-    glue = _command(commands, "glue", "train.tsv, dev.tsv, test.tsv of a GLUE task")
-    glue.add_argument("task", metavar="TASK", help="SST-2, CoLA, MRPC, RTE or STS-B")
+    glue = _command(commands, "glue", "TSV files of a GLUE task")
+    glue.add_argument(
+        "task", metavar="TASK", help="CoLA, MNLI, MRPC, QNLI, QQP, RTE, SST-2 or STS-B"
+    )
     glue.add_argument("source", type=Path, metavar="SRC", help="folder of the TSV files")
-
     for command in (corpus, glue):
         command.add_argument(
             "--tokenizer",
@@ -53,11 +78,13 @@ def parser() -> argparse.ArgumentParser:
             metavar="T",
             help="folder made by `d2v prepare tokenizer`",
         )
+        _add_workers(command)
 
-    lm = _command(commands, "lm", "lexicon and n-gram model of a split's transcripts")
-    lm.add_argument("source", type=Path, metavar="LIBRISPEECH_SPLIT", help="one split folder")
-    lm.add_argument("--order", type=int, required=True, metavar="N", help="longest n-gram, words")
-    return top
+
+def _add_workers(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--workers", type=int, metavar="N", help="processes (default: one for each core)"
+    )
 
 
 def _command(
@@ -85,17 +112,25 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         prepare_librispeech(args.source, args.out, args.splits)
     elif args.command == "tokenizer":
-        from d2v.data.tokenizer import prepare_tokenizer
+        from d2v.data.tokenizer import SAMPLE, prepare_tokenizer
 
-        prepare_tokenizer(args.source, args.out, args.vocab_size)
+        prepare_tokenizer(
+            args.source,
+            args.out,
+            args.vocab_size,
+            field=args.field,
+            most=SAMPLE if args.sentences is None else args.sentences,
+            cased=args.cased,
+            byte_fallback=args.byte_fallback,
+        )
     elif args.command == "corpus":
         from d2v.data.corpus import prepare_corpus
 
-        prepare_corpus(args.source, args.tokenizer, args.out, args.block)
+        prepare_corpus(args.source, args.tokenizer, args.out, args.block, args.field, args.workers)
     elif args.command == "glue":
         from d2v.data.glue import prepare_glue
 
-        prepare_glue(args.task, args.source, args.tokenizer, args.out)
+        prepare_glue(args.task, args.source, args.tokenizer, args.out, args.workers)
     else:
         from d2v.data.librispeech import prepare_lm
 

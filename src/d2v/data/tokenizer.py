@@ -1,18 +1,26 @@
 """Sub-word tokens: a sentencepiece BPE model, with fairseq's special ids and <mask> as the last."""
 
 import io
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import numpy as np
 import sentencepiece
 
-from d2v.data.documents import read_documents
+from d2v.data.documents import find_parts, read_sentences
+from d2v.data.layout import progress
 from d2v.data.shards import read_meta, write_meta, written_whole
 from d2v.errors import UserError
 
 START, PADDING, END, UNKNOWN = range(4)  # <s> <pad> </s> <unk>; <mask> is the last id
 SPECIAL = 5
 MODEL = "tokenizer.model"
+SAMPLE = 4_000_000  # sentences to train on
+_SEED = 0  # of the sample
+_LONGEST = 2**20  # bytes of a sentence; longer ones would be dropped in silence
+_COMMON = 0.9999  # share of all characters that have an id of their own beside bytes
 
 
 class Tokenizer:
@@ -35,7 +43,7 @@ class Tokenizer:
         return f"Tokenizer({self.meta['sha256']})"
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, lower-cased, without <s> and </s>."""
+        """Ids of a text, normalised as the model is, without <s> and </s>."""
         return list(self._model.encode(text))
 
     def decode(self, ids: list[int]) -> str:
@@ -43,40 +51,42 @@ class Tokenizer:
         return str(self._model.decode(ids))
 
 
-def prepare_tokenizer(source: Path, out: Path, vocab_size: int) -> None:
-    """Train a BPE model with `vocab_size` ids, the special ones included, on *.txt of a folder.
+def prepare_tokenizer(
+    source: Path,
+    out: Path,
+    vocab_size: int,
+    *,
+    field: str = "text",
+    most: int = SAMPLE,
+    cased: bool = False,
+    byte_fallback: bool = False,
+) -> None:
+    """Train a BPE model with `vocab_size` ids, the special ones included, on a folder of text.
 
-    Texts are NFKC-normalised and lower-cased. One thread and no shuffling: equal text gives equal
-    bytes. Raises UserError naming a line that is not UTF-8, or if the size does not fit the text.
+    Texts are NFKC-normalised and, unless `cased`, lower-cased. Every character has an id, or with
+    `byte_fallback` the rarest are spelt in bytes. At most `most` sentences are taken, drawn evenly
+    with a fixed seed; one thread and no shuffling: equal text gives equal bytes.
+
+    Raises UserError as `find_parts` and `read_sentences` do, or if the size does not fit the text.
     """
     if vocab_size <= SPECIAL:
         raise UserError(f"--vocab-size {vocab_size}: {SPECIAL} ids are special; give more")
-    sentences = [line for document in read_documents(source) for line in document.sentences]
-    model = io.BytesIO()
+    if most < 1:
+        raise UserError(f"--sentences {most}: at least one is needed")
+    parts = progress(find_parts(source), "reading")
+    sentences, found = sample((s for part in parts for _, s in read_sentences(part, field)), most)
+    if not sentences:
+        raise UserError(f"{source}: all documents are empty: no text in any {field!r}")
+    options = {"normalization_rule_name": "nmt_nfkc" if cased else "nmt_nfkc_cf"}
     try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(sentences),
-            model_writer=model,
-            model_type="bpe",
-            vocab_size=vocab_size - 1,
-            character_coverage=1.0,
-            normalization_rule_name="nmt_nfkc_cf",
-            bos_id=START,
-            pad_id=PADDING,
-            eos_id=END,
-            unk_id=UNKNOWN,
-            num_threads=1,
-            shuffle_input_sentence=False,
-            max_sentence_length=2**20,  # bytes; longer lines would be dropped in silence
-            minloglevel=2,
-        )
+        model = _train(_pieces(sentences), vocab_size - 1, byte_fallback, **options)
     except (RuntimeError, OSError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise UserError(
             f"{source}: cannot train {vocab_size} tokens on this text: {reason}"
         ) from None
     with written_whole(out) as temporary:
-        (temporary / MODEL).write_bytes(model.getvalue())
+        (temporary / MODEL).write_bytes(model)
         write_meta(
             temporary,
             dataset=out.name,
@@ -84,4 +94,49 @@ def prepare_tokenizer(source: Path, out: Path, vocab_size: int) -> None:
             source=source.as_posix(),
             vocab_size=vocab_size,
             sentences=len(sentences),
+            **({"drawn_from": found} if found > len(sentences) else {}),
         )
+
+
+def sample(sentences: Iterable[str], most: int) -> tuple[list[str], int]:
+    """At most `most` of the sentences, drawn evenly, in their order; and how many there are."""
+    random = Random(_SEED).random
+    kept: list[tuple[int, str]] = []
+    number = -1
+    for number, sentence in enumerate(sentences):
+        if number < most:
+            kept.append((number, sentence))
+        elif (place := int(random() * (number + 1))) < most:
+            kept[place] = (number, sentence)
+    return [sentence for _, sentence in sorted(kept)], number + 1
+
+
+def _pieces(sentences: list[str]) -> Iterator[str]:
+    """The sentences, those that are too long in several pieces."""
+    length = _LONGEST // 4  # characters of at most 4 bytes
+    for sentence in sentences:
+        for start in range(0, len(sentence), length):
+            yield sentence[start : start + length]
+
+
+def _train(sentences: Iterator[str], size: int, byte_fallback: bool, **options: Any) -> bytes:
+    if byte_fallback:
+        options |= {"byte_fallback": True}
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=sentences,
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=size,
+        character_coverage=_COMMON if byte_fallback else 1.0,
+        bos_id=START,
+        pad_id=PADDING,
+        eos_id=END,
+        unk_id=UNKNOWN,
+        num_threads=1,
+        shuffle_input_sentence=False,
+        max_sentence_length=_LONGEST,
+        minloglevel=2,
+        **options,
+    )
+    return model.getvalue()
