@@ -1,4 +1,4 @@
-# data -> pretrain -> (grid -> choice) -> finetune -> tables
+# data -> pretrain -> (grid -> choice) -> finetune (-> decode) -> tables
 #
 #   snakemake -n                     the plan, in words
 #   snakemake --cores 2              everything that is missing or out of date
@@ -13,6 +13,7 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/pretrain.smk"
 include: "workflow/rules/finetune.smk"
+include: "workflow/rules/decode.smk"
 include: "workflow/rules/tables.smk"
 
 
@@ -23,6 +24,7 @@ localrules:
     pretrain,
     grid_point,
     finetune,
+    decode,
 
 
 rule all:

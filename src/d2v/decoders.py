@@ -90,6 +90,17 @@ class Decoders:
             frames += lengths[number]
         return found
 
+    def all(self, ways: Sequence[params.Decode]) -> Iterator[list[str]]:
+        """Words of all utterances, in their order, for each way to decode them."""
+        chunks = self.chunks()
+        found = self.run((decode, chunk) for decode in ways for chunk in chunks)
+        for _ in ways:
+            texts = [""] * len(self.searches.emissions)
+            for chunk in chunks:
+                for number, text in zip(chunk, next(found), strict=True):
+                    texts[number] = text
+            yield texts
+
     def run(self, jobs: Iterable[Job]) -> Iterator[list[str]]:
         """Words of the utterances of each job, in the order of the jobs.
 
@@ -156,17 +167,17 @@ class Counted:
         if self.bar is not None:
             self.bar.close()
 
-    def add(self, count: int) -> None:
-        """So many more are done."""
+    def add(self, count: int, what: str = "") -> None:
+        """So many more are done; a line is printed if there is something to say about them."""
         self.done += count
         if self.bar is not None:
             self.bar.update(count)
-        elif time.monotonic() - self.told > LOG_S:
+        silent = self.bar is not None or time.monotonic() - self.told < LOG_S
+        if what or not silent:
             self.told = time.monotonic()
-            self.say("")
+            self._say(what)
 
-    def say(self, what: str) -> None:
-        """Print a line with the rate and the time to go, and `what`."""
+    def _say(self, what: str) -> None:
         rate = (self.done - self.start) / max(time.monotonic() - self.began, 1e-9)
         left = timedelta(seconds=round((self.total - self.done) / rate)) if rate else "?"
         speed = f"{rate:.1f}/s" if rate >= 1 else f"{60 * rate:.1f}/min"

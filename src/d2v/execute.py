@@ -47,6 +47,10 @@ def execute(experiment_path: Path, run_id: str) -> None:
     torch.manual_seed(run.seed)
     if run.kind == "pretrain":
         found = _pretrain(experiment, run, loaded, fit)
+    elif run.kind == "decode":
+        from d2v import decoding
+
+        found = decoding.execute_decode(experiment, run) if main else {}
     else:
         found = _finetune(experiment, run, loaded, fit)
     if not main:
