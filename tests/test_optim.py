@@ -8,7 +8,8 @@ from tiny import OPTIMISER, Tiny
 from torch import nn
 
 from d2v import optim, params
-from d2v.task import Named, Task
+from d2v.model import Student
+from d2v.task import Finetuning, Named, Task, build_head
 
 # The reference's rate before update n + 1 (fairseq schedulers, traced). Left out are its values
 # after the last update of a cosine, where it begins a second period with a tenth of the rate.
@@ -180,3 +181,49 @@ def test_the_optimiser_is_adamw() -> None:
         reference.step()
     for p, q in zip(mine, reference.param_groups[0]["params"], strict=True):
         torch.testing.assert_close(p, q)
+
+
+def beit_layer(name: str, depth: int) -> int:
+    """Which layer of depth + 2 BEiT gives a parameter (optim_factory.py), under our names."""
+    if name.startswith("student.encoder."):  # cls_token, mask_token, patch_embed
+        return 0
+    if name.startswith("student.backbone.blocks."):
+        return int(name.split(".")[3]) + 1
+    return depth + 1  # rel_pos_bias, which all blocks share; norm, fc_norm, head
+
+
+def test_layer_decay_is_beits() -> None:
+    """layer_decay ** (depth + 1 - layer), and no decay of vectors; groups always (fairseq#4333)."""
+    depth = 3
+    backbone = params.Backbone(
+        dim=8, depth=depth, heads=2, ffn_dim=16, norm_first=True, layer_scale=1e-4, key_bias=False,
+        position_bias=params.PositionBias(kind="shared_2d", window=[2, 2]),
+    )  # fmt: skip
+    encoder = params.PatchEncoder(kind="vision", image_size=8, patch_size=4)
+    task = params.Classify(kind="classify", classes=2, pool="mean", norm=True)
+    p = params.Finetune.model_construct(task=task, freeze_steps=0)
+    tuning = Finetuning(p, Student(encoder, backbone), 8, 2)
+    for weight_decay in (0.05, 0.0):
+        recipe = OPTIMISER.model_copy(
+            update={"layer_decay": 0.65, "decay": "matrices", "weight_decay": weight_decay}
+        )
+        found = {n: g for g in optim.groups(tuning, recipe) for n in g["names"]}
+        assert found.keys() == {name for name, _ in tuning.named_parameters()}
+        for name, parameter in tuning.named_parameters():
+            scale = 0.65 ** (depth + 1 - beit_layer(name, depth))
+            assert found[name]["scale"] == pytest.approx(scale), name
+            vector = parameter.ndim == 1 or name.endswith(("cls", "mask_embedding"))
+            assert found[name]["weight_decay"] == (0.0 if vector else weight_decay), name
+
+
+def test_the_output_layers_initial_values_are_scaled() -> None:
+    """BEiT: head.weight and head.bias times .001, nothing else."""
+    heads = []
+    for scale in (1.0, 0.001):
+        torch.manual_seed(0)
+        task = params.Classify(kind="classify", classes=5, pool="mean", norm=True, init_scale=scale)
+        heads.append(build_head(task, 8, 5))
+    plain, scaled = (dict(head.named_parameters()) for head in heads)
+    for name, parameter in plain.items():
+        expected = 0.001 * parameter if name.startswith("out.") else parameter
+        assert torch.allclose(scaled[name], expected), name
