@@ -15,6 +15,7 @@ OWN = {
     "fetch": ("d2v.data.fetch", "get the miniature's raw sources into data/"),
     "layout": ("d2v.data.mini", "write a miniature set in its official on-disk layout"),
     "prepare": ("d2v.data.prepare", "turn an official layout into shards"),
+    "plan": ("d2v.plan", "what an experiment costs: updates, FLOP, GPU-hours, disk"),
     "data": ("d2v.data.dvc", "fetch, and bring prepared sets up to date with DVC"),
     "convert": ("d2v.interop.convert", "write a checkpoint of any known format in another one"),
     "features": ("d2v.inference_cli:features_main", "write hidden states and logits of inputs"),
@@ -101,7 +102,8 @@ def _check(args: argparse.Namespace) -> None:
     experiment = params.load(args.params)
     found = runs.all_runs(experiment)
     counts = {
-        kind: sum(r.kind == kind for r in found) for kind in ("pretrain", "select", "finetune")
+        kind: sum(r.kind == kind for r in found)
+        for kind in ("pretrain", "select", "finetune", "decode")
     }
     print(
         f"{args.params}: valid; " + ", ".join(f"{n} {kind}" for kind, n in counts.items()) + " runs"

@@ -226,7 +226,7 @@ def resolve(experiment: Experiment, run_id: str) -> dict[str, Any]:
         values["backbone"] = model.backbone.model_dump(mode="json")
         source = pretrain_run(experiment, run)
         values["pretrain"] = source.id if source else None
-        setting = _given_setting(experiment, run)
+        setting = given_setting(experiment, run)
         values["setting"] = setting.model_dump(mode="json") if setting else None
     if run.kind == "select":  # the reported split is not looked at
         del values["test_split"]
@@ -276,7 +276,7 @@ def setting_of(experiment: Experiment, run: Run) -> Setting:
 
     Raises UserError when the grid has not been searched yet.
     """
-    given = _given_setting(experiment, run)
+    given = given_setting(experiment, run)
     if given:
         return given
     path = chosen_path(experiment, run.name)
@@ -286,7 +286,8 @@ def setting_of(experiment: Experiment, run: Run) -> Setting:
     return Setting.model_validate({key: chosen[key] for key in Setting.model_fields})
 
 
-def _given_setting(experiment: Experiment, run: Run) -> Setting | None:
+def given_setting(experiment: Experiment, run: Run) -> Setting | None:
+    """Setting of a fine-tuning that its parameters name; None where a grid has to be searched."""
     finetune = experiment.finetune[run.name]
     if run.kind == "select":
         assert finetune.grid
@@ -355,7 +356,7 @@ def describe(experiment: Experiment, run: Run) -> str:
         return f"Search the decoding weights of {finetune_run(run).id}, then decode with the best"
     source = pretrain_run(experiment, run)
     start = f"from {source.id}" if source else "from scratch"
-    setting = _given_setting(experiment, run)
+    setting = given_setting(experiment, run)
     how = setting.words if setting else "with the chosen setting"
     verb = "Try on the development split: fine-tune" if run.kind == "select" else "Fine-tune"
     return f"{verb} {run.name} {start}, seed {run.seed}: {how}"
