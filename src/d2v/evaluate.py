@@ -16,7 +16,6 @@ from d2v import metrics, params
 from d2v.data.sampler import cut
 from d2v.errors import UserError
 
-Search = Callable[[Tensor], str]  # log-probabilities (T, letters) to words
 Keep = Callable[[str, Tensor], None]  # id of an example, log-probabilities (T, letters)
 
 
@@ -64,13 +63,12 @@ def run_predictions(
     passes: Sequence[Sequence[int]],
     *,
     workers: int = 0,
-    search: Search | None = None,
     keep: Keep | None = None,
 ) -> list[Prediction]:
     """Predictions for every example in the dataset's order; `passes` are indices, as by `batches`.
 
     The task is put into evaluation mode and back. Where it gives log-probabilities of letters, the
-    prediction is what `search` makes of them, or the greedy reading without one; `keep` gets them.
+    prediction is their greedy reading, and `keep` gets them.
     """
     device = next(task.parameters()).device
     training = task.training
@@ -88,14 +86,14 @@ def run_predictions(
             inputs = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
             outputs = task.predict(inputs)  # type: ignore[operator]
             for i, output in zip(indices, outputs, strict=True):
-                rows[i] = _row(dataset.ids[i], dataset.references[i], output, search)
+                rows[i] = _row(dataset.ids[i], dataset.references[i], output)
                 if keep is not None:
                     keep(dataset.ids[i], output["logits"].clone())  # without its padding
     task.train(training)
     return [rows[i] for i in range(len(rows))]
 
 
-def _row(id: str, reference: Any, output: dict[str, Any], search: Search | None) -> Prediction:
+def _row(id: str, reference: Any, output: dict[str, Any]) -> Prediction:
     if "probabilities" in output:
         return Prediction(id, reference, " ".join(f"{p:.6g}" for p in output["probabilities"]))
     if "logits" not in output:
@@ -103,7 +101,7 @@ def _row(id: str, reference: Any, output: dict[str, Any], search: Search | None)
     from d2v.decode import greedy
 
     letters = greedy(output["logits"])
-    return Prediction(id, reference, search(output["logits"]) if search else letters, letters)
+    return Prediction(id, reference, letters, letters)
 
 
 def write_predictions(path: str | Path, rows: Sequence[Prediction]) -> None:

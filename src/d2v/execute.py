@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -155,22 +156,17 @@ def _evaluate(
 ) -> dict[str, dict[str, float]]:
     """Write the predictions of a split under its names; returns the metrics of these files."""
     p = experiment.finetune[run.name]
-    search = None
-    emissions: dict[str, torch.Tensor] | None = None
-    if p.decode is not None and p.decode.search is not None:
-        emissions = {}
-    elif p.decode is not None:
-        from d2v.decode import BeamSearch
-
-        search = BeamSearch(Path(experiment.prepared) / p.decode.lm, p.decode)
+    emissions: dict[str, torch.Tensor] | None = None if p.decode is None else {}
     rows = evaluate.run_predictions(
         task,
         dataset,
         evaluate.batches(dataset, p.train),
         workers=p.train.workers,
-        search=search,
         keep=emissions.__setitem__ if emissions is not None else None,
     )
+    if p.decode is not None and p.decode.search is None and emissions is not None:
+        rows = _searched(rows, emissions, p.decode, Path(experiment.prepared) / p.decode.lm)
+        emissions = None
     scores = {}
     for name in names:
         path = runs.result_folder(experiment, run) / f"predictions-{name}.tsv"
@@ -179,6 +175,19 @@ def _evaluate(
             evaluate.write_emissions(emissions_path(experiment, run, name), emissions)
         scores[name] = evaluate.score(path, _own_metrics(p))
     return scores
+
+
+def _searched(
+    rows: list[evaluate.Prediction],
+    emissions: dict[str, torch.Tensor],
+    decode: params.Decode,
+    lm: Path,
+) -> list[evaluate.Prediction]:
+    """The rows with what a beam search finds in their log-probabilities."""
+    from d2v.decoders import decode_all
+
+    texts = decode_all([(row.id, emissions[row.id]) for row in rows], decode, lm)
+    return [replace(row, prediction=text) for row, text in zip(rows, texts, strict=True)]
 
 
 def emissions_path(experiment: params.Experiment, run: Run, name: str) -> Path:
