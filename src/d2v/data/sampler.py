@@ -49,7 +49,7 @@ class GlobalBatches(Sampler[list[tuple[int, int]]]):
         self.n, self.batch, self.micro_batch = n, batch, micro_batch
         self.rank, self.world, self.seed, self.start_step = rank, world, seed, start_step
         self.accumulation = accumulation(batch, micro_batch, world)
-        self._orders: dict[int, list[int]] = {}
+        self._orders: dict[int, npt.NDArray[np.int64]] = {}
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         """Micro-batches of this process, step by step, without end."""
@@ -72,8 +72,8 @@ class GlobalBatches(Sampler[list[tuple[int, int]]]):
         if epoch not in self._orders:
             # one order is kept: a batch moves forward only, except where it spans two epochs
             order = np.random.default_rng([self.seed, epoch]).permutation(self.n)
-            self._orders = {epoch: order.tolist()}
-        return epoch, self._orders[epoch][offset]
+            self._orders = {epoch: order}
+        return epoch, int(self._orders[epoch][offset])
 
 
 class SizedBatches(Sampler[list[tuple[int, int]]]):
