@@ -13,7 +13,8 @@ PARAMS = ROOT / "params"
 EXPERIMENTS = sorted(p for p in PARAMS.glob("*.yaml") if p.name != "cluster.yaml")
 RECIPES = sorted((PARAMS / "recipes").glob("*.yaml"))
 
-# parameters of encoder and backbone, which follow by hand from dim, depth and ffn_dim. Published: ViT-B 86M, ViT-L 304M (Dosovitskiy et al. 2021,
+# parameters of encoder and backbone, which follow by hand from dim, depth and ffn_dim.
+# Published: ViT-B 86M, ViT-L 304M (Dosovitskiy et al. 2021,
 # with positions in place of relative biases); wav2vec 2.0 95M and 317M, with one convolution of
 # 128 for positions, where data2vec has five of 19; Hugging Face's data2vec-audio-base has exactly
 # the number below. RoBERTa base 125M with 50,265 tokens.

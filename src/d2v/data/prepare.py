@@ -16,6 +16,12 @@ def parser() -> argparse.ArgumentParser:
     images = _command(commands, "imagefolder", "SPLIT/CLASS/NAME.JPEG: images and their classes")
     images.add_argument("source", type=Path, metavar="SRC", help="folder of split folders")
 
+    imagenet = _command(commands, "imagenet", "ImageNet-1K: the official archives, or extracted")
+    imagenet.add_argument("source", type=Path, metavar="SRC", help="folder that holds them")
+    imagenet.add_argument(
+        "--allow-partial", action="store_true", help="go on if not all of the set is there"
+    )
+
     speech = _command(commands, "librispeech", "SPLIT/SPEAKER/CHAPTER/*.flac with .trans.txt")
     speech.add_argument("source", type=Path, metavar="SRC", help="folder of split folders")
 
@@ -23,6 +29,9 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--splits", nargs="+", metavar="SPLIT", help="split folders (default: all but lists)"
         )
+
+    for command in (images, imagenet, speech):
+        _add_workers(command)
 
     _add_text(commands)
 
@@ -106,11 +115,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.command == "imagefolder":
         from d2v.data.imagefolder import prepare_imagefolder
 
-        prepare_imagefolder(args.source, args.out, args.splits)
+        prepare_imagefolder(args.source, args.out, args.splits, args.workers)
+    elif args.command == "imagenet":
+        from d2v.data.imagenet import prepare_imagenet
+
+        prepare_imagenet(args.source, args.out, args.workers, args.allow_partial)
     elif args.command == "librispeech":
         from d2v.data.librispeech import prepare_librispeech
 
-        prepare_librispeech(args.source, args.out, args.splits)
+        prepare_librispeech(args.source, args.out, args.splits, args.workers)
     elif args.command == "tokenizer":
         from d2v.data.tokenizer import SAMPLE, prepare_tokenizer
 

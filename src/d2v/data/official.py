@@ -1,0 +1,64 @@
+"""How many examples the official sets have, and what is said when some are missing."""
+
+import sys
+from collections.abc import Mapping
+
+from d2v.errors import UserError
+
+# ImageNet-1K: ILSVRC 2012 (Russakovsky et al. 2015, table 2). LibriSpeech: utterances of each
+# subset (openslr.org/12). Libri-light's limited supervision: utterances of the lists (Kahn et al.
+# 2020). GLUE: rows of the files; QQP without its broken rows, MRPC as cut by mrpc_dev_ids.tsv.
+OFFICIAL: dict[str, dict[str, int]] = {
+    "imagenet": {"train": 1_281_167, "val": 50_000},
+    "librispeech": {
+        "train-clean-100": 28_539,
+        "train-clean-360": 104_014,
+        "train-other-500": 148_688,
+        "dev-clean": 2_703,
+        "dev-other": 2_864,
+        "test-clean": 2_620,
+        "test-other": 2_939,
+    },
+    "CoLA": {"train": 8_551, "dev": 1_043, "test": 1_063},
+    "MNLI": {
+        "train": 392_702,
+        "dev_matched": 9_815,
+        "dev_mismatched": 9_832,
+        "test_matched": 9_796,
+        "test_mismatched": 9_847,
+    },
+    "MRPC": {"train": 3_668, "dev": 408, "test": 1_725},
+    "QNLI": {"train": 104_743, "dev": 5_463, "test": 5_463},
+    "QQP": {"train": 363_846, "dev": 40_430, "test": 390_965},
+    "RTE": {"train": 2_490, "dev": 277, "test": 3_000},
+    "SST-2": {"train": 67_349, "dev": 872, "test": 1_821},
+    "STS-B": {"train": 5_749, "dev": 1_500, "test": 1_379},
+}
+IMAGENET_CLASSES = 1000
+AUDIOSET_CLASSES = 527
+
+
+def check_counts(dataset: str, found: Mapping[str, int], allow_partial: bool = False) -> bool:
+    """Whether a prepared set has all examples of the official one, split by split.
+
+    `allow_partial` makes of what is missing a warning. Otherwise raises UserError with every split
+    that has another count, and what to do.
+    """
+    official = OFFICIAL[dataset]
+    faults = [
+        f"{split} has {found.get(split, 0):,} of {count:,}"
+        for split, count in official.items()
+        if found.get(split, 0) != count
+    ]
+    return tell(dataset, faults, allow_partial)
+
+
+def tell(dataset: str, faults: list[str], allow_partial: bool) -> bool:
+    """Whether there are no faults; warns of them, or raises UserError with all."""
+    if not faults:
+        return True
+    text = f"{dataset} is not the whole official set: {'; '.join(faults)}"
+    if not allow_partial:
+        raise UserError(f"{text}; get what is missing, or go on with --allow-partial")
+    print(f"warning: {text}", file=sys.stderr)
+    return False
