@@ -16,6 +16,8 @@ from d2v.data.layout import (
     visible_files,
 )
 from d2v.data.letters import ALPHABET, LETTERS, spell
+from d2v.data.limited import write_limited
+from d2v.data.official import check_counts
 from d2v.data.shards import write_meta, written_whole
 from d2v.data.writing import Example, write_split
 from d2v.errors import UserError
@@ -24,9 +26,20 @@ RATE = 16_000  # samples a second
 
 
 def prepare_librispeech(
-    source: Path, out: Path, splits: Sequence[str] | None = None, workers: int | None = None
+    source: Path,
+    out: Path,
+    splits: Sequence[str] | None = None,
+    workers: int | None = None,
+    *,
+    limited: Path | None = None,
+    official: bool = False,
+    allow_partial: bool = False,
 ) -> None:
     """Write shards of the FLAC files as they are, with transcripts and numbers of samples.
+
+    `limited` is Libri-light's folder of limited supervision: its lists of utterances are written as
+    label lists 10min, 1h and 10h. `official` compares the counts with those of LibriSpeech, which
+    `allow_partial` makes a warning.
 
     Raises UserError naming the file (and line): broken FLAC, other rate than 16 kHz, more than one
     channel, audio without transcript or the reverse, empty transcript, letter outside the alphabet,
@@ -53,6 +66,12 @@ def prepare_librispeech(
             samples = int(written.shards.numbers("samples").sum())
             splits_meta[folder.name] = {"examples": len(transcripts), "samples": samples}
         copy_lists(source, temporary, ids)
+        if limited is not None:
+            write_limited(limited, temporary, ids, allow_partial)
+        counts = {split: found["examples"] for split, found in splits_meta.items()}
+        entries = {}
+        if official:
+            entries["complete"] = check_counts("librispeech", counts, allow_partial)
         write_meta(
             temporary,
             dataset=out.name,
@@ -60,6 +79,7 @@ def prepare_librispeech(
             source=source.as_posix(),
             splits=splits_meta,
             rate=RATE,
+            **entries,
         )
 
 

@@ -18,9 +18,6 @@ def parser() -> argparse.ArgumentParser:
 
     imagenet = _command(commands, "imagenet", "ImageNet-1K: the official archives, or extracted")
     imagenet.add_argument("source", type=Path, metavar="SRC", help="folder that holds them")
-    imagenet.add_argument(
-        "--allow-partial", action="store_true", help="go on if not all of the set is there"
-    )
 
     speech = _command(commands, "librispeech", "SPLIT/SPEAKER/CHAPTER/*.flac with .trans.txt")
     speech.add_argument("source", type=Path, metavar="SRC", help="folder of split folders")
@@ -30,7 +27,36 @@ def parser() -> argparse.ArgumentParser:
             "--splits", nargs="+", metavar="SPLIT", help="split folders (default: all but lists)"
         )
 
-    for command in (images, imagenet, speech):
+    speech.add_argument(
+        "--limited",
+        type=Path,
+        metavar="DIR",
+        help="Libri-light's librispeech_finetuning: writes the lists 10min, 1h, 10h",
+    )
+    speech.add_argument(
+        "--official", action="store_true", help="compare with the official numbers of utterances"
+    )
+    for command in (imagenet, speech):
+        command.add_argument(
+            "--allow-partial", action="store_true", help="go on if not all of the set is there"
+        )
+
+    light = _command(commands, "librilight", "Libri-light: unlabelled speech, cut at pauses")
+    light.add_argument("source", type=Path, metavar="SRC", help="folder of small, medium, large")
+    light.add_argument(
+        "--seconds", type=float, default=30.0, metavar="S", help="longest piece (default: 30)"
+    )
+
+    sounds = _command(commands, "audioset", "AudioSet: segment lists and 16 kHz clips")
+    sounds.add_argument("source", type=Path, metavar="SRC", help="folder of the lists and clips/")
+    sounds.add_argument(
+        "--most-missing",
+        type=float,
+        default=0.2,
+        metavar="SHARE",
+        help="of a list's clips that may be missing (default: 0.2)",
+    )
+    for command in (images, imagenet, speech, light, sounds):
         _add_workers(command)
 
     _add_text(commands)
@@ -38,6 +64,11 @@ def parser() -> argparse.ArgumentParser:
     lm = _command(commands, "lm", "lexicon and n-gram model of a split's transcripts")
     lm.add_argument("source", type=Path, metavar="LIBRISPEECH_SPLIT", help="one split folder")
     lm.add_argument("--order", type=int, required=True, metavar="N", help="longest n-gram, words")
+
+    official = _command(commands, "official-lm", "the official 4-gram model and lexicon")
+    official.add_argument(
+        "source", type=Path, metavar="SRC", help="folder of both (openslr.org/11)"
+    )
     return top
 
 
@@ -123,7 +154,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif args.command == "librispeech":
         from d2v.data.librispeech import prepare_librispeech
 
-        prepare_librispeech(args.source, args.out, args.splits, args.workers)
+        prepare_librispeech(
+            args.source,
+            args.out,
+            args.splits,
+            args.workers,
+            limited=args.limited,
+            official=args.official,
+            allow_partial=args.allow_partial,
+        )
+    elif args.command == "librilight":
+        from d2v.data.librilight import prepare_librilight
+
+        prepare_librilight(args.source, args.out, args.seconds, args.workers)
+    elif args.command == "audioset":
+        from d2v.data.audioset import prepare_audioset
+
+        prepare_audioset(args.source, args.out, args.workers, args.most_missing)
+    elif args.command == "official-lm":
+        from d2v.data.lm import prepare_official_lm
+
+        prepare_official_lm(args.source, args.out)
     elif args.command == "tokenizer":
         from d2v.data.tokenizer import SAMPLE, prepare_tokenizer
 
