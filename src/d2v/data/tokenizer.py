@@ -1,6 +1,7 @@
 """Sub-word tokens: a sentencepiece BPE model, with fairseq's special ids and <mask> as the last."""
 
 import io
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from random import Random
@@ -10,14 +11,15 @@ import numpy as np
 import sentencepiece
 
 from d2v.data.documents import find_parts, read_sentences
-from d2v.data.layout import progress
 from d2v.data.shards import read_meta, write_meta, written_whole
+from d2v.data.writing import progress_of
 from d2v.errors import UserError
 
 START, PADDING, END, UNKNOWN = range(4)  # <s> <pad> </s> <unk>; <mask> is the last id
 SPECIAL = 5
 MODEL = "tokenizer.model"
 SAMPLE = 4_000_000  # sentences to train on
+_MANY = 100_000  # sentences that take more than seconds
 _SEED = 0  # of the sample
 _LONGEST = 2**20  # bytes of a sentence; longer ones would be dropped in silence
 _COMMON = 0.9999  # share of all characters that have an id of their own beside bytes
@@ -73,10 +75,11 @@ def prepare_tokenizer(
         raise UserError(f"--vocab-size {vocab_size}: {SPECIAL} ids are special; give more")
     if most < 1:
         raise UserError(f"--sentences {most}: at least one is needed")
-    parts = progress(find_parts(source), "reading")
-    sentences, found = sample((s for part in parts for _, s in read_sentences(part, field)), most)
+    sentences, found = sample(_read(source, field), most)
     if not sentences:
         raise UserError(f"{source}: all documents are empty: no text in any {field!r}")
+    if found > _MANY:
+        print(f"training on {len(sentences):,} of {found:,} lines", file=sys.stderr, flush=True)
     options = {"normalization_rule_name": "nmt_nfkc" if cased else "nmt_nfkc_cf"}
     try:
         model = _train(_pieces(sentences), vocab_size - 1, byte_fallback, **options)
@@ -96,6 +99,15 @@ def prepare_tokenizer(
             sentences=len(sentences),
             **({"drawn_from": found} if found > len(sentences) else {}),
         )
+
+
+def _read(source: Path, field: str) -> Iterator[str]:
+    parts = find_parts(source)
+    with progress_of("reading", len(parts), 0) as advance:
+        for part in parts:
+            for _, sentence in read_sentences(part, field):
+                yield sentence
+            advance(1)
 
 
 def sample(sentences: Iterable[str], most: int) -> tuple[list[str], int]:

@@ -119,7 +119,7 @@ def _make(parts: list[_Part], label: str, total: int, workers: int) -> None:
     left = [part for part in parts if not part.done.exists()]
     done = total - sum(len(part.items) for part in left)
     if min(workers, len(left)) <= 1:
-        with _progress(label, total, done) as advance:
+        with progress_of(label, total, done) as advance:
             for part in left:
                 _write_part(part, advance)
         return
@@ -128,7 +128,7 @@ def _make(parts: list[_Part], label: str, total: int, workers: int) -> None:
     pool = ProcessPoolExecutor(min(workers, len(left)), context, _enter, (counter, os.getpid()))
     try:
         waiting: set[Future[None]] = {pool.submit(_write_in_worker, part) for part in left}
-        with _progress(label, total, done) as advance:
+        with progress_of(label, total, done) as advance:
             seen = 0
             while waiting:
                 finished, waiting = wait(waiting, timeout=0.5, return_when=FIRST_EXCEPTION)
@@ -249,8 +249,11 @@ def _read(path: Path) -> str | None:
 
 
 @contextmanager
-def _progress(label: str, total: int, done: int) -> Iterator[Callable[[int], None]]:
-    """A bar with rate and ETA on a terminal, else a line now and then on standard error."""
+def progress_of(label: str, total: int, done: int) -> Iterator[Callable[[int], None]]:
+    """A function that is told how many more of `total` items are done.
+
+    A bar with rate and ETA on a terminal, else a line now and then on standard error.
+    """
     if sys.stderr.isatty():
         with tqdm(total=total, initial=done, desc=label, unit=" items") as bar:
 
