@@ -378,6 +378,8 @@ def test_waveforms_that_do_not_fit_are_refused(small_prepared: Path) -> None:
     cropped = params.WaveAugment(kind="speech", max_samples=5000)
     with pytest.raises(UserError, match="max_samples"):
         build(small_prepared / "speech", cropped, FRAMES, task=CTC)
+    with pytest.raises(UserError, match=r"view\.mixup .* task of kind tag"):
+        build(small_prepared / "speech", params.WaveAugment(kind="speech", mixup=0.5), FRAMES)
     wide = params.WaveEncoder(kind="speech", conv_layers=[[8, 5000, 5]])
     with pytest.raises(UserError, match="2-7-0000 has 3200 samples, too few"):
         build(small_prepared / "speech", WAVE_VIEW, wide)

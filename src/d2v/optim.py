@@ -22,8 +22,8 @@ def groups(task: Task, p: params.Optimiser) -> list[dict[str, Any]]:
     """Groups of equal `scale` (of the rate) and `weight_decay`, with the parameters' `names`.
 
     scale = layer_decay ** (deepest - depth), so what comes after the blocks learns at the full
-    rate (BEiT), times the parameter's own scale. The groups are the same whether or not there is a layer decay: code that reads
-    `scale` never misses it (fairseq#4333).
+    rate (BEiT), times the parameter's own scale. The groups are the same whether or not there is a
+    layer decay: code that reads `scale` never misses it (fairseq#4333).
     """
     named = task.named_groups()
     deepest = max(entry.depth for entry in named)

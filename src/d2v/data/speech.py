@@ -92,6 +92,8 @@ class Utterances(Waves):
         unlabelled = ("librispeech", "librilight", "audioset")
         self.kinds = ("librispeech",) if task is not None else unlabelled
         super().__init__(source, view, encoder, dim)
+        if view.mixup:
+            raise UserError("view.mixup mixes classes: it is for a task of kind tag")
         self.task = task
         if task is None:
             self.mask = mask
