@@ -25,7 +25,10 @@ def clip(item: tuple[int, int, str]) -> Iterable[Example]:
     yield Example(file.getvalue(), columns)
 
 
-def write(out: Path, splits: Iterable[str] = ("unbalanced", "balanced", "eval")) -> Path:
+SPLITS = ("unbalanced", "balanced", "eval")
+
+
+def write(out: Path, splits: Iterable[str] = SPLITS, kind: str = "audioset") -> Path:
     """The prepared set; every split has the same clips under numbers of its own."""
     with written_whole(out) as temporary:
         for place, split in enumerate(splits):
@@ -33,5 +36,5 @@ def write(out: Path, splits: Iterable[str] = ("unbalanced", "balanced", "eval"))
             sizes = [samples for _, samples, _ in items]
             write_split(temporary / split, items, clip, sizes=sizes, label=split, workers=1)
         counts = {split: {"examples": len(CLIPS)} for split in splits}
-        write_meta(temporary, dataset=out.name, kind="audioset", splits=counts, classes=CLASSES)
+        write_meta(temporary, dataset=out.name, kind=kind, splits=counts, classes=CLASSES)
     return out

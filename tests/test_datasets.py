@@ -46,7 +46,7 @@ MISFITS: dict[str, tuple[Callable[[Path], Examples], str]] = {
     ),
     "other data": (
         lambda p: build(p / "images", WAVE_VIEW, FRAMES),
-        "images: prepared as imagefolder, not as librispeech or librilight or audioset",
+        "images: prepared as imagefolder, not as librispeech or audioset",
     ),
     "no such part": (
         lambda p: build(p / "speech", WAVE_VIEW, FRAMES, split="train+test"),

@@ -160,6 +160,14 @@ def test_pretraining_reads_the_same_clips_of_several_splits(sounds: Path) -> Non
     assert batch.keys() == {"ids", "waves", "mask"}
 
 
+def test_letters_need_transcripts(tmp_path: Path) -> None:
+    """Libri-light is speech without them."""
+    sounds = tagged_sounds.write(tmp_path / "librilight", kind="librispeech")
+    for split in ("eval", "balanced+eval"):
+        with pytest.raises(UserError, match=r"no transcripts in it, which a ctc task needs"):
+            build(sounds, WAVE_VIEW, FRAMES, split=split, task=params.CTC(kind="ctc"))
+
+
 def test_what_does_not_fit_is_refused(sounds: Path, small_prepared: Path) -> None:
     other = TAGS.model_copy(update={"classes": 527})
     with pytest.raises(UserError, match=r"4 classes, but task\.classes is 527"):

@@ -112,6 +112,11 @@ class Joined:
     def __len__(self) -> int:
         return int(self.starts[-1])
 
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns that all parts have."""
+        return sorted(set.intersection(*(set(part.columns) for part in self.parts)))
+
     def payload(self, index: int) -> memoryview:
         """Bytes of example `index`, without copying them."""
         part = int(np.searchsorted(self.starts, index, "right")) - 1

@@ -89,8 +89,7 @@ class Utterances(Waves):
         mask: params.SpanMask | None = None,
         task: params.CTC | None = None,
     ) -> None:
-        unlabelled = ("librispeech", "librilight", "audioset")
-        self.kinds = ("librispeech",) if task is not None else unlabelled
+        self.kinds = ("librispeech",) if task is not None else ("librispeech", "audioset")
         super().__init__(source, view, encoder, dim)
         if view.mixup:
             raise UserError("view.mixup mixes classes: it is for a task of kind tag")
@@ -99,6 +98,8 @@ class Utterances(Waves):
             self.mask = mask
         else:
             self.whole()
+            if "text" not in self.shards.columns:
+                raise UserError(f"{self.folder}: no transcripts in it, which a ctc task needs")
 
     @cached_property
     def references(self) -> list[str]:
