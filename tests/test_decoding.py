@@ -16,7 +16,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from test_decode import lm_folder
 
-from d2v import decode, decoding, evaluate, execute, params, runs
+from d2v import cluster, decode, decoding, evaluate, execute, launch, params, runs
 from d2v.data.letters import LETTERS, encode
 from d2v.errors import UserError
 from d2v.evaluate import Prediction
@@ -154,6 +154,18 @@ def test_a_second_run_does_nothing_again(place, monkeypatch, capfd):
     two = run(place)
     assert one["metrics"] == two["metrics"]
     assert "trial" not in capfd.readouterr().out
+
+
+def test_finished_pieces_are_progress_to_the_launcher(place):
+    jobs = launch._Jobs("local", Path("tiny.yaml"), place, runs.parse(place, RUN))
+    assert jobs._step() == 0
+    run(place)
+    assert jobs._step() >= 1 + 8 + 3 * 2  # with the head of each journal
+
+
+def test_a_decoding_asks_for_no_gpu():
+    asked = params.load_as(cluster.Cluster, workspace.ROOT / "params/cluster.yaml").slurm.of(RUN)
+    assert asked.gpus == 0
 
 
 def test_other_outputs_are_searched_and_decoded_again(place):

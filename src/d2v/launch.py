@@ -236,10 +236,12 @@ class _Jobs:
         return None if word is not None and word["lost_peer"] else word
 
     def _step(self) -> int:
-        """Step of the newest checkpoint."""
+        """How far the run is: step of the newest checkpoint, or finished pieces of a decoding."""
         found = (self.folder / "checkpoints").glob("step-*")
         steps = (folder.name.removeprefix("step-") for folder in found)
-        return max((int(step) for step in steps if step.isdecimal()), default=0)
+        step = max((int(step) for step in steps if step.isdecimal()), default=0)
+        journals = [self.folder / "trials.jsonl", *self.folder.glob("decoded-*.jsonl")]
+        return step + sum(path.read_bytes().count(b"\n") for path in journals if path.exists())
 
     def _cancel(self, record: Record) -> None:
         with _undisturbed():
