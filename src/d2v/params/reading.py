@@ -74,12 +74,14 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
         old = base.get(key)
-        both = isinstance(value, dict) and isinstance(old, dict)
-        merged[key] = _merge(old, value) if both and not _other_kind(old, value) else value
+        if isinstance(value, dict) and isinstance(old, dict) and not _other_kind(old, value):
+            merged[key] = _merge(old, value)
+        else:
+            merged[key] = value
     return merged
 
 
-def _other_kind(old: Any, new: Any) -> bool:
+def _other_kind(old: dict[str, Any], new: dict[str, Any]) -> bool:
     """Whether a group takes the place of one of another kind, with none of its keys."""
     return "kind" in new and "kind" in old and new["kind"] != old["kind"]
 
