@@ -26,7 +26,7 @@ SUBMIT_S = 30  # how long a submission is tried again
 STUCK_S = 15  # how long a queued job may give a hopeless reason
 # A job has ended that stays in one of these states for so long (seconds). After a lost node or a
 # pre-emption Slurm queues it again a little later, and the files of a node may come late.
-LAST = {"COMPLETED": 10, "FAILED": 10, "OUT_OF_MEMORY": 10, "CANCELLED": 3, "DEADLINE": 3}
+LAST = {"COMPLETED": 5, "FAILED": 5, "OUT_OF_MEMORY": 5, "CANCELLED": 3, "DEADLINE": 3}
 LAST |= {"TIMEOUT": 20, "NODE_FAIL": 60, "PREEMPTED": 60, "BOOT_FAIL": 60}
 LOST = {"": 20}  # the same for a job that Slurm has not heard of
 INTERRUPTED = ("TIMEOUT", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL")

@@ -2,6 +2,8 @@
 
     python tests/slurm/cluster.py start FOLDER     prints what a shell must export
     python tests/slurm/cluster.py stop FOLDER
+    python tests/slurm/cluster.py check            whether Debian's packages are installed
+    python tests/slurm/cluster.py packages         their names
 
 munge, MariaDB, slurmdbd, slurmctld and one slurmd a node run from FOLDER alone: nothing below /etc,
 /run or /var is read or written, and only the loopback interface is used. The nodes are named by
@@ -115,6 +117,7 @@ class Cluster:
             capture_output=True,
             text=True,
             timeout=seconds,
+            cwd=self.folder,
         )
 
     def ask(self, *words: str) -> str:
@@ -301,19 +304,24 @@ def _quietly(what: Callable[[], None]) -> None:
 
 
 def main() -> None:
-    action, folder = sys.argv[1], Path(sys.argv[2])
+    action, *rest = sys.argv[1:]
+    if action == "packages":
+        print(PACKAGES)
+        return
     if missing():
         sys.exit(f"missing: {', '.join(missing())}; apt-get install {PACKAGES}")
-    cluster = Cluster(folder)
-    if action == "start":
-        try:
-            cluster.start()
-        except BaseException:
-            cluster.stop()
-            raise
-        print(f"export SLURM_CONF={cluster.conf} PATH={cluster.bin}:$PATH")
-    else:
+    if action == "check":
+        return
+    cluster = Cluster(Path(rest[0]))
+    if action == "stop":
         cluster.stop()
+        return
+    try:
+        cluster.start()
+    except BaseException:
+        cluster.stop()
+        raise
+    print(f"export SLURM_CONF={cluster.conf} PATH={cluster.bin}:$PATH")
 
 
 if __name__ == "__main__":

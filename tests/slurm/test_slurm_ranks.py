@@ -54,11 +54,11 @@ def test_two_nodes_equal_one_process(folder: Path, cluster: Cluster, modality: s
     lengthen(folder, 30)
     write_resources(folder, **TWO_BY_TWO)
     run = f"pretrain/{modality}/seed0"
-    said = ended(start(folder, cluster, run, "slurm"), 120)
+    said = ended(start(folder, cluster, run, "slurm"), 300)
     assert "batch 8 = 2 (micro) x 1 (accumulation) x 4 (processes), cpu" in said
     spread = curve(folder, run)
     (folder / "work").rename(folder / "work-spread")
-    said = ended(start(folder, cluster, run, "debug"), 60)
+    said = ended(start(folder, cluster, run, "debug"), 120)
     assert "batch 8 = 2 (micro) x 4 (accumulation) x 1 (processes), cpu" in said
     alone = curve(folder, run)
     assert len(alone) == 30
@@ -127,7 +127,7 @@ def test_a_run_survives_faults_with_the_same_curve(folder: Path, cluster: Cluste
     lengthen(folder, count, batch=32, micro_batch=1, checkpoint_every=20)
     resources = {**TWO_BY_TWO, "tasks": "1", "partition": "low", "retries": "3"}
     write_resources(folder, **resources)
-    ended(start(folder, cluster, run, "slurm"), 120)
+    ended(start(folder, cluster, run, "slurm"), 600)
     quiet = curve(folder, run)
     (folder / "work").rename(folder / "work-quiet")
 
@@ -138,10 +138,10 @@ def test_a_run_survives_faults_with_the_same_curve(folder: Path, cluster: Cluste
     try:
         for fault in faults.some(FAULTS):
             step = newest_step(work)
-            until(lambda: newest_step(work) >= step + 10 and faults.running(), 120, "no progress")  # noqa: B023
+            until(lambda: newest_step(work) >= step + 10 and faults.running(), 300, "no progress")  # noqa: B023
             done.append((fault.__name__, newest_step(work)))
             fault()
-        said = ended(process, 300)
+        said = ended(process, 600)
     finally:
         process.kill()
         print(done)
