@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from d2v.data.documents import Part, find_parts, read_sentences
+from d2v.data.documents import PIECE_BYTES, Part, find_parts, read_sentences
 from d2v.data.shards import write_meta, written_whole
 from d2v.data.tokenizer import END, START, Tokenizer
 from d2v.data.writing import Example, write_split
@@ -35,7 +35,7 @@ def prepare_corpus(
     if block < 4:
         raise UserError(f"--block {block}: at least 4 tokens are needed")
     model = Tokenizer(tokenizer)
-    parts = find_parts(source)
+    parts = find_parts(source, PIECE_BYTES)
     with written_whole(out) as temporary:
         shards, _ = write_split(
             temporary / SPLIT,

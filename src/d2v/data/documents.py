@@ -34,8 +34,8 @@ class Part(NamedTuple):
         return self.piece.path.stat().st_size * _PACKED if stop is None else stop - start
 
 
-def find_parts(source: Path, piece_bytes: int = PIECE_BYTES) -> list[Part]:
-    """All text of a folder, or of one file, in parts of whole documents.
+def find_parts(source: Path, piece_bytes: int) -> list[Part]:
+    """All text of a folder, or of one file, in parts of whole documents of about that size.
 
     Raises UserError: no such folder, no text files in it, a file without text, two of one name.
     """

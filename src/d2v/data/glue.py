@@ -3,6 +3,7 @@
 MRPC may also lie there as Microsoft released it, with GLUE's list of the ids for dev.
 """
 
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from d2v.data.glue_tasks import GlueTask, SplitFile, find_task, open_split, pair_of
+from d2v.data.official import check_counts
 from d2v.data.pieces import Piece, cut_file, lines_of
 from d2v.data.shards import write_meta, written_whole
 from d2v.data.tokenizer import Tokenizer
@@ -26,12 +28,20 @@ DEV_IDS_URL = "https://dl.fbaipublicfiles.com/glue/data/mrpc_dev_ids.tsv"
 
 
 def prepare_glue(
-    name: str, source: Path, tokenizer: Path, out: Path, workers: int | None = None
+    name: str,
+    source: Path,
+    tokenizer: Path,
+    out: Path,
+    workers: int | None = None,
+    *,
+    official: bool = False,
+    allow_partial: bool = False,
 ) -> None:
     """Write the token ids of a task's texts, without special ids, and its labels.
 
     Ids of examples are SPLIT-ROW, rows of the file from 0 without the header. Splits whose file is
-    not there are left out; a test file without labels gives a split without labels.
+    not there are left out; a test file without labels gives a split without labels. `official`
+    compares the counts with those of GLUE, which `allow_partial` makes a warning.
 
     Raises UserError naming file and line: missing or surplus column, bad label, empty text, a line
     that is not UTF-8; a file without rows, no files, MRPC without its list, an unknown task.
@@ -41,6 +51,13 @@ def prepare_glue(
         raise UserError(f"{source}: no such folder")
     files = find_splits(source, task)
     counts = {file.name: file.count() for file in files}  # checks all before anything is written
+    for file in files:
+        if broken := counts[file.name][1]:
+            print(f"{file.path}: {broken} broken rows are left out", file=sys.stderr)
+    entries: dict[str, Any] = {}
+    if official:
+        good = {split: rows for split, (rows, _) in counts.items()}
+        entries["complete"] = check_counts(name, good, allow_partial)
     model = Tokenizer(tokenizer)
     with written_whole(out) as temporary:
         for file in files:
@@ -57,6 +74,7 @@ def prepare_glue(
             dtype=model.dtype.str,
             vocab_size=model.size,
             tokenizer=model.meta["sha256"],
+            **entries,
         )
 
 

@@ -110,6 +110,10 @@ def _add_text(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         "task", metavar="TASK", help="CoLA, MNLI, MRPC, QNLI, QQP, RTE, SST-2 or STS-B"
     )
     glue.add_argument("source", type=Path, metavar="SRC", help="folder of the TSV files")
+    glue.add_argument("--official", action="store_true", help="compare with GLUE's numbers of rows")
+    glue.add_argument(
+        "--allow-partial", action="store_true", help="go on if not all of the set is there"
+    )
     for command in (corpus, glue):
         command.add_argument(
             "--tokenizer",
@@ -194,7 +198,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif args.command == "glue":
         from d2v.data.glue import prepare_glue
 
-        prepare_glue(args.task, args.source, args.tokenizer, args.out, args.workers)
+        prepare_glue(
+            args.task,
+            args.source,
+            args.tokenizer,
+            args.out,
+            args.workers,
+            official=args.official,
+            allow_partial=args.allow_partial,
+        )
     else:
         from d2v.data.librispeech import prepare_lm
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import sentencepiece
 
-from d2v.data.documents import find_parts, read_sentences
+from d2v.data.documents import PIECE_BYTES, find_parts, read_sentences
 from d2v.data.shards import read_meta, write_meta, written_whole
 from d2v.data.writing import progress_of
 from d2v.errors import UserError
@@ -102,7 +102,7 @@ def prepare_tokenizer(
 
 
 def _read(source: Path, field: str) -> Iterator[str]:
-    parts = find_parts(source)
+    parts = find_parts(source, PIECE_BYTES)
     with progress_of("reading", len(parts), 0) as advance:
         for part in parts:
             for _, sentence in read_sentences(part, field):
