@@ -39,8 +39,8 @@ class Decoders:
     """Searches over one set of utterances; to be closed (`with`) when all is decoded.
 
     What is found depends on neither `cpus` nor the order in which processes finish. (Flashlight
-    tells hypotheses of exactly equal scores apart by their place in memory; they differ in words
-    only where two words are spelled alike and equally probable.)
+    tells hypotheses of exactly equal scores apart by their place in memory, which matters only if
+    the beam ends among them.)
     """
 
     def __init__(self, language: Language, emissions: Sequence[Tensor], cpus: int) -> None:
