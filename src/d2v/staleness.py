@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from d2v.data.dvc import named
 from d2v.locks import held, is_held
 
 LOCK = Path(".dvc/tmp/d2v.lock")  # of `d2v data`: one DVC at a time
@@ -15,13 +16,14 @@ LOCK = Path(".dvc/tmp/d2v.lock")  # of `d2v data`: one DVC at a time
 class Watch:
     """`dvc status` of the stages that make some data sets, while the workflow is being planned."""
 
-    def __init__(self, datasets: Sequence[str]) -> None:
-        """Start asking, unless there is no dvc.yaml, no data set yet, or DVC is at work."""
+    def __init__(self, datasets: Sequence[str], stages: Path) -> None:
+        """Start asking, unless the file of stages or all data is missing, or DVC is at work."""
         self.process: subprocess.Popen[str] | None = None
-        if datasets and Path("dvc.yaml").exists() and not is_held(LOCK):
+        if datasets and stages.exists() and not is_held(LOCK):
+            targets = named(datasets, stages)
             with held(LOCK) as lock:  # passed on: a `d2v data` that comes next waits for the answer
                 self.process = subprocess.Popen(
-                    [sys.executable, "-m", "dvc", "status", "--json", "--with-deps", *datasets],
+                    [sys.executable, "-m", "dvc", "status", "--json", "--with-deps", *targets],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,

@@ -31,7 +31,8 @@ if workflow.is_main_process:
             name
             for name in runs.all_datasets(experiment)
             if runs.meta_path(experiment, name).exists()
-        ]
+        ],
+        Path(experiment.stages),
     )
     atexit.register(data_state.report)
 

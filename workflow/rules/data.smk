@@ -8,10 +8,12 @@ rule data:
     log:
         f"{WORK}/data/{{dataset}}.log",
     priority: 30
+    params:
+        stages=experiment.stages,
     resources:
         **on_cluster("data"),
         dvc=1,
     message:
-        "Prepare the data set {wildcards.dataset} (fetch its sources, then dvc repro)"
+        "Prepare the data set {wildcards.dataset} (dvc repro of its stage)"
     shell:
-        "d2v data {wildcards.dataset} 2>&1 | tee {log}"
+        "d2v data {wildcards.dataset} --stages {params.stages} 2>&1 | tee {log}"

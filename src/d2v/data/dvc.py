@@ -16,20 +16,21 @@ from d2v.errors import UserError
 from d2v.locks import held, process_start
 
 _LOCK = Path(".dvc/tmp/d2v.lock")
+STAGES = Path("dvc.yaml")  # of the miniature
 _RUNNING = "Running stage '"
 
 
-def repro(targets: Sequence[str] = (), root: Path = Path()) -> list[str]:
-    """Run the stages of dvc.yaml that are out of date: `targets` and what they need, or all.
+def repro(targets: Sequence[str] = (), root: Path = Path(), stages: Path = STAGES) -> list[str]:
+    """Run the stages of a file that are out of date: `targets` and what they need, or all.
 
     Returns the names of the stages that ran. One at a time: a second call waits for the first, and
     for a DVC that a killed call left behind. Raises UserError with the sentence of the stage that
     failed, or with the nearest name of an unknown target.
     """
-    _check(targets, root)
+    known = _check(targets, root, stages)
     # stages call `d2v`: the one beside this Python, activated or not
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    command = [sys.executable, "-m", "dvc", "repro", *targets]
+    command = [sys.executable, "-m", "dvc", "repro", *named(targets or known, stages)]
     ran: list[str] = []
     said: list[str] = []
     with held(root / _LOCK) as lock:
@@ -64,16 +65,23 @@ def _clear_dead(rwlock: Path) -> None:
         rwlock.unlink(missing_ok=True)
 
 
-def _check(targets: Sequence[str], root: Path) -> None:
+def named(targets: Sequence[str], stages: Path) -> list[str]:
+    """Stages as DVC is told them from the root of the repository."""
+    return list(targets) if stages == STAGES else [f"{stages}:{target}" for target in targets]
+
+
+def _check(targets: Sequence[str], root: Path, stages: Path) -> list[str]:
+    """Names of all stages; raises UserError for a target that is none of them."""
     try:
-        stages = list(yaml.safe_load((root / "dvc.yaml").read_text())["stages"])
+        known = list(yaml.safe_load((root / stages).read_text())["stages"])
     except FileNotFoundError:
-        raise UserError("dvc.yaml is not here; run this in the root of the repository") from None
+        raise UserError(f"{stages} is not here; run this in the root of the repository") from None
     for target in targets:
-        if target not in stages:
-            near = difflib.get_close_matches(target, stages, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(stages)}"
-            raise UserError(f"{target}: no such data stage in dvc.yaml; {hint}")
+        if target not in known:
+            near = difflib.get_close_matches(target, known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+            raise UserError(f"{target}: no such data stage in {stages}; {hint}")
+    return known
 
 
 def _reason(said: list[str], ran: list[str], code: int) -> str:
@@ -90,13 +98,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     """`d2v data [DATASET...]`."""
     parser = argparse.ArgumentParser(prog="d2v data", description=__doc__)
     parser.add_argument(
-        "targets", nargs="*", metavar="DATASET", help="stage of dvc.yaml (default: all)"
+        "targets", nargs="*", metavar="DATASET", help="stage of the file (default: all)"
     )
-    targets = parser.parse_args(argv).targets
-    _check(targets, Path())
-    for file in fetch(Path("data")):
-        print(f"data: fetched {file}", flush=True)
-    ran = repro(targets)
+    parser.add_argument(
+        "--stages",
+        type=Path,
+        default=STAGES,
+        metavar="FILE",
+        help="DVC file, workflow/paper/dvc.yaml for official sets (default: %(default)s)",
+    )
+    args = parser.parse_args(argv)
+    targets, stages = args.targets, args.stages
+    _check(targets, Path(), stages)
+    if stages == STAGES:  # official sets lie where their parameters say
+        for file in fetch(Path("data")):
+            print(f"data: fetched {file}", flush=True)
+    ran = repro(targets, stages=stages)
     print(f"data: {', '.join(targets) or 'all sets'} up to date ({len(ran)} stage(s) run)")
 
 
