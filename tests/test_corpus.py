@@ -5,6 +5,7 @@ import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -299,6 +300,21 @@ def test_case_and_bytes_are_options(tmp_path: Path, model: Path) -> None:
     assert spelt.decode(spelt.encode("The Cat ω 猫")) == "The Cat ω 猫"
     assert UNKNOWN not in spelt.encode("ω 猫 <mask>")
     assert max(spelt.encode("ω 猫 <mask>")) < spelt.size - 1
+
+
+def test_a_tokenizer_with_bytes_is_exported(tmp_path: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    from d2v.interop.spm import hf_tokenizer
+
+    source = write(tmp_path / "a.txt", as_text(DOCUMENTS))
+    run("tokenizer", source, "-o", tmp_path / "out", "--vocab-size", 330, "--byte-fallback")
+    ours, encoder = Tokenizer(tmp_path / "out"), SimpleNamespace(vocab_size=330)
+    content = hf_tokenizer((tmp_path / "out" / "tokenizer.model").read_bytes(), encoder)
+    theirs = tokenizers.Tokenizer.from_str(content)
+    for text in (*SENTENCES, "the ω 猫  <0x41> 𐍈 cat"):
+        ids = ours.encode(text)
+        assert theirs.encode(text, add_special_tokens=False).ids == ids
+        assert theirs.decode(ids) == ours.decode(ids)
 
 
 def test_no_line_is_too_long_to_train_on(tmp_path: Path, monkeypatch) -> None:

@@ -33,8 +33,15 @@ def hf_tokenizer(model: bytes, encoder: params.Encoder) -> str:
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     vocab = {processor.id_to_piece(i): i for i in range(processor.vocab_size())}
     vocab["<mask>"] = encoder.vocab_size - 1  # type: ignore[union-attr]
+    in_bytes = any(processor.is_byte(i) for i in range(processor.vocab_size()))
     made = Tokenizer(
-        models.BPE(vocab=vocab, merges=merges(processor), unk_token="<unk>", fuse_unk=True)
+        models.BPE(
+            vocab=vocab,
+            merges=merges(processor),
+            unk_token="<unk>",
+            fuse_unk=True,
+            byte_fallback=in_bytes,
+        )
     )
     steps: list[Any] = [normalizers.Replace(Regex(r" {2,}"), " "), normalizers.Strip()]
     charsmap = normalisation(model)
@@ -42,7 +49,11 @@ def hf_tokenizer(model: bytes, encoder: params.Encoder) -> str:
         steps.insert(0, normalizers.Precompiled(charsmap))
     made.normalizer = normalizers.Sequence(steps)
     made.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always")
-    made.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme="always")
+    decoder: Any = decoders.Metaspace(replacement=SPACE, prepend_scheme="always")
+    if in_bytes:
+        blanks, first = decoders.Replace(SPACE, " "), decoders.Strip(" ", 1, 0)
+        decoder = decoders.Sequence([blanks, decoders.ByteFallback(), decoders.Fuse(), first])
+    made.decoder = decoder
     ends = [(name, vocab[name]) for name in ("</s>", "<s>")]
     boundaries: Any = processors.RobertaProcessing  # its stub names other arguments
     made.post_processor = boundaries(*ends, False, False)
@@ -56,6 +67,7 @@ def merges(processor: Any) -> list[tuple[str, str]]:
         processor.id_to_piece(i): processor.get_score(i)
         for i in range(processor.vocab_size())
         if not (processor.is_control(i) or processor.is_unknown(i) or processor.is_unused(i))
+        and not processor.is_byte(i)
     }
     best_first = sorted(scores, key=lambda piece: -scores[piece])
     return [
