@@ -28,7 +28,7 @@ def model_card(content: Content, architecture: str, notes: list[str]) -> str:
         *_section("Recipe", _recipe(content.provenance)),
         *_section("Where it comes from", _origin(content)),
         *_section("Left out or filled in", [f"- {note}" for note in (*content.notes, *notes)]),
-        *_section("Licence", [OWN if content.format in ("run", "d2v") else RELEASED]),
+        *_section("Licence", [OWN if _format(content) in ("run", "d2v") else RELEASED]),
     ]
     return "\n".join(parts)
 
@@ -38,6 +38,11 @@ def _head(content: Content) -> str:
     if content.architecture.task is not None:
         tags.append(content.architecture.task.kind)
     return "---\nlibrary_name: transformers\ntags:\n" + "".join(f"- {t}\n" for t in tags) + "---\n"
+
+
+def _format(content: Content) -> str:
+    """What the weights were first read from, also through our own format."""
+    return str(content.provenance.get("format", content.format))
 
 
 def _title(content: Content) -> str:
@@ -73,7 +78,7 @@ def _recipe(provenance: dict[str, Any]) -> list[str]:
 
 
 def _origin(content: Content) -> list[str]:
-    lines = [f"- read from: `{content.source.name}` ({content.format})"]
+    lines = [f"- read from: `{content.source.name}` ({_format(content)})"]
     described = (content.provenance.get("results") or {}).get("provenance") or {}
     names = ("git_commit", "dirty", "code_sha256", "device", "wall_s", "finished")
     lines += [f"- {name}: `{described[name]}`" for name in names if name in described]

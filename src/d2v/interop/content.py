@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError
 from torch import Tensor
 
 from d2v.errors import UserError
+from d2v.interop.mapped import give_back
 from d2v.interop.names import Pair
 from d2v.params import Backbone, Encoder, Task
 from d2v.params.base import Positive, Rate, Strict
@@ -110,6 +111,7 @@ def renamed(
     found: dict[str, Tensor] = {}
     faults: list[str] = []
     used: set[str] = set()
+    copied: list[Tensor] = []
     for ours, theirs in pairs:
         wanted = _shares(shapes[ours], len(theirs))
         used.update(theirs)
@@ -123,6 +125,9 @@ def renamed(
         ]
         if len(there) == len(theirs) and not wrong:
             found[ours] = joined([tensors[name] for name in theirs])
+            if len(theirs) > 1 or found[ours].dtype != tensors[theirs[0]].dtype:
+                copied += [tensors[name] for name in theirs]
+    give_back(copied)
     faults += [f"{name}: surplus" for name in tensors if name not in used]
     refuse_faults(where, faults)
     return found

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from d2v import params
 from d2v.ema import Teacher
@@ -83,9 +84,25 @@ class Model(nn.Module):
         return self.head(x, prefix, padding)
 
 
+class _NoValues(TorchFunctionMode):
+    """Leaves out drawing initial values: they would be replaced, and PyTorch's code for doing so
+    without memory takes a second to import, and 150 MiB.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__name__", "") in DRAWING:
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+DRAWING = {"normal_", "uniform_", "trunc_normal_", "kaiming_normal_", "kaiming_uniform_"}
+
+
 def empty(architecture: Architecture) -> Model:
     """The modules with shapes and without values."""
-    with torch.device("meta"):
+    with torch.device("meta"), _NoValues():
         return Model(architecture)
 
 
