@@ -29,7 +29,7 @@ SILENT = {
     "cli.py", "cluster.py", "files.py", "flops.py", "job.py", "launch.py", "locks.py", "log.py",
     "places.py", "plan.py", "provenance.py", "reproduce.py", "select.py", "slurm.py",
     "staleness.py", "status.py", "data/downloads.py", "data/dvc.py", "data/espeak.py", "data/layout.py",
-    "data/official.py", "data/writing.py", "__init__.py", "inference.py", "inference_cli.py",
+    "data/official.py", "data/parallel.py", "data/writing.py", "__init__.py", "inference.py", "inference_cli.py",
     "inputs.py", "loading.py", "streaming.py",
 }  # fmt: skip
 SILENT_PREFIXES = ("data/fetch", "data/mini", "data/prepare", "interop", "results/")

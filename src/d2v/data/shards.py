@@ -11,6 +11,7 @@ import json
 import mmap
 import shutil
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
 from hashlib import file_digest, sha256
@@ -212,11 +213,19 @@ def read_meta(folder: Path) -> dict[str, Any]:
 
 def hash_of(folder: Path) -> str:
     """SHA-256 over names and contents of all files but meta.json, in the order of their names."""
+    paths = {p: p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*")) if p.is_file()}
+    named = {
+        path: name
+        for path, name in paths.items()
+        if name != "meta.json" and not name.startswith(f"{PARTS}/")
+    }
     total = sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        name = path.relative_to(folder).as_posix()
-        if name != "meta.json" and not name.startswith(f"{PARTS}/"):
-            with open(path, "rb") as file:
-                digest = file_digest(file, "sha256").hexdigest()
+    with ThreadPoolExecutor() as pool:  # hashing lets other threads run
+        for name, digest in zip(named.values(), pool.map(_digest, named), strict=True):
             total.update(f"{digest}  {name}\n".encode())
     return total.hexdigest()
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return file_digest(file, "sha256").hexdigest()

@@ -10,25 +10,23 @@ preparation are kept if the input is still the same.
 """
 
 import itertools
-import multiprocessing
 import os
 import shutil
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from d2v.data.parallel import Advance, cores, run_all
 from d2v.data.shards import PARTS, SHARD_BYTES, Shards, as_arrays, join_arrays
 
 Item = TypeVar("Item")
@@ -87,6 +85,7 @@ def write_split(
     key = _key(items, sizes, examples, shard_bytes)
     parts_folder = folder.parent / PARTS / folder.name
     if _read(parts_folder / "key") != key:
+        (parts_folder / "key").unlink(missing_ok=True)  # before what it vouches for
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(parts_folder, ignore_errors=True)
         parts_folder.mkdir(parents=True)
@@ -96,7 +95,7 @@ def write_split(
             _Part(parts_folder, number, items[first:end], examples)
             for number, (first, end) in enumerate(cut(sizes, shard_bytes))
         ]
-        _make(parts, label, len(items), workers or len(os.sched_getaffinity(0)))
+        _make(parts, label, len(items), workers or cores())
         _join(folder, parts)
     with np.load(parts_folder / "counts.npz") as found:
         return Written(Shards(folder), found["counts"] if "counts" in found.files else None)
@@ -118,58 +117,16 @@ def _make(parts: list[_Part], label: str, total: int, workers: int) -> None:
     """Make the parts that are not there yet."""
     left = [part for part in parts if not part.done.exists()]
     done = total - sum(len(part.items) for part in left)
-    if min(workers, len(left)) <= 1:
-        with progress_of(label, total, done) as advance:
-            for part in left:
-                _write_part(part, advance)
-        return
-    context = multiprocessing.get_context("spawn")  # a fork would copy locked locks of threads
-    counter = context.Value("q", 0)
-    pool = ProcessPoolExecutor(min(workers, len(left)), context, _enter, (counter, os.getpid()))
-    try:
-        waiting: set[Future[None]] = {pool.submit(_write_in_worker, part) for part in left}
-        with progress_of(label, total, done) as advance:
-            seen = 0
-            while waiting:
-                finished, waiting = wait(waiting, timeout=0.5, return_when=FIRST_EXCEPTION)
-                advance(counter.value - seen)
-                seen = counter.value
-                for future in finished:
-                    future.result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    with progress_of(label, total, done) as advance:
+        run_all(_write_part, left, workers, advance)
 
 
-_counter: Any = None  # of a worker: items done by all
-
-
-def _enter(counter: Any, parent: int) -> None:
-    """Set a worker up: it ends when its parent is gone, however that went."""
-    global _counter
-    _counter = counter
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _write_in_worker(part: _Part) -> None:
-    def advance(count: int) -> None:
-        with _counter.get_lock():
-            _counter.value += count
-
-    _write_part(part, advance)
-
-
-def _write_part(part: _Part, advance: Callable[[int], None]) -> None:
-    """Write one shard: payloads, then columns; each under its name only when it is whole."""
+def _write_part(part: _Part, advance: Advance) -> None:
+    """Write one shard: payloads, then columns; each gets its name only when it is whole."""
     columns: dict[str, list[Any]] = {"offset": [], "length": []}
     counts: npt.NDArray[np.int64] | None = None
     payloads = part.done.with_suffix(".bin")
-    with open(payloads, "wb") as file:
+    with _whole(payloads, part.folder) as file:
         for item in part.items:
             for example in part.examples(item):
                 if not columns["offset"]:
@@ -185,9 +142,9 @@ def _write_part(part: _Part, advance: Callable[[int], None]) -> None:
                 if example.counts is not None:
                     counts = example.counts if counts is None else counts + example.counts
             advance(1)
-        _to_disk(file)
     arrays = {k: v for name, values in columns.items() for k, v in as_arrays(name, values).items()}
-    _save(part.done, arrays if counts is None else arrays | {"+counts": counts})
+    kept = arrays if counts is None else arrays | {"+counts": counts}
+    _save(part.done, kept, part.folder)
 
 
 def _join(folder: Path, parts: list[_Part]) -> None:
@@ -207,31 +164,41 @@ def _join(folder: Path, parts: list[_Part]) -> None:
         if payloads.exists():  # else a kill came after it was moved
             payloads.replace(folder / payloads.name)
     kept = {} if counts is None else {"counts": counts}
-    _save(parts[0].folder / "counts.npz", kept)
-    _save(folder / "index.npz", index)
+    drafts = parts[0].folder
+    _save(drafts / "counts.npz", kept, drafts)
+    _save(folder / "index.npz", index, drafts)
 
 
-def _save(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
-    draft = path.with_suffix(".part")
-    with open(draft, "wb") as file:
+def _save(path: Path, arrays: dict[str, npt.NDArray[Any]], drafts: Path) -> None:
+    with _whole(path, drafts) as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
-        _to_disk(file)
+
+
+@contextmanager
+def _whole(path: Path, drafts: Path) -> Iterator[IO[bytes]]:
+    """A file that gets its name when it is whole and on the disk.
+
+    Until then it is called after this process: a worker that outlives a killed parent for a moment
+    and the one that does its work again write two files of equal content.
+    """
+    draft = drafts / f"{path.name}.{os.getpid()}"
+    with open(draft, "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
     draft.replace(path)
 
 
-def _to_disk(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
 def _key(items: Sequence[Any], sizes: Sequence[int], examples: Any, shard_bytes: int) -> str:
-    """SHA-256 of what the parts depend on."""
+    """SHA-256 of what the parts depend on: items, sizes, parameters and the readers' code."""
     made_by = (
         getattr(examples, "func", examples),
         getattr(examples, "args", ()),
         getattr(examples, "keywords", {}),
     )
     digest = sha256(f"{made_by[0].__qualname__} {made_by[1:]} {shard_bytes}\n".encode())
+    for module in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(module.read_bytes())
     for item, size in zip(items, sizes, strict=True):
         digest.update(f"{item!r} {size} {_changed(item)}\n".encode())
     return digest.hexdigest()
@@ -249,7 +216,7 @@ def _read(path: Path) -> str | None:
 
 
 @contextmanager
-def progress_of(label: str, total: int, done: int) -> Iterator[Callable[[int], None]]:
+def progress_of(label: str, total: int, done: int) -> Iterator[Advance]:
     """A function that is told how many more of `total` items are done.
 
     A bar with rate and ETA on a terminal, else a line now and then on standard error.
