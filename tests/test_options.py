@@ -188,3 +188,42 @@ def test_heads(regression, layers):
 def test_norms_have_no_parameters_and_do_nothing_when_off():
     x = torch.randn(2, 5, 4)
     assert normalise(x, "none") is x
+
+
+@pytest.mark.parametrize("kind", ["speech", "vision", "text"])
+def test_a_teacher_of_limited_context_does_not_see_beyond_it(kind):
+    """One position of the input changes: targets within depth x context of it change, no others."""
+    context = 1
+    task, data = make(kind)
+    limited = task.model.target.model_copy(update={"context": context, "layer_norm": "layer"})
+    task.model.target = limited
+    shared = task.model.teacher.shared  # so that local features can be changed one by one
+    task.model.teacher.shared = (*shared, "features")
+    with torch.no_grad():
+        x, padding = task.model.student.encoder.local_features(data)
+        other = x.clone()
+        at = x.shape[1] // 2
+        other[:, at] += 1.0
+        found = [task.model.targets(each, padding, data) for each in (x, other)]
+        # no class token, and no convolutional positions, between the input and the blocks
+        h = [task.model.teacher.encoder(each, padding)[0] for each in (x, other)]
+    moved = (h[0] - h[1]).abs().amax((0, 2)) > 1e-6
+    reach = len(task.model.teacher.backbone.blocks) * context
+    prefix = task.model.student.encoder.prefix
+    for position in range(x.shape[1]):
+        near = moved[max(0, position + prefix - reach) : position + prefix + reach + 1].any()
+        changed = (found[0][:, position] - found[1][:, position]).abs().max() > 1e-6
+        assert bool(changed) == bool(near), position
+
+
+def test_padding_stays_hidden_in_a_limited_context():
+    task, data = make("text")
+    task.model.target = task.model.target.model_copy(update={"context": 2})
+    data["tokens"][:, -4:] = 1  # padding
+    with torch.no_grad():
+        x, padding = task.model.student.encoder.local_features(data)
+        found = task.model.targets(x, padding, data)
+        x[:, -4:] += 1.0
+        assert torch.isfinite(found).all()
+        again = task.model.targets(x, padding, data)
+    assert torch.equal(found[:, :-4], again[:, :-4])

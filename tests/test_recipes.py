@@ -100,7 +100,7 @@ def test_rows_and_columns_are_those_of_the_reported_values(paper):
     places = set(zip(reported["table"], reported["method"], reported["column"], strict=True))
     for experiment in (paper, params.load(PARAMS / "ablations.yaml")):
         for name, task in experiment.finetune.items():
-            new = task.table == "ablation_layers" or "norm" in name
+            new = task.table in ("ablation_layers", "ablation_context") or "norm" in name
             assert new or (task.table, task.row or "data2vec", task.column) in places, name
     ours = {(t.table, t.row or "data2vec") for t in paper.finetune.values()}
     theirs = {(table, method) for table, method, _ in places if method.startswith("data2vec")}

@@ -33,16 +33,21 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(
-        self, x: Tensor, padding: Tensor | None, batch: dict[str, Tensor], also: str = ""
+        self,
+        x: Tensor,
+        padding: Tensor | None,
+        batch: dict[str, Tensor],
+        also: str = "",
+        context: int | None = None,
     ) -> tuple[Output, Tensor | None]:
         """See the unmasked input: the student's local features (B, T, D), or embed it anew.
 
-        `also` names a feature of blocks to keep, as for Transformer.
+        `also` names a feature of blocks to keep, `context` limits attention, as for Transformer.
         """
         if "features" not in self.shared:
             x, padding = self.encoder.local_features(batch)
         h, padding = self.encoder(x, padding)
-        return self.backbone(h, padding, also), padding
+        return self.backbone(h, padding, also, context), padding
 
     @torch.no_grad()
     def update(self, encoder: Encoder, backbone: nn.Module, decay: float) -> None:

@@ -77,8 +77,9 @@ class Data2Vec(nn.Module):
     @torch.no_grad()
     def targets(self, x: Tensor, padding: Tensor | None, batch: dict[str, Tensor]) -> Tensor:
         """Targets (B, T, D) at every position, from unmasked local features (paper 3.3)."""
-        output, _ = self.teacher(x, padding, batch, self.target.feature)
-        layers = output.layers(self.target.feature)
+        kind, context = self.target.feature, self.target.context
+        output, _ = self.teacher(x, padding, batch, kind, context)
+        layers = output.layers(kind)
         top = [self.student.positions(layer).float() for layer in layers[-self.target.top_k :]]
         mean = torch.stack([normalise(t, self.target.layer_norm) for t in top]).mean(0)
         return normalise(mean, self.target.final_norm)

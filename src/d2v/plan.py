@@ -30,7 +30,8 @@ DISK_GB = {
     "imagenet": 150, "librispeech": 62, "librilight": 3600, "audioset": 350, "lm": 4,
     "corpus": 7, "tokenizer": 0.01,
 }  # fmt: skip
-# decoding with a beam search: seconds of one core a second of speech, at a beam of 500; assumed
+# decoding with a beam search: seconds of one core a second of speech, at a beam of 500; twice what
+# benchmarks/decoding.py found with a small language model
 DECODING = 0.1
 DEV_HOURS, TEST_HOURS = 5.3, 16.2  # LibriSpeech: dev-other; test-other, test-clean, dev-clean
 

@@ -58,13 +58,21 @@ class Transformer(nn.Module):
         if p.deep_norm:
             self._deepen()
 
-    def forward(self, x: Tensor, padding: Tensor | None = None, also: str = "") -> Output:
+    def forward(
+        self,
+        x: Tensor,
+        padding: Tensor | None = None,
+        also: str = "",
+        context: int | None = None,
+    ) -> Output:
         """Run all blocks on `x` (B, T, D); `padding` (B, T) is True where there is no input.
 
-        `also` names a feature of blocks (params.Target) that is kept besides ffn and block.
+        `also` names a feature of blocks (params.Target) that is kept besides ffn and block;
+        `context` limits attention to so many positions on each side.
         """
         shared = self.position_bias(x.shape[1]) if self.position_bias is not None else None
-        mask = attention_mask(shared, padding)
+        far = None if context is None else out_of_reach(x.shape[1], context, padding, x.device)
+        mask = attention_mask(shared, padding, far)
         out = Output(x)
         for block in self.blocks:
             skip = self.training and self.layer_drop > 0 and torch.rand(()) < self.layer_drop
@@ -226,12 +234,29 @@ class DistanceBias(nn.Module):
         return self.table[index].permute(2, 0, 1).unsqueeze(0)
 
 
-def attention_mask(bias: Tensor | None, padding: Tensor | None) -> Tensor | None:
-    """Join an additive bias (1, H, T, T) and padding (B, T); None if there is neither."""
-    if padding is None:
+def attention_mask(
+    bias: Tensor | None, padding: Tensor | None, far: Tensor | None = None
+) -> Tensor | None:
+    """Join an additive bias (1, H, T, T), padding (B, T) and what is out of reach (B, 1, T, T).
+
+    None if there is none of them.
+    """
+    hidden = None if padding is None else padding[:, None, None, :]
+    if far is not None:
+        hidden = far if hidden is None else hidden | far
+    if hidden is None:
         return bias
-    keys = padding[:, None, None, :]
-    return ~keys if bias is None else bias.masked_fill(keys, float("-inf"))
+    return ~hidden if bias is None else bias.masked_fill(hidden, float("-inf"))
+
+
+def out_of_reach(length: int, context: int, padding: Tensor | None, device: torch.device) -> Tensor:
+    """True where a key is more than `context` positions from the query: (B or 1, 1, T, T).
+
+    Padded queries, of which nothing is used, may see every key: one that saw none would be NaN.
+    """
+    at = torch.arange(length, device=device)
+    far = ((at[:, None] - at[None, :]).abs() > context)[None, None]
+    return far if padding is None else far & ~padding[:, None, :, None]
 
 
 def initialise(module: nn.Module, p: params.Init) -> None:

@@ -168,6 +168,7 @@ TableName = Literal[
     "ablation_targets",
     "ablation_loss",
     "ablation_masks",
+    "ablation_context",
 ]
 
 

@@ -141,6 +141,9 @@ class Target(Strict):
     # Of each layer, before the mean (paper 3.3): instance_norm_target_layer,
     # layer_norm_target_layer; data2vec_vision: target_layer_norm_last
     layer_norm: Literal["none", "instance", "layer"]
+    # the teacher attends to at most so many positions on each side; None: to all (paper 5.4, figure
+    # 3: targets that see less of their context are worse)
+    context: Positive | None = None
     # After the mean (not in the paper): instance_norm_targets, layer_norm_targets;
     # data2vec_vision: post_target_layer_norm
     final_norm: Literal["none", "instance", "layer"] = "none"

@@ -46,6 +46,8 @@ class Pretrain(Strict):
                 f"encoder.kind is {self.encoder.kind} but view.kind is {self.view.kind}"
             )
         bias = self.backbone.position_bias
+        if self.target.context and bias.kind == "per_layer_1d":
+            raise ValueError("target.context does not go with position_bias per_layer_1d")
         if isinstance(self.encoder, PatchEncoder) and bias.kind == "shared_2d":
             grid = self.encoder.grid
             if bias.window != [grid, grid]:

@@ -10,6 +10,7 @@ TITLES: dict[str, tuple[str, str, str]] = {
     "ablation_targets": ("Table 5", "what of a block is the target", "LibriSpeech dev-other"),
     "ablation_loss": ("Table 7", "loss function", "LibriSpeech dev-other"),
     "ablation_masks": ("Table 8", "mask probability and length", "LibriSpeech dev-other"),
+    "ablation_context": ("Figure 3", "how far the teacher sees", "LibriSpeech dev-other"),
 }
 MINIATURE: dict[str, str] = {
     "imagenet": "MNIST digits, few labels",
@@ -27,6 +28,7 @@ REPORTED_UNITS: dict[str, str] = {
     " Pearson and Spearman ×100; CoLA Matthews ×100. The average is over eight tasks, MNLI being"
     " the mean of its two columns. data2vec: means over five fine-tuning runs.",
     "ablation_layers": "The paper gives these as curves only, so no value is printed here.",
+    "ablation_context": "The paper gives these as a curve only, so no value is printed here.",
     "ablation_targets": "Word error rate in % ↓ on dev-other without language model: pre-training"
     " of 200K updates, fine-tuning on 10 h.",
     "ablation_loss": "Word error rate in % ↓ on dev-other without language model. Its setup is not"
