@@ -85,10 +85,14 @@ def image_example(payload: bytes, name: str, label: int, where: Path | str) -> E
 
     Raises UserError with `where` if the file is broken.
     """
-    pixels = decode(payload, where)
-    height, width = pixels.shape[:2]
-    columns: Columns = {"id": name, "label": label, "height": height, "width": width}
-    return Example(payload, columns, _histograms(pixels))
+    image = _rgb(payload, where)
+    columns: Columns = {
+        "id": name,
+        "label": label,
+        "height": image.height,
+        "width": image.width,
+    }
+    return Example(payload, columns, _histograms(image))
 
 
 def decode(payload: bytes | memoryview, name: Path | str) -> np.ndarray:
@@ -96,12 +100,16 @@ def decode(payload: bytes | memoryview, name: Path | str) -> np.ndarray:
 
     Raises UserError with the name if the file is broken.
     """
+    return np.asarray(_rgb(payload, name))
+
+
+def _rgb(payload: bytes | memoryview, name: Path | str) -> Image.Image:
     try:
         with Image.open(io.BytesIO(payload)) as image:
-            return np.asarray(image.convert("RGB"))
+            return image.convert("RGB")
     except UnidentifiedImageError:
         raise UserError(f"{name}: not a readable image; replace or remove it") from None
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{name}: corrupt image ({error}); replace or remove it") from None
 
 
@@ -110,13 +118,13 @@ def grey(image: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(image).convert("L"))
 
 
-def _histograms(image: np.ndarray) -> np.ndarray:
-    """Counts (4, 256) of the values of red, green, blue and grey of an image (H, W, 3).
+def _histograms(image: Image.Image) -> np.ndarray:
+    """Counts (4, 256) of the values of red, green, blue and grey of an RGB image.
 
     Integers, so that their sum is the same on every machine, in any order.
     """
-    planes = (*np.moveaxis(image, -1, 0), grey(image))
-    return np.stack([np.bincount(plane.ravel(), minlength=256) for plane in planes])
+    counts = image.histogram() + image.convert("L").histogram()
+    return np.array(counts, np.int64).reshape(4, 256)
 
 
 def statistics(histograms: np.ndarray) -> tuple[list[float], list[float]]:

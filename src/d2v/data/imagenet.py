@@ -11,6 +11,8 @@ import io
 import re
 import tarfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +21,12 @@ from d2v.data.imagefolder import image_example, write_images_meta
 from d2v.data.layout import subfolders, visible_files
 from d2v.data.official import IMAGENET_CLASSES, check_counts, tell
 from d2v.data.shards import written_whole
-from d2v.data.writing import Example, write_split
+from d2v.data.writing import Example, progress_of, write_split
 from d2v.errors import UserError
 
 TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 DEVKIT = "ILSVRC2012_devkit_t12"
+SCANS = 8  # archives of synsets whose headers are read at a time: slow storage makes them wait
 SYNSET = re.compile(r"n\d{8}")
 Place = tuple[Path, int, int]  # file, where the image begins in it, its bytes
 Images = dict[str, list[tuple[str, Place]]]  # by synset: names and places
@@ -46,11 +49,12 @@ def prepare_imagenet(
     _check_classes(source, found, allow_partial)
     counts = {split: sum(map(len, images.values())) for split, images in found.items()}
     complete = check_counts("imagenet", counts, allow_partial)
+    label = {synset: i for i, synset in enumerate(classes)}
     with written_whole(out) as temporary:
         written = {}
         for split, images in found.items():
             items: list[Labelled] = [
-                (*place, f"{synset}/{name}", classes.index(synset))
+                (*place, f"{synset}/{name}", label[synset])
                 for synset in sorted(images)
                 for name, place in sorted(images[synset])
             ]
@@ -97,21 +101,30 @@ def _train(source: Path) -> Images:
         return _folders(folder)
     found: Images = {}
     with _opened(archive) as outer:
-        for member in _members(outer, archive):
-            synset = Path(member.name).stem
-            where = f"{archive}: {member.name}"
-            if not SYNSET.fullmatch(synset) or not member.name.endswith(".tar"):
-                raise UserError(f"{where}: not an archive of a synset (nXXXXXXXX.tar)")
-            inner = outer.extractfile(member)
-            assert inner is not None
-            with _opened(inner, where) as images:
-                found[synset] = [
-                    (name, (archive, member.offset_data + start, size))
-                    for name, (_, start, size) in _files(images, archive, where)
-                ]
-            if not found[synset]:
-                raise UserError(f"{where}: no images in it")
+        members = _members(outer, archive)
+    scan = partial(_synset, archive)
+    with progress_of(TRAIN, len(members), 0) as advance, ThreadPoolExecutor(SCANS) as pool:
+        for synset, images in pool.map(scan, members):
+            found[synset] = images
+            advance(1)
     return found
+
+
+def _synset(archive: Path, member: tarfile.TarInfo) -> tuple[str, list[tuple[str, Place]]]:
+    """Name and images of one archive in the archive of train."""
+    synset = member.name.rpartition("/")[2].removesuffix(".tar")
+    where = f"{archive}: {member.name}"
+    if not SYNSET.fullmatch(synset) or not member.name.endswith(".tar"):
+        raise UserError(f"{where}: not an archive of a synset (nXXXXXXXX.tar)")
+    with _opened(archive) as outer:  # a file of its own: others read elsewhere in it
+        inner = outer.extractfile(member)
+        assert inner is not None
+        with _opened(inner, where) as images:
+            files = _files(images, archive, where)
+    if not files:
+        raise UserError(f"{where}: no images in it")
+    begin = member.offset_data
+    return synset, [(name, (archive, begin + start, size)) for name, (_, start, size) in files]
 
 
 def _val(source: Path) -> Images:
@@ -207,4 +220,7 @@ def _files(archive: tarfile.TarFile, path: Path, where: str) -> list[tuple[str, 
     members = _members(archive, where)
     if odd := [m.name for m in members if not m.name.endswith(".JPEG")]:
         raise UserError(f"{where}: {odd[0]}: not a JPEG file of ImageNet")
-    return [(Path(m.name).stem, (path, m.offset_data, m.size)) for m in members]
+    return [
+        (m.name.rpartition("/")[2].removesuffix(".JPEG"), (path, m.offset_data, m.size))
+        for m in members
+    ]
