@@ -71,10 +71,12 @@ class Job:
             print(f"error: {error}", flush=True)
             return {"error": str(error), "exit_code": error.exit_code}
         except Exception as error:
-            traceback.print_exc()
-            said = f"{type(error).__name__}: {error}"
             if type(error).__name__ == "UncompletedJobError":  # submitit's, at the signal
                 said = "the job was told to end (time limit or pre-emption), and requeue is false"
+                print(f"error: {said}", flush=True)
+            else:
+                traceback.print_exc()
+                said = f"{type(error).__name__}: {error}"
             return {"error": said, "exit_code": 1, "lost_peer": _lost_peer(error)}
         return {"error": None, "exit_code": 0}
 

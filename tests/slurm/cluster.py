@@ -144,10 +144,20 @@ class Cluster:
         """Wait until no job is left and both nodes are free, cancelling what still runs."""
         self.call("scancel", "--user", getpass.getuser())
         until(lambda: not self.queue(), 30, "jobs stay")
-        for node in NODES:
-            if self.call("sinfo", "-h", "-n", node, "-o", "%T").stdout.strip() != "idle":
-                self.call("scontrol", "update", f"nodename={node}", "state=resume")
+        self.repair()
         until(lambda: self.states() == ["idle", "idle"], 30, "nodes are not idle")
+
+    def repair(self) -> None:
+        """What an administrator does with nodes that were set down or drained themselves."""
+        for node in NODES:
+            state = self.call("sinfo", "-h", "-n", node, "-o", "%T").stdout
+            if "down" in state or "drain" in state:
+                self.call("scontrol", "update", f"nodename={node}", "state=resume")
+
+    def report(self) -> str:
+        """Nodes and jobs, for a test that failed."""
+        nodes = self.call("sinfo", "-N", "-p", "debug", "-o", "%N %T %E").stdout
+        return nodes + self.call("squeue", "-t", "all", "-o", "%i %j %T %r %N").stdout
 
     def tasks(self, job: str) -> list[int]:
         """Processes of a job that do its work."""

@@ -77,7 +77,13 @@ class Faults:
         return str((read_json(self.work / "job.json") or {})["id"])
 
     def running(self) -> bool:
+        """Whether the job runs; nodes that Slurm drained after a fault are given back to it."""
+        self.cluster.repair()
         return self.cluster.queue().get(self.job()) == "RUNNING"
+
+    def ended(self, process: subprocess.Popen[str]) -> bool:
+        self.cluster.repair()
+        return process.poll() is not None
 
     def some(self, count: int) -> list[Callable[[], None]]:
         """So many of them: each once, and then in rounds of random order."""
@@ -137,14 +143,15 @@ def test_a_run_survives_faults_with_the_same_curve(folder: Path, cluster: Cluste
     done = []
     try:
         for fault in faults.some(FAULTS):
-            step = newest_step(work)
-            until(lambda: newest_step(work) >= step + 10 and faults.running(), 300, "no progress")  # noqa: B023
+            step = newest_step(work) + 10
+            until(lambda: newest_step(work) >= step and faults.running(), 300, "no progress")  # noqa: B023
             done.append((fault.__name__, newest_step(work)))
             fault()
-        said = ended(process, 600)
+        until(lambda: faults.ended(process), 600, "no end")
+        said = ended(process, 10)
     finally:
         process.kill()
-        print(done)
+        print(done, (work / "launch.log").read_text(), cluster.report(), sep="\n")
     assert len(quiet) == count
     assert curve(folder, run) == quiet, said
 

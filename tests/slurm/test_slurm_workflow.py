@@ -30,7 +30,9 @@ def start(folder: Path, cluster: Cluster, *words: str) -> subprocess.Popen[str]:
 
 def test_the_whole_workflow_runs_on_the_cluster(folder: Path, cluster: Cluster) -> None:
     write_resources(folder, memory_gb="0.7")
-    experiment = params.load(folder / "params/tiny.yaml")
+    path = folder / "params/tiny.yaml"
+    path.write_text(path.read_text().replace("seeds: [0, 1]", "seeds: [0]"))
+    experiment = params.load(path)
     first = start(folder, cluster)
     results = folder / "results/tiny/runs"
     until(lambda: list(results.glob("pretrain/*/*/metrics.json")), 120, "no run has ended")
