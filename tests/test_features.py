@@ -1,5 +1,7 @@
 """features, transcribe, classify: equal to transformers, and not to depend on the batch."""
 
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -215,3 +217,39 @@ def test_images_are_sized_as_the_checkpoint_says(tmp_path):
     for change in ({}, {"resize": 26}, {"stretch": [24, 24]}):
         model.content.inputs = model.inputs.model_copy(update=change)
         assert [len(f.hidden[0]) for f in d2v.features(model, files)] == [17, 17, 17]
+
+
+PAGES = ("README.md", "docs/checkpoints.md")
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_snippets_of_the_pages_run(tmp_path, small_prepared, monkeypatch):
+    """Blocks called py, in a folder that has the files that they name."""
+    pytest.importorskip("transformers")
+    pytest.importorskip("flashlight.lib.text")
+    from released_builds import beit_state, case, fairseq_state
+    from small_sets import speech_tree
+
+    from d2v.data import prepare
+
+    monkeypatch.chdir(tmp_path)
+    torch.save(fairseq_state(case("audio_fastema")), "audio_base_ls.pt")
+    torch.save(beit_state(case("vision_beit_fastema")), "checkpoint-799.pth")
+    d2v.convert(folder(tmp_path / "speech", "speech"), "hf", "speech-hf")
+    folder(tmp_path / "digits", "vision")
+    for made, name in zip((*waves(tmp_path), *images(tmp_path)), SNIPPET_FILES, strict=False):
+        made.rename(name)
+    prepare.main(["lm", str(speech_tree(tmp_path / "tree") / "train"), "--order", "2", "-o", "lm"])
+    found = [
+        code
+        for page in PAGES
+        for code in re.findall(r"^```py\n(.*?)^```$", (ROOT / page).read_text(), re.M | re.S)
+    ]
+    assert len(found) >= 4
+    for code in found:
+        exec(compile(code, "snippet", "exec"), {})
+        for made in tmp_path.glob("checkpoint-799-*"):
+            shutil.rmtree(made)
+
+
+SNIPPET_FILES = ("a.flac", "b.wav", "c.flac", "d.wav", "a.jpg", "b.jpg")

@@ -53,10 +53,20 @@ def test_make_targets_exist() -> None:
 
 
 @pytest.mark.parametrize("line", sorted(set(commands("d2v"))))
-def test_d2v_command_parses(line: str) -> None:
+def test_d2v_command_parses(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     from d2v import cli
 
-    cli.parser().parse_args(shlex.split(line)[1:])
+    words = shlex.split(line)[1:]
+    if words[0] not in cli.OWN:
+        cli.parser().parse_args(words)
+        return
+    with pytest.raises(SystemExit) as ended:  # a command line of its own: it names its options
+        cli.main([words[0], *[w for w in words[1:2] if words[0] == "prepare"], "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    for word in words[1:]:
+        if word.startswith("-"):
+            assert re.search(rf"(?<![\w-]){re.escape(word.split('=')[0])}\b", shown), word
 
 
 @pytest.mark.parametrize("program", ["snakemake", "dvc", "pytest", "pre-commit"])
