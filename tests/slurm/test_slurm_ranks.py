@@ -81,6 +81,10 @@ class Faults:
         self.cluster.repair()
         return self.cluster.queue().get(self.job()) == "RUNNING"
 
+    def hits(self, step: int, process: subprocess.Popen[str]) -> bool:
+        """Whether the job is at work beyond a step (or has ended)."""
+        return process.poll() is not None or (newest_step(self.work) >= step and self.running())
+
     def ended(self, process: subprocess.Popen[str]) -> bool:
         self.cluster.repair()
         return process.poll() is not None
@@ -129,8 +133,8 @@ class Faults:
 def test_a_run_survives_faults_with_the_same_curve(folder: Path, cluster: Cluster) -> None:
     run = "pretrain/text/seed0"
     random.seed(os.environ.get("D2V_SEED", "0"))
-    count = 15 * max(FAULTS, 8)  # 300 steps for 20 faults
-    lengthen(folder, count, batch=32, micro_batch=1, checkpoint_every=20)
+    count = 15 * max(FAULTS, 8)  # 300 steps for 20 faults, slow enough to be hit by them
+    lengthen(folder, count, batch=4 * max(FAULTS, 8), micro_batch=1, checkpoint_every=20)
     resources = {**TWO_BY_TWO, "tasks": "1", "partition": "low", "retries": "3"}
     write_resources(folder, **resources)
     ended(start(folder, cluster, run, "slurm"), 600)
@@ -144,7 +148,8 @@ def test_a_run_survives_faults_with_the_same_curve(folder: Path, cluster: Cluste
     try:
         for fault in faults.some(FAULTS):
             step = newest_step(work) + 10
-            until(lambda: newest_step(work) >= step and faults.running(), 300, "no progress")  # noqa: B023
+            until(lambda: faults.hits(step, process), 300, "no progress")  # noqa: B023
+            assert process.poll() is None, f"ended before the faults did: {done}"
             done.append((fault.__name__, newest_step(work)))
             fault()
         until(lambda: faults.ended(process), 600, "no end")
