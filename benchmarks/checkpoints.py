@@ -33,33 +33,36 @@ FORMATS = ("d2v", "hf", "fairseq")
 INPUTS = {"speech": WaveInput(), "vision": ImageInput(), "text": TokenInput(max_tokens=512)}
 
 
+CONVS = [[512, 10, 5], *[[512, 3, 2]] * 4, *[[512, 2, 2]] * 2]
+ENCODERS: dict[str, params.Encoder] = {
+    "speech": params.WaveEncoder(kind="speech", conv_layers=CONVS),
+    "text": params.TokenEncoder(kind="text", vocab_size=50265, max_positions=512),
+    "vision": params.PatchEncoder(kind="vision", image_size=224, patch_size=16),
+}
+FAMILIES: dict[str, names.Family] = {"speech": "fairseq_audio", "text": "fairseq_text"}
+OWN = {
+    "vision": {
+        "norm_first": True, "key_bias": False, "final_norm": True, "layer_scale": 1e-4,
+        "position_bias": params.PositionBias(kind="shared_2d", window=[14, 14]),
+    }
+}  # fmt: skip
+
+
 def architecture(modality: str) -> Architecture:
     """The encoder and backbone of the paper's Base model."""
-    if modality == "speech":
-        convs = [[512, 10, 5], *[[512, 3, 2]] * 4, *[[512, 2, 2]] * 2]
-        encoder: params.Encoder = params.WaveEncoder(kind="speech", conv_layers=convs)
-    elif modality == "text":
-        encoder = params.TokenEncoder(kind="text", vocab_size=50265, max_positions=512)
-    else:
-        encoder = params.PatchEncoder(kind="vision", image_size=224, patch_size=16)
-        bias = params.PositionBias(kind="shared_2d", window=[14, 14])
-        backbone = params.Backbone(
-            norm_first=True, key_bias=False, final_norm=True, layer_scale=1e-4,
-            position_bias=bias, **SIZES,
-        )  # fmt: skip
-        return Architecture(encoder=encoder, backbone=backbone)
-    return Architecture(encoder=encoder, backbone=params.Backbone(norm_first=False, **SIZES))
+    backbone = params.Backbone(**{"norm_first": False, **SIZES, **OWN.get(modality, {})})
+    return Architecture(encoder=ENCODERS[modality], backbone=backbone)
 
 
 def write(folder: Path, modality: str) -> None:
-    """The same random model in every format."""
+    """The same random model in every format; fairseq's for what it has in that form."""
     made = architecture(modality)
     tensors = {name: t.clone() for name, t in Model(made).state_dict().items()}
     source = Content("d2v", folder, made, INPUTS[modality], tensors)
     own.write(source, folder / "d2v")
     convert.convert(folder / "d2v", "hf", folder / "hf")
-    if modality != "vision":
-        family: names.Family = "fairseq_audio" if modality == "speech" else "fairseq_text"
+    family = FAMILIES.get(modality)
+    if family is not None:
         theirs = names.to_reference(tensors, names.student(family, made))
         state = {"cfg": {"model": _settings(made)}, "model": theirs}
         torch.save(state, folder / "fairseq.pt")

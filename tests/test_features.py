@@ -13,7 +13,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import d2v
-from d2v import cli, inputs, params
+from d2v import cli, params
+from d2v.data import inputs
 from d2v.errors import UserError
 
 TEXTS = ["the cat sat on the mat", "a dog", "no man is an island and no dog is", "gold"]

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from d2v import params
+from d2v.data.inputs import batches
 from d2v.decode import BeamSearch, greedy
 from d2v.errors import UserError
-from d2v.inputs import batches
 from d2v.interop.module import Model
 
 Inputs = Sequence[str | Path]
@@ -131,7 +131,7 @@ def save_features(
     The file is written while the inputs are read, and appears whole or not at all. Its metadata
     has the names of the inputs.
     """
-    from d2v.inputs import expanded
+    from d2v.data.inputs import expanded
     from d2v.streaming import TensorFile
 
     names = [name for name, _ in expanded(model, inputs)]

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from d2v import params
+from d2v.data.inputs import expanded
 from d2v.data.layout import progress
 from d2v.errors import UserError
 from d2v.inference import Features, Layers, classify, device, save_features, transcribe
-from d2v.inputs import expanded
 from d2v.interop.module import Model
 from d2v.loading import load
 

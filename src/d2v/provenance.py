@@ -26,11 +26,11 @@ LIBRARIES = (
 # Modules without a say in a run's numbers: they start, show and describe runs, or write the data,
 # which has a hash of its own. All others count.
 SILENT = {
-    "cli.py", "cluster.py", "files.py", "flops.py", "job.py", "launch.py", "locks.py", "log.py",
-    "places.py", "plan.py", "provenance.py", "reproduce.py", "select.py", "slurm.py",
-    "staleness.py", "status.py", "data/downloads.py", "data/dvc.py", "data/espeak.py", "data/layout.py",
-    "data/official.py", "data/parallel.py", "data/writing.py", "__init__.py", "inference.py", "inference_cli.py",
-    "inputs.py", "loading.py", "streaming.py",
+    "__init__.py", "cli.py", "cluster.py", "files.py", "flops.py", "inference.py",
+    "inference_cli.py", "job.py", "launch.py", "loading.py", "locks.py", "log.py", "places.py",
+    "plan.py", "provenance.py", "reproduce.py", "select.py", "slurm.py", "staleness.py",
+    "status.py", "streaming.py", "data/downloads.py", "data/dvc.py", "data/espeak.py",
+    "data/inputs.py", "data/layout.py", "data/official.py", "data/parallel.py", "data/writing.py",
 }  # fmt: skip
 SILENT_PREFIXES = ("data/fetch", "data/mini", "data/prepare", "interop", "results/")
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from d2v import params
 from d2v.data.letters import LETTERS
 from d2v.errors import UserError
 from d2v.interop.content import Content, ImageInput, Inputs, TokenInput, WaveInput
@@ -16,13 +17,12 @@ DICTIONARY, VOCABULARY, MERGES = "dict.txt", "encoder.json", "vocab.bpe"
 
 def inputs(content: Content, state: dict[str, Any]) -> Inputs:
     """How inputs are made; files of the tokenizer, which lie beside the checkpoint, are kept."""
-    kind = content.architecture.encoder.kind
-    if kind == "speech":
+    encoder = content.architecture.encoder
+    if isinstance(encoder, params.WaveEncoder):
         return _waves(content, state)
-    if kind == "vision":
+    if isinstance(encoder, params.PatchEncoder):
         mean, std = NORMALISATIONS["imagenet"]
-        side = content.architecture.encoder.image_size  # type: ignore[union-attr]
-        return ImageInput(mean=mean, std=std, resize=int(side / (224 / 256)))
+        return ImageInput(mean=mean, std=std, resize=int(encoder.image_size / (224 / 256)))
     return _texts(content)
 
 

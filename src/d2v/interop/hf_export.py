@@ -69,7 +69,7 @@ def _pairs(content: Content, with_head: bool) -> list[names.Pair]:
 
 def _theirs(content: Content, pairs: list[names.Pair]) -> dict[str, Tensor]:
     found = names.to_reference(content.tensors, pairs)
-    if content.architecture.encoder.kind == "text":
+    if isinstance(content.architecture.encoder, params.TokenEncoder):
         # the models always have it; zero adds nothing
         words = next(name for name in found if name.endswith("word_embeddings.weight"))
         types = words.replace("word_embeddings", "token_type_embeddings")
@@ -110,7 +110,8 @@ def _outputs(content: Content, with_head: bool) -> dict[str, Any]:
     }
     if isinstance(a.task, params.Regress):
         return {**labels, "problem_type": "regression", SCALE: a.task.scale}
-    dropout = {"classifier_dropout": a.task.dropout} if a.encoder.kind == "text" else {}
+    words = isinstance(a.encoder, params.TokenEncoder)
+    dropout = {"classifier_dropout": a.task.dropout} if words else {}
     return {**labels, **dropout, "problem_type": "single_label_classification"}
 
 

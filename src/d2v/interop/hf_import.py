@@ -113,24 +113,37 @@ def _without_token_types(
 
 def _task(kind: str, tensors: dict[str, Tensor], config: dict[str, Any]) -> params.Task | None:
     """The head that the tensors show; None for a bare model or a head without a place here."""
-    if kind == "speech" and "lm_head.weight" in tensors:
-        return params.CTC(kind="ctc", dropout=config["final_dropout"])
-    if kind == "vision" and "classifier.weight" in tensors:
-        pooled = bool(config["use_mean_pooling"])
-        pool = "mean" if pooled else "first"
-        return params.Classify(kind="classify", classes=2, pool=pool, norm=pooled)  # type: ignore[arg-type]
-    if kind == "text" and "classifier.out_proj.weight" in tensors:
-        dropout = config.get("classifier_dropout")
-        dropout = config["hidden_dropout_prob"] if dropout is None else dropout
-        if len(tensors["classifier.out_proj.weight"]) == 1:
-            scale = float(config.get(SCALE, 1.0))
-            return params.Regress(
-                kind="regress", pool="first", hidden=True, dropout=dropout, scale=scale
-            )
-        return params.Classify(
-            kind="classify", classes=2, pool="first", hidden=True, dropout=dropout
+    name, head = _HEADS[kind]
+    return head(tensors[name], config) if name in tensors else None
+
+
+def _letters_head(weight: Tensor, config: dict[str, Any]) -> params.Task:
+    return params.CTC(kind="ctc", dropout=config["final_dropout"])
+
+
+def _image_classes(weight: Tensor, config: dict[str, Any]) -> params.Task:
+    pooled = bool(config["use_mean_pooling"])
+    pool = "mean" if pooled else "first"
+    return params.Classify(kind="classify", classes=2, pool=pool, norm=pooled)  # type: ignore[arg-type]
+
+
+def _text_classes(weight: Tensor, config: dict[str, Any]) -> params.Task:
+    dropout = config.get("classifier_dropout")
+    dropout = config["hidden_dropout_prob"] if dropout is None else dropout
+    if len(weight) == 1:
+        scale = float(config.get(SCALE, 1.0))
+        return params.Regress(
+            kind="regress", pool="first", hidden=True, dropout=dropout, scale=scale
         )
-    return None
+    return params.Classify(kind="classify", classes=2, pool="first", hidden=True, dropout=dropout)
+
+
+# by kind of encoder: the tensor that shows a head, and what the head is
+_HEADS = {
+    "speech": ("lm_head.weight", _letters_head),
+    "vision": ("classifier.weight", _image_classes),
+    "text": ("classifier.out_proj.weight", _text_classes),
+}
 
 
 # --- inputs -----------------------------------------------------------------------------------

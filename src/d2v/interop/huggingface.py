@@ -37,25 +37,32 @@ def student(encoder: params.Encoder, backbone: params.Backbone) -> list[Pair]:
     return [Pair(f"student.{pair.ours}", pair.theirs) for pair in pairs]
 
 
+# by kind of encoder, kind of task and shape of the head (pool, norm, hidden): ours and theirs
+_PAIR = [("dense", "classifier.dense"), ("out", "classifier.out_proj")]
+_HEADS: dict[tuple[object, ...], list[tuple[str, str]]] = {
+    ("speech", "ctc"): [("out", "lm_head")],
+    ("text", "classify", "first", False, True): _PAIR,
+    ("text", "regress", "first", False, True): _PAIR,
+    ("vision", "classify", "mean", True, False): [
+        ("norm", f"{PREFIX['vision']}pooler.layernorm"),
+        ("out", "classifier"),
+    ],
+    ("vision", "classify", "first", False, False): [("out", "classifier")],
+}
+
+
 def head(kind: str, task: params.Task) -> list[Pair]:
     """Pairs of a fine-tuned head: ForCTC, ForImageClassification, ForSequenceClassification.
 
     Raises: ValueError for a head that Hugging Face's models do not have.
     """
-    if isinstance(task, params.CTC) and kind == "speech":
-        return _affine("head.out", "lm_head")
-    shape = None
+    shape: tuple[object, ...] = ()
     if isinstance(task, params.Classify | params.Regress):
         shape = (task.pool, task.norm, task.hidden)
-    if kind == "text" and shape == ("first", False, True):
-        dense = _affine("head.dense", "classifier.dense")
-        return [*dense, *_affine("head.out", "classifier.out_proj")]
-    if kind == "vision" and task.kind == "classify" and shape == ("mean", True, False):
-        norm = _affine("head.norm", f"{PREFIX['vision']}pooler.layernorm")
-        return [*norm, *_affine("head.out", "classifier")]
-    if kind == "vision" and task.kind == "classify" and shape == ("first", False, False):
-        return _affine("head.out", "classifier")
-    how = "" if shape is None else " (pool {}, norm {}, hidden {})".format(*shape)
+    found = _HEADS.get((kind, task.kind, *shape))
+    if found is not None:
+        return [pair for ours, theirs in found for pair in _affine(f"head.{ours}", theirs)]
+    how = " (pool {}, norm {}, hidden {})".format(*shape) if shape else ""
     raise ValueError(f"Hugging Face's {kind} models have no head for task.kind {task.kind}{how}")
 
 
