@@ -95,3 +95,8 @@ def test_parameters_accept_exactly_these_metrics_each_for_one_task():
     names = typing.get_args(MetricName)
     assert list(names) == list(metrics.METRICS)
     assert sorted(n for fitting in TASK_METRICS.values() for n in fitting) == sorted(names)
+
+
+def test_squared_error_is_in_the_labels_unit_and_lower_is_better():
+    assert metrics.compute("squared_error", [0.0, 2.0], [1.0, 5.0]) == pytest.approx(5.0)
+    assert metrics.better("squared_error", 0.1, 0.2)

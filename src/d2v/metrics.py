@@ -48,6 +48,13 @@ def _spearman(references: list[float], predictions: list[float]) -> float:
     return _correlation(spearmanr, references, predictions)
 
 
+def _squared_error(references: list[float], predictions: list[float]) -> float:
+    """Mean squared error in the labels' unit, as fairseq keeps the best checkpoint of STS-B."""
+    from sklearn.metrics import mean_squared_error
+
+    return mean_squared_error(references, predictions)
+
+
 def _correlation(function: Any, references: list[float], predictions: list[float]) -> float:
     """A correlation; NaN for constant, not finite or fewer than two values."""
     if len(references) < 2 or not all(map(math.isfinite, references + predictions)):
@@ -115,6 +122,7 @@ METRICS = {
     "matthews": Metric("Matthews", "×100", True, int, _matthews),
     "pearson": Metric("Pearson", "×100", True, float, _pearson),
     "spearman": Metric("Spearman", "×100", True, float, _spearman),
+    "squared_error": Metric("squared error", "×100", False, float, _squared_error),
     "wer": Metric("WER", "%", False, str, _wer),
     "cer": Metric("CER", "%", False, str, _cer),
     # of the best path without lexicon and language model, kept beside the beam search's

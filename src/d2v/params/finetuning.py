@@ -98,6 +98,7 @@ MetricName = Literal[
     "matthews",
     "pearson",
     "spearman",
+    "squared_error",
     "wer",
     "cer",
     "greedy_wer",
@@ -106,7 +107,7 @@ MetricName = Literal[
 ]
 TASK_METRICS: dict[str, tuple[str, ...]] = {
     "classify": ("accuracy", "f1", "matthews"),
-    "regress": ("pearson", "spearman"),
+    "regress": ("pearson", "spearman", "squared_error"),
     "tag": ("map",),
     "ctc": ("wer", "cer", "greedy_wer", "greedy_cer"),
 }
