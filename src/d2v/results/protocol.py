@@ -12,7 +12,11 @@ NONE = "–"
 
 def protocol(table: Table) -> list[str]:
     """Splits, seeds, settings and how they were chosen, decoding, and what the signs mean."""
-    lines = [_task(table, key, task) for key, task in table.tasks.items()]
+    named: dict[str, list[str]] = {}  # by protocol: the tasks that share it
+    for key, task in table.tasks.items():
+        row = f"{task.row}, " if task.row else ""
+        named.setdefault(_task(table, key, task), []).append(f"{row}{task.column}")
+    lines = [f"{'; '.join(names)}: {text}" for text, names in named.items()]
     if {SCRATCH, OURS} <= set(table.rows):
         lines.append(
             "Difference: of the two means; its standard error is the root of the summed squares of"
@@ -57,10 +61,9 @@ def _task(table: Table, key: str, task: Finetune) -> str:
     names = {"scratch": "from scratch", "data2vec": "data2vec"}
     used = ", ".join(f"{names[arm]} {table.settings[key, arm] or NONE}" for arm in task.arms)
     splits = [task.test_split, *task.more.values()]
-    row = f"{task.row}, " if task.row else ""
     text = (
-        f"{row}{task.column}: split {joined(splits)} of {task.data}; fine-tuning seeds"
-        f" {_list(task.seeds)}, {_pretrained(seeds)}; setting {_chosen(task)}: {used}"
+        f"split {joined(splits)} of {task.data}; fine-tuning seeds {_list(task.seeds)},"
+        f" {_pretrained(seeds)}; setting {_chosen(task)}: {used}"
     )
     if task.keep == "best":
         text += f"; weights of the best {METRICS[task.metrics[0]].label} on {task.dev_split}"

@@ -11,6 +11,8 @@ from d2v.results.cells import AVERAGE, OURS, SCRATCH, Cell, Column, Gain, Gap, T
 from d2v.results.protocol import NONE, footnotes, joined, protocol, units
 from d2v.results.wording import MINIATURE, TITLES
 
+WIDE = 8  # columns of further metrics that fit beside each other
+
 
 def markdown(table: Table) -> str:
     """The whole page of a table: measured and reported rows, protocol, gaps in the runs."""
@@ -24,9 +26,13 @@ def markdown(table: Table) -> str:
     if gains := _gains(table):
         lines = ["**Gain** (data2vec − from scratch):", "", *(f"- {g}" for g in gains)]
         parts += ["\n".join(lines)]
+    if not apart:
+        parts += footnotes(table)
     if further:
         parts += ["Further metrics of the same runs:"]
-        parts += [_markdown_grid(_measured(table, further, "<br>"))]
+        long = len(further) > WIDE
+        grid = _listed(table, further) if long else _measured(table, further, "<br>")
+        parts += [_markdown_grid(grid, 1 + long)]
     parts += ["## Protocol", "\n".join(f"- {line}" for line in protocol(table))]
     if table.gaps:
         parts += ["## Gaps", "\n".join(f"- {gap}" for gap in table.gaps)]
@@ -37,8 +43,9 @@ def markdown(table: Table) -> str:
             f"**Another scale**: full-size models on {sets}; not comparable with the rows above.",
             units(table),
             _markdown_grid(_reported(table), 1 + _has_setup(table)),
+            *footnotes(table),
         ]
-    return "\n\n".join([*parts, *footnotes(table)]) + "\n"
+    return "\n\n".join(parts) + "\n"
 
 
 def console(table: Table) -> str:
@@ -47,7 +54,7 @@ def console(table: Table) -> str:
     title = _title(table)
     lines = [title, "=" * len(title), *_plain_grid(table, scores)]
     lines += [f"  gain · {gain}".replace("**", "") for gain in _gains(table)]
-    if further:
+    if 0 < len(further) <= WIDE:
         lines += ["", "further metrics of the same runs", *_plain_grid(table, further)]
     lines += [f"  gap · {gap}" for gap in table.gaps]
     scale = " (another scale)" if table.experiment.scale == "miniature" else ""
@@ -77,9 +84,8 @@ def _title(table: Table) -> str:
 
 def _opening(table: Table) -> str:
     notes = [f"**{t.column}**: {t.note}" for t in table.tasks.values() if t.note]
-    text = (
-        "Mean ± standard error over n fine-tuning seeds, test split. ↑ higher, ↓ lower is better."
-    )
+    split = "test split" if table.experiment.scale == "miniature" else "splits as under Protocol"
+    text = f"Mean ± standard error over n fine-tuning seeds, {split}. ↑ higher, ↓ lower is better."
     return "\n\n".join([text, *notes])
 
 
@@ -103,6 +109,19 @@ def _measured(table: Table, columns: list[Column], joint: str) -> list[list[str]
     if {SCRATCH, OURS} <= set(table.rows):
         rows.append(["difference", *(_signed(table.gain(c)) for c in columns)])
     return [["", *header], *rows]
+
+
+def _listed(table: Table, columns: list[Column]) -> list[list[str]]:
+    """Many further metrics: a line for each row and heading, a column for each metric."""
+    labels = list(dict.fromkeys(map(_label, columns)))
+    grid = [["", "", *labels]]
+    for row in table.rows:
+        for heading in dict.fromkeys(c.heading for c in columns):
+            found = {_label(c): table.cells[row, c] for c in columns if c.heading == heading}
+            if any(cell.planned for cell in found.values()):
+                cells = [_cell(found[text]) if text in found else "" for text in labels]
+                grid.append([label(row), heading, *cells])
+    return grid
 
 
 def _beside(table: Table) -> list[list[str]]:
