@@ -461,3 +461,13 @@ def _check_shortened(size_a: int, size_b: int, most: int) -> None:
     found = join([10] * size_a, [20] * size_b, most)
     assert (found.count(10), found.count(20)) == (keep_a, keep_b)
     assert len(found) <= most
+
+
+def test_posterizing_to_no_bits_gives_black():
+    """RandAugment's full magnitude asks for it, in one of a thousand views."""
+    from d2v.data.augment import _posterize
+
+    picture = Image.fromarray(np.full((4, 4, 3), 200, np.uint8))
+    assert np.asarray(_posterize(picture, 0)).max() == 0
+    assert np.asarray(_posterize(picture, 1)).max() == 128
+    assert _posterize(picture, 8) is picture

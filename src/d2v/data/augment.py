@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from d2v import params
@@ -162,11 +162,25 @@ def _rand_augment(name: str, size: int, fill: tuple[int, ...]) -> Any:
         "interpolation": Image.Resampling.BICUBIC,
     }
     try:
-        return rand_augment_transform(name, settings)
+        change = rand_augment_transform(name, settings)
     except (AssertionError, ValueError):
         raise UserError(
             f"view.rand_augment: timm has no {name!r}; it is like rand-m9-mstd0.5-inc1"
         ) from None
+    for operation in change.ops:
+        if operation.name.startswith("Posterize"):
+            operation.aug_fn = _posterize
+    return change
+
+
+def _posterize(picture: Image.Image, bits: int, **settings: Any) -> Image.Image:
+    """Keep so many bits of each value; 0, which full magnitude asks for, leaves black.
+
+    Pillow 13 refuses 0; with earlier versions timm's own did this.
+    """
+    if bits >= 8:
+        return picture
+    return ImageOps.posterize(picture, bits) if bits > 0 else picture.point(lambda _: 0)
 
 
 def _torchvision(pixels: np.ndarray, view: params.ImageAugment, size: int, seed: int) -> np.ndarray:
