@@ -147,7 +147,7 @@ def test_a_run_survives_faults_with_the_same_curve(folder: Path, cluster: Cluste
     done = []
     try:
         for fault in faults.some(FAULTS):
-            step = newest_step(work) + 10
+            step = newest_step(work) + 5
             until(lambda: faults.hits(step, process), 300, "no progress")  # noqa: B023
             assert process.poll() is None, f"ended before the faults did: {done}"
             done.append((fault.__name__, newest_step(work)))
