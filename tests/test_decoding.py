@@ -65,7 +65,7 @@ def fine_tuned(folder, experiment):
         evaluate.write_predictions(
             runs.result_folder(experiment, FINETUNE) / f"predictions-{name}.tsv", rows
         )
-        evaluate.write_emissions(execute.emissions_path(experiment, FINETUNE, name), emissions)
+        evaluate.write_emissions(runs.emissions_path(experiment, FINETUNE, name), emissions)
     metrics = {name: {"greedy_wer": 0.5} for name in SPLITS}
     head = {"metrics": metrics, "pretrain_run": "pretrain/speech/seed0", "setting": None}
     write_json(runs.metrics_path(experiment, FINETUNE), head)
@@ -123,7 +123,7 @@ def test_predictions_are_those_of_the_chosen_weights_with_the_last_beam(place):
     weights = run(place)["weights"]
     chosen = params.Decode(beam=20, **{k: weights[k] for k in decoding.Weights._fields})
     search = decode.BeamSearch(Path(place.prepared) / "lm", chosen)
-    emissions = load_file(execute.emissions_path(place, FINETUNE, "test"))
+    emissions = load_file(runs.emissions_path(place, FINETUNE, "test"))
     rows = evaluate.read_predictions(folder_of(place) / "predictions-test.tsv")
     assert [row.prediction for row in rows] == [search(emissions[row.id]) for row in rows]
     assert rows[1].reference == "ABSENT"
@@ -170,7 +170,7 @@ def test_a_decoding_asks_for_no_gpu():
 
 def test_other_outputs_are_searched_and_decoded_again(place):
     run(place)
-    path = execute.emissions_path(place, FINETUNE, "dev")
+    path = runs.emissions_path(place, FINETUNE, "dev")
     emissions = load_file(path)
     first = next(iter(emissions))
     emissions[first][-1] += 1e-3  # the greedy reading stays
@@ -212,7 +212,7 @@ def other_values(path):
     ],
 )
 def test_outputs_that_do_not_belong_are_told(place, change, said):
-    change(execute.emissions_path(place, FINETUNE, "dev"))
+    change(runs.emissions_path(place, FINETUNE, "dev"))
     with pytest.raises(UserError, match=said):
         run(place)
     assert not folder_of(place).exists()
@@ -230,7 +230,7 @@ def test_what_is_missing_is_told(place):
 def test_a_split_without_words_cannot_choose(place):
     rows = [Prediction(f"dev-{n}", "", "", "") for n in range(3)]
     evaluate.write_predictions(runs.result_folder(place, FINETUNE) / "predictions-dev.tsv", rows)
-    path = execute.emissions_path(place, FINETUNE, "dev")
+    path = runs.emissions_path(place, FINETUNE, "dev")
     evaluate.write_emissions(path, {row.id: torch.zeros(0, len(LETTERS)) for row in rows})
     with pytest.raises(UserError, match="development split has no words"):
         run(place)

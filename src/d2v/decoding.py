@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from d2v import evaluate, execute, metrics, params, provenance, runs, tune
+from d2v import evaluate, metrics, params, provenance, runs, tune
 from d2v.decode import Language, greedy
 from d2v.decoders import Counted, Decoders
 from d2v.errors import UserError
@@ -87,7 +87,7 @@ def outputs(experiment: Experiment, source: Run, name: str) -> Outputs:
     rows = evaluate.read_predictions(
         runs.result_folder(experiment, source) / f"predictions-{name}.tsv"
     )
-    path = execute.emissions_path(experiment, source, name)
+    path = runs.emissions_path(experiment, source, name)
     again = f"run {source.id} again (`d2v run {source.id}`)"
     try:
         with safe_open(path, "pt") as file:

@@ -172,7 +172,7 @@ def _evaluate(
         path = runs.result_folder(experiment, run) / f"predictions-{name}.tsv"
         evaluate.write_predictions(path, rows)
         if emissions is not None:
-            evaluate.write_emissions(emissions_path(experiment, run, name), emissions)
+            evaluate.write_emissions(runs.emissions_path(experiment, run, name), emissions)
         scores[name] = evaluate.score(path, _own_metrics(p))
     return scores
 
@@ -188,11 +188,6 @@ def _searched(
 
     texts = decode_all([(row.id, emissions[row.id]) for row in rows], decode, lm)
     return [replace(row, prediction=text) for row, text in zip(rows, texts, strict=True)]
-
-
-def emissions_path(experiment: params.Experiment, run: Run, name: str) -> Path:
-    """Where a fine-tuning keeps what its letters' head says of dev, test or another split."""
-    return runs.work_folder(experiment, run) / f"emissions-{name}.safetensors"
 
 
 def _own_metrics(p: params.Finetune) -> list[str]:

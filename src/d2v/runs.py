@@ -319,6 +319,11 @@ def metrics_path(experiment: Experiment, run: Run) -> Path:
     return result_folder(experiment, run) / "metrics.json"
 
 
+def emissions_path(experiment: Experiment, run: Run, name: str) -> Path:
+    """Where a fine-tuning keeps what its letters' head says of dev, test or another split."""
+    return work_folder(experiment, run) / f"emissions-{name}.safetensors"
+
+
 def chosen_path(experiment: Experiment, name: str) -> Path:
     """What the search over a task's grid chose, for both arms."""
     return RESULTS / experiment.name / "runs" / "select" / name / "chosen.json"
