@@ -1,6 +1,8 @@
 """Shards: what is written comes back, bytes repeat, nothing half-written keeps its name."""
 
 import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +118,25 @@ def test_what_a_kill_left_is_cleared_away(tmp_path: Path) -> None:
         (folder / "a").write_text("new")
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
     assert [p.name for p in out.iterdir()] == ["a"]
+
+
+def test_two_that_write_the_same_folder_take_turns(tmp_path: Path, capsys) -> None:
+    def write_one(name: str) -> None:
+        with written_whole(tmp_path / name) as folder:
+            (folder / "a").write_text("second")
+
+    with ThreadPoolExecutor() as pool:
+        with written_whole(tmp_path / "set") as folder:
+            (folder / "a").write_text("first")
+            same, other = pool.submit(write_one, "set"), pool.submit(write_one, "other")
+            other.result(timeout=10)  # does not wait
+            time.sleep(0.1)
+            assert not same.done()
+            assert (folder / "a").read_text() == "first"
+        same.result(timeout=10)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["other", "set"]
+    assert (tmp_path / "set" / "a").read_text() == "second"
+    assert "set.tmp: another process is at work here; waiting" in capsys.readouterr().out
 
 
 def test_missing_and_damaged_data_is_named(tmp_path: Path) -> None:

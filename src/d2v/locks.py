@@ -22,17 +22,32 @@ def held(path: Path) -> Iterator[IO[str]]:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a folder itself: no file is added to it.
+    """Hold an exclusive lock on a folder itself, made if need be: no file is added to it.
 
     File systems that cannot lock folders (NFS) go without.
     """
-    handle = os.open(folder, os.O_RDONLY)
+    handle = _locked(folder)
     try:
-        with suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
         os.close(handle)
+
+
+def _locked(folder: Path) -> int:
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{folder}: another process is at work here; waiting for its end", flush=True)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError:
+            return handle
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), folder.stat()):
+                return handle
+        os.close(handle)  # whoever had it removed or renamed it
 
 
 def is_held(path: Path) -> bool:

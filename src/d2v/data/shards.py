@@ -148,15 +148,13 @@ def written_whole(out: Path) -> Iterator[Path]:
 
     Until then `out` is as it was. After a kill, or an error behind much finished work, the shards
     that `write_split` finished stay in OUT.tmp for the next call, which goes on with them; all else
-    is cleared away. One writer at a time in a folder; not nested.
+    is cleared away. Others that write the same folder wait.
     """
     out = Path(out)
     temporary, old = out.with_name(out.name + ".tmp"), out.with_name(out.name + ".old")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with alone_in(out.parent):  # a writer whose parent was killed may still be at it
+    with alone_in(temporary):  # a writer whose parent was killed may still be at it
         shutil.rmtree(old, ignore_errors=True)
         _clear(temporary)
-        temporary.mkdir(exist_ok=True)
         try:
             yield temporary
         except BaseException:
@@ -175,14 +173,11 @@ def _clear(temporary: Path) -> None:
     """Remove what is not a finished shard or a finished split of `write_split`."""
     parts = temporary / PARTS
     splits = [key.parent for key in parts.glob("*/key") if any(key.parent.glob("*.npz"))]
-    if not splits:
-        shutil.rmtree(temporary, ignore_errors=True)
-        return
-    kept = {PARTS, *(split.name for split in splits)}
+    kept = {PARTS, *(split.name for split in splits)} if splits else set()
     for path in temporary.iterdir():
         if path.name not in kept:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    for path in parts.iterdir():
+    for path in parts.glob("*"):
         if path not in splits:
             shutil.rmtree(path)
 
