@@ -330,6 +330,10 @@ def test_a_task_with_two_columns_counts_once_in_the_average_of_its_row(full, tmp
     mm = frame[(frame.row == other) & (frame.column == "MNLI-mm")]
     assert mm.empty  # the row has no such task
     assert "MNLI-mm<br>accuracy, % ↑" in markdown
+    # the reported averages are of eight tasks, these of two and of one
+    gaps = [line for line in markdown.split("\n") if line.startswith("| gap to the reported |")]
+    assert len(gaps) == 2
+    assert all("(" in line and line.endswith("|  |") for line in gaps)
 
 
 @pytest.mark.parametrize(

@@ -115,14 +115,23 @@ class Table:
         return Gain(column, ours.value - scratch.value, math.hypot(ours.stderr, scratch.stderr))
 
     def gap(self, row: str, column: Column) -> Gap | None:
-        """Difference of a row to the reported one of the same name; None where none is given."""
+        """Difference of a row to the reported one of the same name; None where none is given.
+
+        An average is compared only if the row has every task of the reported average.
+        """
         frame = self.reported
-        same = frame[(frame["method"] == row) & (frame["column"] == column.heading)]
-        values = [float(v) for v in same["value"] if v]
-        if not values or not column.headline:
+        reported = frame[(frame["method"] == row) & (frame["value"] != "")]
+        values = reported[reported["column"] == column.heading]["value"]
+        if values.empty or not column.headline:
+            return None
+        if column.heading == AVERAGE and not self._headings(row) >= set(reported["column"]):
             return None
         cell = self.cells[row, column]
-        return Gap(column, cell.value - values[0], cell.stderr)
+        return Gap(column, cell.value - float(values.iloc[0]), cell.stderr)
+
+    def _headings(self, row: str) -> set[str]:
+        """Columns that the row's tasks fill."""
+        return {c.heading for (r, c), cell in self.cells.items() if r == row and cell.planned}
 
     @property
     def tasks(self) -> dict[str, Finetune]:
