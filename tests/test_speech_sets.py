@@ -1,17 +1,22 @@
-"""Libri-light's lists and unlabelled speech, AudioSet, the official language model."""
+"""Libri-light's lists and unlabelled speech, the official language model."""
 
 import gzip
 import json
+import subprocess
+import sys
+import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from d2v.data import prepare
-from d2v.data.librilight import joined
+from d2v.data import librilight, prepare
+from d2v.data.librilight import recordings, strung
 from d2v.data.librispeech import RATE, decode
-from d2v.data.shards import Shards, hash_of, read_meta
+from d2v.data.shards import PARTS, Shards, hash_of, read_meta
+from d2v.data.writing import write_split
 from d2v.errors import UserError
 
 
@@ -111,25 +116,85 @@ def light(tmp_path) -> Path:
     return root
 
 
-def test_long_files_are_cut_at_pauses(light, tmp_path):
+def test_long_files_are_cut_without_their_pauses(light, tmp_path):
     run("librilight", light, "--seconds", 8, "-o", tmp_path / "a", "--workers", 1)
     shards = Shards(tmp_path / "a" / "train")
     assert list(shards.texts("id")) == ["77/long#0", "77/long#1", "88/short#0"]
-    # 0 to 7 s is one piece, 7.5 to 12 s the next; half a second at the end is too short
-    assert shards.numbers("samples").tolist() == [7 * RATE, 4.5 * RATE, 3 * RATE]
+    # 4 and 2 s make the first piece, 4.5 and 0.5 s the second
+    assert shards.numbers("samples").tolist() == [6 * RATE, 5 * RATE, 3 * RATE]
     whole, _ = soundfile.read(light / "small" / "77" / "book" / "long.flac", dtype="int16")
-    piece = decode(shards.payload(1), "piece")
-    assert np.array_equal(piece, whole[round(7.5 * RATE) : 12 * RATE])
+    for number, spans in enumerate((((0, 4), (5, 7)), ((7.5, 12), (19, 19.5)))):
+        spoken = [whole[round(start * RATE) : round(end * RATE)] for start, end in spans]
+        assert np.array_equal(decode(shards.payload(number), "piece"), np.concatenate(spoken))
     assert "text" not in shards.columns
-    run("librilight", light, "--seconds", 8, "-o", tmp_path / "b", "--workers", 2)
-    assert hash_of(tmp_path / "a") == hash_of(tmp_path / "b")
+    meta = read_meta(tmp_path / "a")
+    assert meta["splits"]["train"] == {"examples": 3, "samples": 14 * RATE}
+    assert meta["hours"] == {"small": round(23 / 3600, 3)}  # before cutting
 
 
-def test_pieces_are_joined_and_cut_by_their_length():
+# shards of one file each; a file takes its time
+SCRIPT = """
+import sys, time
+from functools import partial
+from d2v.data import librilight, prepare
+from d2v.data.writing import write_split
+librilight.write_split = partial(write_split, shard_bytes=1)
+pause, decode = float(sys.argv[1]), librilight.decode
+librilight.decode = lambda *given: (time.sleep(pause), decode(*given))[1]
+prepare.main(sys.argv[2:])
+"""
+
+
+def test_a_killed_preparation_goes_on_and_gives_the_same_bytes(tmp_path, monkeypatch):
+    for number in range(5):
+        sound(tmp_path / "light" / "medium" / str(number) / "book" / "a.flac", 2.1, number)
+    words = ["librilight", str(tmp_path / "light"), "-o", str(tmp_path / "set")]
+    killed = subprocess.Popen([sys.executable, "-c", SCRIPT, "0.3", *words, "--workers", "1"])
+    parts = tmp_path / "set.tmp" / PARTS / "train"
+    deadline = time.monotonic() + 60
+    while len(list(parts.glob("*.npz"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    killed.kill()
+    assert killed.wait() < 0
+    kept = {path: path.stat().st_mtime_ns for path in parts.glob("*.bin")}
+    assert 2 <= len(kept) < 5
+    monkeypatch.setattr(librilight, "write_split", partial(write_split, shard_bytes=1))
+    run(*words, "--workers", 1)
+    for path, time_ns in kept.items():  # taken as they were
+        assert (tmp_path / "set" / "train" / path.name).stat().st_mtime_ns == time_ns
+    run("librilight", tmp_path / "light", "-o", tmp_path / "whole", "--workers", 2)
+    assert hash_of(tmp_path / "set") == hash_of(tmp_path / "whole")
+    hours = [read_meta(tmp_path / name)["hours"] for name in ("set", "whole")]
+    assert hours == [{"medium": round(5 * 2.1 / 3600, 3)}] * 2
+
+
+def test_spans_are_strung_together_and_cut_by_their_length():
     s = RATE
-    assert joined([(0, 3 * s), (4 * s, 5 * s)], 10 * s) == [(0, 5 * s)]
-    assert joined([(0, 25 * s)], 10 * s) == [(0, 10 * s), (10 * s, 20 * s), (20 * s, 25 * s)]
-    assert joined([(0, s)], 10 * s) == []
+    assert strung([(0, 3 * s), (4 * s, 5 * s)], 4 * s) == [[(0, 3 * s), (4 * s, 5 * s)]]
+    assert strung([(0, 3 * s), (4 * s, 6 * s)], 4 * s) == [[(0, 3 * s)], [(4 * s, 6 * s)]]
+    long = [[(0, 10 * s)], [(10 * s, 20 * s)], [(20 * s, 25 * s)]]
+    assert strung([(0, 25 * s)], 10 * s) == long
+    assert strung([(0, s)], 10 * s) == []
+
+
+def test_all_subsets_are_read_and_nothing_beside_them(light, tmp_path):
+    for place in ("large/77/other/long.flac", "duplicate/5/book/x.flac", "medium/9/b/.x.flac"):
+        sound(light / place, 2.5)
+    found = recordings(light)
+    names = [(r.subset, r.name, r.voice is not None) for r in found]
+    assert names == [  # chapters of two books may have one name
+        ("small", "small/77/book/long", True),
+        ("small", "88/short", False),
+        ("large", "large/77/other/long", False),
+    ]
+    tree = [r.name for r in recordings(light / "small")]  # without subsets
+    assert tree == ["77/long", "88/short"]
+    words = ("librilight", light, "--seconds", 8, "--official")
+    fails("small has 0.0 of 577.2 hours; medium has 0.0 of 5,189.0 .*large", tmp_path / "x", *words)
+    run(*words, "--allow-partial", "-o", tmp_path / "x")
+    meta = read_meta(tmp_path / "x")
+    assert meta["complete"] is False
+    assert list(meta["hours"]) == ["large", "small"]
 
 
 def test_faults_of_libri_light_are_named(light, tmp_path):
@@ -138,79 +203,28 @@ def test_faults_of_libri_light_are_named(light, tmp_path):
     (book / "long.json").write_text('{"voice_activity": 3}')
     fails("long.json: no list voice_activity", tmp_path / "set", *words)
     (book / "long.json").unlink()
-    fails("long.json: missing", tmp_path / "set", *words)
+    fails("long.flac: too long, and no long.json", tmp_path / "set", *words)
     sound(book / "long.flac", 1.0, rate=8000)
     fails("long.flac: 8000 Hz, 1 channel", tmp_path / "set", *words)
+    sound(book / "long.flac", 3.0)
+    flipped = bytearray((book / "long.flac").read_bytes())
+    flipped[26] ^= 255  # of the checksum: the decoder is content
+    (book / "long.flac").write_bytes(flipped)
+    fails("long.flac: corrupt audio .samples differ", tmp_path / "set", *words)
     (book / "long.flac").write_bytes(b"fLaC")
     fails("long.flac: corrupt audio", tmp_path / "set", *words)
-
-
-# --- AudioSet -----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def audio(tmp_path) -> Path:
-    root = tmp_path / "audioset"
-    root.mkdir()
-    (root / "class_labels_indices.csv").write_text(
-        'index,mid,display_name\n0,/m/a,"Speech"\n1,/m/b,"Male speech, man speaking"\n2,/t/c,Dog\n'
-    )
-    head = "# Segments csv created ...\n# num_ytids=2\n# YTID, start_seconds, end_seconds, labels\n"
-    lists = {
-        "balanced_train": 'abc, 30.000, 40.000, "/t/c,/m/a"\n-de, 0.000, 10.000, "/m/b"\n',
-        "unbalanced_train": 'ghi, 5.000, 15.000, "/m/a"\n',
-        "eval": 'jkl, 0.000, 10.000, "/t/c"\nmno, 0.000, 10.000, "/m/b"\n',
-    }
-    for name, text in lists.items():
-        (root / f"{name}_segments.csv").write_text(head + text)
-    for k, name in enumerate(("abc.wav", "Y-de.flac", "ghi_5.flac", "jkl.flac", "mno.flac")):
-        sound(root / "clips" / str(k % 2) / name, 0.2, k)
-    return root
-
-
-def test_clips_get_the_numbers_of_their_classes(audio, tmp_path):
-    run("audioset", audio, "-o", tmp_path / "set", "--workers", 1)
-    meta = read_meta(tmp_path / "set")
-    assert meta["classes"] == ["Speech", "Male speech, man speaking", "Dog"]
-    assert meta["splits"]["balanced"] == {"examples": 2, "samples": 6400, "missing": 0}
-    shards = Shards(tmp_path / "set" / "balanced")
-    assert list(shards.texts("id")) == ["abc", "-de"]
-    assert list(shards.texts("labels")) == ["0,2", "1"]
-    whole, _ = soundfile.read(audio / "clips" / "0" / "abc.wav", dtype="int16")
-    assert np.array_equal(decode(shards.payload(0), "abc"), whole)
-
-
-def test_missing_clips_are_counted_and_too_many_refused(audio, tmp_path, capsys):
-    (audio / "clips" / "1" / "jkl.flac").unlink()
+    sound(light / "small" / "stray.flac", 3.0)
+    fails("stray.flac: not in the folder of a speaker", tmp_path / "set", *words)
     fails(
-        "eval_segments.csv: 1 of 2 clips are not there; .* --most-missing",
+        "--seconds 1: pieces of less than 2 s",
         tmp_path / "set",
-        "audioset",
-        audio,
+        "librilight",
+        light,
+        "--seconds",
+        1,
     )
-    run("audioset", audio, "-o", tmp_path / "set", "--most-missing", 0.5)
-    assert "1 of 2 clips" in capsys.readouterr().err
-    assert read_meta(tmp_path / "set")["splits"]["eval"]["missing"] == 1
-
-
-def test_faults_of_audioset_are_named(audio, tmp_path):
-    words = ("audioset", audio, "--workers", 1)
-    clip = audio / "clips" / "0" / "mno.flac"
-    for plant, message in (
-        ({"rate": 44_100}, "mno.flac: 44100 Hz, 1 channel.*ffmpeg"),
-        ({"channels": 2}, "mno.flac: 16000 Hz, 2 channel"),
-    ):
-        sound(clip, 0.2, **plant)
-        fails(message, tmp_path / "set", *words)
-    sound(clip, 0.2)
-    segments = audio / "eval_segments.csv"
-    good = segments.read_text()
-    segments.write_text(good + 'pqr, 0.000, 10.000, "/m/zzz"\n')
-    fails("eval_segments.csv:6: '/m/zzz' is no class", tmp_path / "set", *words)
-    segments.write_text(good + "pqr, 0.000\n")
-    fails("eval_segments.csv:6: YTID, start, end", tmp_path / "set", *words)
-    segments.unlink()
-    fails("eval_segments.csv: no such file", tmp_path / "set", *words)
+    (tmp_path / "empty").mkdir()
+    fails("empty: no FLAC files in it", tmp_path / "set", "librilight", tmp_path / "empty")
 
 
 # --- language model -----------------------------------------------------------------------------
@@ -239,6 +253,10 @@ def test_faults_of_the_language_model_are_named(tmp_path):
     (source / "4-gram.arpa.gz").write_bytes(gzip.compress(ARPA.encode())[:-20])
     fails("none of librispeech-lexicon.txt", tmp_path / "set", *words)
     (source / "librispeech-vocab.txt").write_text("HELLO\n")
+    fails("4-gram.arpa.gz: truncated or unreadable", tmp_path / "set", *words)
+    damaged = bytearray(gzip.compress(ARPA.encode() + bytes(range(256)) * 300, 9))
+    damaged[80:90] = bytes(10)
+    (source / "4-gram.arpa.gz").write_bytes(damaged)
     fails("4-gram.arpa.gz: truncated or unreadable", tmp_path / "set", *words)
     (source / "4-gram.bin").write_bytes(b"something else")
     fails("4-gram.bin: not a KenLM binary file", tmp_path / "set", *words)

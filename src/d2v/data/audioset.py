@@ -9,14 +9,17 @@ Clips vanish from the web: those that are not there are counted and said, not re
 
 import csv
 import io
+import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import soundfile
 
 from d2v.data.layout import lines
-from d2v.data.librispeech import RATE
+from d2v.data.librispeech import RATE, decode
 from d2v.data.shards import write_meta, written_whole
 from d2v.data.writing import Example, write_split
 from d2v.errors import UserError
@@ -28,6 +31,8 @@ SPLITS = {
 }
 CLASSES = "class_labels_indices.csv"
 Clip = tuple[Path, str, str]  # file, id, numbers of its classes
+FLOATS = ("FLOAT", "DOUBLE")  # WAV files of samples from -1 to 1
+UNKNOWN = 0x7FFFF000  # a WAV file written to a pipe says that it has so many bytes, or more
 
 
 def prepare_audioset(
@@ -37,20 +42,24 @@ def prepare_audioset(
 
     meta.json gets the names of the classes and how many clips of each list are missing.
 
-    Raises UserError naming the file (and line): missing list, broken line, unknown class, more than
-    the share `most_missing` of a list's clips not there, broken audio, other rate than 16 kHz, more
-    than one channel.
+    Raises UserError naming the file (and line): missing list, list that is cut off, broken line,
+    unknown class, clip listed twice, no clip of a list or more than the share `most_missing` not
+    there, broken audio, other rate than 16 kHz, more than one channel.
     """
     names, numbers = _classes(source / CLASSES)
     folder = source / "clips"
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; the clips (16 kHz, mono) belong there")
-    files = {p.stem: p for p in sorted(folder.rglob("*")) if p.suffix in {".flac", ".wav"}}
+    files = _files(folder)
     lists = {split: _segments(source / file, numbers) for split, file in SPLITS.items()}
     splits: dict[str, dict[str, int]] = {}
     with written_whole(out) as temporary:
         for split, segments in lists.items():
-            clips = [(path, *s[:1], s[2]) for s in segments if (path := _find(files, *s[:2]))]
+            clips = [
+                (Path(path), name, labels)
+                for name, start, labels in segments
+                if (path := _find(files, name, start))
+            ]
             missing = len(segments) - len(clips)
             _judge(source / SPLITS[split], missing, len(segments), most_missing)
             shards, _ = write_split(
@@ -76,24 +85,45 @@ def prepare_audioset(
 
 def _example(clip: Clip) -> Iterator[Example]:
     path, name, labels = clip
+    payload = path.read_bytes()
+    if path.suffix == ".wav":
+        payload = _as_flac(payload, path)
+    samples = len(decode(payload, path))
+    yield Example(payload, {"id": name, "samples": samples, "labels": labels})
+
+
+def _as_flac(payload: bytes, path: Path) -> bytes:
+    """A WAV file of any format as FLAC with 16 bits."""
+    declared = 8 + int.from_bytes(payload[4:8], "little")
+    if len(payload) < declared < UNKNOWN:  # the decoder would read what is there in silence
+        raise UserError(
+            f"{path}: corrupt audio ({len(payload):,} of {declared:,} bytes); replace it"
+        )
     try:
-        with soundfile.SoundFile(path) as file:
-            rate, channels = file.samplerate, file.channels
-            wave = file.read(dtype="int16")
+        with soundfile.SoundFile(io.BytesIO(payload)) as file:
+            rate, floats = file.samplerate, file.subtype in FLOATS
+            wave = file.read(dtype="float64" if floats else "int16")
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise UserError(f"{path}: corrupt audio ({error}); replace or remove it") from None
-    if (rate, channels) != (RATE, 1) or not len(wave):
-        raise UserError(
-            f"{path}: {rate} Hz, {channels} channel(s), {len(wave)} samples; 16000 Hz and one"
-            " channel are needed: convert it with `ffmpeg -ar 16000 -ac 1`"
-        )
-    if path.suffix == ".flac":
-        payload = path.read_bytes()
-    else:
-        buffer = io.BytesIO()
-        soundfile.write(buffer, wave, RATE, format="FLAC", subtype="PCM_16")
-        payload = buffer.getvalue()
-    yield Example(payload, {"id": name, "samples": len(wave), "labels": labels})
+    if floats:  # read as integers, samples from -1 to 1 would all be 0
+        if not np.isfinite(wave).all():
+            raise UserError(f"{path}: corrupt audio (samples that are no numbers); replace it")
+        wave = np.clip(np.rint(wave * 2**15), -(2**15), 2**15 - 1).astype(np.int16)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, wave, rate, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def _files(folder: Path) -> dict[str, str]:
+    """Paths of the sound files below a folder by their names; texts, as there may be millions."""
+    found = {}
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders.sort()
+        for name in sorted(names):
+            stem, suffix = os.path.splitext(name)
+            if suffix in (".flac", ".wav"):
+                found[stem] = os.path.join(place, name)
+    return found
 
 
 def _classes(path: Path) -> tuple[list[str], dict[str, str]]:
@@ -111,8 +141,11 @@ def _classes(path: Path) -> tuple[list[str], dict[str, str]]:
 
 def _segments(path: Path, numbers: dict[str, str]) -> list[tuple[str, str, str]]:
     """Name, start in seconds and numbers of the classes of each line."""
-    found = []
+    found: dict[str, tuple[str, str, str]] = {}
+    declared = None
     for number, line in lines(path):
+        if line.startswith("#") and (told := re.search(r"num_segs=(\d+)", line)):
+            declared = int(told[1])
         if not line.strip() or line.startswith("#"):
             continue
         row = next(csv.reader([line], skipinitialspace=True))
@@ -121,22 +154,31 @@ def _segments(path: Path, numbers: dict[str, str]) -> list[tuple[str, str, str]]
         ids = row[3].split(",")
         if unknown := [i for i in ids if i not in numbers]:
             raise UserError(f"{path}:{number}: {unknown[0]!r} is no class of {CLASSES}")
-        labels = sorted(int(numbers[i]) for i in ids)
-        found.append((row[0], row[1].removesuffix(".000"), ",".join(map(str, labels))))
+        if row[0] in found:
+            raise UserError(f"{path}:{number}: {row[0]} is listed twice")
+        labels = ",".join(map(str, sorted({int(numbers[i]) for i in ids})))
+        found[row[0]] = row[0], row[1].removesuffix(".000"), labels
     if not found:
         raise UserError(f"{path}: no segments in it")
-    return found
+    if declared is not None and declared != len(found):
+        raise UserError(
+            f"{path}: {len(found):,} segments, but its head says num_segs={declared:,}; get the"
+            " whole list"
+        )
+    return list(found.values())
 
 
-def _find(files: dict[str, Path], name: str, start: str) -> Path | None:
+def _find(files: dict[str, str], name: str, start: str) -> str | None:
     return next((files[n] for n in (name, f"Y{name}", f"{name}_{start}") if n in files), None)
 
 
 def _judge(path: Path, missing: int, total: int, most: float) -> None:
-    """Say how many clips of a list are not there; raises UserError if they are too many."""
+    """Say how many clips of a list are not there; raises UserError if they are too many or all."""
     if not missing:
         return
     text = f"{path}: {missing:,} of {total:,} clips are not there"
+    if missing == total:
+        raise UserError(f"{text}; put them into clips/, called YTID.flac or YTID.wav")
     if missing > most * total:
         raise UserError(f"{text}; get more of them, or allow it with --most-missing SHARE")
     print(f"warning: {text}", file=sys.stderr)

@@ -1,54 +1,80 @@
-"""Libri-light's unlabelled speech to shards, cut at pauses.
+"""Libri-light's unlabelled speech to shards, without its pauses.
 
-    SRC/{small,medium,large}/SPEAKER/BOOK/*.flac, each with a .json
+    SRC/{small,medium,large}/SPEAKER/BOOK/*.flac, each with a .json; or SRC/SPEAKER/BOOK/*.flac
 
-Files are up to hours long. Their .json beside them says where somebody speaks; pieces of speech are
-joined up to a longest length, as the set's own cut_by_vad.py does, and written as FLAC again. Equal
-bytes need the same version of libFLAC.
+Files are up to hours long. The .json beside each says where somebody speaks. As the set's own
+cut_by_vad.py does, the pauses are left out, and what is spoken is strung together up to a longest
+length: wav2vec 2.0 (section 4.1) got 53.2 thousand hours so. Unlike there, a longer span is cut up.
+Written as FLAC again: equal bytes need the same version of libFLAC.
 """
 
 import io
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import soundfile
 
-from d2v.data.librispeech import RATE
+from d2v.data.librispeech import RATE, decode
+from d2v.data.official import LIBRILIGHT_HOURS, check_hours
 from d2v.data.shards import write_meta, written_whole
 from d2v.data.writing import Columns, Example, write_split
 from d2v.errors import UserError
 
 SPLIT = "train"
 SHORTEST_S = 2.0  # the recipes leave out anything shorter
+SUBSETS = tuple(LIBRILIGHT_HOURS)
+Span = tuple[int, int]  # first sample, and the one behind the last
+
+
+class Recording(NamedTuple):
+    """A file to be cut; its pieces are called NAME#0, NAME#1 ..."""
+
+    path: Path
+    voice: Path | None  # .json
+    name: str
+    speaker: str
+    subset: str  # empty where the tree has none
 
 
 def prepare_librilight(
-    source: Path, out: Path, seconds: float = 30.0, workers: int | None = None
+    source: Path,
+    out: Path,
+    seconds: float = 30.0,
+    workers: int | None = None,
+    *,
+    official: bool = False,
+    allow_partial: bool = False,
 ) -> None:
     """Write pieces of at most `seconds` seconds, with their samples and speakers.
 
+    meta.json gets the hours of each subset before cutting; `official` compares them with those of
+    Libri-light, which `allow_partial` makes a warning.
+
     Raises UserError naming the file: broken FLAC, other rate than 16 kHz, more than one channel,
-    unreadable .json, or a folder without any FLAC.
+    unreadable .json, a folder without any FLAC, a FLAC outside of a speaker's folder.
     """
-    if not source.is_dir():
-        raise UserError(f"{source}: no such folder")
-    files = sorted(source.rglob("*.flac"))
-    if not files:
-        raise UserError(f"{source}: no FLAC files in it")
+    if seconds < SHORTEST_S:
+        raise UserError(f"--seconds {seconds:g}: pieces of less than {SHORTEST_S:g} s are left out")
+    found = recordings(source)
     with written_whole(out) as temporary:
-        shards, _ = write_split(
+        shards, counts = write_split(
             temporary / SPLIT,
-            [(path, path.relative_to(source).parts[-3]) for path in files],
+            found,
             partial(_pieces, seconds),
-            sizes=[path.stat().st_size for path in files],
+            sizes=[recording.path.stat().st_size for recording in found],
             label=SPLIT,
             workers=workers,
         )
         if not len(shards):
-            raise UserError(f"{source}: no piece of {SHORTEST_S} s or more in it")
+            raise UserError(f"{source}: no piece of {SHORTEST_S:g} s or more in it")
+        hours = _hours(found, counts)
+        entries = {"complete": check_hours(hours, allow_partial)} if official else {}
         samples = int(shards.numbers("samples").sum())
         write_meta(
             temporary,
@@ -58,42 +84,62 @@ def prepare_librilight(
             splits={SPLIT: {"examples": len(shards), "samples": samples}},
             rate=RATE,
             seconds=seconds,
+            hours=hours,
+            **entries,
         )
 
 
-def _pieces(seconds: float, item: tuple[Path, str]) -> Iterator[Example]:
-    """Pieces of one file, called FILE#0, FILE#1 ..."""
-    path, speaker = item
-    wave = _read(path)
-    spans = _voiced(path.with_suffix(".json"), len(wave), seconds)
-    for number, (start, end) in enumerate(joined(spans, round(seconds * RATE))):
+def recordings(source: Path) -> list[Recording]:
+    """The FLAC files of the subsets, or of a tree without any; other folders beside are left out.
+
+    `duplicate`, which Libri-light also hands out, is of books that are in the subsets already.
+    """
+    if not source.is_dir():
+        raise UserError(f"{source}: no such folder")
+    subsets = [subset for subset in SUBSETS if (source / subset).is_dir()]
+    found = []
+    for subset in subsets or [""]:
+        for path in sorted((source / subset).rglob("*.flac")):
+            parts = path.relative_to(source / subset).parts
+            if len(parts) < 2:
+                raise UserError(f"{path}: not in the folder of a speaker (SPEAKER/BOOK/*.flac)")
+            if not any(part.startswith(".") for part in parts):
+                voice = path.with_suffix(".json")
+                name, there = f"{parts[0]}/{path.stem}", voice if voice.exists() else None
+                found.append(Recording(path, there, name, parts[0], subset))
+    if not found:
+        raise UserError(f"{source}: no FLAC files in it")
+    names = Counter(recording.name for recording in found)
+    return [
+        recording  # two books may call their chapters the same
+        if names[recording.name] == 1
+        else recording._replace(name=recording.path.relative_to(source).with_suffix("").as_posix())
+        for recording in found
+    ]
+
+
+def _pieces(seconds: float, recording: Recording) -> Iterator[Example]:
+    """Pieces of one file; the first one's counts have the samples of the file by subset."""
+    path, voice, name, speaker, subset = recording
+    wave = decode(path.read_bytes(), path)
+    counts = np.array([len(wave) if subset == known else 0 for known in SUBSETS], np.int64)
+    if voice is None and len(wave) > seconds * RATE:
+        raise UserError(f"{path}: too long, and no {path.stem}.json says where it can be cut")
+    spans = _voiced(voice, len(wave)) if voice else [(0, len(wave))]
+    for number, piece in enumerate(strung(spans, round(seconds * RATE))):
+        samples = np.concatenate([wave[start:end] for start, end in piece])
         buffer = io.BytesIO()
-        soundfile.write(buffer, wave[start:end], RATE, format="FLAC", subtype="PCM_16")
-        name = f"{path.stem}#{number}"
-        columns: Columns = {"id": f"{speaker}/{name}", "samples": end - start, "speaker": speaker}
-        yield Example(buffer.getvalue(), columns)
+        soundfile.write(buffer, samples, RATE, format="FLAC", subtype="PCM_16")
+        columns: Columns = {
+            "id": f"{name}#{number}",
+            "samples": len(samples),
+            "speaker": speaker,
+        }
+        yield Example(buffer.getvalue(), columns, None if number else counts)
 
 
-def _read(path: Path) -> np.ndarray:
-    try:
-        with soundfile.SoundFile(path) as file:
-            rate, channels, frames = file.samplerate, file.channels, file.frames
-            wave: np.ndarray = file.read(dtype="int16")
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise UserError(f"{path}: corrupt audio ({error}); replace or remove it") from None
-    if (rate, channels) != (RATE, 1):
-        raise UserError(f"{path}: {rate} Hz, {channels} channel(s); 16000 Hz and one are needed")
-    if len(wave) != frames:
-        raise UserError(f"{path}: corrupt audio ({len(wave)} of {frames} samples); replace it")
-    return wave
-
-
-def _voiced(path: Path, samples: int, seconds: float) -> list[tuple[int, int]]:
-    """Where somebody speaks, in samples; all of a file that is short enough as it is."""
-    if not path.exists():
-        if samples <= seconds * RATE:
-            return [(0, samples)]
-        raise UserError(f"{path}: missing; it says where {path.stem}.flac can be cut")
+def _voiced(path: Path, samples: int) -> list[Span]:
+    """Where somebody speaks in a file of so many samples."""
     try:
         spans = json.loads(path.read_text(encoding="utf-8"))["voice_activity"]
         found = [(round(start * RATE), min(round(end * RATE), samples)) for start, end in spans]
@@ -102,16 +148,34 @@ def _voiced(path: Path, samples: int, seconds: float) -> list[tuple[int, int]]:
     return [(start, end) for start, end in found if 0 <= start < end]
 
 
-def joined(spans: list[tuple[int, int]], longest: int) -> list[tuple[int, int]]:
-    """Neighbouring spans as one while it is no longer than `longest`; longer ones are cut up."""
-    pieces: list[tuple[int, int]] = []
-    for start, end in spans:
-        if pieces and end - pieces[-1][0] <= longest:
-            pieces[-1] = (pieces[-1][0], end)
-            continue
-        while end - start > longest:
-            pieces.append((start, start + longest))
-            start += longest
-        pieces.append((start, end))
+def strung(spans: list[Span], longest: int) -> list[list[Span]]:
+    """Spans in pieces: as many as make at most `longest` samples together; longer ones are cut up.
+
+    Pieces of less than SHORTEST_S are left out.
+    """
+    pieces: list[list[Span]] = []
+    lengths: list[int] = []
+    for first, end in spans:
+        for start in range(first, end, longest):
+            span = (start, min(start + longest, end))
+            length = span[1] - span[0]
+            if pieces and lengths[-1] + length <= longest:
+                pieces[-1].append(span)
+                lengths[-1] += length
+            else:
+                pieces.append([span])
+                lengths.append(length)
     shortest = round(SHORTEST_S * RATE)
-    return [(start, end) for start, end in pieces if end - start >= shortest]
+    return [piece for piece, n in zip(pieces, lengths, strict=True) if n >= shortest]
+
+
+def _hours(found: list[Recording], counts: npt.NDArray[np.int64] | None) -> Mapping[str, float]:
+    """Hours of each subset that is there, before cutting; of files that gave a piece."""
+    there = {recording.subset for recording in found}
+    if counts is None:
+        return {}
+    return {
+        subset: round(int(count) / RATE / 3600, 3)
+        for subset, count in zip(SUBSETS, counts, strict=True)
+        if subset in there
+    }

@@ -127,7 +127,7 @@ def decode(payload: bytes | memoryview, name: Path | str) -> np.ndarray:
             if (rate, channels) != (RATE, 1):
                 raise UserError(
                     f"{name}: {rate} Hz, {channels} channel(s); 16000 Hz and one are needed:"
-                    " convert it"
+                    " convert it with `ffmpeg -ar 16000 -ac 1`"
                 )
             wave: np.ndarray = file.read(dtype="int16")
     except (soundfile.LibsndfileError, RuntimeError) as error:
@@ -137,7 +137,7 @@ def decode(payload: bytes | memoryview, name: Path | str) -> np.ndarray:
     if len(wave) == 0:
         raise UserError(f"{name}: no samples in it; remove it and its transcript")
     expected = _md5(payload)
-    if exact and expected and md5(wave.astype("<i2").tobytes()).digest() != expected:
+    if exact and expected and md5(wave.astype("<i2", copy=False).data).digest() != expected:
         raise UserError(f"{name}: corrupt audio (samples differ from their checksum); replace it")
     return wave
 

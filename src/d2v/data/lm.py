@@ -6,6 +6,7 @@ SRC/librispeech-lexicon.txt or librispeech-vocab.txt    the words
 
 import gzip
 import shutil
+import zlib
 from pathlib import Path
 
 from d2v.data.layout import lines
@@ -72,5 +73,5 @@ def _copy(model: Path, target: Path) -> None:
                 raise UserError(f"{model}: not a {kind} file")
             out.write(first)
             shutil.copyfileobj(file, out, 2**24)
-    except (EOFError, OSError) as error:
+    except (EOFError, OSError, zlib.error) as error:
         raise UserError(f"{model}: truncated or unreadable ({error}); get it again") from None

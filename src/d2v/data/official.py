@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from d2v.errors import UserError
 
 # ImageNet-1K: ILSVRC 2012 (Russakovsky et al. 2015, table 2). LibriSpeech: utterances of each
-# subset (openslr.org/12). Libri-light's limited supervision: utterances of the lists (Kahn et al.
-# 2020). GLUE: rows of the files; QQP without its broken rows, MRPC as cut by mrpc_dev_ids.tsv.
+# subset (openslr.org/12). GLUE: rows of the files, as dataset_infos.json of Hugging Face's glue has
+# them; QQP without its broken rows (QQP-clean.zip), MRPC as cut by mrpc_dev_ids.tsv. AudioSet's
+# lists say in their heads how long they are.
 OFFICIAL: dict[str, dict[str, int]] = {
     "imagenet": {"train": 1_281_167, "val": 50_000},
     "librispeech": {
@@ -37,7 +38,9 @@ OFFICIAL: dict[str, dict[str, int]] = {
 # QQP.zip, which GLUE gave out before QQP-clean.zip, has three rows more that are whole
 EARLIER: dict[str, dict[str, int]] = {"QQP": {"train": 363_849}}
 IMAGENET_CLASSES = 1000
-AUDIOSET_CLASSES = 527
+# Kahn et al. 2020, table 1; data_preparation/README.md of libri-light has 5,193 for medium
+LIBRILIGHT_HOURS = {"small": 577.2, "medium": 5_189.0, "large": 51_934.0}
+ENOUGH = 0.99  # of the hours of a subset: files without a usable piece do not count
 
 
 def check_counts(dataset: str, found: Mapping[str, int], allow_partial: bool = False) -> bool:
@@ -53,6 +56,19 @@ def check_counts(dataset: str, found: Mapping[str, int], allow_partial: bool = F
         if found.get(split, 0) not in (count, earlier.get(split))
     ]
     return tell(dataset, faults, allow_partial)
+
+
+def check_hours(found: Mapping[str, float], allow_partial: bool = False) -> bool:
+    """Whether Libri-light is all there, by the hours of its subsets before cutting.
+
+    As `check_counts` does, warns or raises UserError with every subset that has less.
+    """
+    faults = [
+        f"{subset} has {found.get(subset, 0.0):,.1f} of {hours:,.1f} hours"
+        for subset, hours in LIBRILIGHT_HOURS.items()
+        if found.get(subset, 0.0) < ENOUGH * hours
+    ]
+    return tell("librilight", faults, allow_partial)
 
 
 def tell(dataset: str, faults: list[str], allow_partial: bool) -> bool:

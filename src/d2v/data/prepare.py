@@ -33,19 +33,19 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="Libri-light's librispeech_finetuning: writes the lists 10min, 1h, 10h",
     )
-    speech.add_argument(
-        "--official", action="store_true", help="compare with the official numbers of utterances"
-    )
-    for command in (imagenet, speech):
-        command.add_argument(
-            "--allow-partial", action="store_true", help="go on if not all of the set is there"
-        )
-
-    light = _command(commands, "librilight", "Libri-light: unlabelled speech, cut at pauses")
+    light = _command(commands, "librilight", "Libri-light: unlabelled speech, without its pauses")
     light.add_argument("source", type=Path, metavar="SRC", help="folder of small, medium, large")
     light.add_argument(
         "--seconds", type=float, default=30.0, metavar="S", help="longest piece (default: 30)"
     )
+    for command, what in ((speech, "numbers of utterances"), (light, "hours of its subsets")):
+        command.add_argument(
+            "--official", action="store_true", help=f"compare with the official {what}"
+        )
+    for command in (imagenet, speech, light):
+        command.add_argument(
+            "--allow-partial", action="store_true", help="go on if not all of the set is there"
+        )
 
     sounds = _command(commands, "audioset", "AudioSet: segment lists and 16 kHz clips")
     sounds.add_argument("source", type=Path, metavar="SRC", help="folder of the lists and clips/")
@@ -170,7 +170,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif args.command == "librilight":
         from d2v.data.librilight import prepare_librilight
 
-        prepare_librilight(args.source, args.out, args.seconds, args.workers)
+        prepare_librilight(
+            args.source,
+            args.out,
+            args.seconds,
+            args.workers,
+            official=args.official,
+            allow_partial=args.allow_partial,
+        )
     elif args.command == "audioset":
         from d2v.data.audioset import prepare_audioset
 
