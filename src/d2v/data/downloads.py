@@ -1,25 +1,27 @@
-"""Downloads that go on where they stopped and are checked; archives unpacked below a folder."""
+"""Downloads that go on where they stopped, and are checked."""
 
+import errno
 import hashlib
+import io
 import os
 import sys
-import tarfile
 import time
-import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import Any, NoReturn
 
 import requests
 import urllib3
 from tqdm import tqdm
 
-from d2v.data.shards import written_whole
+from d2v.data.writing import LOG_S
 from d2v.errors import UserError
 from d2v.files import read_json, write_json
 
-RETRIES = 5
+RETRIES = 5  # one after another that bring nothing new
 PAUSE_S = 2.0  # before the first retry; doubled each time
+MENDABLE = (408, 429)  # of the answers from 400 to 499: worth another try
+NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 RECORD = "checksums.json"  # beside the files: what was found
 BLOCK = 2**20
 
@@ -79,27 +81,26 @@ def intact(remote: Remote, path: Path) -> bool:
 
 def _receive(remote: Remote, part: Path) -> None:
     """Bring the partial file to its full length."""
-    pause = PAUSE_S
-    for attempt in range(RETRIES + 1):
+    attempt, most = 0, _size(part)
+    while True:
         try:
             _request(remote, part)
             return
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            status = getattr(getattr(error, "response", None), "status_code", None)
-            final = status is not None and 400 <= status < 500 and status != 429
-            if final or attempt == RETRIES:
-                had = part.stat().st_size if part.exists() else 0
+            if _size(part) > most:  # a long file through a poor line: as long as it moves
+                attempt, most = 0, _size(part)
+            if _final(error) or attempt >= RETRIES:
                 raise UserError(
-                    f"{remote.url}: {_words(error)}; {had:,} bytes are kept, the next"
+                    f"{remote.url}: {_words(error)}; {_size(part):,} bytes are kept, the next"
                     " `d2v fetch` goes on from there"
                 ) from None
-            time.sleep(pause)
-            pause *= 2
+            time.sleep(PAUSE_S * 2**attempt)
+            attempt += 1
 
 
 def _request(remote: Remote, part: Path) -> None:
     """One request, for what is missing: only if the file on the server is still the same."""
-    have, stamp = part.stat().st_size if part.exists() else 0, _stamp(part)
+    have, stamp = _size(part), _stamp(part)
     headers = {"Accept-Encoding": "identity"}
     known = read_json(stamp)
     if have and known and known["version"]:
@@ -107,34 +108,72 @@ def _request(remote: Remote, part: Path) -> None:
     else:
         have = 0
     with requests.get(remote.url, headers=headers, stream=True, timeout=30) as answer:
-        if answer.status_code == 416:  # all of it was here
-            return
+        found = answer.headers.get("Content-Range", "")
+        if answer.status_code == 416:
+            if found == f"bytes */{have}":  # all of it was here
+                return
+            part.unlink()
+            raise OSError("the server has another file now")
         answer.raise_for_status()
         if answer.status_code != 206:
             have = 0
-        total = have + int(answer.headers.get("Content-Length", 0))
-        version = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
-        write_json(stamp, {"version": version})
+        elif not found.startswith(f"bytes {have}-"):
+            part.unlink()
+            raise OSError("the server sent another part than was asked for")
+        length = int(answer.headers.get("Content-Length", 0))
+        total = have + length if length else 0
+        write_json(stamp, {"version": _version(answer)})
         _keep(remote, part, answer, have, total)
-    if total and part.stat().st_size < total:
+    if _size(part) < total:
         raise OSError("the connection ended early")
 
 
+def _version(answer: requests.Response) -> str | None:
+    """What says that the file is the same later, to the byte; a weak ETag does not."""
+    tag = answer.headers.get("ETag", "W/")
+    return answer.headers.get("Last-Modified") if tag.startswith("W/") else tag
+
+
 def _keep(remote: Remote, part: Path, answer: requests.Response, have: int, total: int) -> None:
-    bar = tqdm(
-        desc=remote.name,
-        total=total or None,
-        initial=have,
-        unit="B",
-        unit_scale=True,
-        disable=not sys.stderr.isatty(),
-    )
-    with bar, open(part, "r+b" if have else "wb") as file:
+    with _progress(remote.name, have, total) as bar, open(part, "r+b" if have else "wb") as file:
         file.seek(have)
         # in small portions, so that what came before a break is kept; read1 gives what is there
         while block := answer.raw.read1(BLOCK):
             file.write(block)
             bar.update(len(block))
+
+
+def _progress(name: str, have: int, total: int) -> "tqdm[NoReturn]":
+    """A bar on a terminal, else a line now and then, with rate and time left."""
+    options: dict[str, Any] = {}
+    if not sys.stderr.isatty():
+        options = {"file": _Lines(), "ncols": 0, "mininterval": LOG_S, "maxinterval": LOG_S}
+    return tqdm(desc=name, total=total or None, initial=have, unit="B", unit_scale=True, **options)
+
+
+class _Lines(io.StringIO):
+    """What tqdm writes over and over on one line, as lines of standard error."""
+
+    def write(self, text: str) -> int:
+        if text.strip():
+            print(text.strip(), file=sys.stderr, flush=True)
+        return len(text)
+
+
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
+
+
+def _final(error: Exception) -> bool:
+    """Whether another try would bring the same."""
+    status = _status(error)
+    refused = status is not None and 400 <= status < 500 and status not in MENDABLE
+    untrusted = isinstance(error, requests.exceptions.SSLError)
+    return refused or untrusted or getattr(error, "errno", None) in NO_PLACE
+
+
+def _status(error: Exception) -> int | None:
+    return getattr(getattr(error, "response", None), "status_code", None)
 
 
 def _stamp(part: Path) -> Path:
@@ -143,58 +182,9 @@ def _stamp(part: Path) -> Path:
 
 
 def _words(error: Exception) -> str:
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    status = _status(error)
     if status is not None:
         return f"the server answers {status}"
+    if isinstance(error, requests.exceptions.SSLError):
+        return "its certificate is not trusted here (REQUESTS_CA_BUNDLE names others)"
     return "no connection" if isinstance(error, requests.ConnectionError) else str(error)
-
-
-# --- archives ---------------------------------------------------------------------------------
-
-
-def unpack(archive: Path, target: Path) -> None:
-    """Unpack a tar or zip file as the folder `target`, which appears whole or not at all.
-
-    Raises UserError for a broken archive, and before anything is written for a member that would
-    lie outside of the target, or is neither a file nor a folder.
-    """
-    try:
-        if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as opened, written_whole(target) as folder:
-                _check(archive, _zip_members(opened))
-                opened.extractall(folder)
-            return
-        with tarfile.open(archive) as tar, written_whole(target) as folder:
-            _check(archive, ((m.name, m.isfile() or m.isdir()) for m in tar))
-            tar.extractall(folder, filter="data")
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
-        raise UserError(
-            f"{archive}: not a whole archive ({error}); remove it, fetch again"
-        ) from None
-
-
-def _zip_members(archive: zipfile.ZipFile) -> Iterator[tuple[str, bool]]:
-    for info in archive.infolist():
-        kind = info.external_attr >> 28  # upper bits of st_mode; 0 where unknown
-        yield info.filename, kind in (0, 0o10, 0o4)
-
-
-def _check(archive: Path, members: Iterator[tuple[str, bool]]) -> None:
-    for name, plain in members:
-        path = PurePosixPath(name.replace("\\", "/"))
-        if path.is_absolute() or ".." in path.parts or ":" in path.parts[0:1]:
-            raise UserError(f"{archive}: {name!r} would lie outside of the target; refused")
-        if not plain:
-            raise UserError(f"{archive}: {name!r} is neither a file nor a folder; refused")
-
-
-def merge(folder: Path, into: Path) -> None:
-    """Move a folder's files into another one, below the same names, and remove it."""
-    into.mkdir(parents=True, exist_ok=True)
-    for path in sorted(folder.iterdir()):
-        target = into / path.name
-        if path.is_dir() and target.is_dir():
-            merge(path, target)
-        else:
-            os.replace(path, target)
-    folder.rmdir()

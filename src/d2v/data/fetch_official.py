@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from d2v.data.downloads import Remote, download, merge, unpack
+from d2v.data.downloads import Remote, download
+from d2v.data.fetch_archives import merge, unpack
 from d2v.errors import UserError
+from d2v.locks import alone_in
 
 
 @dataclass(frozen=True)
@@ -22,12 +24,17 @@ def _speech(subset: str, md5: str) -> Part:
     return Part(Remote(url, f"md5:{md5}"), f"LibriSpeech/{subset}")
 
 
-def _glue(task: str, file: str) -> Part:
-    return Part(Remote(f"https://dl.fbaipublicfiles.com/glue/data/{file}"), f"glue_data/{task}")
+def _glue(task: str, file: str, sha256: str) -> Part:
+    return Part(Remote(f"{_FILES}/glue/data/{file}", f"sha256:{sha256}"), f"glue_data/{task}")
 
 
-_MRPC = "https://dl.fbaipublicfiles.com/senteval/senteval_data/msr_paraphrase"
-# checksums: openslr.org/resources/12/md5sum.txt; torchaudio's LibriLightLimited
+def _mrpc(path: str, sha256: str) -> Part:
+    return Part(Remote(f"{_FILES}/{path}", f"sha256:{sha256}"), "", "glue_data/MRPC")
+
+
+_FILES = "https://dl.fbaipublicfiles.com"
+# checksums: openslr.org/resources/12/md5sum.txt; torchaudio's LibriLightLimited; dataset_infos.json
+# of Hugging Face's glue. For the language model nobody published any: what came is noted
 SETS: dict[str, dict[str, list[Part]]] = {
     "librispeech": {
         "dev-clean": [_speech("dev-clean", "42e2234ba48799c1f50f24a7926300a1")],
@@ -42,7 +49,7 @@ SETS: dict[str, dict[str, list[Part]]] = {
         "lists": [
             Part(
                 Remote(
-                    "https://dl.fbaipublicfiles.com/librilight/data/librispeech_finetuning.tgz",
+                    f"{_FILES}/librilight/data/librispeech_finetuning.tgz",
                     "sha256:5d1efdc777b548194d7e09ba89126e2188026df9fd57aa57eb14408d2b2342af",
                 ),
                 "librispeech_finetuning",
@@ -54,22 +61,69 @@ SETS: dict[str, dict[str, list[Part]]] = {
         for name in ("4-gram.arpa.gz", "librispeech-lexicon.txt", "librispeech-vocab.txt")
     },
     "glue": {
-        "CoLA": [_glue("CoLA", "CoLA.zip")],
-        "MNLI": [_glue("MNLI", "MNLI.zip")],
+        "CoLA": [
+            _glue(
+                "CoLA",
+                "CoLA.zip",
+                "f212fcd832b8f7b435fb991f101abf89f96b933ab400603bf198960dfc32cbff",
+            )
+        ],
+        "MNLI": [
+            _glue(
+                "MNLI",
+                "MNLI.zip",
+                "e7c1d896d26ed6caf700110645df426cc2d8ebf02a5ab743d5a5c68ac1c83633",
+            )
+        ],
         "MRPC": [
-            Part(Remote(f"{_MRPC}_train.txt"), "", "glue_data/MRPC"),
-            Part(Remote(f"{_MRPC}_test.txt"), "", "glue_data/MRPC"),
-            Part(
-                Remote("https://dl.fbaipublicfiles.com/glue/data/mrpc_dev_ids.tsv"),
-                "",
-                "glue_data/MRPC",
+            _mrpc(
+                "senteval/senteval_data/msr_paraphrase_train.txt",
+                "60a9b09084528f0673eedee2b69cb941920f0b8cd0eeccefc464a98768457f89",
+            ),
+            _mrpc(
+                "senteval/senteval_data/msr_paraphrase_test.txt",
+                "a04e271090879aaba6423d65b94950c089298587d9c084bf9cd7439bd785f784",
+            ),
+            _mrpc(
+                "glue/data/mrpc_dev_ids.tsv",
+                "971d7767d81b997fd9060ade0ec23c4fc31cbb226a55d1bd4a1bac474eb81dc7",
             ),
         ],
-        "QNLI": [_glue("QNLI", "QNLIv2.zip")],
-        "QQP": [_glue("QQP", "QQP-clean.zip")],
-        "RTE": [_glue("RTE", "RTE.zip")],
-        "SST-2": [_glue("SST-2", "SST-2.zip")],
-        "STS-B": [_glue("STS-B", "STS-B.zip")],
+        "QNLI": [
+            _glue(
+                "QNLI",
+                "QNLIv2.zip",
+                "e634e78627a29adaecd4f955359b22bf5e70f2cbd93b493f2d624138a0c0e5f5",
+            )
+        ],
+        "QQP": [
+            _glue(
+                "QQP",
+                "QQP-clean.zip",
+                "40e7c862c04eb26ee04b67fd900e76c45c6ba8e6d8fab4f8f1f8072a1a3fbae0",
+            )
+        ],
+        "RTE": [
+            _glue(
+                "RTE",
+                "RTE.zip",
+                "6bf86de103ecd335f3441bd43574d23fef87ecc695977a63b82d5efb206556ee",
+            )
+        ],
+        "SST-2": [
+            _glue(
+                "SST-2",
+                "SST-2.zip",
+                "d67e16fb55739c1b32cdce9877596db1c127dc322d93c082281f64057c16deaa",
+            )
+        ],
+        "STS-B": [
+            _glue(
+                "STS-B",
+                "STS-B.zip",
+                "e60a6393de5a8b5b9bac5020a1554b54e3691f9d600b775bd131e613ac179c85",
+            )
+        ],
     },
 }
 BY_HAND = {
@@ -104,7 +158,9 @@ def fetch_official(name: str, target: Path) -> list[str]:
     wanted = chosen.split(",") if chosen else list(parts)
     if unknown := [part for part in wanted if part not in parts]:
         raise UserError(f"{dataset} has no part {unknown[0]}; it has {', '.join(parts)}")
-    return [new for part in wanted for new in fetch_parts(parts[part], target)]
+    target.mkdir(parents=True, exist_ok=True)
+    with alone_in(target):  # a second fetch waits for the first one, and finds what it brought
+        return [new for part in wanted for new in fetch_parts(parts[part], target)]
 
 
 def fetch_parts(parts: Sequence[Part], target: Path) -> list[str]:
