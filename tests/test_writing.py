@@ -144,6 +144,7 @@ def test_a_killed_preparation_goes_on_and_gives_the_same_bytes(tmp_path, undistu
 
     subprocess.run([sys.executable, script], check=True, timeout=60)
     assert hash_of(out) == undisturbed
+    assert [p.name for p in tmp_path.glob("set*")] == ["set"]
     assert {stem: inode(out / "train" / f"{stem}.bin") for stem in kept} == kept
     again = len(log.read_text().split())
     first_parts = sum(end - first for first, end in cut(SIZES, SHARD)[:4])

@@ -180,6 +180,8 @@ def _clear(temporary: Path) -> None:
     for path in parts.glob("*"):
         if path not in splits:
             shutil.rmtree(path)
+    for draft in parts.glob("*/*.*.*"):
+        draft.unlink()
 
 
 def write_meta(folder: Path, **entries: Any) -> None:
