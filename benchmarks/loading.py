@@ -5,9 +5,10 @@
 Everything is synthetic: photograph-like JPEG files of 500 x 375 pixels in folders of 50, and FLAC
 files of 2 to 16 s with transcripts. Both sides give the same thing: names and labels or lengths of
 all examples ("plan"), the file's bytes ("bytes"; "mapped": where they lie, every page touched), or
-pixels and samples ("decoded"; "checked": the samples compared with their MD5). "write" is
-`d2v prepare`: every file is decoded to check it, colours are counted, shards are written through to
-the disk; beside it stands decoding the loose files and keeping nothing.
+pixels and samples ("decoded"; "checked": the samples compared with their MD5; "from PCM": shards
+that were prepared with --pcm). "write" is `d2v prepare`, through to the disk: every file is decoded
+to check it and its colours are counted, or with --headers it is copied; beside it stands decoding
+the loose files and keeping nothing.
 
 One run: both sides take turns, the least of three repetitions counts (of writing: one). "warm" is
 what later epochs see: files in the page cache, shards mapped. "cold" files were put out of it
@@ -108,7 +109,7 @@ class Table:
 
     def __init__(self, name: str, loose: Path, prepared: Path, count: int) -> None:
         self.name, self.loose, self.prepared, self.count = name, loose, prepared, count
-        self.split = prepared / "train"
+        self.split, self.pcm = prepared / "train", prepared.with_name("pcm")
         self.shuffled = random.Random(0).sample(range(count), count)
         self.rows: list[dict[str, object]] = []
 
@@ -121,8 +122,8 @@ class Table:
                 for side, make in enumerate((loose, shards)):
                     if cache == "cold":
                         works = []  # mapped files would stay in the page cache
-                        evict(self.loose)
-                        evict(self.prepared)
+                        for folder in (self.loose, self.prepared, self.pcm):
+                            evict(folder)
                     one = works[side] if works else make()
                     began = time.perf_counter()
                     one(places)
@@ -132,13 +133,15 @@ class Table:
     def write(self, prepare: Prepare, read: Work, workers: int) -> None:
         """Preparing with one and with several processes, beside decoding the loose files once."""
         out, everything = self.prepared.with_name("again"), range(self.count)
-        for count in sorted({1, workers}):
-            began = time.perf_counter()
-            read(everything)
-            between = time.perf_counter()
-            prepare(self.loose, out, workers=count)
-            times = between - began, time.perf_counter() - between
-            self.add(f"write, {count} process(es)", "warm", *(t / self.count for t in times))
+        for headers in (False, True):
+            for count in sorted({1, workers}):
+                began = time.perf_counter()
+                read(everything)
+                between = time.perf_counter()
+                prepare(self.loose, out, workers=count, headers=headers)
+                times = between - began, time.perf_counter() - between
+                how = "write --headers" if headers else "write"
+                self.add(f"{how}, {count} process(es)", "warm", *(t / self.count for t in times))
 
     def add(self, work: str, cache: str, loose: float, shards: float) -> None:
         """Keep a row and print it, in microseconds an example."""
@@ -157,9 +160,9 @@ class Table:
         shards = Shards(self.split)
         return each(lambda n: np.frombuffer(shards.payload(n), np.uint8)[::PAGE].any())
 
-    def decoded(self, decode: Callable[[memoryview, str], np.ndarray]) -> Work:
+    def decoded(self, decode: Callable[[memoryview, str], np.ndarray], pcm: bool = False) -> Work:
         """Payloads, decoded."""
-        shards = Shards(self.split)
+        shards = Shards(self.pcm / "train" if pcm else self.split)
         return each(lambda n: decode(shards.payload(n), ""))
 
 
@@ -215,6 +218,9 @@ def measure_speech(table: Table, paths: list[Path], workers: int) -> None:
     def plain(payload: memoryview, _: str) -> np.ndarray:
         return soundfile.read(io.BytesIO(payload), dtype="int16")[0]
 
+    def copied(payload: memoryview, _: str) -> np.ndarray:
+        return librispeech.samples_of(payload, librispeech.PCM, "").copy()
+
     raw = each(lambda n: paths[n].read_bytes())
     read = each(lambda n: soundfile.read(paths[n], dtype="int16")[0])
     table.row("plan: lengths", lambda: lambda _: [soundfile.info(path).frames for path in paths],
@@ -225,6 +231,9 @@ def measure_speech(table: Table, paths: list[Path], workers: int) -> None:
     for name, how in (("decoded", plain), ("decoded and checked", librispeech.decode)):
         table.row(f"{name}, shuffled", lambda: read, lambda how=how: table.decoded(how),
                   table.shuffled[:DECODED])  # fmt: skip
+    librispeech.prepare_librispeech(table.loose, table.pcm, workers=workers, pcm=True)
+    table.row("decoded, shuffled, from PCM", lambda: read, lambda: table.decoded(copied, pcm=True),
+              table.shuffled[:DECODED])  # fmt: skip
     table.write(librispeech.prepare_librispeech, read, workers)
 
 

@@ -169,7 +169,7 @@ def test_everything_from_nothing_gives_the_bytes_of_the_lock(clone):
 @pytest.mark.slow
 def test_a_second_time_nothing_runs_and_all_is_clean(clone):
     assert repro(root=clone) == []
-    assert json.loads(run(clone, "dvc", "status", "--json")) == {}
+    assert json.loads(run(clone, "dvc", "status", "--json", "dvc.yaml")) == {}
     assert changed(clone) == ""
 
 
@@ -189,7 +189,7 @@ def test_a_changed_parameter_runs_its_stage_and_what_needs_it(clone, old, new, e
     edit(clone, old, new)
     assert set(repro(root=clone)) == expected
     assert changed(clone).split("\n") == ["M dvc.lock", " M params/mini.yaml"]
-    assert json.loads(run(clone, "dvc", "status", "--json")) == {}
+    assert json.loads(run(clone, "dvc", "status", "--json", "dvc.yaml")) == {}
     edit(clone, new, old)
     repro(root=clone)
     assert changed(clone) == ""
@@ -226,7 +226,7 @@ def test_killed_in_the_middle_and_run_again(clone):
         "glue_data",
         "imagenet",
     ]
-    assert json.loads(run(clone, "dvc", "status", "--json")) == {}
+    assert json.loads(run(clone, "dvc", "status", "--json", "dvc.yaml")) == {}
     assert changed(clone) == ""
 
 
@@ -241,5 +241,5 @@ def test_only_the_first_process_killed_the_second_call_waits_for_dvc(clone):
     first.wait()
     # DVC lives on until it wants to say something; a second one beside it would be refused
     assert set(repro(["digits"], clone)) <= {"layout_digits", "digits"}
-    assert json.loads(run(clone, "dvc", "status", "--json")) == {}
+    assert json.loads(run(clone, "dvc", "status", "--json", "dvc.yaml")) == {}
     assert changed(clone) == ""

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from PIL import Image
 from small_sets import corpus_folder, glue_folder, image_tree, speech_tree, write_lines
 
 from d2v.data import prepare
@@ -179,6 +180,21 @@ def test_faults_in_speech_trees_are_named(tmp_path: Path, fault: str) -> None:
     source = speech_tree(tmp_path / "LibriSpeech")
     plant(source)
     expect_fault(tmp_path, message, "librispeech", source)
+
+
+@pytest.mark.parametrize("fault", ["stereo", "wrong rate", "no samples", "truncated"])
+def test_faults_in_headers_are_named_without_decoding(tmp_path: Path, fault: str) -> None:
+    if fault == "truncated":
+        source = image_tree(tmp_path / "imagenet")
+        Image.effect_noise((40, 30), 50).save(source / IMAGE, "JPEG")
+        cut(IMAGE)(source)
+        message = rf"{IMAGE}: corrupt image \(its end is missing"
+        expect_fault(tmp_path, message, "imagefolder", source, "--headers")
+        return
+    plant, message = SPEECH_FAULTS[fault]
+    source = speech_tree(tmp_path / "LibriSpeech")
+    plant(source)
+    expect_fault(tmp_path, message, "librispeech", source, "--headers")
 
 
 GLUE_FAULTS: dict[str, tuple[str, Plant, str]] = {

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 from PIL import Image
+from small_builds import FRAMES, WAVE_VIEW, build
 from small_sets import (
     SENTENCES,
     corpus_folder,
@@ -74,6 +75,30 @@ def test_librispeech(tmp_path: Path) -> None:
     expected, _ = soundfile.read(source / "train/2/7/2-7-0002.flac", dtype="int16")
     assert rate == 16_000
     assert (wave == expected).all()
+
+
+def test_only_headers_are_read_where_that_is_asked_for(tmp_path: Path) -> None:
+    """The same shards as with every file decoded, but no colours."""
+    for name, tree in (("imagefolder", image_tree), ("librispeech", speech_tree)):
+        source = tree(tmp_path / name)
+        run(name, source, "-o", tmp_path / f"{name}-all")
+        run(name, source, "-o", tmp_path / f"{name}-headers", "--headers")
+        assert hash_of(tmp_path / f"{name}-all") == hash_of(tmp_path / f"{name}-headers")
+    assert read_meta(tmp_path / "imagefolder-headers")["mean"] is None
+
+
+def test_bare_samples_give_the_same_waveforms(tmp_path: Path) -> None:
+    source = speech_tree(tmp_path / "libri")
+    run("librispeech", source, "-o", tmp_path / "flac", "--splits", "train")
+    run("librispeech", source, "-o", tmp_path / "pcm", "--splits", "train", "--pcm")
+    flac, pcm = (build(tmp_path / name, WAVE_VIEW, FRAMES) for name in ("flac", "pcm"))
+    assert len(pcm) == len(flac) > 1
+    for place in range(len(flac)):
+        assert np.array_equal(pcm[0, place]["wave"], flac[0, place]["wave"])
+    shards = Shards(tmp_path / "pcm" / "train")
+    assert len(shards.payload(1)) == 2 * shards.numbers("samples")[1]
+    with pytest.raises(UserError, match="--pcm decodes every file: leave out --headers"):
+        run("librispeech", source, "-o", tmp_path / "both", "--pcm", "--headers")
 
 
 def test_only_the_named_splits_are_read(tmp_path: Path) -> None:

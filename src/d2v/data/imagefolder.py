@@ -2,6 +2,8 @@
 
 import io
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +20,23 @@ from d2v.data.writing import Columns, Example, Written, write_split
 from d2v.errors import UserError
 
 SUFFIXES = {".jpeg", ".jpg", ".png"}
+ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}  # what the last bytes of a whole file hold
+LAST = 1024
 
 
 def prepare_imagefolder(
-    source: Path, out: Path, splits: Sequence[str] | None = None, workers: int | None = None
+    source: Path,
+    out: Path,
+    splits: Sequence[str] | None = None,
+    workers: int | None = None,
+    *,
+    headers: bool = False,
 ) -> None:
     """Write shards of the image files as they are; the id of an example is CLASS/NAME.
 
     meta.json gets the sorted class names and the mean and standard deviation of red, green, blue
-    and grey over the train split (the first one if none is called train), in [0, 1].
+    and grey over the train split (the first one if none is called train), in [0, 1]. With `headers`
+    nothing is decoded: only the two ends of a file are looked at, and no colours are counted.
 
     Raises UserError naming the file or folder: unreadable image, other kind of file, empty class or
     split, class that not every split knows, id twice, label list that names an absent id.
@@ -41,7 +51,7 @@ def prepare_imagefolder(
             written[folder.name] = write_split(
                 temporary / folder.name,
                 [(path, label[path.parent.name]) for path in files],
-                _example,
+                partial(_example, headers),
                 sizes=[path.stat().st_size for path in files],
                 label=folder.name,
                 workers=workers,
@@ -60,8 +70,7 @@ def write_images_meta(
 ) -> None:
     """Write meta.json of a set of images, with the colours of the train or the first split."""
     colours = written.get("train") or next(iter(written.values()))
-    assert colours.counts is not None
-    mean, std = statistics(colours.counts)
+    mean, std = (None, None) if colours.counts is None else statistics(colours.counts)
     write_meta(
         temporary,
         dataset=name,
@@ -75,24 +84,27 @@ def write_images_meta(
     )
 
 
-def _example(item: tuple[Path, int]) -> Iterator[Example]:
+def _example(headers: bool, item: tuple[Path, int]) -> Iterator[Example]:
     path, label = item
-    yield image_example(path.read_bytes(), f"{path.parent.name}/{path.stem}", label, path)
+    name = f"{path.parent.name}/{path.stem}"
+    yield image_example(path.read_bytes(), name, label, path, headers)
 
 
-def image_example(payload: bytes, name: str, label: int, where: Path | str) -> Example:
-    """An image file with its size and the histograms of its colours.
+def image_example(
+    payload: bytes, name: str, label: int, where: Path | str, headers: bool
+) -> Example:
+    """An image file with its size and, unless only `headers` are read, histograms of its colours.
 
     Raises UserError with `where` if the file is broken.
     """
-    image = _rgb(payload, where)
+    image = _unread(payload, where) if headers else _rgb(payload, where)
     columns: Columns = {
         "id": name,
         "label": label,
         "height": image.height,
         "width": image.width,
     }
-    return Example(payload, columns, _histograms(image))
+    return Example(payload, columns, None if headers else _histograms(image))
 
 
 def decode(payload: bytes | memoryview, name: Path | str) -> np.ndarray:
@@ -104,9 +116,22 @@ def decode(payload: bytes | memoryview, name: Path | str) -> np.ndarray:
 
 
 def _rgb(payload: bytes | memoryview, name: Path | str) -> Image.Image:
+    with _faults_of(name), Image.open(io.BytesIO(payload)) as image:
+        return image.convert("RGB")
+
+
+def _unread(payload: bytes, name: Path | str) -> Image.Image:
+    """An image file whose header and last bytes are there."""
+    with _faults_of(name), Image.open(io.BytesIO(payload)) as image:
+        if ENDS.get(image.format or "", b"") not in payload[-LAST:]:
+            raise OSError("its end is missing")
+        return image
+
+
+@contextmanager
+def _faults_of(name: Path | str) -> Iterator[None]:
     try:
-        with Image.open(io.BytesIO(payload)) as image:
-            return image.convert("RGB")
+        yield
     except UnidentifiedImageError:
         raise UserError(f"{name}: not a readable image; replace or remove it") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

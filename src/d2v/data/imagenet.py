@@ -34,9 +34,16 @@ Labelled = tuple[Path, int, int, str, int]  # place, id, label
 
 
 def prepare_imagenet(
-    source: Path, out: Path, workers: int | None = None, allow_partial: bool = False
+    source: Path,
+    out: Path,
+    workers: int | None = None,
+    allow_partial: bool = False,
+    *,
+    headers: bool = False,
 ) -> None:
     """Write the JPEG files as they are; the id of an example is SYNSET/NAME, the label its rank.
+
+    With `headers` nothing is decoded (see prepare_imagefolder).
 
     Raises UserError naming the file: neither archives nor folders, truncated archive, synset
     without images or of one split only, val without labels, broken image; and for other counts than
@@ -61,7 +68,7 @@ def prepare_imagenet(
             written[split] = write_split(
                 temporary / split,
                 items,
-                _example,
+                partial(_example, headers),
                 sizes=[item[2] for item in items],
                 label=split,
                 workers=workers,
@@ -70,13 +77,13 @@ def prepare_imagenet(
         write_images_meta(temporary, out.name, source, written, classes, complete=complete)
 
 
-def _example(item: Labelled) -> Iterator[Example]:
+def _example(headers: bool, item: Labelled) -> Iterator[Example]:
     path, offset, size, name, label = item
     with open(path, "rb") as file:
         file.seek(offset)
         payload = file.read(size)
     where = path if offset == 0 else f"{path}: {name.rpartition('/')[2]}.JPEG"
-    yield image_example(payload, name, label, where)
+    yield image_example(payload, name, label, where, headers)
 
 
 def _check_classes(source: Path, found: dict[str, Images], allow_partial: bool) -> None:

@@ -5,7 +5,7 @@
 Files are up to hours long. The .json beside each says where somebody speaks. As the set's own
 cut_by_vad.py does, the pauses are left out, and what is spoken is strung together up to a longest
 length: wav2vec 2.0 (section 4.1) got 53.2 thousand hours so. Unlike there, a longer span is cut up.
-Written as FLAC again: equal bytes need the same version of libFLAC.
+Pieces are FLAC again unless asked otherwise: equal bytes need the same version of libFLAC.
 """
 
 import io
@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from d2v.data.librispeech import RATE, decode
+from d2v.data.librispeech import FLAC, PCM, RATE, as_pcm, decode
 from d2v.data.official import LIBRILIGHT_HOURS, check_hours
 from d2v.data.shards import write_meta, written_whole
 from d2v.data.writing import Columns, Example, write_split
@@ -50,8 +50,11 @@ def prepare_librilight(
     *,
     official: bool = False,
     allow_partial: bool = False,
+    pcm: bool = False,
 ) -> None:
     """Write pieces of at most `seconds` seconds, with their samples and speakers.
+
+    They are FLAC files or, with `pcm`, bare samples, which need no decoder later.
 
     meta.json gets the hours of each subset before cutting; `official` compares them with those of
     Libri-light, which `allow_partial` makes a warning.
@@ -66,7 +69,7 @@ def prepare_librilight(
         shards, counts = write_split(
             temporary / SPLIT,
             found,
-            partial(_pieces, seconds),
+            partial(_pieces, seconds, pcm),
             sizes=[recording.path.stat().st_size for recording in found],
             label=SPLIT,
             workers=workers,
@@ -83,6 +86,7 @@ def prepare_librilight(
             source=source.as_posix(),
             splits={SPLIT: {"examples": len(shards), "samples": samples}},
             rate=RATE,
+            encoding=PCM if pcm else FLAC,
             seconds=seconds,
             hours=hours,
             **entries,
@@ -118,7 +122,7 @@ def recordings(source: Path) -> list[Recording]:
     ]
 
 
-def _pieces(seconds: float, recording: Recording) -> Iterator[Example]:
+def _pieces(seconds: float, pcm: bool, recording: Recording) -> Iterator[Example]:
     """Pieces of one file; the first one's counts have the samples of the file by subset."""
     path, voice, name, speaker, subset = recording
     wave = decode(path.read_bytes(), path)
@@ -128,14 +132,19 @@ def _pieces(seconds: float, recording: Recording) -> Iterator[Example]:
     spans = _voiced(voice, len(wave)) if voice else [(0, len(wave))]
     for number, piece in enumerate(strung(spans, round(seconds * RATE))):
         samples = np.concatenate([wave[start:end] for start, end in piece])
-        buffer = io.BytesIO()
-        soundfile.write(buffer, samples, RATE, format="FLAC", subtype="PCM_16")
+        payload = as_pcm(samples) if pcm else _as_flac(samples)
         columns: Columns = {
             "id": f"{name}#{number}",
             "samples": len(samples),
             "speaker": speaker,
         }
-        yield Example(buffer.getvalue(), columns, None if number else counts)
+        yield Example(payload, columns, None if number else counts)
+
+
+def _as_flac(samples: npt.NDArray[np.int16]) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, RATE, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
 
 
 def _voiced(path: Path, samples: int) -> list[Span]:

@@ -2,6 +2,8 @@
 
 import io
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from hashlib import md5
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from d2v.data.writing import Example, write_split
 from d2v.errors import UserError
 
 RATE = 16_000  # samples a second
+FLAC, PCM = "flac", "pcm_16"  # encodings of payloads: files, or bare samples, little-endian
 
 
 def prepare_librispeech(
@@ -34,8 +37,13 @@ def prepare_librispeech(
     limited: Path | None = None,
     official: bool = False,
     allow_partial: bool = False,
+    headers: bool = False,
+    pcm: bool = False,
 ) -> None:
     """Write shards of the FLAC files as they are, with transcripts and numbers of samples.
+
+    With `pcm` their samples are written, which need no decoder later. With `headers` nothing is
+    decoded now: only the header of a file is looked at.
 
     `limited` is Libri-light's folder of limited supervision: its lists of utterances are written as
     label lists 10min, 1h and 10h. `official` compares the counts with those of LibriSpeech, which
@@ -58,7 +66,7 @@ def prepare_librispeech(
             written = write_split(
                 temporary / folder.name,
                 transcripts,
-                _example,
+                partial(_example, headers, pcm),
                 sizes=[path.stat().st_size for path, _ in transcripts],
                 label=folder.name,
                 workers=workers,
@@ -79,14 +87,20 @@ def prepare_librispeech(
             source=source.as_posix(),
             splits=splits_meta,
             rate=RATE,
+            encoding=PCM if pcm else FLAC,
             **entries,
         )
 
 
-def _example(item: tuple[Path, str]) -> Iterator[Example]:
+def _example(headers: bool, pcm: bool, item: tuple[Path, str]) -> Iterator[Example]:
     path, text = item
-    payload = path.read_bytes()
-    samples, speaker = len(decode(payload, path)), path.parts[-3]
+    payload, speaker = path.read_bytes(), path.parts[-3]
+    if headers:
+        with _opened(payload, path) as file:
+            samples = file.frames
+    else:
+        wave = decode(payload, path)
+        samples, payload = len(wave), as_pcm(wave) if pcm else payload
     yield Example(payload, {"id": path.stem, "text": text, "samples": samples, "speaker": speaker})
 
 
@@ -120,26 +134,47 @@ def decode(payload: bytes | memoryview, name: Path | str) -> np.ndarray:
     Compares with the MD5 that the file's header gives, because the decoder may skip broken frames
     in silence. Raises UserError with the name if the file is broken, not 16 kHz or not mono.
     """
+    with _opened(payload, name) as file:
+        frames = file.frames
+        exact = file.subtype == "PCM_16"  # else the samples read are rounded
+        wave: np.ndarray = file.read(dtype="int16")
+    if len(wave) != frames:
+        raise UserError(f"{name}: corrupt audio ({len(wave)} of {frames} samples); replace it")
+    expected = _md5(payload)
+    if exact and expected and md5(wave.astype("<i2", copy=False).data).digest() != expected:
+        raise UserError(f"{name}: corrupt audio (samples differ from their checksum); replace it")
+    return wave
+
+
+@contextmanager
+def _opened(payload: bytes | memoryview, name: Path | str) -> Iterator[soundfile.SoundFile]:
+    """A file of 16 kHz, one channel and at least one sample, as its header says."""
     try:
         with soundfile.SoundFile(io.BytesIO(payload)) as file:
-            rate, channels, frames = file.samplerate, file.channels, file.frames
-            exact = file.subtype == "PCM_16"  # else the samples read are rounded
+            rate, channels = file.samplerate, file.channels
             if (rate, channels) != (RATE, 1):
                 raise UserError(
                     f"{name}: {rate} Hz, {channels} channel(s); 16000 Hz and one are needed:"
                     " convert it with `ffmpeg -ar 16000 -ac 1`"
                 )
-            wave: np.ndarray = file.read(dtype="int16")
+            if file.frames == 0:
+                raise UserError(f"{name}: no samples in it; remove it and its transcript")
+            yield file
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise UserError(f"{name}: corrupt audio ({error}); replace or remove it") from None
-    if len(wave) != frames:
-        raise UserError(f"{name}: corrupt audio ({len(wave)} of {frames} samples); replace it")
-    if len(wave) == 0:
-        raise UserError(f"{name}: no samples in it; remove it and its transcript")
-    expected = _md5(payload)
-    if exact and expected and md5(wave.astype("<i2", copy=False).data).digest() != expected:
-        raise UserError(f"{name}: corrupt audio (samples differ from their checksum); replace it")
-    return wave
+
+
+def as_pcm(wave: np.ndarray) -> bytes:
+    """Samples (S,) int16 as the payload of encoding pcm_16."""
+    return wave.astype("<i2", copy=False).tobytes()
+
+
+def samples_of(payload: memoryview, encoding: str, name: str) -> np.ndarray:
+    """Samples (S,) int16 of a payload; those of pcm_16 lie in the shard itself.
+
+    Raises UserError as `decode` does.
+    """
+    return np.frombuffer(payload, "<i2") if encoding == PCM else decode(payload, name)
 
 
 def read_transcripts(folder: Path) -> list[tuple[Path, str]]:

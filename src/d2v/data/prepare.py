@@ -7,6 +7,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from d2v.errors import UserError
+
 
 def parser() -> argparse.ArgumentParser:
     """Command line of `d2v prepare`."""
@@ -45,6 +47,19 @@ def parser() -> argparse.ArgumentParser:
     for command in (imagenet, speech, light):
         command.add_argument(
             "--allow-partial", action="store_true", help="go on if not all of the set is there"
+        )
+
+    for command in (images, imagenet, speech):
+        command.add_argument(
+            "--headers",
+            action="store_true",
+            help="decode nothing: check files by their headers and ends only, count no colours",
+        )
+    for command in (speech, light):
+        command.add_argument(
+            "--pcm",
+            action="store_true",
+            help="write bare 16-bit samples: no decoder when training, about twice the space",
         )
 
     sounds = _command(commands, "audioset", "AudioSet: segment lists and 16 kHz clips")
@@ -150,12 +165,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.command == "imagefolder":
         from d2v.data.imagefolder import prepare_imagefolder
 
-        prepare_imagefolder(args.source, args.out, args.splits, args.workers)
+        prepare_imagefolder(args.source, args.out, args.splits, args.workers, headers=args.headers)
     elif args.command == "imagenet":
         from d2v.data.imagenet import prepare_imagenet
 
-        prepare_imagenet(args.source, args.out, args.workers, args.allow_partial)
+        prepare_imagenet(
+            args.source, args.out, args.workers, args.allow_partial, headers=args.headers
+        )
     elif args.command == "librispeech":
+        if args.pcm and args.headers:
+            raise UserError("--pcm decodes every file: leave out --headers")
         from d2v.data.librispeech import prepare_librispeech
 
         prepare_librispeech(
@@ -166,6 +185,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             limited=args.limited,
             official=args.official,
             allow_partial=args.allow_partial,
+            headers=args.headers,
+            pcm=args.pcm,
         )
     elif args.command == "librilight":
         from d2v.data.librilight import prepare_librilight
@@ -177,6 +198,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             args.workers,
             official=args.official,
             allow_partial=args.allow_partial,
+            pcm=args.pcm,
         )
     elif args.command == "audioset":
         from d2v.data.audioset import prepare_audioset

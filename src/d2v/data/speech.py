@@ -11,7 +11,7 @@ import torch
 from d2v import params
 from d2v.data.examples import Batch, Decoded, Example, Examples, Place, Source
 from d2v.data.letters import LETTERS, PADDING, encode
-from d2v.data.librispeech import decode
+from d2v.data.librispeech import FLAC, samples_of
 from d2v.encoders.frames import frame_count
 from d2v.errors import UserError
 from d2v.masking import channel_masks, rng, span_masks
@@ -70,7 +70,8 @@ class Waves(Examples):
 
     def _decode(self, row: int) -> np.ndarray:
         name = f"{self.folder}: {self.shards.texts('id')[row]}"
-        return normalise(decode(self.shards.payload(row), name))
+        encoding = self.meta.get("encoding", FLAC)
+        return normalise(samples_of(self.shards.payload(row), encoding, name))
 
 
 class Utterances(Waves):

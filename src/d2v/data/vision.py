@@ -101,6 +101,11 @@ class Images(Examples):
         if channels == 1 and (name == "imagenet" or self.view.rand_augment):
             raise UserError("view.normalise imagenet and view.rand_augment need encoder.channels 3")
         mean, std = KNOWN[name] if name in KNOWN else (self.meta["mean"], self.meta["std"])
+        if mean is None:
+            raise UserError(
+                f"{self.folder}: prepared with --headers, so its colours are not known: set"
+                f" view.normalise to {' or '.join(KNOWN)}, or prepare it again"
+            )
         colours = slice(0, 3) if channels == 3 else slice(3, 4)
         self.mean = 255 * torch.tensor(mean[colours]).view(-1, 1, 1)
         self.std = 255 * torch.tensor(std[colours]).view(-1, 1, 1)
