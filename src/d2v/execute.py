@@ -10,7 +10,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from d2v import checkpoint, distributed, evaluate, metrics, params, provenance, runs, trainer
+from d2v import (
+    checkpoint,
+    distributed,
+    evaluate,
+    metrics,
+    params,
+    provenance,
+    released,
+    runs,
+    trainer,
+)
 from d2v.data import build_dataset
 from d2v.data.letters import LETTERS
 from d2v.errors import UserError
@@ -46,7 +56,9 @@ def execute(experiment_path: Path, run_id: str) -> None:
         "params": {**defining, "data_sha256": data, "weights_sha256": weights_sha256},
     }
     torch.manual_seed(run.seed)
-    if run.kind == "pretrain":
+    if runs.released_of(experiment, run):
+        found = _released(experiment, run, fit) if main else {}
+    elif run.kind == "pretrain":
         found = _pretrain(experiment, run, loaded, fit)
     elif run.kind == "decode":
         from d2v import decoding
@@ -113,17 +125,7 @@ def _finetune(
     task = Finetuning(p, student, model.backbone.dim, outputs(p.task), setting.freeze)
 
     def data(split: str, train: bool = False) -> Any:
-        return build_dataset(
-            Path(experiment.prepared) / p.data,
-            split,
-            p.view,
-            seed=run.seed,
-            train=train,
-            labels=runs.labels_of(p, run.seed) if train else None,
-            task=p.task,
-            encoder=model.encoder,
-            dim=model.backbone.dim,
-        )
+        return _dataset(experiment, run, split, model.encoder, model.backbone.dim, train)
 
     names = _own_metrics(p)
     dev, decides = data(p.dev_split), names[0]
@@ -141,14 +143,71 @@ def _finetune(
     )
     if not distributed.join().main:
         return {}
-    splits = {"dev": p.dev_split}
-    if run.kind != "select":
-        splits |= {"test": p.test_split, **{split: split for split in p.more.values()}}
+    splits = _splits(p) if run.kind != "select" else {"dev": p.dev_split}
     scores: dict[str, dict[str, float]] = {}
-    for split in dict.fromkeys(splits.values()):  # each is read once, under one name or two
-        names = [name for name, s in splits.items() if s == split]
+    for split, names in _by_split(splits).items():
         scores |= _evaluate(experiment, run, task, names, dev if "dev" in names else data(split))
     return {**_training(summary), "metrics": {name: scores[name] for name in splits}}
+
+
+def _released(experiment: params.Experiment, run: Run, fit: dict[str, Any]) -> dict[str, Any]:
+    """Weights that were published in the place of training."""
+    if run.kind == "pretrain":
+        p = experiment.pretrain[run.name]
+        return released.take_over(p, fit["work"] / "checkpoints", fit["params"])
+    task = experiment.finetune[run.name]
+    content, origin = released.fine_tuned(task, outputs(task.task))
+    a = content.architecture
+    model = Finetuning(
+        task.model_copy(update={"task": a.task}),
+        Student(a.encoder, a.backbone),
+        a.backbone.dim,
+        outputs(task.task),
+    )
+    parts = ("student.", "head.")
+    model.load_state_dict({k: t for k, t in content.tensors.items() if k.startswith(parts)})
+    model.to(distributed.join().device)
+    splits = _splits(task)
+    found: dict[str, dict[str, float]] = {}
+    for split, names in _by_split(splits).items():
+        dataset = _dataset(experiment, run, split, a.encoder, a.backbone.dim)
+        found |= _evaluate(experiment, run, model, names, dataset)
+    scores = {name: found[name] for name in splits}
+    return {"steps": 0, "train_s": 0.0, "released": origin, "metrics": scores}
+
+
+def _splits(p: params.Finetune) -> dict[str, str]:
+    """What is evaluated at the end: split by the name of its predictions."""
+    return {"dev": p.dev_split, "test": p.test_split, **{split: split for split in p.more.values()}}
+
+
+def _by_split(splits: dict[str, str]) -> dict[str, list[str]]:
+    """Names of each split: each is read once, under one name or two."""
+    found = dict.fromkeys(splits.values())
+    return {split: [name for name, s in splits.items() if s == split] for split in found}
+
+
+def _dataset(
+    experiment: params.Experiment,
+    run: Run,
+    split: str,
+    encoder: params.Encoder,
+    dim: int,
+    train: bool = False,
+) -> Any:
+    """Labelled examples of a split."""
+    p = experiment.finetune[run.name]
+    return build_dataset(
+        Path(experiment.prepared) / p.data,
+        split,
+        p.view,
+        seed=run.seed,
+        train=train,
+        labels=runs.labels_of(p, run.seed) if train else None,
+        task=p.task,
+        encoder=encoder,
+        dim=dim,
+    )
 
 
 def _evaluate(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from d2v.errors import UserError
-from d2v.params import Decode, Experiment, Finetune, Pretrain, Setting, TableName
+from d2v.params import Decode, Experiment, Finetune, Pretrain, Released, Setting, TableName
 
 RESULTS = Path("results")
 WORK = Path("work")
@@ -138,7 +138,7 @@ def pretrain_run(experiment: Experiment, run: Run) -> Run | None:
     """The pre-training whose weights a run starts from; None if it starts from scratch."""
     if run.kind == "pretrain":
         start = experiment.pretrain[run.name].start_from
-    elif run.kind == "decode" or run.arm == "scratch":
+    elif run.kind == "decode" or run.arm == "scratch" or released_of(experiment, run):
         start = None
     else:
         start = experiment.finetune[run.name].pretrain
@@ -146,6 +146,14 @@ def pretrain_run(experiment: Experiment, run: Run) -> Run | None:
         return None
     seeds = experiment.pretrain[start].seeds
     return Run("pretrain", start, seeds[run.seed % len(seeds)])
+
+
+def released_of(experiment: Experiment, run: Run) -> Released | None:
+    """Published weights that take the place of a run's training."""
+    if run.kind == "decode":
+        return None
+    group = experiment.pretrain if run.kind == "pretrain" else experiment.finetune
+    return group[run.name].released
 
 
 def finetune_run(run: Run) -> Run:
@@ -185,7 +193,8 @@ def cpus(experiment: Experiment, run: Run) -> int:
 def datasets(experiment: Experiment, run: Run) -> list[str]:
     """Prepared sets that a run reads, as folder names below `experiment.prepared`."""
     if run.kind == "pretrain":
-        return [experiment.pretrain[run.name].data]
+        pretrain = experiment.pretrain[run.name]
+        return [] if pretrain.released else [pretrain.data]
     finetune = experiment.finetune[run.name]
     if run.kind == "decode":
         return [_decode(experiment, run).lm]
@@ -216,6 +225,8 @@ def resolve(experiment: Experiment, run_id: str) -> dict[str, Any]:
     values = spec.model_dump(mode="json", exclude=NEUTRAL)
     values["train"] = {k: v for k, v in values["train"].items() if k not in NEUTRAL_TRAIN}
     values |= {"run": run.id, "prepared": experiment.prepared}
+    if values["released"] is None:
+        del values["released"]
     if run.kind == "pretrain":
         source = pretrain_run(experiment, run)
         values["start_from"] = source.id if source else None
@@ -351,6 +362,9 @@ def all_datasets(experiment: Experiment) -> Iterator[str]:
 
 def describe(experiment: Experiment, run: Run) -> str:
     """What a run does, in one sentence."""
+    if released := released_of(experiment, run):
+        what = "Take over" if run.kind == "pretrain" else f"Evaluate on {run.name}"
+        return f"{what} the released weights {released.path}"
     if run.kind == "pretrain":
         p = experiment.pretrain[run.name]
         return (

@@ -11,6 +11,7 @@ import numpy as np
 import sentencepiece
 
 from d2v.data.documents import PIECE_BYTES, find_parts, read_sentences
+from d2v.data.encodings import FILES, Kind, encoding
 from d2v.data.shards import read_meta, write_meta, written_whole
 from d2v.data.writing import progress_of
 from d2v.errors import UserError
@@ -26,18 +27,20 @@ _COMMON = 0.9999  # share of all characters that have an id of their own beside 
 
 
 class Tokenizer:
-    """A trained model; `size` counts <mask>, which is not in the model: no text encodes to it."""
+    """A trained model, or that of a checkpoint; `size` counts <mask>: no text encodes to it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.meta = read_meta(folder)
+        kind: Kind = self.meta.get("encoding", "sentencepiece")
         try:
-            self._model = sentencepiece.SentencePieceProcessor(model_file=str(folder / MODEL))
-        except (OSError, RuntimeError):
+            files = {name: (folder / name).read_bytes() for name in FILES[kind]}
+            self._encoding = encoding(kind, files)
+        except (OSError, RuntimeError, ValueError):
             raise UserError(
-                f"{folder}: no readable {MODEL}; make it with `d2v prepare tokenizer`"
+                f"{folder}: no readable {FILES[kind][0]}; make it with `d2v prepare tokenizer`"
             ) from None
-        self.size = int(self._model.vocab_size()) + 1
+        self.size = int(self.meta["vocab_size"])
         # little-endian, as wide as needed
         self.dtype = np.dtype("<u2" if self.size <= 2**16 else "<u4")
 
@@ -46,11 +49,11 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, normalised as the model is, without <s> and </s>."""
-        return list(self._model.encode(text))
+        return self._encoding.encode(text)
 
     def decode(self, ids: list[int]) -> str:
         """Text of ids, as normalised."""
-        return str(self._model.decode(ids))
+        return self._encoding.decode(ids)
 
 
 def prepare_tokenizer(

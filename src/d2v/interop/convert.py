@@ -1,4 +1,4 @@
-"""`d2v convert SRC --to d2v|hf [-o DIR]`: a checkpoint of any known format in another one."""
+"""`d2v convert SRC --to d2v|hf|tokenizer [-o DIR]`: any known checkpoint in another format."""
 
 import argparse
 from collections.abc import Sequence
@@ -10,17 +10,19 @@ from d2v.errors import UserError
 from d2v.interop import hf_export, own
 from d2v.interop.content import Content
 from d2v.interop.reading import read
+from d2v.interop.tokenizing import write_tokenizer
 
 
 def convert(
     source: str | Path,
-    to: Literal["d2v", "hf"],
+    to: Literal["d2v", "hf", "tokenizer"],
     out: str | Path | None = None,
     drop_head: bool = False,
     say: bool = False,
 ) -> Path:
     """Write a checkpoint as a folder of d2v or of Hugging Face; returns the folder.
 
+    `tokenizer`: what a model of text tokenises with, as a set that `d2v prepare glue` reads.
     By default it is called after the source and lies in the present folder. Raises UserError as
     `reading.read` does, for a model that Hugging Face's classes cannot express, or if it exists.
     """
@@ -37,6 +39,9 @@ def convert(
         print(f"{source}: {describe(content)}")
     if to == "hf":
         notes = [*content.notes, *hf_export.write(content, out, drop_head)]
+    elif to == "tokenizer":
+        write_tokenizer(content, out)
+        notes = content.notes
     else:
         own.write(content, out)
         notes = content.notes
@@ -65,7 +70,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Command line of `d2v convert`."""
     parser = argparse.ArgumentParser(prog="d2v convert", description=__doc__.split(": ")[1])
     parser.add_argument("source", type=Path, metavar="SRC", help="file or folder of a checkpoint")
-    parser.add_argument("--to", choices=("d2v", "hf"), required=True, help="format to write")
+    parser.add_argument(
+        "--to", choices=("d2v", "hf", "tokenizer"), required=True, help="format to write"
+    )
     parser.add_argument("-o", "--out", type=Path, metavar="DIR", help="default: <SRC>-<format>")
     parser.add_argument(
         "--drop-head", action="store_true", help="hf: leave out a head that its classes do not have"

@@ -40,6 +40,7 @@ from d2v.params.model import (
 )
 from d2v.params.pretraining import Pretrain
 from d2v.params.reading import read_params, read_yaml
+from d2v.params.released import Released
 from d2v.params.training import (
     ChannelMask,
     Collapse,
@@ -91,6 +92,7 @@ __all__ = [
     "Pretrain",
     "Rate",
     "Regress",
+    "Released",
     "Schedule",
     "Setting",
     "Sized",

@@ -32,7 +32,8 @@ class Experiment(Strict):
         made = [name for group in self.data.values() for name in group.makes]
         for kind, runs in (("pretrain", self.pretrain), ("finetune", self.finetune)):
             for name, run in runs.items():
-                if run.data not in made:
+                trained = kind == "finetune" or run.released is None
+                if trained and run.data not in made:
                     hint = nearest(run.data, made)
                     raise ValueError(f"{kind}.{name}.data: no data set {run.data}{hint}")
         for name, pretrain in self.pretrain.items():

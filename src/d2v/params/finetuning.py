@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from d2v.params.base import Count, Fraction, Positive, Rate, Strict
+from d2v.params.released import Released
 from d2v.params.training import Optimiser, Schedule, Train, View
 
 
@@ -182,6 +183,8 @@ class Finetune(Strict):
     column: str  # heading in the table
     note: str = ""  # under the table: what the data and the labels are
     pretrain: str  # name under `pretrain:`; its encoder and backbone are used
+    # fine-tuned weights that are only evaluated; sizes of the model are those of the weights
+    released: Released | None = None
     data: str
     train_split: str = "train"
     labels: str | None = None  # list of example ids; {seed} is replaced by the seed
@@ -219,6 +222,8 @@ class Finetune(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Finetune":
+        if self.released is not None and (len(self.seeds) > 1 or self.arms != ["data2vec"]):
+            raise ValueError("released weights have one seed and arms: [data2vec]")
         if (self.settings is None) == (self.grid is None):
             raise ValueError("give either settings (one for each arm) or grid")
         if self.settings is not None and set(self.settings) != set(self.arms):

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from d2v.params.base import Count, Positive, Strict
 from d2v.params.model import EMA, Backbone, Encoder, Loss, Mask, PatchEncoder, Target
+from d2v.params.released import Released
 from d2v.params.training import Collapse, Optimiser, Schedule, Train, View
 
 
@@ -18,6 +19,8 @@ class Pretrain(Strict):
     # name of the pre-training whose student this one starts from; the teacher starts as its copy,
     # optimiser and schedules start afresh (paper 5.1: the second 800 epochs of ViT-L)
     start_from: str | None = None
+    # weights to take over in place of training: nothing below `regression` is used then
+    released: Released | None = None
     encoder: Encoder
     backbone: Backbone
     # head on the student (paper 3.4): final_proj; text: head_layers 1 or 2; data2vec_vision:
@@ -36,6 +39,8 @@ class Pretrain(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Pretrain":
+        if self.released is not None and (self.start_from is not None or len(self.seeds) > 1):
+            raise ValueError("released weights have one seed and start from nothing")
         if self.target.top_k > self.backbone.depth:
             raise ValueError(
                 f"target.top_k {self.target.top_k} is more than backbone.depth"

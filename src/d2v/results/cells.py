@@ -14,6 +14,7 @@ from d2v.params import Experiment, Finetune
 
 SCRATCH, OURS = "from scratch", "data2vec"
 AVERAGE = "average"
+RELEASED = ", released weights"
 # GLUE tasks with two metrics are scored by the mean of both (paper 4.3)
 PAIRS = (("accuracy", "f1"), ("pearson", "spearman"))
 
@@ -115,12 +116,12 @@ class Table:
         return Gain(column, ours.value - scratch.value, math.hypot(ours.stderr, scratch.stderr))
 
     def gap(self, row: str, column: Column) -> Gap | None:
-        """Difference of a row to the reported one of the same name; None where none is given.
+        """Difference of a row to the reported one (reported_row); None where none is given.
 
         An average is compared only if the row has every task of the reported average.
         """
         frame = self.reported
-        reported = frame[(frame["method"] == row) & (frame["value"] != "")]
+        reported = frame[(frame["method"] == reported_row(row)) & (frame["value"] != "")]
         values = reported[reported["column"] == column.heading]["value"]
         if values.empty or not column.headline:
             return None
@@ -145,6 +146,18 @@ def headline(task: Finetune) -> tuple[str, ...]:
     return pair or (task.metrics[0],)
 
 
-def row_of(task: Finetune, arm: str) -> str:
-    """Name of the row that an arm of a task is in."""
-    return SCRATCH if arm == "scratch" else task.row or OURS
+def row_of(experiment: Experiment, task: Finetune, arm: str) -> str:
+    """Name of the row that an arm of a task is in; released weights have rows of their own."""
+    if arm == "scratch":
+        return SCRATCH
+    row = task.row or OURS
+    if task.released:
+        return f"{row}{RELEASED}, evaluated here"
+    if experiment.pretrain[task.pretrain].released:
+        return f"{row}{RELEASED}, fine-tuned here"
+    return row
+
+
+def reported_row(row: str) -> str:
+    """Name of the reported row that a measured one is compared with."""
+    return row.partition(RELEASED)[0]

@@ -44,7 +44,7 @@ def read_reported(path: Path) -> pd.DataFrame:
 
 def _table(experiment: Experiment, name: str, results: Path, reported: pd.DataFrame) -> Table:
     tasks = {key: value for key, value in experiment.finetune.items() if value.table == name}
-    rows = [row_of(task, arm) for task in tasks.values() for arm in task.arms]
+    rows = [row_of(experiment, task, arm) for task in tasks.values() for arm in task.arms]
     rows = sorted(dict.fromkeys(rows), key=lambda row: row != SCRATCH)
     chosen = reported[reported["table"] == name]
     printed = frozenset(chosen["column"])
@@ -57,7 +57,7 @@ def _table(experiment: Experiment, name: str, results: Path, reported: pd.DataFr
         frames.append(frame)
         gaps += missing
         for arm in task.arms:
-            row = row_of(task, arm)
+            row = row_of(experiment, task, arm)
             mine = frame[frame["row"] == row]
             settings[key, arm] = "; ".join(dict.fromkeys(mine["setting"]))
             planned |= {(row, c.heading): len(task.seeds) for c in _columns(task, printed)}
@@ -119,7 +119,7 @@ def _read_task(
     gaps: dict[tuple[str, str], list[str]] = {}  # by folder and fault: the seeds
     for run in runs.reported_runs(experiment, key):
         folder, seed = run.id.rsplit("/", 1)
-        row = row_of(task, str(run.arm))
+        row = row_of(experiment, task, str(run.arm))
         try:
             metrics, setting = _read_run(results / "runs" / run.id / "metrics.json")
         except UserError as error:

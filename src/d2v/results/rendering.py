@@ -7,7 +7,18 @@ scale. Paper scale: every reproduced row under the reported one of the same name
 import math
 
 from d2v.metrics import METRICS
-from d2v.results.cells import AVERAGE, OURS, SCRATCH, Cell, Column, Gain, Gap, Table
+from d2v.results.cells import (
+    AVERAGE,
+    OURS,
+    RELEASED,
+    SCRATCH,
+    Cell,
+    Column,
+    Gain,
+    Gap,
+    Table,
+    reported_row,
+)
 from d2v.results.protocol import NONE, footnotes, joined, protocol, units
 from d2v.results.wording import MINIATURE, TITLES
 
@@ -67,7 +78,7 @@ def console(table: Table) -> str:
 
 def label(row: str) -> str:
     """Name of a measured row as it is shown."""
-    return row if row == SCRATCH else f"{row} (this run)"
+    return row if row == SCRATCH or RELEASED in row else f"{row} (this run)"
 
 
 def _columns(table: Table) -> tuple[list[Column], list[Column]]:
@@ -135,9 +146,9 @@ def _beside(table: Table) -> list[list[str]]:
     left = list(table.rows)
     for printed in rows:
         grid.append([*printed, *[""] * (len(grid[0]) - len(printed))])
-        if printed[0] in left:
-            left.remove(printed[0])
-            grid += _reproduced(table, printed[0], headings, scores, first)
+        for row in [row for row in left if reported_row(row) == printed[0]]:
+            left.remove(row)
+            grid += _reproduced(table, row, headings, scores, first)
     for row in left:
         grid += _reproduced(table, row, headings, scores, first)
     return grid
@@ -148,7 +159,9 @@ def _reproduced(
 ) -> list[list[str]]:
     """A measured row, and its gap to the reported one where there is one."""
     columns = [scores.get(h) for h in headings]
-    stands_in = any(t.stand_in for t in table.tasks.values() if (t.row or OURS) == row)
+    stands_in = any(
+        t.stand_in for t in table.tasks.values() if (t.row or OURS) == reported_row(row)
+    )
     name = f"**{label(row)}**" + " †" * stands_in
     blank = [""] * (first - 1)
     cells = [_cell(table.cells[row, c]) if c else "" for c in columns]
