@@ -19,6 +19,7 @@ from d2v.data import prepare
 from d2v.data.dvc import repro
 from d2v.data.fetch import WHEELS, fetch
 from d2v.errors import UserError
+from d2v.interop import convert
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -117,22 +118,24 @@ def test_unknown_set_and_wrong_folder_are_one_sentence(tmp_path):
 OFFICIAL = Path("workflow/paper/dvc.yaml")
 
 
-def test_every_official_set_has_a_stage_and_a_bare_repro_leaves_them_alone():
-    paper = params.load(ROOT / "params" / "paper.yaml")
-    made = {name for group in paper.data.values() for name in group.makes}
-    official = yaml.safe_load((ROOT / OFFICIAL).read_text())["stages"]
+@pytest.mark.parametrize("name", ["paper", "released"])
+def test_every_official_set_has_a_stage_and_a_bare_repro_leaves_them_alone(name):
+    experiment = params.load(ROOT / "params" / f"{name}.yaml")
+    made = {name for group in experiment.data.values() for name in group.makes}
+    official = yaml.safe_load((ROOT / "workflow" / name / "dvc.yaml").read_text())["stages"]
     assert set(official) == made
-    for name, stage in official.items():
+    for made_name, stage in official.items():
         (out,) = stage["outs"]
-        assert list(out) == [f"prepared/paper/{name}"]
+        assert list(out) == [f"{experiment.prepared}/{made_name}"]
         assert stage["wdir"] == "../.."
         assert all((ROOT / dep).exists() for dep in stage["deps"] if dep.startswith("src/"))
         command = re.sub(r"\$\{data\.text\.(vocab_size|block)\}", "9", stage["cmd"])
         words = command.split()
-        assert words[:2] == ["d2v", "prepare"]
-        prepare.parser().parse_args(words[2:])
+        assert words[0] == "d2v"
+        commands = {"prepare": prepare.parser, "convert": convert.parser}
+        commands[words[1]]().parse_args(words[2:])
     listed = run(ROOT, "dvc", "stage", "list", "--names-only")
-    assert "paper" not in listed
+    assert name not in listed
 
 
 @pytest.mark.slow

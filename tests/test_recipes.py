@@ -98,7 +98,8 @@ def test_schedules_are_those_of_the_reference(paper):
 def test_rows_and_columns_are_those_of_the_reported_values(paper):
     reported = collect.read_reported(PARAMS / "reported.csv")
     places = set(zip(reported["table"], reported["method"], reported["column"], strict=True))
-    for experiment in (paper, params.load(PARAMS / "ablations.yaml")):
+    others = [params.load(PARAMS / f"{name}.yaml") for name in ("ablations", "released")]
+    for experiment in (paper, *others):
         for name, task in experiment.finetune.items():
             new = task.table in ("ablation_layers", "ablation_context") or "norm" in name
             assert new or (task.table, task.row or "data2vec", task.column) in places, name

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import workspace
+from released_builds import beit_state, case, fairseq_state
 
 import d2v
-from d2v import params, released, runs
+from d2v import checkpoint, params, released, runs
 from d2v.data.tokenizer import Tokenizer
 from d2v.errors import UserError
 from d2v.interop.convert import convert
+from d2v.model import Student
 
 pytestmark = pytest.mark.slow
 PRETRAINED = ("vision", "speech", "text")
@@ -189,6 +192,20 @@ def test_faults_are_named(done, tmp_path, monkeypatch):
     speech = head.model_copy(update={"released": params.Released(path="others/spoken-digits")})
     with pytest.raises(UserError, match="its head is of kind ctc with 32 outputs, the task needs"):
         released.fine_tuned(speech, 2)
+
+
+@pytest.mark.parametrize("name", ["audio_fastema", "text", "vision_fastema", "vision_beit_fastema"])
+def test_released_files_are_the_models_of_their_recipes(name, tmp_path):
+    """Files in the layouts of fairseq and data2vec_vision, with parameters of their settings."""
+    made = case(name)
+    state = beit_state(made) if made.family == "data2vec_vision" else fairseq_state(made)
+    torch.save(state, tmp_path / "checkpoint.pt")
+    weights = params.Released(path=str(tmp_path / "checkpoint.pt"))
+    p = made.params.model_copy(update={"released": weights})
+    found = released.take_over(p, tmp_path / "checkpoints", {"name": name})
+    taken = checkpoint.load_weights(Path(found["checkpoint"]), "model.student.")
+    student = Student(p.encoder, p.backbone)
+    student.load_state_dict(taken)
 
 
 def test_parameters_that_do_not_go_with_released_weights(done):

@@ -90,7 +90,7 @@ def _job(experiment: Experiment, run: Run, speed: Speed, gpus: int) -> Job:
         one = flops.finetuning(model, size, _outputs(task), frozen)
         copies = 3
     if runs.released_of(experiment, run):
-        steps = 0
+        steps, copies = 0, 1
     examples = steps * _examples(train, size)
     work = examples * one
     hours = work / speed.flops[model.encoder.kind] / 3600

@@ -66,18 +66,23 @@ def describe(content: Content) -> str:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def parser() -> argparse.ArgumentParser:
     """Command line of `d2v convert`."""
-    parser = argparse.ArgumentParser(prog="d2v convert", description=__doc__.split(": ")[1])
-    parser.add_argument("source", type=Path, metavar="SRC", help="file or folder of a checkpoint")
-    parser.add_argument(
+    top = argparse.ArgumentParser(prog="d2v convert", description=__doc__.split(": ")[1])
+    top.add_argument("source", type=Path, metavar="SRC", help="file or folder of a checkpoint")
+    top.add_argument(
         "--to", choices=("d2v", "hf", "tokenizer"), required=True, help="format to write"
     )
-    parser.add_argument("-o", "--out", type=Path, metavar="DIR", help="default: <SRC>-<format>")
-    parser.add_argument(
+    top.add_argument("-o", "--out", type=Path, metavar="DIR", help="default: <SRC>-<format>")
+    top.add_argument(
         "--drop-head", action="store_true", help="hf: leave out a head that its classes do not have"
     )
-    a = parser.parse_args(argv)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run `d2v convert`."""
+    a = parser().parse_args(argv)
     convert(a.source, a.to, a.out, a.drop_head, say=True)
 
 

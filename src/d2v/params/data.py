@@ -117,6 +117,14 @@ class PlainText(Official):
     block: Positive  # tokens a block
 
 
+class CheckpointTokenizer(Official):
+    """What a released model of text tokenises with; the source is its checkpoint."""
+
+    makes: ClassVar[tuple[str, ...]] = ("tokenizer",)
+
+    kind: Literal["checkpoint_tokenizer"]
+
+
 class Glue(Official):
     """The official TSV files of GLUE, a folder a task."""
 
@@ -144,6 +152,7 @@ Data = Annotated[
     | LibriLight
     | AudioSet
     | PlainText
+    | CheckpointTokenizer
     | Glue,
     Field(discriminator="kind"),
 ]
