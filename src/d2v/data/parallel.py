@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import pickle
 import signal
 import threading
 import time
@@ -40,6 +41,8 @@ def run_all(
         for job in jobs:
             work(job, advance)
         return
+    # pickled here, not by the pool: in Python 3.11 it never ends if that fails in its own thread
+    pickled = [pickle.dumps(job) for job in jobs]
     context = get_context("spawn")  # a fork would copy locked locks of threads
     # One number a job and no lock, which a process killed while it held it would never give back
     done = context.RawArray(ctypes.c_int64, len(jobs))
@@ -47,7 +50,7 @@ def run_all(
     given = (work, done, stop, os.getpid())
     pool = ProcessPoolExecutor(min(workers, len(jobs)), context, _enter, given)
     try:
-        waiting: set[Future[None]] = {pool.submit(_do, i, job) for i, job in enumerate(jobs)}
+        waiting: set[Future[None]] = {pool.submit(_do, i, job) for i, job in enumerate(pickled)}
         seen = 0
         while waiting:
             finished, waiting = wait(waiting, timeout=0.5, return_when=FIRST_EXCEPTION)
@@ -83,7 +86,7 @@ def _enter(work: Callable[..., None], done: Any, stop: Any, parent: int) -> None
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _do(number: int, job: Any) -> None:
+def _do(number: int, pickled: bytes) -> None:
     work, done, stop = _given
 
     def advance(count: int) -> None:
@@ -91,4 +94,4 @@ def _do(number: int, job: Any) -> None:
             raise Stopped
         done[number] += count
 
-    work(job, advance)
+    work(pickle.loads(pickled), advance)

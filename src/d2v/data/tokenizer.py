@@ -44,6 +44,9 @@ class Tokenizer:
         # little-endian, as wide as needed
         self.dtype = np.dtype("<u2" if self.size <= 2**16 else "<u4")
 
+    def __reduce__(self) -> tuple[type["Tokenizer"], tuple[Path]]:
+        return Tokenizer, (self.folder,)  # in another process it is read again
+
     def __repr__(self) -> str:
         return f"Tokenizer({self.meta['sha256']})"
 
