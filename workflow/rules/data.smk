@@ -8,11 +8,11 @@ rule data:
     log:
         f"{WORK}/data/{{dataset}}.log",
     priority: 30
-    params:
-        stages=experiment.stages,
     resources:
         **on_cluster("data"),
         dvc=1,
+    params:
+        stages=experiment.stages,
     message:
         "Prepare the data set {wildcards.dataset} (dvc repro of its stage)"
     shell:
