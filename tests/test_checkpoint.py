@@ -1,7 +1,9 @@
 """Checkpoints are whole or absent, and a damaged one is never used."""
 
+import errno
 import itertools
 import json
+import os
 import random
 import time
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from tiny import OPTIMISER, Tiny
 from torch import Tensor
 
@@ -74,6 +77,36 @@ def test_the_one_before_a_damaged_one_is_used(
     write(tmp_path, 200)
     checkpoint.prune(tmp_path, 2)
     assert sorted(f.name for f in tmp_path.iterdir()) == ["step-100", "step-200"]
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO])
+def test_one_that_cannot_be_read_now_is_left_as_it_is(tmp_path, monkeypatch, capsys, number):
+    """A stale file handle passes: the checkpoint is neither set aside nor removed."""
+    older, newest = write(tmp_path, 100), write(tmp_path, 200)
+    whole = checkpoint.sha256
+
+    def stale(path: Path) -> str:
+        if newest in path.parents:
+            raise OSError(number, os.strerror(number))
+        return whole(path)
+
+    monkeypatch.setattr(checkpoint, "sha256", stale)
+    assert checkpoint.latest(tmp_path) == older
+    assert "left as it is, the checkpoint before it is used" in capsys.readouterr().out
+    monkeypatch.undo()
+    assert checkpoint.latest(tmp_path) == newest
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
+    older = write(tmp_path, 100)
+    monkeypatch.setattr(checkpoint, "save_file", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        write(tmp_path, 200)
+    assert list(tmp_path.iterdir()) == [older]
+
+
+def full_disk(*_: object) -> None:
+    raise SafetensorError("I/O error: No space left on device (os error 28)")
 
 
 def test_nothing_usable(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The loop: gradient, resume, kill, best weights, and what ends a run."""
 
+import errno
 import itertools
 import json
 import os
@@ -17,7 +18,7 @@ from tiny import OPTIMISER, SCHEDULE, TRAIN, Points, Tiny, train
 
 from d2v import checkpoint, log, optim
 from d2v.data.sampler import GlobalBatches
-from d2v.errors import Collapse, NotFinite, UserError
+from d2v.errors import Collapse, NotFinite, OutOfMemory, UserError
 from d2v.trainer import identity
 
 TINY = Path(__file__).with_name("tiny.py")
@@ -178,6 +179,45 @@ def test_a_damaged_checkpoint_costs_an_interval_and_nothing_else(
 
 
 @pytest.mark.slow
+def test_a_disk_that_is_full_for_a_while_costs_a_checkpoint_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tmp_path / "a")
+    save = checkpoint.save
+
+    def full(root: Path, step: int, *parts: Any) -> Path:
+        if step == 10:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return save(root, step, *parts)
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    train(tmp_path / "b")
+    said = capsys.readouterr()
+    told = "no checkpoint of step 10 (No space left on device); the one before stays"
+    assert told in said.out + said.err
+    assert curve(tmp_path / "a") == curve(tmp_path / "b")
+    assert equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
+
+
+def test_a_disk_that_is_full_in_the_end_is_an_error_and_the_run_can_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = checkpoint.save
+
+    def full(root: Path, step: int, *parts: Any) -> Path:
+        if step == 24:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return save(root, step, *parts)
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    with pytest.raises(UserError, match=r"no checkpoint of step 24 \(No space .*make room"):
+        train(tmp_path / "b")
+    monkeypatch.undo()
+    train(tmp_path / "b")
+    train(tmp_path / "a")
+    assert equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
+
+
 def test_killed_processes_give_the_same_curve(tmp_path: Path) -> None:
     settings = json.dumps({"steps": 120, "checkpoint_every": 10})
     command = [sys.executable, str(TINY), "--train", settings, "--dropout", "0.2", "--skip", "0.3"]
@@ -255,6 +295,26 @@ def test_a_number_that_is_not_finite_ends_the_run(tmp_path: Path, culprit: str) 
     lines = log.read(tmp_path / "log.jsonl")
     assert [line["step"] for line in lines] == list(range(1, 15))
     assert lines[-1][culprit] is None
+
+
+def test_too_little_memory_says_what_to_change_and_the_run_goes_on(tmp_path: Path) -> None:
+    class Large(Tiny):
+        """Two examples fit, four do not, as of step 12."""
+
+        calls = 0
+
+        def forward(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+            self.calls += 1
+            if len(batch["x"]) > 2 and self.calls > 24:
+                raise torch.OutOfMemoryError("CUDA out of memory.\nMore")
+            return super().forward(batch)
+
+    with pytest.raises(OutOfMemory, match=r"step 13: out of GPU memory .*train\.micro_batch"):
+        train(tmp_path / "b", Large())
+    train(tmp_path / "b", Large(), micro_batch=2)
+    train(tmp_path / "a")
+    a, b = weights(tmp_path / "a"), weights(tmp_path / "b")
+    assert all(torch.allclose(a[name], b[name], atol=1e-6) for name in a)
 
 
 def test_the_task_may_end_the_run(tmp_path: Path) -> None:

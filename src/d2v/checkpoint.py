@@ -13,14 +13,15 @@ import hashlib
 import json
 import random
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -32,6 +33,10 @@ MODEL, TRAINING, META = "model.safetensors", "training.safetensors", "checkpoint
 
 class Damaged(UserError):
     """A checkpoint that is not what was written."""
+
+
+class Unreadable(UserError):
+    """A checkpoint that cannot be read now; it may well be whole (a stale file handle, say)."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +59,27 @@ def save(
 ) -> Path:
     """Write `<root>/step-<step>` with `meta` (JSON-able) beside the tensors; returns the folder.
 
-    A folder of that name is replaced.
+    A folder of that name is replaced. Raises OSError if it cannot be written; then nothing of it is
+    left.
     """
-    final, part = root / f"step-{step}", root / f"step-{step}.part"
+    part = root / f"step-{step}.part"
     shutil.rmtree(part, ignore_errors=True)
+    try:
+        return _write(part, root / f"step-{step}", step, model, training, meta)
+    except SafetensorError as error:  # it says so of a full disk, too
+        raise OSError(str(error)) from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _write(
+    part: Path,
+    final: Path,
+    step: int,
+    model: Mapping[str, Tensor],
+    training: Mapping[str, Tensor],
+    meta: Mapping[str, Any],
+) -> Path:
     part.mkdir(parents=True)
     hashes = {}
     for name, tensors in ((MODEL, model), (TRAINING, training)):
@@ -78,12 +100,13 @@ def save(
 def read_meta(folder: Path) -> dict[str, Any]:
     """The content of checkpoint.json, as the present schema version has it.
 
-    Raises Damaged, or UserError if a newer version of d2v wrote the folder.
+    Raises Damaged, Unreadable, or UserError if a newer version of d2v wrote the folder.
     """
     try:
-        meta: dict[str, Any] = json.loads((folder / META).read_text())
+        with _reading(folder / META):
+            meta: dict[str, Any] = json.loads((folder / META).read_text())
         version = meta["schema_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise Damaged(f"{folder}/{META}: not a checkpoint ({error!r})") from None
     while version in MIGRATIONS:
         meta = MIGRATIONS[version](meta)
@@ -110,9 +133,8 @@ def verify(folder: Path) -> dict[str, Any]:
     meta = read_meta(folder)
     for name in (MODEL, TRAINING):
         try:
-            intact = sha256(folder / name) == meta["sha256"][name]
-        except OSError as error:
-            raise Damaged(f"{folder}/{name}: {error.strerror}") from None
+            with _reading(folder / name):
+                intact = sha256(folder / name) == meta["sha256"][name]
         except KeyError:
             raise Damaged(f"{folder}/{META}: has no hash of {name}") from None
         if not intact:
@@ -136,7 +158,7 @@ def load_weights(folder: Path, prefix: str = "") -> dict[str, Tensor]:
 
 
 def latest(root: Path, say: Callable[[str], None] = print) -> Path | None:
-    """The newest checkpoint that is intact; damaged ones are reported and set aside."""
+    """The newest checkpoint that is intact; others are reported, and damaged ones set aside."""
     for folder in reversed(_folders(root)):
         try:
             verify(folder)
@@ -145,6 +167,9 @@ def latest(root: Path, say: Callable[[str], None] = print) -> Path | None:
             shutil.rmtree(aside, ignore_errors=True)
             folder.rename(aside)
             say(f"{error}; set aside, the checkpoint before it is used")
+            continue
+        except Unreadable as error:
+            say(f"{error}; left as it is, the checkpoint before it is used")
             continue
         return folder
     return None
@@ -248,6 +273,17 @@ def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         own[name] = tensor.clone() if storage in seen and tensor.numel() else tensor
         seen.add(storage)
     return own
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """A file that is not there is damage; any other failure may pass."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise Damaged(f"{path}: {error.strerror}") from None
+    except OSError as error:
+        raise Unreadable(f"{path}: cannot be read now ({error.strerror})") from None
 
 
 def sha256(path: Path) -> str:

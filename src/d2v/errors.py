@@ -17,3 +17,9 @@ class NotFinite(UserError):
     """The loss or the gradient is no longer a finite number."""
 
     exit_code = 4
+
+
+class OutOfMemory(UserError):
+    """The GPU's memory does not hold a micro-batch."""
+
+    exit_code = 5

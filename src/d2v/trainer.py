@@ -17,13 +17,17 @@ from torch.utils.data import DataLoader
 
 from d2v import checkpoint, distributed, log, optim, params
 from d2v.data import sampler
-from d2v.errors import NotFinite, UserError
+from d2v.errors import NotFinite, OutOfMemory, UserError
 from d2v.task import Task
 
 Metrics = dict[str, float]
 Validate = Callable[[Task, int], Metrics]
 Better = Callable[[Metrics, Metrics], bool]
 
+SMALLER = (
+    "give a smaller train.micro_batch, or train.sized with a smaller size and more micro_batches,"
+    " or more GPUs: the batch of a step stays the same, and the run goes on from its checkpoint"
+)
 KEEP = 2  # checkpoints on disk, besides the best one
 # where and in which portions a run is computed: it may be continued with other values of these
 PORTIONS = {"micro_batch", "log_every", "checkpoint_every", "workers", "cpus"}
@@ -78,7 +82,8 @@ def fit(
     is): checkpoints made with other values are moved aside, not continued. A finished run returns
     its Summary at once. In the end the task holds the kept weights.
 
-    Raises UserError (the batch does not divide or fit), NotFinite, and what task.check raises.
+    Raises UserError (the batch does not divide or fit; the last or best checkpoint cannot be
+    written), NotFinite, OutOfMemory, and what task.check raises.
     """
     if keep == "best" and (validate is None or better is None):
         raise ValueError("keep='best' needs validate and better")
@@ -92,7 +97,12 @@ def fit(
     loop.better = better if keep == "best" else None
     loop.resume()
     if loop.outcome is None:
-        loop.run()
+        try:
+            loop.run()
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemory(
+                f"step {loop.step + 1}: out of GPU memory ({str(error).splitlines()[0]}); {SMALLER}"
+            ) from None
     return loop.summary()
 
 
@@ -331,10 +341,25 @@ class _Loop:
             }
         state = {"best": self.best, "seconds": seconds, "outcome": self.outcome}
         training = {**checkpoint.optimiser_state(self.optimiser), **checkpoint.random_state()}
-        checkpoint.save(
-            self.checkpoints, self.step, self.task.state_dict(), training, {**self.meta, **state}
-        )
-        checkpoint.prune(self.checkpoints, KEEP)
+        meta = {**self.meta, **state}
+        try:
+            checkpoint.save(self.checkpoints, self.step, self.task.state_dict(), training, meta)
+        except OSError as error:
+            self._unsaved(error)
+        else:
+            checkpoint.prune(self.checkpoints, KEEP)
+
+    def _unsaved(self, error: OSError) -> None:
+        """Go on without this checkpoint, unless it is the last one or has the best weights."""
+        fault = f"no checkpoint of step {self.step} ({error.strerror or error})"
+        best = self.best is not None and self.best["step"] == self.step
+        if best or self.step == self.train.steps:
+            self._close_logs()
+            raise UserError(
+                f"{self.checkpoints}: {fault}; make room and run the same again: it goes on"
+                " from the checkpoint before"
+            ) from None
+        self.progress.say(f"{fault}; the one before stays, training goes on")
 
     def _close_logs(self) -> None:
         self.progress.close()
