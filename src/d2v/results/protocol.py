@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 
 from d2v.metrics import METRICS
-from d2v.params import Decode, Finetune
-from d2v.results.cells import AVERAGE, OURS, SCRATCH, Table
+from d2v.params import Decode, Finetune, Pretrain
+from d2v.results.cells import AVERAGE, OURS, SCRATCH, Table, row_of
 from d2v.results.wording import REPORTED_UNITS
 
 NONE = "–"
@@ -14,7 +14,8 @@ def protocol(table: Table) -> list[str]:
     """Splits, seeds, settings and how they were chosen, decoding, and what the signs mean."""
     named: dict[str, list[str]] = {}  # by protocol: the tasks that share it
     for key, task in table.tasks.items():
-        row = f"{task.row}, " if task.row else ""
+        row = row_of(table.experiment, task, task.arms[-1])
+        row = "" if row == OURS else f"{row}, "
         named.setdefault(_task(table, key, task), []).append(f"{row}{task.column}")
     lines = [f"{'; '.join(names)}: {text}" for text, names in named.items()]
     if {SCRATCH, OURS} <= set(table.rows):
@@ -57,19 +58,27 @@ def joined(words: list[str]) -> str:
 
 
 def _task(table: Table, key: str, task: Finetune) -> str:
-    seeds = table.experiment.pretrain[task.pretrain].seeds
-    names = {"scratch": "from scratch", "data2vec": "data2vec"}
-    used = ", ".join(f"{names[arm]} {table.settings[key, arm] or NONE}" for arm in task.arms)
     splits = [task.test_split, *task.more.values()]
-    text = (
-        f"split {joined(splits)} of {task.data}; fine-tuning seeds {_list(task.seeds)},"
-        f" {_pretrained(seeds)}; setting {_chosen(task)}: {used}"
-    )
-    if task.keep == "best":
-        text += f"; weights of the best {METRICS[task.metrics[0]].label} on {task.dev_split}"
+    text = f"split {joined(splits)} of {task.data}; {_training(table, key, task)}"
     if task.decode:
         text += f"; decoding: {_decoding(task.decode)}"
     return f"{text}."
+
+
+def _training(table: Table, key: str, task: Finetune) -> str:
+    """What the weights of a task's runs come from."""
+    if task.released:
+        return f"the fine-tuned weights {task.released.path} as they are"
+    pretrain = table.experiment.pretrain[task.pretrain]
+    names = {"scratch": "from scratch", "data2vec": "data2vec"}
+    used = ", ".join(f"{names[arm]} {table.settings[key, arm] or NONE}" for arm in task.arms)
+    text = (
+        f"fine-tuning seeds {_list(task.seeds)}, {_pretrained(pretrain)};"
+        f" setting {_chosen(task)}: {used}"
+    )
+    if task.keep == "best":
+        text += f"; weights of the best {METRICS[task.metrics[0]].label} on {task.dev_split}"
+    return text
 
 
 def _chosen(task: Finetune) -> str:
@@ -100,7 +109,10 @@ def _decoding(decode: Decode) -> str:
     )
 
 
-def _pretrained(seeds: list[int]) -> str:
+def _pretrained(pretrain: Pretrain) -> str:
+    if pretrain.released:
+        return f"from the released weights {pretrain.released.path}"
+    seeds = pretrain.seeds
     if len(seeds) == 1:
         return f"one pre-training (seed {seeds[0]}), whose own spread is not in the ±"
     return f"pre-training seeds {_list(seeds)} in turn"
