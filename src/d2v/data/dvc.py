@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from d2v.locks import held, process_start
 _LOCK = Path(".dvc/tmp/d2v.lock")
 STAGES = Path("dvc.yaml")  # of the miniature
 _RUNNING = "Running stage '"
+DYING_S = 3.0  # a killed process gives back our lock before it is gone
 
 
 def repro(targets: Sequence[str] = (), root: Path = Path(), stages: Path = STAGES) -> list[str]:
@@ -61,8 +63,12 @@ def _clear_dead(rwlock: Path) -> None:
     if not rwlock.is_file():
         return
     pids = {int(pid) for pid in re.findall(r'"pid": (\d+)', rwlock.read_text())}
-    if all(process_start(pid) is None for pid in pids):
-        rwlock.unlink(missing_ok=True)
+    deadline = time.monotonic() + DYING_S
+    while any(process_start(pid) is not None for pid in pids):
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.05)
+    rwlock.unlink(missing_ok=True)
 
 
 def named(targets: Sequence[str], stages: Path) -> list[str]:
