@@ -101,7 +101,7 @@ class Ours(Stepper):
         p: params.Pretrain,
         device: torch.device,
         mixed: bool = False,
-        compiled: bool = False,
+        backend: str = "",
         split: bool = False,
     ) -> None:
         super().__init__(device, mixed)
@@ -113,7 +113,10 @@ class Ours(Stepper):
         if split:
             self.clock.around(self.task.model.student.encoder, "local_features", "front end")
             self.clock.around(self.task.model, "targets", "teacher")
-        self.module = torch.compile(self.task) if compiled else self.task  # type: ignore[assignment]
+        self.module = self.task
+        if backend:
+            torch._dynamo.reset()  # what was compiled for other sizes counts no more
+            self.module = torch.compile(self.task, backend=backend)  # type: ignore[assignment]
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """As the task gives them."""
