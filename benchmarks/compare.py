@@ -47,7 +47,7 @@ def _changes(before: Found, after: Found) -> Iterator[Change]:
     for kind, old, new in _both(before, after, "loaders"):
         spread = 1 + max(NOISE, 2 * old.get("spread", 0.0), 2 * new.get("spread", 0.0))
         rates = (old["per_s_and_core"], new["per_s_and_core"])
-        yield Change(f"loader, {kind}, a second", *rates, machine * rates[0] / rates[1], spread)
+        yield Change(f"loader, {kind}, a second", *rates, rates[0] / rates[1] / machine, spread)
     for part in ("start", "dag"):
         for name, old, new in _both(before, after, part):
             yield Change(f"{name}, s", old, new, new / old / machine, 1 + 2 * NOISE)

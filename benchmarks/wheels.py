@@ -22,7 +22,7 @@ OURS = ("pydantic", "pydantic-core", "annotated-types", "typing-inspection", "py
 PEERS = (
     "transformers", "huggingface-hub", "tokenizers", "safetensors", "regex", "packaging",
     "filelock", "fsspec", "requests", "httpx", "httpcore", "h11", "anyio", "idna", "certifi",
-    "hf-xet", "shellingham", "typer", "typing-extensions", "timm", "numpy", "click", "rich",
+    "hf-xet", "shellingham", "typer", "typing-extensions", "timm", "click", "rich",
 )  # fmt: skip
 PYTHONS = ("3.11", "3.12", "3.13")
 

@@ -61,6 +61,7 @@ def test_a_step_is_measured_beside_its_peer(kind: str) -> None:
     assert row["split"]["teacher"] > 0
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_a_process_of_its_own() -> None:
     words = ["--tiny", "--threads", "1", "--repeat", "1", "--kinds", "text", "--sides", "ours"]
     row = step.run(words)["step"]["text"]
@@ -120,6 +121,7 @@ def call(script: str, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
 
 
+@pytest.mark.slow
 def test_bench_says_what_got_slower(tmp_path: Path) -> None:
     baseline = tmp_path / "before.json"
     before: Any = copy.deepcopy(FOUND)
@@ -130,11 +132,12 @@ def test_bench_says_what_got_slower(tmp_path: Path) -> None:
     assert done.returncode == 1, done.stderr
     assert "step, text, fraction of matrix products: 1e+09 -> " in done.stdout
     (found,) = [json.loads(p.read_text()) for p in tmp_path.glob("*cpu.json")]
-    assert found["step"]["speech"].keys() >= {"ratio", "peak_mib", "peer_peak_mib", "split"}
+    assert found["step"]["speech"].keys() >= {"ratio", "peer_seconds", "split"}
     (plot,) = tmp_path.glob("*.svg")
     assert "front end" in plot.read_text()
 
 
+@pytest.mark.slow
 def test_the_gpu_command_runs_through_on_a_cpu(tmp_path: Path) -> None:
     small = ["--device", "cpu", "--tiny", "--kinds", "vision", "--backend", "aot_eager"]
     done = call("gpu.sh", *small, "--steps", "1", "-o", str(tmp_path))
