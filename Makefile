@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet --no-input install
 
-.PHONY: help demo demo-full test lint format data dag report lock
+.PHONY: help demo demo-full test lint format data dag report lock bench gpu-wheels
 .DELETE_ON_ERROR:
 
 help:
@@ -19,6 +19,8 @@ help:
 	@echo "make format     ruff and snakefmt, rewriting files"
 	@echo "make lock       requirements.lock from pyproject.toml"
 	@echo "make dag        the graph of the workflow's rules as Mermaid text"
+	@echo "make bench      speed and memory beside a peer (10 minutes); BASELINE=file: what got slower"
+	@echo "make gpu-wheels packages that benchmarks/gpu.sh needs on a machine without network"
 	@echo "make report     results/report.html: tables with their provenance (after make demo)"
 
 demo: $(READY)
@@ -49,6 +51,12 @@ dag: $(READY)
 
 report: $(READY)
 	@$(BIN)/snakemake --report results/report.html
+
+bench: $(READY)
+	@$(BIN)/python benchmarks/bench.py $(if $(BASELINE),--baseline $(BASELINE)) $(BENCH)
+
+gpu-wheels: $(READY)
+	@$(BIN)/python benchmarks/wheels.py
 
 # Not after $(READY): a changed pyproject.toml would first be installed by the old lock.
 lock:

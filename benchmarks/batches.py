@@ -1,0 +1,83 @@
+"""The recipes' Base models, and synthetic batches as their data sets would collate them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from d2v import params
+from d2v.encoders.frames import frame_count
+from d2v.masking import MASKED, RANDOM, block_masks, span_masks, token_masks
+
+ROOT = Path(__file__).resolve().parents[1]
+KINDS = ("speech", "vision", "text")
+SIZES = {"speech": 160_000, "vision": 224, "text": 512}  # samples (10 s), pixels a side, tokens
+EXAMPLES = {"speech": 1, "vision": 2, "text": 2}  # of a step on a CPU
+SPECIAL = 4  # ids before ordinary tokens
+# small enough for a test; the layers are those of the recipes
+TINY_SIZES = {"speech": 8_000, "vision": 32, "text": 16}
+TINY_BACKBONE = {"dim": 32, "depth": 2, "heads": 2, "ffn_dim": 64}
+TINY: dict[str, dict[str, Any]] = {
+    "speech": {
+        "encoder": {"conv_layers": [[16, 10, 5], [16, 3, 2], [16, 3, 2], [16, 2, 2]]},
+    },
+    "vision": {
+        "encoder": {"image_size": 32, "patch_size": 8},
+        "backbone": {"position_bias": {"kind": "shared_2d", "window": [4, 4]}},
+        "mask": {"patches": 9, "min_block": 4, "max_block": 16},
+    },
+    "text": {"encoder": {"vocab_size": 100, "max_positions": 32}},
+}
+
+
+def recipe(kind: str, tiny: bool = False) -> params.Pretrain:
+    """The pre-training of the Base model as params/paper.yaml has it, or its layers in small."""
+    p = params.load(ROOT / "params/paper.yaml").pretrain[f"{kind}-base"]
+    if not tiny:
+        return p
+    changes = {"backbone": TINY_BACKBONE, "target": {"top_k": 2}}
+    return params.Pretrain.model_validate(_over(_over(p.model_dump(), changes), TINY[kind]))
+
+
+def without_chance(p: params.Pretrain) -> params.Pretrain:
+    """The same without dropout, skipped blocks and dropped paths, so that losses can be equal."""
+    off = {"dropout": 0.0, "attention_dropout": 0.0, "layer_drop": 0.0, "drop_path": 0.0}
+    changes: dict[str, Any] = {"backbone": {**off, "activation_dropout": 0.0}}
+    if not isinstance(p.encoder, params.PatchEncoder):
+        changes["encoder"] = {"dropout": 0.0}
+    return params.Pretrain.model_validate(_over(p.model_dump(), changes))
+
+
+def batch(p: params.Pretrain, size: int, examples: int, step: int = 0) -> dict[str, Tensor]:
+    """A random batch of `examples`, each of `size` (SIZES), with the recipe's masks."""
+    keys = [(1, step, index) for index in range(examples)]
+    draw = np.random.default_rng(step)
+    if isinstance(p.encoder, params.WaveEncoder) and isinstance(p.mask, params.SpanMask):
+        waves = draw.standard_normal((examples, size), np.float32)
+        frames = np.full(examples, frame_count(size, p.encoder.conv_layers))
+        return _tensors(waves=waves, mask=span_masks(p.mask, frames, keys))
+    if isinstance(p.encoder, params.PatchEncoder) and isinstance(p.mask, params.BlockMask):
+        images = draw.standard_normal((examples, p.encoder.channels, size, size), np.float32)
+        return _tensors(images=images, mask=block_masks(p.mask, p.encoder.grid, keys))
+    assert isinstance(p.encoder, params.TokenEncoder)
+    assert isinstance(p.mask, params.TokenMask)
+    last = p.encoder.vocab_size - 1  # the mask token
+    tokens, other = draw.integers(SPECIAL, last, (2, examples, size))
+    _, kinds = token_masks(p.mask, [size] * examples, keys)
+    masked = np.where(kinds == MASKED, last, np.where(kinds == RANDOM, other, tokens))
+    return _tensors(tokens=tokens, masked_tokens=masked, mask=kinds == MASKED)
+
+
+def _tensors(**arrays: np.ndarray) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def _over(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        old = base.get(key)
+        deeper = isinstance(value, dict) and isinstance(old, dict)
+        merged[key] = _over(old, value) if deeper else value  # type: ignore[arg-type]
+    return merged

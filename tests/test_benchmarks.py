@@ -1,0 +1,156 @@
+"""The benchmarks run through in small, and their peer computes what this project computes."""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import batches  # noqa: E402
+import compare  # noqa: E402
+import peer  # noqa: E402
+import step  # noqa: E402
+import steps  # noqa: E402
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Any:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("kind", batches.KINDS)
+def test_the_peer_learns_what_this_project_learns(kind: str) -> None:
+    p = batches.without_chance(batches.recipe(kind, tiny=True))
+    # the peer decays every parameter, as AdamW does as it comes
+    p = p.model_copy(update={"optimiser": p.optimiser.model_copy(update={"weight_decay": 0.0})})
+    ours, theirs = steps.Ours(p, CPU), steps.Theirs(p, CPU)
+    peer.take_over(theirs.peer, ours.task.model.state_dict())
+    size = batches.TINY_SIZES[kind]
+    for n in range(3):
+        drawn = batches.batch(p, size, 2, n)
+        torch.testing.assert_close(ours.step(drawn), theirs.step(drawn), rtol=1e-4, atol=1e-5)
+
+
+def test_base_sizes_are_those_of_the_recipes() -> None:
+    for kind in batches.KINDS:
+        p = batches.recipe(kind)
+        assert (p.backbone.dim, p.backbone.depth, p.encoder.kind) == (768, 12, kind)
+
+
+@pytest.mark.parametrize("kind", batches.KINDS)
+def test_a_step_is_measured_beside_its_peer(kind: str) -> None:
+    words = ["--tiny", "--threads", "1", "--repeat", "2", "--no-memory", "--kinds", kind]
+    row = step.run(words)["step"][kind]
+    assert row["ratio"] == pytest.approx(row["peer_seconds"] / row["seconds"])
+    assert 0 < row["fraction_of_gemm"] < 1
+    inside = sum(row["split"][part] for part in steps.PARTS)
+    assert 0 < inside < 2 * row["seconds"]
+    assert row["split"]["backward"] > 0
+    assert row["split"]["teacher"] > 0
+
+
+@pytest.mark.slow
+def test_memory_is_that_of_a_process_of_its_own() -> None:
+    words = ["--tiny", "--threads", "1", "--repeat", "1", "--kinds", "text", "--sides", "ours"]
+    row = step.run(words)["step"]["text"]
+    assert 0 < row["peak_mib"] < 300
+    assert "ratio" not in row
+
+
+FOUND = {
+    "gemm_gflops": 100.0,
+    "step": {"text": {"fraction_of_gemm": 0.5, "spread": 0.05, "peak_mib": 1000.0}},
+    "loaders": {"vision": {"per_s_and_core": 100.0, "spread": 0.02}},
+    "start": {"d2v --help": 0.2},
+    "decoding": {"rows": [{"beam": 50, "cpu": 0.1}]},
+}
+
+
+def test_a_run_is_not_worse_than_itself_or_within_noise() -> None:
+    after = copy.deepcopy(FOUND)
+    after["step"]["text"]["fraction_of_gemm"] = 0.45
+    assert not compare.worse(FOUND, FOUND)
+    assert not compare.worse(FOUND, after)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "word"),
+    [
+        (("step", "text", "fraction_of_gemm"), 0.4, "step, text, fraction"),
+        (("step", "text", "peak_mib"), 1100.0, "step, text, MiB"),
+        (("loaders", "vision", "per_s_and_core"), 50.0, "loader, vision"),
+        (("start", "d2v --help"), 0.4, "d2v --help"),
+    ],
+)
+def test_what_got_worse_is_named(place: tuple[str, ...], value: float, word: str) -> None:
+    after: Any = copy.deepcopy(FOUND)
+    part = after
+    for name in place[:-1]:
+        part = part[name]
+    part[place[-1]] = value
+    (change,) = compare.worse(FOUND, after)
+    assert str(change).startswith(word)
+    assert not compare.worse(after, FOUND)
+
+
+def test_a_slower_machine_is_not_slower_code() -> None:
+    after: Any = copy.deepcopy(FOUND)
+    after["gemm_gflops"] = 50.0
+    after["loaders"]["vision"]["per_s_and_core"] = 50.0
+    after["start"]["d2v --help"] = 0.4
+    after["decoding"]["rows"][0]["cpu"] = 0.2
+    assert not compare.worse(FOUND, after)
+
+
+def call(script: str, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [str(ROOT / "benchmarks" / script), *words]
+    command = command if script.endswith(".sh") else [sys.executable, *command]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHON": sys.executable}
+    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
+
+
+@pytest.mark.slow
+def test_bench_says_what_got_slower(tmp_path: Path) -> None:
+    baseline = tmp_path / "before.json"
+    before: Any = copy.deepcopy(FOUND)
+    before["step"]["text"] = {"fraction_of_gemm": 1e9}
+    baseline.write_text(json.dumps(before))
+    words = ["--tiny", "--threads", "1", "--parts", "step", "-o", str(tmp_path)]
+    done = call("bench.py", *words, "--baseline", str(baseline))
+    assert done.returncode == 1, done.stderr
+    assert "step, text, fraction of matrix products: 1e+09 -> " in done.stdout
+    (found,) = [json.loads(p.read_text()) for p in tmp_path.glob("*cpu.json")]
+    assert found["step"]["speech"].keys() >= {"ratio", "peer_seconds", "split"}
+    (plot,) = tmp_path.glob("*.svg")
+    assert "front end" in plot.read_text()
+
+
+@pytest.mark.slow
+def test_the_gpu_command_runs_through_on_a_cpu(tmp_path: Path) -> None:
+    small = ["--device", "cpu", "--tiny", "--kinds", "vision", "--backend", "aot_eager"]
+    done = call("gpu.sh", *small, "--steps", "1", "-o", str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "gpu-cpu.json").read_text())
+    assert found["equality"]["vision"]["bfloat16 compiled"]["equal"]
+    (row,) = found["speed"]
+    assert row["ratio"] == row["peer eager"]["seconds"] / row["ours compiled"]["seconds"]
+
+
+def test_the_gpu_command_says_that_there_is_no_gpu() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    done = call("gpu.sh", "--tiny")
+    assert done.returncode == 2
+    assert "sees no GPU" in done.stderr
