@@ -12,9 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from d2v import cluster, flops, params, runs
+from d2v import cluster, params, runs
 from d2v.errors import UserError
 from d2v.params import Experiment, Finetune, Pretrain
 from d2v.runs import Run
@@ -74,6 +72,8 @@ def plan(experiment: Experiment, speed: Speed) -> list[Job]:
 def _job(experiment: Experiment, run: Run, speed: Speed, gpus: int) -> Job:
     if run.kind == "decode":
         return _decoding(experiment, run)
+    from d2v import flops  # here: it imports torch, which a mistake in a file need not wait for
+
     model = runs.pretrain_of(experiment, run)
     if run.kind == "pretrain":
         table, train, steps = _served(experiment, run.name), model.train, model.train.steps
@@ -163,6 +163,8 @@ def speed_of(device: str, utilisation: float, measured: Path | None) -> Speed:
 
 def report(experiment: Experiment, jobs: Sequence[Job], speed: Speed) -> str:
     """The jobs of one shape a line each, and totals of each table."""
+    import pandas as pd
+
     frame = pd.DataFrame([asdict(job) for job in jobs])
     frame["job"] = ["/".join(job.run.split("/")[:2]) for job in jobs]
     first = dict.fromkeys(("updates", "examples", "pflop", "gpus", "gpu_hours", "cpu_hours"), "max")

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d2v import params
+from d2v.attention import attend
+from d2v.dropout import dropout
 
 
 @dataclass
@@ -146,12 +148,12 @@ class Block(nn.Module):
     def _feed_forward(self, x: Tensor) -> Tensor:
         x = F.gelu(self.fc1(x))
         if self.activation_dropout:
-            x = F.dropout(x, self.activation_dropout, self.training)
+            x = dropout(x, self.activation_dropout, self.training)
         return self.fc2(x)
 
     def _drop(self, x: Tensor) -> Tensor:
         if self.dropout:
-            x = F.dropout(x, self.dropout, self.training)
+            x = dropout(x, self.dropout, self.training)
         if not self.drop_path:
             return x
         from timm.layers.drop import drop_path  # here: it takes as long to import as all the rest
@@ -181,8 +183,8 @@ class Attention(nn.Module):
         q, k, v = qkv.view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         if self.position_bias is not None:
             mask = attention_mask(self.position_bias(length), padding)
-        dropout = self.dropout if self.training else 0.0
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        rate = self.dropout if self.training else 0.0
+        x = attend(q, k, v, mask, rate)
         return self.out(x.transpose(1, 2).reshape(batch, length, dim))
 
 

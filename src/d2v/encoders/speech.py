@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d2v import params
+from d2v.dropout import dropout
 from d2v.encoders.base import Batch, Encoder, Features, Freeze
 from d2v.encoders.frames import frame_count
 
@@ -62,7 +63,7 @@ class SpeechEncoder(Encoder):
         if padding is not None:
             x = x.masked_fill(padding.unsqueeze(-1), 0.0)
         x = self.norm(x + self.positions(x, padding))
-        return F.dropout(x, self.dropout, self.training), padding
+        return dropout(x, self.dropout, self.training), padding
 
 
 class FrontEnd(nn.Module):

@@ -1,10 +1,10 @@
 """Sub-word tokens to embeddings with learned positions (paper 4.3; RoBERTa)."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d2v import params
+from d2v.dropout import dropout
 from d2v.encoders.base import Batch, Encoder, Features
 from d2v.transformer import initialise
 
@@ -44,7 +44,7 @@ class TextEncoder(Encoder):
         assert padding is not None  # local_features and mask_features always give it
         if self.positions is not None:
             x = x + self.positions(position_ids(padding))
-        x = F.dropout(self.norm(x), self.dropout, self.training)
+        x = dropout(self.norm(x), self.dropout, self.training)
         return x.masked_fill(padding.unsqueeze(-1), 0.0), padding
 
 
