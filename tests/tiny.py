@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from d2v import params
+from d2v import checkpoint, log, params
+from d2v.moments import channel_std, moments
 from d2v.task import Named, Task
 from d2v.trainer import Summary, fit
 
@@ -38,8 +39,10 @@ class Tiny(Task):
                 continue
             x = x + torch.tanh(block(nn.functional.dropout(x, self.dropout, self.training)))
         error = (self.head(x).squeeze(-1) - batch["y"]).square() * batch["counted"]
-        std = x.detach().std()
-        return {"loss": error.sum(), "count": batch["counted"].sum(), "output_std": std}
+        return {"loss": error.sum(), "count": batch["counted"].sum(), "output": moments(x)}
+
+    def summary(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {**super().summary(sums), "output_std": channel_std(sums["output"])}
 
     def named_groups(self) -> list[Named]:
         depth = {"blocks": lambda name: int(name.split(".")[1]) + 1, "head": lambda _: 4}
@@ -82,6 +85,7 @@ class Points:
         }
 
 
+CLOCK = ("examples_per_s", "steps_per_s")  # of a line of the log: not equal between runs
 OPTIMISER = params.Optimiser(lr=1e-2, betas=[0.9, 0.98], eps=1e-6, weight_decay=0.01, clip=1.0)
 SCHEDULE = params.Cosine(kind="cosine", warmup=0.1)
 TRAIN = params.Train(steps=24, batch=8, micro_batch=4, log_every=5, checkpoint_every=10)
@@ -101,6 +105,22 @@ def train(work: Path, task: Task | None = None, **options: Any) -> Summary:
         "seed": 1,
     }
     return fit(task or Tiny(), work=work, **{**settings, **options})
+
+
+def curve(work: Path) -> list[dict[str, Any]]:
+    """The log without what the clock says."""
+    lines = log.read(work / "log.jsonl")
+    return [{k: v for k, v in line.items() if k not in CLOCK} for line in lines]
+
+
+def weights(work: Path) -> dict[str, torch.Tensor]:
+    folder = checkpoint.latest(work / "checkpoints")
+    assert folder is not None
+    return checkpoint.load_weights(folder)
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return set(a) == set(b) and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def main() -> None:

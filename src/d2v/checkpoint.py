@@ -10,10 +10,11 @@ checkpoint before it is used.
 """
 
 import hashlib
+import itertools
 import json
 import random
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,29 +196,36 @@ def prune(root: Path, keep: int) -> None:
 
 
 def optimiser_state(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Moments by parameter name: `optimiser.<name>/<moment>`."""
+    """Moments by parameter name: `optimiser.<name>/<moment>`.
+
+    Those of a sharded optimiser must have been gathered in this process.
+    """
+    names, states = _names(optimiser), optimiser.state_dict()["state"]
     return {
-        f"optimiser.{name}/{key}": value
-        for name, parameter in _named(optimiser)
-        for key, value in optimiser.state.get(parameter, {}).items()
+        f"optimiser.{names[place]}/{key}": value
+        for place, state in states.items()
+        for key, value in state.items()
     }
 
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, training: Mapping[str, Tensor]) -> None:
     """Put the moments back, also where the groups were made in another order."""
     states: dict[int, dict[str, Tensor]] = {}
-    places = {name: place for place, (name, _) in enumerate(_named(optimiser))}
+    places = {name: place for place, name in enumerate(_names(optimiser))}
     for full, value in training.items():
         if full.startswith("optimiser."):
             name, key = full.removeprefix("optimiser.").rsplit("/", 1)
             states.setdefault(places[name], {})[key] = value
-    groups = optimiser.state_dict()["param_groups"]
+    count = itertools.count()
+    groups = [
+        {**group, "params": [next(count) for _ in group["params"]]}
+        for group in optimiser.param_groups
+    ]
     optimiser.load_state_dict({"state": states, "param_groups": groups})
 
 
-def _named(optimiser: torch.optim.Optimizer) -> Iterable[tuple[str, Tensor]]:
-    for group in optimiser.param_groups:
-        yield from zip(group["names"], group["params"], strict=True)
+def _names(optimiser: torch.optim.Optimizer) -> list[str]:
+    return [name for group in optimiser.param_groups for name in group["names"]]
 
 
 # --- random generators ------------------------------------------------------------------------

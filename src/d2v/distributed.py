@@ -1,18 +1,22 @@
 """One process or several: who we are, and what to exchange. In one process all is a no-op."""
 
 import atexit
+import functools
 import os
 from collections.abc import MutableMapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 
 PORTS = range(20000, 60001)  # submitit's choice
+PATIENCE = timedelta(days=1)  # longer than any validation
 
 
 @dataclass(frozen=True)
@@ -50,9 +54,18 @@ def join() -> World:
     return World(rank, size, device)
 
 
+@functools.cache
+def _control() -> dist.ProcessGroup:
+    """The group of messages between hosts: the others may wait long for the main process."""
+    group = dist.new_group(backend="gloo", timeout=PATIENCE)
+    assert isinstance(group, dist.ProcessGroup)
+    return group
+
+
 def leave() -> None:
     """Leave the process group, if there is one."""
     if dist.is_initialized():
+        _control.cache_clear()
         dist.destroy_process_group()
 
 
@@ -68,8 +81,23 @@ def from_main(value: Any) -> Any:
     if not dist.is_initialized():
         return value
     box = [value]
-    dist.broadcast_object_list(box, src=0)
+    dist.broadcast_object_list(box, src=0, group=_control())
     return box[0]
+
+
+def any_of(here: bool) -> bool:
+    """Whether it is so in any process."""
+    if not dist.is_initialized():
+        return here
+    flag = torch.tensor(int(here))
+    dist.all_reduce(flag, dist.ReduceOp.MAX, group=_control())
+    return bool(flag)
+
+
+def gather_moments(optimiser: torch.optim.Optimizer) -> None:
+    """Bring the shares of a sharded optimiser to the main process, which may save them then."""
+    if isinstance(optimiser, ZeroRedundancyOptimizer):
+        optimiser.consolidate_state_dict(to=0)
 
 
 def wrap(model: nn.Module, world: World) -> nn.Module:

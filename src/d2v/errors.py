@@ -23,3 +23,9 @@ class OutOfMemory(UserError):
     """The GPU's memory does not hold a micro-batch."""
 
     exit_code = 5
+
+
+class Rebound(UserError):
+    """The loss has risen far above what it was: training has diverged."""
+
+    exit_code = 6

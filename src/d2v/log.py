@@ -24,6 +24,7 @@ class JsonLines:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self.recent: deque[Mapping[str, Any]] = deque(maxlen=remember)  # the newest lines
+        self.losses: list[float | None] = []  # of all steps that are kept
         kept = 0
         with path.open("rb") as file:
             for text in file:
@@ -31,6 +32,7 @@ class JsonLines:
                 if line is None or line["step"] > after:
                     break
                 self.recent.append(line)
+                self.losses.append(line.get("loss"))
                 kept += len(text)
         os.ftruncate(self.file, kept)
 
@@ -48,9 +50,7 @@ class JsonLines:
 class Meter:
     """Metrics of the steps since the last report, left on the device until they are read."""
 
-    def __init__(self, portions: int) -> None:
-        """`portions` micro-batches a step, over all processes."""
-        self.portions = portions
+    def __init__(self) -> None:
         self.restart()
 
     def restart(self) -> None:
@@ -61,42 +61,28 @@ class Meter:
         self.since = time.perf_counter()
 
     def add(
-        self,
-        step: int,
-        names: tuple[str, ...],
-        totals: Tensor,
-        norm: Tensor,
-        known: Mapping[str, float],
-        examples: int,
+        self, step: int, measured: Mapping[str, Tensor], known: Mapping[str, float], examples: int
     ) -> None:
-        """One step: `totals` (len(names),) summed over micro-batches, and what the host knows.
+        """One step: numbers on the device, what the host knows, and how many examples there were.
 
-        `examples` is how many all processes had in it.
+        The examples are those of all processes.
         """
         self.examples += examples
-        self.rows.append(torch.cat([totals, norm[None].to(totals.dtype)]))
-        self.known.append((step, names, known))
+        self.rows.append(torch.stack([value.double() for value in measured.values()]))
+        self.known.append((step, tuple(measured), known))
 
     def read(self) -> list[dict[str, Any]]:
-        """A line a step: loss = total / count, mean over micro-batches of the others."""
+        """A line a step."""
         values = torch.stack(self.rows).tolist()  # the one place that waits for the device
-        rate = self.examples / (time.perf_counter() - self.since)
-        lines = []
-        for (step, names, known), (loss, count, *others, norm) in zip(
-            self.known, values, strict=True
-        ):
-            mean = {name: x / self.portions for name, x in zip(names[2:], others, strict=True)}
-            lines.append(
-                {
-                    "step": step,
-                    "loss": loss / max(count, 1),
-                    **mean,
-                    **known,
-                    "grad_norm": norm,
-                    "examples_per_s": round(rate, 2),
-                }
-            )
-        return lines
+        seconds = time.perf_counter() - self.since
+        rates = {
+            "examples_per_s": round(self.examples / seconds, 2),
+            "steps_per_s": float(f"{len(values) / seconds:.4g}"),
+        }
+        return [
+            {"step": step, **dict(zip(names, row, strict=True)), **known, **rates}
+            for (step, names, known), row in zip(self.known, values, strict=True)
+        ]
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -105,21 +91,20 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def means(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Mean of every number that all the lines have, but for the step."""
-    names = [name for name, value in lines[-1].items() if isinstance(value, int | float)]
-    return {
-        name: math.fsum(line[name] for line in lines) / len(lines)
-        for name in names
-        if name != "step" and all(line.get(name) is not None for line in lines)
-    }
+    """Mean of every number that all the lines name, but for the step; null does not count."""
+    found = {}
+    for name in set.intersection(*map(set, lines)) - {"step"}:
+        numbers = [line[name] for line in lines if line[name] is not None]
+        if numbers and all(isinstance(number, int | float) for number in numbers):
+            found[name] = math.fsum(numbers) / len(numbers)
+    return {name: found[name] for name in lines[-1] if name in found}
 
 
 class Progress:
     """A bar on a terminal; plain lines in a log file; nothing if `quiet`."""
 
-    def __init__(self, start: int, steps: int, batch: float, quiet: bool = False) -> None:
-        """`batch` examples a step, on average."""
-        self.steps, self.batch, self.quiet = steps, batch, quiet
+    def __init__(self, start: int, steps: int, quiet: bool = False) -> None:
+        self.steps, self.quiet = steps, quiet
         self.bar: tqdm[Any] | None = None
         if sys.stdout.isatty() and not quiet:
             self.bar = tqdm(initial=start, total=steps, unit="step", file=sys.stdout)
@@ -127,11 +112,11 @@ class Progress:
     def update(self, line: Mapping[str, Any]) -> None:
         """Show the newest line of the log."""
         step, loss, rate = line["step"], line["loss"], line["examples_per_s"]
-        if self.bar is not None:
+        left = timedelta(seconds=round((self.steps - step) / max(line["steps_per_s"], 1e-9)))
+        if self.bar is not None:  # it knows the time left
             self.bar.set_postfix_str(f"loss {loss:.4f}, {rate:.0f} examples/s", refresh=False)
             self.bar.update(step - self.bar.n)
             return
-        left = timedelta(seconds=round((self.steps - step) * self.batch / max(rate, 1e-9)))
         self.say(f"step {step}/{self.steps}  loss {loss:.4f}  {rate:.0f} examples/s  ETA {left}")
 
     def say(self, text: str) -> None:

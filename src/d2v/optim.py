@@ -5,17 +5,37 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.optim import ZeroRedundancyOptimizer
 
 from d2v import params
 from d2v.task import Named, Task
 
 
-def build(task: Task, p: params.Optimiser) -> torch.optim.AdamW:
-    """AdamW over the task's trainable parameters, with groups as `groups` makes them."""
-    return torch.optim.AdamW(
-        groups(task, p), lr=p.lr, betas=(p.betas[0], p.betas[1]), eps=p.eps, fused=True
-    )
+def build(task: Task, p: params.Optimiser, shard: bool = False) -> torch.optim.Optimizer:
+    """AdamW over the task's trainable parameters, with groups as `groups` makes them.
+
+    `shard`: every process of the group keeps the moments of its share of the parameters, updates
+    them and sends them to the others (ZeRO, stage 1).
+    """
+    options: dict[str, Any] = {
+        "lr": p.lr, "betas": (p.betas[0], p.betas[1]), "eps": p.eps, "fused": True,
+    }  # fmt: skip
+    if shard and dist.is_initialized():
+        return ZeroRedundancyOptimizer(groups(task, p), torch.optim.AdamW, **options)
+    return torch.optim.AdamW(groups(task, p), **options)
+
+
+def update(optimiser: torch.optim.Optimizer, norm: Tensor, loss: Tensor) -> None:
+    """Update the parameters, unless the gradients' norm or the loss is no finite number.
+
+    That is decided on the device (both 0-dim): fused AdamW leaves everything as it is then.
+    """
+    inner: Any = getattr(optimiser, "optim", optimiser)
+    inner.found_inf = (~(norm.isfinite() & loss.isfinite())).float()
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
 
 
 def groups(task: Task, p: params.Optimiser) -> list[dict[str, Any]]:

@@ -9,10 +9,10 @@ from d2v import checkpoint, params
 from d2v.data.letters import LETTERS
 from d2v.data.shards import hash_of
 from d2v.errors import UserError
+from d2v.identity import identity
 from d2v.interop.content import Content, WaveInput, refuse_faults
 from d2v.interop.reading import read
 from d2v.model import Student
-from d2v.trainer import identity
 
 STUDENT = "student."
 # what the weights' own settings may say otherwise: it acts in training only

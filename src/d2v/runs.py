@@ -26,7 +26,9 @@ NEUTRAL = {
 OWN_DROPOUTS = (
     "dropout", "attention_dropout", "activation_dropout", "drop_path", "layer_drop",
 )  # fmt: skip
-NEUTRAL_TRAIN = {"log_every", "checkpoint_every", "workers"}
+NEUTRAL_TRAIN = {
+    "log_every", "checkpoint_every", "checkpoint_minutes", "workers", "shard", "rebound",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

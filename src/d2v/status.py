@@ -111,7 +111,7 @@ def _row(experiment: Experiment, run: runs.Run, queue: Queue) -> Row:
         state,
         "-" if step is None else f"{step}/{steps or '?'}",
         _number(rate, 1),
-        _left(experiment, run, step, steps, rate) if state == "running" else "-",
+        _left(step, steps, last.get("steps_per_s")) if state == "running" else "-",
         _number(last.get("loss"), 4),
         "-" if spread == ["-", "-"] else "/".join(spread),
         pulse.get("node") or "-" if state == "running" else "-",
@@ -129,15 +129,11 @@ def _steps(experiment: Experiment, run: runs.Run) -> int | None:
         return None
 
 
-def _left(
-    experiment: Experiment, run: runs.Run, step: int | None, steps: int | None, rate: float | None
-) -> str:
+def _left(step: int | None, steps: int | None, rate: float | None) -> str:
     """Time to go at the rate of the newest steps."""
-    group = experiment.pretrain if run.kind == "pretrain" else experiment.finetune
-    batch = group[run.name].train.batch  # None: batches by length have no number of examples
-    if not step or not steps or not rate or not batch:
+    if not step or not steps or not rate:
         return "-"
-    return str(timedelta(seconds=round((steps - step) * batch / rate)))
+    return str(timedelta(seconds=round((steps - step) / rate)))
 
 
 def _beats(folder: Path, job: Mapping[str, Any]) -> bool:

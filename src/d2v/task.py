@@ -14,6 +14,9 @@ from d2v import ema, heads, params
 from d2v.encoders import Freeze
 from d2v.errors import Collapse
 from d2v.model import Data2Vec, Student
+from d2v.moments import channel_std, moments
+
+SPREAD = ("target", "prediction", "encoder")  # whose standard deviations are logged
 
 
 class Named(NamedTuple):
@@ -38,6 +41,13 @@ class Task(nn.Module):
             for name, parameter in self.named_parameters()
             if parameter.requires_grad
         ]
+
+    def summary(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What to log of an optimiser step: numbers, from what forward returned, added up.
+
+        `sums` are over all micro-batches and processes.
+        """
+        return {"loss": sums["loss"] / sums["count"].clamp(min=1)}
 
     def after_step(self, step: int) -> dict[str, float]:
         """Called after the `step`-th optimiser step (1, 2, ...); returns what to log."""
@@ -72,17 +82,24 @@ class Pretraining(Task):
         self.model = Data2Vec(p)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Summed loss, count of masked positions, and standard deviations over them."""
+        """Summed loss, count of masked positions, and moments: of targets and predictions there,
+        and of the encoder's output.
+        """
         out = self.model(batch)
         loss = regression_loss(out.prediction.float(), out.target, self.loss)
         with torch.no_grad():
-            logs = {
-                "target_std": channel_std(out.target),
-                "prediction_std": channel_std(out.prediction.float()),
-                "encoder_std": channel_std(out.encoder_output.float().flatten(0, 1)),
+            spread = {
+                "target": moments(out.target),
+                "prediction": moments(out.prediction),
+                "encoder": moments(out.encoder_output.flatten(0, 1)),
             }
-        count = torch.tensor(len(out.target), device=loss.device)
-        return {"loss": loss, "count": count, **logs}
+        count = torch.full((), len(out.target), device=loss.device)
+        return {"loss": loss, "count": count, **spread}
+
+    def summary(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The loss, and standard deviations over the global batch."""
+        spread = {f"{name}_std": channel_std(sums[name]) for name in SPREAD}
+        return {**super().summary(sums), **spread}
 
     def after_step(self, step: int) -> dict[str, float]:
         """Move the teacher after the optimiser step, as the reference does."""
@@ -134,7 +151,7 @@ class Finetuning(Task):
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Summed loss and the number of examples."""
         outputs, padding = self._outputs(batch)
-        count = torch.tensor(len(outputs), device=outputs.device)
+        count = torch.full((), len(outputs), device=outputs.device)
         match self.p:
             case params.CTC():
                 loss = ctc_loss(outputs, padding, batch)
@@ -190,15 +207,6 @@ def regression_loss(prediction: Tensor, target: Tensor, p: params.Loss) -> Tenso
         loss = F.smooth_l1_loss(prediction, target, reduction="sum", beta=p.beta)
     channels = prediction.shape[-1]
     return loss * {"sum": 1.0, "sum_sqrt_dim": channels**-0.5, "mean": 1 / channels}[p.reduction]
-
-
-def channel_std(x: Tensor) -> Tensor:
-    """Standard deviation over rows of `x` (N, D), mean over channels (fairseq compute_var).
-
-    Less than two rows have no spread: as much as equal rows.
-    """
-    spread = x.var(0) if len(x) > 1 else x.new_zeros(x.shape[1:])
-    return (spread + 1e-6).sqrt().mean()
 
 
 def class_loss(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:

@@ -1,8 +1,5 @@
 """The one loop: pre-training and fine-tuning, one process or several."""
 
-import hashlib
-import json
-import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +14,11 @@ from torch.utils.data import DataLoader
 
 from d2v import checkpoint, distributed, log, optim, params
 from d2v.data import sampler
-from d2v.errors import NotFinite, OutOfMemory, UserError
+from d2v.errors import OutOfMemory
+from d2v.health import Health
+from d2v.identity import identity
+from d2v.saving import Saver
+from d2v.signals import Signals
 from d2v.task import Task
 
 Metrics = dict[str, float]
@@ -29,8 +30,6 @@ SMALLER = (
     " or more GPUs: the batch of a step stays the same, and the run goes on from its checkpoint"
 )
 KEEP = 2  # checkpoints on disk, besides the best one
-# where and in which portions a run is computed: it may be continued with other values of these
-PORTIONS = {"micro_batch", "log_every", "checkpoint_every", "workers", "cpus"}
 
 
 class Examples(Protocol):
@@ -80,10 +79,11 @@ def fit(
     every `validate_every` steps and at the end; `better(new, best)` compares its results.
     `params` is all that defines the result (JSON-able; kept in every checkpoint, as `provenance`
     is): checkpoints made with other values are moved aside, not continued. A finished run returns
-    its Summary at once. In the end the task holds the kept weights.
+    its Summary at once. In the end the task holds the kept weights. A signal that announces the end
+    of the process (d2v.signals) is obeyed after the step, when the state is saved.
 
     Raises UserError (the batch does not divide or fit; the last or best checkpoint cannot be
-    written), NotFinite, OutOfMemory, and what task.check raises.
+    written), NotFinite, Rebound, OutOfMemory, and what task.check raises.
     """
     if keep == "best" and (validate is None or better is None):
         raise ValueError("keep='best' needs validate and better")
@@ -104,17 +104,6 @@ def fit(
                 f"step {loop.step + 1}: out of GPU memory ({str(error).splitlines()[0]}); {SMALLER}"
             ) from None
     return loop.summary()
-
-
-def identity(defining: Mapping[str, Any]) -> str:
-    """SHA-256 of what defines a result, without what only says in which portions it is computed."""
-
-    def strip(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {k: strip(v) for k, v in value.items() if k not in PORTIONS}
-        return value
-
-    return hashlib.sha256(json.dumps(strip(defining), sort_keys=True).encode()).hexdigest()
 
 
 class _Loop:
@@ -142,7 +131,7 @@ class _Loop:
         self.train, self.work, self.seed, self.meta = train, work, seed, meta
         self.checkpoints = work / "checkpoints"
         self.clip = optimiser.clip
-        self.optimiser = optim.build(task, optimiser)
+        self.optimiser = optim.build(task, optimiser, train.shard)
         self.parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
         self.rate = optim.schedule(schedule, optimiser.lr, train.steps)
         self.mixed = (
@@ -151,27 +140,35 @@ class _Loop:
             and torch.cuda.is_bf16_supported()
         )
         self.step = 0  # finished optimiser steps
+        self.saved = 0  # at which of them
         self.seconds = 0.0  # of earlier starts
         self.best: dict[str, Any] | None = None  # {"step", "validation"}
         self.outcome: dict[str, Any] | None = None  # of a finished run: logs, validation, seconds
 
     def run(self) -> None:
         """All remaining steps."""
-        train, task = self.train, self.task
-        self.model = distributed.wrap(task, self.world)
-        self.meter = log.Meter(self.accumulation * self.world.size)
+        self.model = distributed.wrap(self.task, self.world)
+        self.meter = log.Meter()
         self.order = sampler.build(
             self.dataset,
-            train,
+            self.train,
             rank=self.world.rank,
             world=self.world.size,
             seed=self.seed,
             start_step=self.step,
         )
         self._open_logs()
-        batches = self._batches()
-        freeze = getattr(task, "freeze", None)
+        self.saver = Saver(self.checkpoints, KEEP, self.progress.say)
+        try:
+            with Signals() as self.signals:
+                self._steps()
+        finally:
+            self.saver.close()
+            self._close_logs()
 
+    def _steps(self) -> None:
+        train, task, batches = self.train, self.task, self._batches()
+        freeze = getattr(task, "freeze", None)
         for step in range(self.step, train.steps):
             if freeze is not None:
                 freeze(step)
@@ -179,22 +176,22 @@ class _Loop:
             optim.set_rate(self.optimiser, lr)
 
             # --- gradient of the global batch
-            names, totals = self._backward(batches, step)
-            scale = self.world.size / totals[1].clamp(min=1)  # processes were averaged, not summed
+            sums = self._backward(batches, step)
+            scale = self.world.size / sums["count"].clamp(min=1)  # processes were averaged
             norm = optim.scale_and_clip(self.parameters, scale.float(), self.clip)
 
             # --- update
-            self.optimiser.step()
-            self.optimiser.zero_grad(set_to_none=True)
+            optim.update(self.optimiser, norm, sums["loss"])
             logs = task.after_step(step + 1)
 
             # --- report; only here, and only now and then, the device is waited for
             self.step = step + 1
-            known = {**logs, "lr": lr}
-            self.meter.add(self.step, names, totals, norm, known, self.order.examples(step))
+            measured = {**task.summary(sums), "grad_norm": norm}
+            self.meter.add(self.step, measured, {**logs, "lr": lr}, self.order.examples(step))
             if any(map(self._due, (train.log_every, train.checkpoint_every, self.validate_every))):
                 self._report()
-        self._close_logs()
+            if self._told_to_end():
+                self._obey()
 
     def resume(self) -> None:
         """Go back to the state of the newest checkpoint of this run, if there is one."""
@@ -205,7 +202,8 @@ class _Loop:
         self.task.load_state_dict(found.model)
         checkpoint.restore_optimiser(self.optimiser, found.training)
         checkpoint.restore_random(found.training)
-        self.step, self.best = found.step, found.meta["best"]
+        self.step = self.saved = found.step
+        self.best = found.meta["best"]
         self.seconds, self.outcome = found.meta["seconds"], found.meta["outcome"]
 
     def summary(self) -> Summary:
@@ -231,21 +229,25 @@ class _Loop:
 
     def _open_logs(self) -> None:
         train, world = self.train, self.world
-        quiet = not world.main
-        self.progress = log.Progress(self.step, train.steps, self.order.mean, quiet)
-        batch, micro_batch = f"batch {train.batch}", f"{train.micro_batch} (micro)"
-        if train.sized is not None:
-            batch = f"batch of {self.order.mean:.1f} examples on average"
-            micro_batch = f"at most {train.sized.size} samples or tokens (micro)"
+        self.progress = log.Progress(self.step, train.steps, quiet=not world.main)
         self.progress.say(
-            f"{batch} = {micro_batch} x {self.accumulation}"
-            f" (accumulation) x {world.size} (processes), {world.device.type},"
+            f"{sampler.describe(train, self.order.mean)} x {self.accumulation} (accumulation)"
+            f" x {world.size} (processes), {world.device.type},"
             f" {'bfloat16 where it is safe' if self.mixed else 'float32'}"
         )
         if self.step:
             self.progress.say(f"resuming after step {self.step} of {train.steps}")
+        before: list[float | None] = []
         if world.main:
             self.lines = log.JsonLines(self.work / "log.jsonl", self.step, train.log_every)
+            before = self.lines.losses
+        self.health = Health(
+            self.task, self.checkpoints, train.rebound, self._examples, self.progress.say
+        )
+        self.health.remember(distributed.from_main(before))
+
+    def _examples(self, step: int) -> list[str]:
+        return [self.dataset.ids[index] for _, index in self.order.keys(step - 1)]
 
     def _batches(self) -> Iterator[dict[str, Any]]:
         loader: DataLoader[Any] = DataLoader(
@@ -258,11 +260,9 @@ class _Loop:
         )
         return iter(loader)
 
-    def _backward(
-        self, batches: Iterator[dict[str, Any]], step: int
-    ) -> tuple[tuple[str, ...], Tensor]:
-        """Gradients of the summed loss; names and totals of loss, count and what else is logged."""
-        world, device, totals = self.world, self.world.device, None
+    def _backward(self, batches: Iterator[dict[str, Any]], step: int) -> dict[str, Tensor]:
+        """Gradients of the summed loss; what the task returns, summed over the global batch."""
+        world, device, sums = self.world, self.world.device, None
         for a in range(self.accumulation):
             batch = _to(device, next(batches))
             # dropout depends on the place of the micro-batch in the run, not on who computes it
@@ -272,44 +272,41 @@ class _Loop:
                 with torch.autocast(device.type, torch.bfloat16, enabled=self.mixed):
                     out = self.model(batch)
                 out["loss"].backward()
-            names = ("loss", "count", *(name for name in out if name not in ("loss", "count")))
-            values = torch.stack([out[name].detach().double() for name in names])
-            totals = values if totals is None else totals + values
-        assert totals is not None
-        return names, distributed.add_up(totals)
+            values = torch.cat([value.detach().double().flatten() for value in out.values()])
+            sums = values if sums is None else sums + values
+        assert sums is not None
+        parts = distributed.add_up(sums).split([value.numel() for value in out.values()])
+        return {name: p.view_as(out[name]) for name, p in zip(out, parts, strict=True)}
 
     def _due(self, every: int | None) -> bool:
         return self.step == self.train.steps or (every is not None and self.step % every == 0)
 
     def _report(self) -> None:
         """Judge and log the steps since the last report; validate and save where due."""
-        lines = self.meter.read()
-        self._judge(lines)
+        lines = self._read()
         validate = self.validate is not None and self._due(self.validate_every)
         improved = validate and self._validated(lines[-1])
+        self._write(lines)
+        if improved or self._due(self.train.checkpoint_every) or self._late():
+            self._save()
+        self.saver.poll()
+        self.meter.restart()  # the rate is that of training alone
+
+    def _read(self) -> list[dict[str, Any]]:
+        """The lines of the steps since the last report, judged."""
+        lines = self.meter.read()
+        for count, line in enumerate(lines, start=1):
+            try:
+                self.health.judge(line)
+            except BaseException:
+                self._write(lines[:count])
+                raise
+        return lines
+
+    def _write(self, lines: list[dict[str, Any]]) -> None:
         if self.world.main:
             self.lines.write(lines)
             self.progress.update(lines[-1])
-            if improved or self._due(self.train.checkpoint_every):
-                self._save()
-        self.meter.restart()  # the rate is that of training alone
-
-    def _judge(self, lines: list[dict[str, Any]]) -> None:
-        for count, line in enumerate(lines, start=1):
-            try:
-                for name in ("loss", "grad_norm"):
-                    if not math.isfinite(line[name]):
-                        raise NotFinite(
-                            f"step {line['step']}: {name} is {line[name]}; the checkpoints in"
-                            f" {self.checkpoints} are from before; try a lower optimiser.lr, a"
-                            " longer warm-up or optimiser.clip"
-                        )
-                self.task.check(line["step"], line)
-            except UserError:
-                if self.world.main:
-                    self.lines.write(lines[:count])
-                self._close_logs()
-                raise
 
     def _validated(self, line: dict[str, Any]) -> bool:
         """Add the metrics to the line; whether they are the best so far (and are to be kept)."""
@@ -330,9 +327,39 @@ class _Loop:
         self.best = {"step": self.step, "validation": metrics}
         return True
 
+    def _late(self) -> bool:
+        """Whether the newest checkpoint is older than checkpoint_minutes, by the main's clock."""
+        minutes = self.train.checkpoint_minutes
+        if minutes is None:
+            return False
+        return bool(distributed.from_main(time.monotonic() - self.saver.last >= 60 * minutes))
+
+    def _told_to_end(self) -> bool:
+        """Whether a signal has come to any process; the same in all of them."""
+        here = self.signals.asked is not None
+        if self.world.device.type == "cuda" and self.world.size > 1 and self.meter.rows:
+            return False  # asked after reports only: the processes need not wait for each other
+        return distributed.any_of(here)
+
+    def _obey(self) -> None:
+        """Save what there is, then let the signal do what it is there for."""
+        if self.meter.rows:
+            self._write(self._read())
+            self.meter.restart()
+        if self.saved != self.step:
+            self._save()
+        self.saver.wait()
+        self.progress.say(f"told to end: saved after step {self.step}")
+        self.signals.deliver()
+
     def _save(self) -> None:
+        self.saved = self.step
+        distributed.gather_moments(self.optimiser)
+        if not self.world.main:
+            return
         seconds = self.seconds + time.perf_counter() - self.started
-        if self.step == self.train.steps:
+        end = self.step == self.train.steps
+        if end:
             last = self.lines.recent[-1].get("validation", {})
             self.outcome = {
                 "logs": log.means(self.lines.recent),
@@ -341,25 +368,12 @@ class _Loop:
             }
         state = {"best": self.best, "seconds": seconds, "outcome": self.outcome}
         training = {**checkpoint.optimiser_state(self.optimiser), **checkpoint.random_state()}
-        meta = {**self.meta, **state}
-        try:
-            checkpoint.save(self.checkpoints, self.step, self.task.state_dict(), training, meta)
-        except OSError as error:
-            self._unsaved(error)
-        else:
-            checkpoint.prune(self.checkpoints, KEEP)
-
-    def _unsaved(self, error: OSError) -> None:
-        """Go on without this checkpoint, unless it is the last one or has the best weights."""
-        fault = f"no checkpoint of step {self.step} ({error.strerror or error})"
         best = self.best is not None and self.best["step"] == self.step
-        if best or self.step == self.train.steps:
-            self._close_logs()
-            raise UserError(
-                f"{self.checkpoints}: {fault}; make room and run the same again: it goes on"
-                " from the checkpoint before"
-            ) from None
-        self.progress.say(f"{fault}; the one before stays, training goes on")
+        self.saver.save(
+            self.step, self.task.state_dict(), training, {**self.meta, **state}, needed=best or end
+        )
+        if end:
+            self.saver.wait()
 
     def _close_logs(self) -> None:
         self.progress.close()

@@ -13,6 +13,7 @@ from torch import Tensor
 from d2v import optim
 from d2v.encoders.text import PAD, position_ids
 from d2v.interop import names
+from d2v.moments import channel_std
 from d2v.task import Pretraining
 
 CASES = Path(__file__).parent / "cases"  # those the repository keeps
@@ -176,8 +177,9 @@ def _train(case: Case, task: Pretraining, optimiser: torch.optim.AdamW, step: in
         f"{name}.target": model["output"].target,
         f"{name}.loss_sum_scaled": out["loss"].item(),
         f"{name}.sample_size": out["count"].item(),
-        f"{name}.target_var": out["target_std"].item(),  # the reference logs a standard deviation
-        f"{name}.pred_var": out["prediction_std"].item(),
+        # the reference logs standard deviations
+        f"{name}.target_var": channel_std(out["target"]).item(),
+        f"{name}.pred_var": channel_std(out["prediction"]).item(),
     }
     found[f"{name}.loss"] = (out["loss"] / out["count"]).detach().reshape(1)
     optimiser.zero_grad()

@@ -58,6 +58,10 @@ class GlobalBatches(Sampler[list[tuple[int, int]]]):
                 first = step * self.batch + (a * self.world + self.rank) * self.micro_batch
                 yield [self._example(first + k) for k in range(self.micro_batch)]
 
+    def keys(self, step: int) -> list[tuple[int, int]]:
+        """(epoch, index) of all examples of all processes in a step."""
+        return [self._example(step * self.batch + k) for k in range(self.batch)]
+
     def examples(self, step: int) -> int:
         """Examples of all processes in a step."""
         return self.batch
@@ -107,6 +111,11 @@ class SizedBatches(Sampler[list[tuple[int, int]]]):
         for step in itertools.count(self.start_step):
             for a in range(self.accumulation):
                 yield self._micro_batch(step * self.p.micro_batches + a * self.world + self.rank)
+
+    def keys(self, step: int) -> list[tuple[int, int]]:
+        """As GlobalBatches.keys."""
+        first = step * self.p.micro_batches
+        return [key for i in range(self.p.micro_batches) for key in self._micro_batch(first + i)]
 
     def examples(self, step: int) -> int:
         """Examples of all processes in the step that follows `step` finished ones."""
@@ -193,6 +202,14 @@ def portions(train: Train, world: int) -> int:
     assert train.batch is not None
     assert train.micro_batch is not None
     return accumulation(train.batch, train.micro_batch, world)
+
+
+def describe(train: Train, mean: float) -> str:
+    """The batch of a step, with `mean` examples, and the micro-batch, for a reader."""
+    if train.sized is None:
+        return f"batch {train.batch} = {train.micro_batch} (micro)"
+    size = train.sized.size
+    return f"batch of {mean:.1f} examples on average = at most {size} samples or tokens (micro)"
 
 
 def accumulation(batch: int, micro_batch: int, world: int) -> int:

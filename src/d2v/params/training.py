@@ -61,6 +61,13 @@ class Sized(Strict):
     micro_batches: Positive
 
 
+class Rebound(Strict):
+    """The run stops when its loss, averaged, is that much above the least it was."""
+
+    factor: Annotated[float, Field(gt=1.0)]
+    steps: Positive  # optimiser steps of the running mean
+
+
 class Train(Strict):
     """How long and in which portions."""
 
@@ -72,7 +79,10 @@ class Train(Strict):
     precision: Literal["float32", "mixed"] = "float32"  # mixed: bf16 where the device has it
     log_every: Positive = 20
     checkpoint_every: Positive = 100  # steps
+    checkpoint_minutes: Rate | None = None  # besides: when this much time has passed since the last
     workers: Count = 0  # loader processes; 0 loads in the training process
+    shard: bool = False  # each process keeps its share of the optimiser's moments (ZeRO, stage 1)
+    rebound: Rebound | None = None
 
     @model_validator(mode="after")
     def _divides(self) -> "Train":

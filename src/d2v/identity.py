@@ -1,0 +1,29 @@
+"""What makes two runs the same run: the parameters that define its result."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+# where and in which portions a run is computed: it may be continued with other values of these
+PORTIONS = {
+    "micro_batch",
+    "log_every",
+    "checkpoint_every",
+    "checkpoint_minutes",
+    "workers",
+    "cpus",
+    "shard",
+    "rebound",
+}
+
+
+def identity(defining: Mapping[str, Any]) -> str:
+    """SHA-256 of what defines a result, without what only says in which portions it is computed."""
+
+    def strip(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {k: strip(v) for k, v in value.items() if k not in PORTIONS}
+        return value
+
+    return hashlib.sha256(json.dumps(strip(defining), sort_keys=True).encode()).hexdigest()
