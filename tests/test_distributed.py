@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import Tiny, equal
 
-from d2v import distributed, log
+from d2v import checkpoint, distributed, log
 
 TINY = Path(__file__).with_name("tiny.py")
 PROCESSES = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
@@ -69,6 +71,45 @@ def test_two_processes_equal_one_in_batches_by_length(tmp_path: Path) -> None:
     assert "x 2 (accumulation) x 2 (processes)" in said
     run(tmp_path / "one", 1, *options, **settings)
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-6)
+
+
+@pytest.mark.slow
+def test_sharded_moments_change_nothing_and_are_whole_in_the_checkpoint(tmp_path: Path) -> None:
+    options = ("--dropout", "0.2", "--skip", "0.4")
+    half = {"steps": 24, "batch": 8, "micro_batch": 2, "checkpoint_every": 10}
+    run(tmp_path / "whole", 2, *options, **half)
+    run(tmp_path / "shared", 2, *options, **half, shard=True)
+    assert losses(tmp_path / "shared") == losses(tmp_path / "whole")
+    for step in (20, 24):
+        a, b = (
+            checkpoint.load(tmp_path / work / "checkpoints" / f"step-{step}")
+            for work in ("whole", "shared")
+        )
+        assert equal(a.model, b.model)
+        moments = [
+            {k: v for k, v in c.training.items() if k.startswith("optimiser.")} for c in (a, b)
+        ]
+        assert equal(*moments)
+        assert len(moments[0]) == 3 * len(list(Tiny().parameters()))
+
+    # goes on with shares, without, and in one process
+    shutil.rmtree(tmp_path / "shared" / "checkpoints" / "step-24")
+    for processes, shard in ((2, True), (2, False), (1, True)):
+        work = tmp_path / f"{processes}-{shard}"
+        shutil.copytree(tmp_path / "shared", work)
+        said = run(work, processes, *options, **half, shard=shard)
+        assert "resuming after step 20 of 24" in said
+        assert losses(work) == pytest.approx(losses(tmp_path / "whole"), rel=1e-6)
+
+
+@pytest.mark.slow
+def test_one_process_that_is_told_to_end_makes_all_save(tmp_path: Path) -> None:
+    """The one that was told is not the one that writes; a handler lets it live, as submitit's."""
+    portions = {"steps": 300, "batch": 8, "micro_batch": 2, "checkpoint_every": 1000, "shard": True}
+    said = run(tmp_path / "told", 2, "--told", "13", **portions)
+    assert "told to end: saved after step 13" in said
+    run(tmp_path / "left", 2, **portions)
+    assert losses(tmp_path / "told") == losses(tmp_path / "left")
 
 
 @pytest.mark.slow

@@ -5,6 +5,8 @@ As a script it trains in the folder given, in one process or under torchrun.
 
 import argparse
 import json
+import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ from d2v.trainer import Summary, fit
 
 class Tiny(Task):
     """Regress a fixed linear map; the number of counted positions differs between batches."""
+
+    told: int | None = None  # the step in which the second process gets a signal
 
     def __init__(self, dropout: float = 0.0, skip: float = 0.0, pause: float = 0.0) -> None:
         super().__init__()
@@ -49,6 +53,8 @@ class Tiny(Task):
         return [Named(n, p, depth[n.split(".")[0]](n)) for n, p in self.named_parameters()]
 
     def after_step(self, step: int) -> dict[str, float]:
+        if step == self.told and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGUSR1)
         self.average.lerp_(self.head.weight.detach(), 1 / step)
         return {"ema_decay": 1 - 1 / step}
 
@@ -129,9 +135,13 @@ def main() -> None:
     parser.add_argument("--skip", type=float, default=0.0)
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--pause", type=float, default=0.0)
+    parser.add_argument("--told", type=int)
     parser.add_argument("--train", type=json.loads, default={})
     a = parser.parse_args()
-    summary = train(a.work, Tiny(a.dropout, a.skip, a.pause), **a.train)
+    task = Tiny(a.dropout, a.skip, a.pause)
+    task.told = a.told
+    signal.signal(signal.SIGUSR1, lambda *_: None)
+    summary = train(a.work, task, **a.train)
     print(f"finished {summary.steps}\n", end="", flush=True)  # one write: ranks share the pipe
 
 
