@@ -54,6 +54,7 @@ def test_a_number_that_is_not_finite_costs_the_step(
     assert f"step 14: {culprit} is nan, examples {', '.join(examples[:5])} and 3 more" in said
     assert "the step is skipped" in said
     assert summary.logs["loss"] > 0
+    assert summary.logs["skipped_steps"] == 2
 
 
 @pytest.mark.parametrize("culprit", ["loss", "grad_norm"])

@@ -24,7 +24,8 @@ class JsonLines:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self.recent: deque[Mapping[str, Any]] = deque(maxlen=remember)  # the newest lines
-        self.losses: list[float | None] = []  # of all steps that are kept
+        self.losses: list[float | None] = []  # of the steps before
+        self.skipped = 0  # of all steps
         kept = 0
         with path.open("rb") as file:
             for text in file:
@@ -33,6 +34,7 @@ class JsonLines:
                     break
                 self.recent.append(line)
                 self.losses.append(line.get("loss"))
+                self.skipped += "skipped" in line
                 kept += len(text)
         os.ftruncate(self.file, kept)
 
@@ -41,6 +43,7 @@ class JsonLines:
         finite = [_finite(line) for line in lines]
         os.write(self.file, "".join(json.dumps(line) + "\n" for line in finite).encode())
         self.recent.extend(finite)
+        self.skipped += sum("skipped" in line for line in lines)
 
     def close(self) -> None:
         """Close the file."""

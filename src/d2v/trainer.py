@@ -51,7 +51,7 @@ class Summary:
     steps: int
     kept: int  # step of the weights that are kept: the last, or the best on the dev split
     checkpoint: Path  # folder of these weights
-    logs: Metrics  # means over the last log_every steps: loss, target_std, ...
+    logs: Metrics  # means over the last log_every steps: loss, target_std, ...; skipped_steps
     validation: Metrics  # metrics of the kept weights; empty without validation
     seconds: float  # wall time over all starts, without what was lost in kills
 
@@ -362,7 +362,7 @@ class _Loop:
         if end:
             last = self.lines.recent[-1].get("validation", {})
             self.outcome = {
-                "logs": log.means(self.lines.recent),
+                "logs": {**log.means(self.lines.recent), "skipped_steps": self.lines.skipped},
                 "validation": self.best["validation"] if self.best else last,
                 "seconds": seconds,
             }
