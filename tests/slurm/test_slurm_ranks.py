@@ -103,6 +103,7 @@ class Faults:
         self.cluster.ask("scontrol", "requeue", self.job())
 
     def kill_rank(self) -> None:
+        until(lambda: bool(self.cluster.tasks(self.job())), 60, "no process of the job")
         os.kill(random.choice(self.cluster.tasks(self.job())), signal.SIGKILL)
 
     def node_down(self) -> None:
