@@ -12,7 +12,7 @@ import pytest
 
 from d2v import params, runs
 from d2v.errors import UserError
-from d2v.results import cells, collect, rendering, tables
+from d2v.results import cells, collect, layout, tables
 
 ROOT = Path(__file__).parents[1]
 REPORTED = ROOT / "params" / "reported.csv"
@@ -102,7 +102,7 @@ def test_mean_and_standard_error_of_the_test_split_with_runs(experiment, results
     assert (cell.n, cell.kind, cell.scale) == ("3", "reproduced", "miniature")
     assert cell.split == "digits_test"
     assert cell.runs.split() == [f"finetune/digits/data2vec/seed{k}" for k in range(3)]
-    assert line_of(markdown, "| data2vec (this run)")[1] == "78.0 ± 0.6 (n=3)"
+    assert line_of(markdown, "| data2vec (this run)")[1] == "**78.0 ± 0.6 (n=3)**"
     assert line_of(markdown, "| difference")[1] == "+6.0 ± 1.3"
 
 
@@ -186,7 +186,7 @@ def test_gaps_are_named_and_shown(experiment, results):
     assert "finetune/digits/data2vec/seed0: metrics.json is unreadable" in markdown
     assert "finetune/digits/data2vec/seed2: metrics.json is unreadable" in markdown
     assert line_of(markdown, "| from scratch")[1] == "72.0 ± 2.0 (n=2 of 3)"
-    assert line_of(markdown, "| data2vec (this run)")[1] == "78.0 (n=1 of 3)"
+    assert line_of(markdown, "| data2vec (this run)")[1] == "**78.0 (n=1 of 3)**"
     assert "cannot be judged (needs two seeds in each row)" in markdown
     cell = the_cell(frame, "data2vec (this run)", "digits column", "accuracy_pct")
     assert (cell.value, cell.stderr, cell.n) == ("78.0000", "", "1")
@@ -240,7 +240,9 @@ def test_protocol_names_the_grid(experiment, results):
         " (rates 0.001, 0.004; steps 300, 900; seeds 100, 101)" in markdown
     )
     folder = results / "tables"
-    assert sorted(p.name for p in folder.iterdir()) == ["imagenet.csv", "imagenet.md"]
+    assert sorted(p.name for p in folder.iterdir()) == sorted(
+        [f"imagenet.{suffix}" for suffix in tables.SUFFIXES] + ["references.bib", "tables.tex"]
+    )
 
 
 def test_the_same_runs_give_the_same_bytes(experiment, results):
@@ -249,8 +251,9 @@ def test_the_same_runs_give_the_same_bytes(experiment, results):
     first = {p.name: p.read_bytes() for p in folder.iterdir()}
     tables.build(experiment, results, REPORTED)
     assert first == {p.name: p.read_bytes() for p in folder.iterdir()}
-    names = [f"{t}.{kind}" for t in ("glue", "imagenet", "librispeech") for kind in ("csv", "md")]
-    assert sorted(first) == names
+    three = ("glue", "imagenet", "librispeech")
+    names = [f"{table}.{suffix}" for table in three for suffix in tables.SUFFIXES]
+    assert sorted(first) == sorted([*names, "references.bib", "tables.tex"])
 
 
 def test_console_shows_three_tables_and_where_the_files_are(experiment, results):
@@ -263,9 +266,9 @@ def test_console_shows_three_tables_and_where_the_files_are(experiment, results)
 
 
 def test_a_small_error_is_not_shown_as_none():
-    assert rendering._spread(0.04) == "<0.1"
-    assert rendering._spread(0.0) == "0.0"
-    assert rendering._spread(0.05) == "0.1"
+    assert layout.spread_text(0.04) == "<0.1"
+    assert layout.spread_text(0.0) == "0.0"
+    assert layout.spread_text(0.05) == "0.1"
 
 
 # --- at the paper's scale: reproduced rows beside reported ones ---------------------------------
@@ -303,8 +306,8 @@ def test_a_reproduced_row_stands_under_the_reported_one_with_its_gap(full, tmp_p
     frame, markdown = built(full, tmp_path, "imagenet")
     lines = markdown.split("\n")
     at = next(i for i, line in enumerate(lines) if line.startswith("| data2vec |"))
-    assert lines[at].startswith("| data2vec | 84.2 | 86.6 |")
-    assert lines[at + 1].startswith("| **data2vec (this run)** † | 84.1 ± 0.1 (n=3) | – |")
+    assert lines[at].startswith("| data2vec | **84.2** | **86.6** |")
+    assert lines[at + 1].startswith("| **data2vec (this run) †** | 84.1 ± 0.1 (n=3) | – |")
     assert lines[at + 2] == "| gap to the reported | −0.1 ± 0.1 (within the spread) | – (not run) |"
     assert "- † data2vec: nobody published this recipe. A near one was taken." in lines
     assert "Another scale" not in markdown

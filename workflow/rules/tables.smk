@@ -2,6 +2,7 @@ rule tables:
     input:
         metrics=[runs.metrics_path(experiment, run) for run in runs.reported_runs(experiment)],
         reported="params/reported.csv",
+        references="params/references.bib",
     output:
         [
             report(
@@ -12,8 +13,10 @@ rule tables:
                 labels={"format": suffix},
             )
             for table in runs.table_names(experiment)
-            for suffix in ("csv", "md")
+            for suffix in ("csv", "md", "tex", "html")
         ],
+        f"{TABLES}/tables.tex",
+        f"{TABLES}/references.bib",
     log:
         f"{WORK}/tables.log",
     resources:

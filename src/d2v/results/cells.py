@@ -76,6 +76,11 @@ class Gain:
             return "loss (pre-training is worse by more than two standard errors)"
         return "gain (better by more than two standard errors)"
 
+    @property
+    def short(self) -> str:
+        """The verdict without its reason."""
+        return self.verdict.split(" (")[0]
+
 
 @dataclass(frozen=True)
 class Gap:

@@ -17,7 +17,7 @@ from d2v.results.cells import AVERAGE, SCRATCH, Cell, Column, Table, headline, r
 REPORTED = Path("params/reported.csv")
 # fmt: off
 REPORTED_COLUMNS = ("id", "table", "group", "method", "setup", "column", "metric", "split",
-                    "value", "source", "note")
+                    "value", "source", "note", "citation")
 VALUES = ["row", "seed", "task", "heading", "metric", "value", "run", "setting"]
 # fmt: on
 

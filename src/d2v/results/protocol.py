@@ -46,10 +46,10 @@ def footnotes(table: Table) -> list[str]:
     notes: dict[str, list[str]] = {}
     for line in frame[frame["note"] != ""].drop_duplicates(["method", "note"]).to_dict("records"):
         notes.setdefault(line["method"], []).append(line["note"])
-    lines = [f"- {method}: {'; '.join(texts)}." for method, texts in notes.items()]
+    lines = [f"{method}: {'; '.join(texts)}." for method, texts in notes.items()]
     stands_in = {(t.row or OURS, t.stand_in) for t in table.tasks.values() if t.stand_in}
-    lines += [f"- † {row}: nobody published this recipe. {text}" for row, text in sorted(stands_in)]
-    return ["\n".join(lines)] if lines else []
+    lines += [f"† {row}: nobody published this recipe. {text}" for row, text in sorted(stands_in)]
+    return lines
 
 
 def joined(words: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Tables in the shape of the paper's, written as CSV and Markdown, and shown on a terminal."""
+"""Tables in the shape of the paper's: CSV, Markdown, LaTeX, HTML, and shown on a terminal."""
 
 import math
 import os
@@ -9,26 +9,43 @@ import pandas as pd
 from d2v.params import Experiment
 from d2v.results.cells import Table
 from d2v.results.collect import REPORTED, collect
-from d2v.results.rendering import console, label, markdown
+from d2v.results.console import console
+from d2v.results.html import page
+from d2v.results.latex import latex, main_file
+from d2v.results.layout import document, label
+from d2v.results.markdown import markdown
+
+SUFFIXES = ("csv", "md", "tex", "html")
 
 
 def build(experiment: Experiment, results: Path, reported: Path = REPORTED) -> None:
-    """Write `tables/<table>.{csv,md}` in an experiment's results folder.
+    """Write `tables/<table>.{csv,md,tex,html}` in an experiment's results folder.
 
-    Missing or unreadable metrics are shown as gaps and named. The same runs give the same bytes.
+    Beside them `tables.tex`, which shows all of them, and `references.bib`, which it cites. Missing
+    or unreadable metrics are shown as gaps and named. The same runs give the same bytes.
     """
     folder = results / "tables"
     folder.mkdir(parents=True, exist_ok=True)
-    for table in collect(experiment, results, reported):
-        _write(folder / f"{table.name}.csv", _csv(table))
-        _write(folder / f"{table.name}.md", markdown(table))
+    tables = collect(experiment, results, reported)
+    for table in tables:
+        shown = document(table)
+        texts = (_csv(table), markdown(shown), latex(shown), page(shown))
+        for suffix, text in zip(SUFFIXES, texts, strict=True):
+            _write(folder / f"{table.name}.{suffix}", text)
+    _write(folder / "tables.tex", main_file(experiment.title, [table.name for table in tables]))
+    _write(folder / "references.bib", reported.with_name("references.bib").read_text("utf-8"))
 
 
 def render_console(experiment: Experiment, results: Path, reported: Path = REPORTED) -> str:
     """The tables as plain text for a terminal, and where their files are."""
     tables = collect(experiment, results, reported)
     folder = results / "tables"
-    return "\n\n".join([*map(console, tables), f"tables: {folder}/*.md (to read), *.csv (cells)"])
+    return "\n\n".join(
+        [
+            *map(console, tables),
+            f"tables: {folder}/*.md, *.html (to read), *.tex (to cite), *.csv (cells)",
+        ]
+    )
 
 
 def _csv(table: Table) -> str:

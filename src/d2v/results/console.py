@@ -1,0 +1,38 @@
+"""A table for a terminal."""
+
+from d2v.results.cells import Table
+from d2v.results.grid import Grid
+from d2v.results.layout import WIDE, document, gains, measured, reported_grid, scores
+
+
+def console(table: Table) -> str:
+    """Measured rows, differences, gaps, and the paper's data2vec values."""
+    title = document(table).title
+    lines = [title, "=" * len(title), *_aligned(measured(table, scores(table)))]
+    lines += [f"  gain · {gain}".replace("**", "") for gain in gains(table)]
+    further = [c for c in table.columns if not c.headline]
+    if 0 < len(further) <= WIDE:
+        lines += ["", "further metrics of the same runs", *_aligned(measured(table, further))]
+    lines += [f"  gap · {gap}" for gap in table.gaps]
+    scale = " (another scale)" if table.experiment.scale == "miniature" else ""
+    reported = reported_grid(table)
+    for row in reported.rows:
+        if row.name.startswith("data2vec"):
+            pairs = zip(reported.heads, row.entries, strict=True)
+            values = ", ".join(f"{head.heading} {entry.text}" for head, entry in pairs)
+            lines.append(f"reported by the paper{scale}: {row.name}: {values}")
+    return "\n".join(lines)
+
+
+def _aligned(grid: Grid) -> list[str]:
+    """Aligned columns; headings above their metrics."""
+    rows = [["", *(head.heading for head in grid.heads)], ["", *(h.metric for h in grid.heads)]]
+    rows += [[row.name, *(entry.text for entry in row.entries)] for row in grid.rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            text.ljust(width) if i == 0 else text.rjust(width)
+            for i, (text, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

@@ -1,0 +1,287 @@
+"""From a table's cells to the document that is shown.
+
+Miniature: data2vec and from scratch, then what the paper reports, set apart, as it is at another
+scale. Paper scale: every reproduced row under the reported one of the same name, with the gap.
+"""
+
+import itertools
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, Literal
+
+from d2v.metrics import METRICS
+from d2v.results.cells import (
+    AVERAGE,
+    OURS,
+    RELEASED,
+    SCRATCH,
+    Cell,
+    Column,
+    Gain,
+    Gap,
+    Table,
+    reported_row,
+)
+from d2v.results.grid import Document, Entry, Grid, Head, Row, Section
+from d2v.results.protocol import NONE, footnotes, joined, protocol, units
+from d2v.results.wording import MINIATURE, TITLES
+
+WIDE = 8  # columns of further metrics that fit beside each other
+
+
+def document(table: Table) -> Document:
+    """Measured and reported rows, gains, protocol, gaps in the runs."""
+    apart = table.experiment.scale == "miniature"
+    parts = [_scores(table) if apart else _together(table)]
+    if points := gains(table):
+        parts.append(Section("", ["**Gain** (data2vec − from scratch):"], None, points))
+    if not apart and (notes := footnotes(table)):
+        parts.append(Section("", [], None, notes))
+    if further := _further(table):
+        parts.append(further)
+    parts.append(Section("Protocol", points=protocol(table)))
+    if table.gaps:
+        parts.append(Section("Gaps", points=table.gaps))
+    if apart:
+        parts.append(_reported_apart(table))
+    return Document(table.name, _title(table), parts)
+
+
+def label(row: str) -> str:
+    """Name of a measured row as it is shown."""
+    return row if row == SCRATCH or RELEASED in row else f"{row} (this run)"
+
+
+def measured(table: Table, columns: list[Column]) -> Grid:
+    """Measured rows, then the difference to the row from scratch."""
+    rows = [_measured_row(table, row, [*columns], label(row)) for row in table.rows]
+    rows = _marked(rows, [_direction(c) for c in columns])
+    if {SCRATCH, OURS} <= set(table.rows):
+        gains = [table.gain(c) for c in columns]
+        entries = [Entry(signed(g), _number(g.value), verdict=g.short) for g in gains]
+        rows.append(Row("gap", "difference", entries))
+    return Grid([_head(c) for c in columns], rows)
+
+
+def scores(table: Table) -> list[Column]:
+    """The table's headline columns."""
+    return [c for c in table.columns if c.headline]
+
+
+def gains(table: Table) -> list[str]:
+    """One sentence a score: the difference, its standard error, and the verdict."""
+    if not {SCRATCH, OURS} <= set(table.rows):
+        return []
+    found = [table.gain(c) for c in scores(table)]
+    return [f"{g.column.heading}: {signed(g)}, **{g.verdict}**" for g in found]
+
+
+# --- sections ---------------------------------------------------------------------------------
+
+
+def _scores(table: Table) -> Section:
+    return Section("", _opening(table), measured(table, scores(table)))
+
+
+def _together(table: Table) -> Section:
+    """Reported rows, each reproduced one and its gap under the reported one of the same name."""
+    found = {c.heading: c for c in scores(table)}
+    reported = reported_grid(table)
+    printed = {head.heading: head for head in reported.heads}
+    heads = [_head(found[h]) if h in found else printed[h] for h in printed]
+    heads += [_head(c) for h, c in found.items() if h not in printed]
+    rows, left = [], list(table.rows)
+    for row in reported.rows:
+        blank = [Entry("")] * (len(heads) - len(row.entries)) if row.kind == "reported" else []
+        rows.append(replace(row, entries=[*row.entries, *blank]))
+        for mine in [name for name in left if reported_row(name) == row.name]:
+            left.remove(mine)
+            rows += _reproduced(table, mine, heads, found)
+    for mine in left:
+        rows += _reproduced(table, mine, heads, found)
+    rows = _marked(rows, [head.direction for head in heads])
+    return Section("", [*_opening(table), units(table)], Grid(heads, rows, reported.setup))
+
+
+def _further(table: Table) -> Section | None:
+    columns = [c for c in table.columns if not c.headline]
+    if not columns:
+        return None
+    grid = _listed(table, columns) if len(columns) > WIDE else measured(table, columns)
+    return Section("Further metrics of the same runs", [], grid)
+
+
+def _reported_apart(table: Table) -> Section:
+    number, _, sets = TITLES[table.name]
+    warning = f"**Another scale**: full-size models on {sets}; not comparable with the rows above."
+    grid = reported_grid(table)
+    rows = _marked(grid.rows, [head.direction for head in grid.heads])
+    return Section(
+        f"Reported by the paper ({number})",
+        [warning, units(table)],
+        replace(grid, rows=rows),
+        footnotes(table),
+    )
+
+
+def reported_grid(table: Table) -> Grid:
+    """The paper's table: groups, and methods with values as printed."""
+    frame = table.reported
+    metrics = dict(zip(frame["column"], frame["metric"], strict=True))
+    setup = "pre-training data, LM" if frame["setup"].any() else ""
+    rows = []
+    for group, members in frame.groupby("group", sort=False):
+        if group:
+            rows.append(Row("group", str(group)))
+        for method in dict.fromkeys(members["method"]):
+            lines = members[members["method"] == method].to_dict("records")
+            found = {line["column"]: line for line in lines}
+            entries = [_printed(found.get(column)) for column in metrics]
+            rows.append(Row("reported", method, entries, lines[0]["setup"], lines[0]["citation"]))
+    return Grid([_printed_head(c, metric) for c, metric in metrics.items()], rows, setup)
+
+
+def _listed(table: Table, columns: list[Column]) -> Grid:
+    """Many further metrics: a line for each row and heading, a column for each metric."""
+    heads = list(dict.fromkeys(replace(_head(c), heading="") for c in columns))
+    rows = []
+    for row in table.rows:
+        for heading in dict.fromkeys(c.heading for c in columns):
+            mine = {replace(_head(c), heading=""): c for c in columns if c.heading == heading}
+            if any(table.cells[row, c].planned for c in mine.values()):
+                found = [mine.get(head) for head in heads]
+                line = _measured_row(table, row, found, label(row))
+                rows.append(replace(line, setup=heading))
+    return Grid(heads, rows, "task")
+
+
+# --- rows -------------------------------------------------------------------------------------
+
+
+def _reproduced(table: Table, row: str, heads: list[Head], found: dict[str, Column]) -> list[Row]:
+    """A measured row, and its gap to the reported one where there is one."""
+    columns = [found.get(head.heading) for head in heads]
+    stands_in = any(
+        t.stand_in for t in table.tasks.values() if (t.row or OURS) == reported_row(row)
+    )
+    rows = [_measured_row(table, row, columns, label(row) + " †" * stands_in)]
+    gaps = [table.gap(row, c) if c else None for c in columns]
+    if any(gaps):
+        entries = [
+            Entry(f"{signed(g)} ({g.verdict})", _number(g.value), verdict=g.verdict)
+            if g
+            else Entry("")
+            for g in gaps
+        ]
+        rows.append(Row("gap", "gap to the reported", entries))
+    return rows
+
+
+def _measured_row(table: Table, row: str, columns: Iterable[Column | None], name: str) -> Row:
+    entries = [_entry(table.cells[row, c]) if c else Entry("") for c in columns]
+    return Row("measured", name, entries)
+
+
+def _marked(rows: list[Row], directions: list[Literal["↑", "↓", ""]]) -> list[Row]:
+    """The rows with the best value of every column marked, within each group of at least two."""
+    starts = [i for i, row in enumerate(rows) if row.kind == "group"]
+    bounds = sorted({0, *starts, len(rows)})
+    marked = []
+    for start, end in itertools.pairwise(bounds):
+        block = rows[start:end]
+        best = [_best(block, column, directions[column]) for column in range(len(directions))]
+        for row in block:
+            entries = [
+                replace(entry, best=best[column] is not None and entry.value == best[column])
+                for column, entry in enumerate(row.entries)
+            ]
+            marked.append(replace(row, entries=entries) if row.kind != "gap" else row)
+    return marked
+
+
+def _best(rows: list[Row], column: int, direction: str) -> float | None:
+    kinds = ("reported", "measured")
+    entries = [row.entries[column] for row in rows if row.kind in kinds]
+    values = [entry.value for entry in entries if entry.value is not None]
+    if len(values) < 2 or not direction:
+        return None
+    return max(values) if direction == "↑" else min(values)
+
+
+# --- cells ------------------------------------------------------------------------------------
+
+
+def _entry(cell: Cell) -> Entry:
+    """`77.9 ± 0.3 (n=3)`; the number of seeds planned where some are missing."""
+    if not cell.planned:
+        return Entry("")
+    if math.isnan(cell.value):
+        return Entry(NONE, verdict="not run", hover="not run yet")
+    spread = "" if math.isnan(cell.stderr) else f" ± {spread_text(cell.stderr)}"
+    planned = "" if cell.n == cell.planned else f" of {cell.planned}"
+    hover = f"mean {cell.value:.2f} of {cell.n}: {', '.join(cell.runs)}"
+    return Entry(f"{cell.value:.1f}{spread} (n={cell.n}{planned})", cell.value, hover=hover)
+
+
+def _printed(line: dict[Any, Any] | None) -> Entry:
+    """A reported value with the digits that the paper prints."""
+    if line is None or not line["value"]:
+        return Entry(NONE)
+    hover = ". ".join(filter(None, (line["source"], line["note"])))
+    return Entry(line["value"], float(line["value"]), hover=hover)
+
+
+def _printed_head(column: str, metric: str) -> Head:
+    """Direction by the metric's name in reported.csv; its unit is told in words (units)."""
+    return Head(column, "", "↓" if "wer" in metric else "↑")
+
+
+def _head(column: Column) -> Head:
+    """Metric, decoding, unit and direction of a column."""
+    if column.heading == AVERAGE:
+        return Head(AVERAGE, "mean over tasks", _direction(column))
+    metrics = [METRICS[name] for name in column.metrics]
+    labels = [metric.label for metric in metrics]
+    name = labels[0] if len(labels) == 1 else f"mean of {joined(labels)}"
+    if column.decoding and metrics[0].column == "prediction":
+        name = f"{name}, {column.decoding}"
+    return Head(column.heading, f"{name}, {metrics[0].unit}", _direction(column))
+
+
+def _direction(column: Column) -> Literal["↑", "↓"]:
+    return "↑" if column.higher_is_better else "↓"
+
+
+def spread_text(stderr: float) -> str:
+    """A standard error; one that is small is not shown as none."""
+    return f"{stderr:.1f}" if stderr >= 0.05 or stderr == 0 else "<0.1"
+
+
+def signed(gain: Gain | Gap) -> str:
+    """A difference with its standard error."""
+    if math.isnan(gain.value):
+        return NONE
+    spread = "" if math.isnan(gain.stderr) else f" ± {spread_text(gain.stderr)}"
+    return f"{gain.value:+.1f}{spread}".replace("-", "−")
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+# --- words ------------------------------------------------------------------------------------
+
+
+def _title(table: Table) -> str:
+    number, what, _ = TITLES[table.name]
+    small = f" – {MINIATURE[table.name]}" if table.experiment.scale == "miniature" else ""
+    return f"{table.experiment.title}: {what}{small} (in the shape of the paper's {number})"
+
+
+def _opening(table: Table) -> list[str]:
+    notes = [f"**{t.column}**: {t.note}" for t in table.tasks.values() if t.note]
+    split = "test split" if table.experiment.scale == "miniature" else "splits as under Protocol"
+    text = f"Mean ± standard error over n fine-tuning seeds, {split}. ↑ higher, ↓ lower is better."
+    text += " Bold: best mean of its block and column."
+    return [text, *notes]
