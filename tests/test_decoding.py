@@ -16,11 +16,11 @@ import yaml
 from safetensors.torch import load_file, save_file
 from test_decode import lm_folder
 
-from d2v import cluster, decode, decoding, evaluate, execute, launch, params, runs
+from d2v import cluster, decode, decoding, evaluate, execute, launch, params, predictions, runs
 from d2v.data.letters import LETTERS, encode
 from d2v.errors import UserError
-from d2v.evaluate import Prediction
 from d2v.files import read_json, write_json
+from d2v.predictions import Prediction
 
 RUN = "decode/spoken-digits/data2vec/seed0"
 FINETUNE = runs.Run("finetune", "spoken-digits", 0, "data2vec")
@@ -62,7 +62,7 @@ def fine_tuned(folder, experiment):
             Prediction(id, text, decode.greedy(e), decode.greedy(e))
             for (id, e), text in zip(emissions.items(), texts, strict=True)
         ]
-        evaluate.write_predictions(
+        predictions.write_predictions(
             runs.result_folder(experiment, FINETUNE) / f"predictions-{name}.tsv", rows
         )
         evaluate.write_emissions(runs.emissions_path(experiment, FINETUNE, name), emissions)
@@ -98,7 +98,7 @@ def test_metrics_are_those_of_the_predictions_and_say_where_they_come_from(place
     assert list(found["metrics"]) == ["dev", "test", "dev-clean"]
     for name, count in SPLITS.items():
         path = folder_of(place) / f"predictions-{name}.tsv"
-        rows = evaluate.read_predictions(path)
+        rows = predictions.read_predictions(path)
         assert len(rows) == count
         references = [row.reference for row in rows]
         for metric, function, column in (
@@ -124,7 +124,7 @@ def test_predictions_are_those_of_the_chosen_weights_with_the_last_beam(place):
     chosen = params.Decode(beam=20, **{k: weights[k] for k in decoding.Weights._fields})
     search = decode.BeamSearch(Path(place.prepared) / "lm", chosen)
     emissions = load_file(runs.emissions_path(place, FINETUNE, "test"))
-    rows = evaluate.read_predictions(folder_of(place) / "predictions-test.tsv")
+    rows = predictions.read_predictions(folder_of(place) / "predictions-test.tsv")
     assert [row.prediction for row in rows] == [search(emissions[row.id]) for row in rows]
     assert rows[1].reference == "ABSENT"
     assert "ABSENT" not in rows[1].prediction
@@ -229,7 +229,7 @@ def test_what_is_missing_is_told(place):
 
 def test_a_split_without_words_cannot_choose(place):
     rows = [Prediction(f"dev-{n}", "", "", "") for n in range(3)]
-    evaluate.write_predictions(runs.result_folder(place, FINETUNE) / "predictions-dev.tsv", rows)
+    predictions.write_predictions(runs.result_folder(place, FINETUNE) / "predictions-dev.tsv", rows)
     path = runs.emissions_path(place, FINETUNE, "dev")
     evaluate.write_emissions(path, {row.id: torch.zeros(0, len(LETTERS)) for row in rows})
     with pytest.raises(UserError, match="development split has no words"):

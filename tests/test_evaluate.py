@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from d2v import evaluate, metrics, params
+from d2v import evaluate, metrics, params, predictions
 from d2v.data.letters import LETTERS
 from d2v.errors import UserError
-from d2v.evaluate import Prediction
+from d2v.predictions import Prediction
 
 FOURS = params.Train(steps=1, batch=4, micro_batch=4)
 
@@ -78,8 +78,8 @@ def test_order_batches_and_mode():
 
 def test_metrics_from_the_file_are_those_of_scikit_learn(tmp_path):
     rows = evaluate.run_predictions(Odd(), Numbers(), [range(7), [9, 7, 8]])
-    evaluate.write_predictions(tmp_path / "deep" / "predictions-test.tsv", rows)
-    found = evaluate.score(tmp_path / "deep" / "predictions-test.tsv", ["accuracy", "matthews"])
+    predictions.write_predictions(tmp_path / "deep" / "predictions-test.tsv", rows)
+    found = predictions.score(tmp_path / "deep" / "predictions-test.tsv", ["accuracy", "matthews"])
     truth, guess = [r.reference for r in rows], [r.prediction for r in rows]
     assert found == {
         "accuracy": 0.9,
@@ -92,9 +92,9 @@ def test_numbers_survive_the_file_exactly(tmp_path):
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(50, 2, generator=generator).tolist()
     rows = [Prediction(str(i), a, b) for i, (a, b) in enumerate(values)]
-    evaluate.write_predictions(tmp_path / "p.tsv", rows)
+    predictions.write_predictions(tmp_path / "p.tsv", rows)
     names = ["pearson", "spearman"]
-    assert evaluate.score(tmp_path / "p.tsv", names) == evaluate.score_rows(rows, names)
+    assert predictions.score(tmp_path / "p.tsv", names) == predictions.score_rows(rows, names)
 
 
 def test_transcripts_keep_both_readings(tmp_path):
@@ -103,23 +103,23 @@ def test_transcripts_keep_both_readings(tmp_path):
     plain = evaluate.run_predictions(Speller(), data, passes)
     rows = [replace(row, prediction="ONE TWO") for row in plain]  # as a search does
     path = tmp_path / "p.tsv"
-    evaluate.write_predictions(path, rows)
+    predictions.write_predictions(path, rows)
     assert path.read_text().split("\n")[:2] == [
         "id\treference\tprediction\tgreedy",
         "example 0\tONE TWO\tONE TWO\tONE",
     ]
-    found = evaluate.score(path, ["wer", "greedy_wer", "greedy_cer"])
+    found = predictions.score(path, ["wer", "greedy_wer", "greedy_cer"])
     assert found["wer"] == 0
     assert found["greedy_wer"] == jiwer.wer(["ONE TWO"] * 10, ["ONE"] * 10) == 0.5
     assert found["greedy_cer"] == pytest.approx(4 / 7)
     # without a search the prediction is the greedy reading
-    assert evaluate.score_rows(plain, ["wer"]) == {"wer": 0.5}
+    assert predictions.score_rows(plain, ["wer"]) == {"wer": 0.5}
 
 
 def test_an_empty_transcript_is_kept(tmp_path):
-    evaluate.write_predictions(tmp_path / "p.tsv", [Prediction("a", "ONE", "", "")])
-    assert evaluate.read_predictions(tmp_path / "p.tsv") == [Prediction("a", "ONE", "", "")]
-    assert evaluate.score(tmp_path / "p.tsv", ["wer"]) == {"wer": 1.0}
+    predictions.write_predictions(tmp_path / "p.tsv", [Prediction("a", "ONE", "", "")])
+    assert predictions.read_predictions(tmp_path / "p.tsv") == [Prediction("a", "ONE", "", "")]
+    assert predictions.score(tmp_path / "p.tsv", ["wer"]) == {"wer": 1.0}
 
 
 def test_validator_gives_the_metrics_asked_for():
@@ -178,19 +178,19 @@ class Tagger(nn.Module):
 def test_tags_survive_the_file(tmp_path):
     data = Numbers(["0,2", "1", "", "2", "0", "1,2", "2", "", "0,1,2", "1"])
     rows = evaluate.run_predictions(Tagger(), data, evaluate.batches(data, FOURS))
-    evaluate.write_predictions(tmp_path / "p.tsv", rows)
+    predictions.write_predictions(tmp_path / "p.tsv", rows)
     first = (tmp_path / "p.tsv").read_text().split("\n")[1]
     assert first == "example 0\t0,2\t0.496257 0.768222 0.0884774"
     truth = np.array([[str(c) in r.reference.split(",") for c in range(3)] for r in rows])
     guess = np.array([[float(p) for p in r.prediction.split()] for r in rows])
     expected = sklearn.metrics.average_precision_score(truth, guess)
-    assert evaluate.score(tmp_path / "p.tsv", ["map"]) == {"map": pytest.approx(expected)}
+    assert predictions.score(tmp_path / "p.tsv", ["map"]) == {"map": pytest.approx(expected)}
 
 
 def test_constant_predictions_do_not_crash(tmp_path):
     rows = [Prediction(str(i), float(i), 2.0) for i in range(3)]
-    evaluate.write_predictions(tmp_path / "p.tsv", rows)
-    assert math.isnan(evaluate.score(tmp_path / "p.tsv", ["pearson"])["pearson"])
+    predictions.write_predictions(tmp_path / "p.tsv", rows)
+    assert math.isnan(predictions.score(tmp_path / "p.tsv", ["pearson"])["pearson"])
 
 
 @pytest.mark.parametrize(
@@ -206,12 +206,12 @@ def test_constant_predictions_do_not_crash(tmp_path):
 def test_faults_name_the_file(tmp_path, text, names, message):
     (tmp_path / "p.tsv").write_text(text)
     with pytest.raises(UserError, match=message):
-        evaluate.score(tmp_path / "p.tsv", names)
+        predictions.score(tmp_path / "p.tsv", names)
 
 
 def test_a_tab_in_a_field_is_refused_and_nothing_is_written(tmp_path):
     with pytest.raises(UserError, match="'a' has a tab"):
-        evaluate.write_predictions(tmp_path / "p.tsv", [Prediction("a", "ONE\tTWO", "ONE")])
+        predictions.write_predictions(tmp_path / "p.tsv", [Prediction("a", "ONE\tTWO", "ONE")])
     with pytest.raises(UserError, match="cannot read"):
-        evaluate.score(tmp_path / "p.tsv", ["wer"])
+        predictions.score(tmp_path / "p.tsv", ["wer"])
     assert not list(tmp_path.iterdir())

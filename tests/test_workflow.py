@@ -89,7 +89,7 @@ def test_the_grids_choice_is_used(done: Path) -> None:
 
 
 def test_metrics_are_those_of_the_kept_predictions(done: Path) -> None:
-    from d2v import evaluate
+    from d2v import predictions
 
     for run, names in (
         ("finetune/digits/data2vec/seed0", ["accuracy"]),
@@ -97,7 +97,7 @@ def test_metrics_are_those_of_the_kept_predictions(done: Path) -> None:
         ("finetune/cola/data2vec/seed0", ["matthews", "accuracy"]),
     ):
         for split in ("dev", "test"):
-            again = evaluate.score(done / RESULTS / run / f"predictions-{split}.tsv", names)
+            again = predictions.score(done / RESULTS / run / f"predictions-{split}.tsv", names)
             assert again == metrics(done, run)["metrics"][split]
 
 

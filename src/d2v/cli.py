@@ -20,6 +20,8 @@ OWN = {
     "convert": ("d2v.interop.convert", "write a checkpoint of any known format in another one"),
     "features": ("d2v.inference_cli:features_main", "write hidden states and logits of inputs"),
     "transcribe": ("d2v.inference_cli:transcribe_main", "print what is said in audio files"),
+    "verify": ("d2v.results.verify", "compute every number again from the stored predictions"),
+    "compare": ("d2v.results.compare", "two runs on the same examples: difference, interval, p"),
     "classify": ("d2v.inference_cli:classify_main", "print the class of files or texts"),
 }
 

@@ -18,14 +18,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from d2v import evaluate, metrics, params, provenance, runs, tune
+from d2v import metrics, params, predictions, provenance, runs, tune
 from d2v.decode import Language, greedy
 from d2v.decoders import Counted, Decoders
 from d2v.errors import UserError
-from d2v.evaluate import Prediction
 from d2v.files import read_json
 from d2v.journal import Journal, Record
 from d2v.params import Experiment
+from d2v.predictions import Prediction
 from d2v.runs import Run
 from d2v.tune import Trial, Weights
 
@@ -65,9 +65,9 @@ def execute_decode(experiment: Experiment, run: Run) -> dict[str, Any]:
         split = dev if name == "dev" else outputs(experiment, source, name)
         rows = _decode(split, weighted, language, runs.work_folder(experiment, run), given)
         path = runs.result_folder(experiment, run) / f"predictions-{name}.tsv"
-        evaluate.write_predictions(path, rows)
+        predictions.write_predictions(path, rows)
         names = dict.fromkeys([*experiment.finetune[run.name].metrics, *REPORTED])
-        scores[name], hashes[name] = evaluate.score(path, list(names)), split.sha256
+        scores[name], hashes[name] = predictions.score(path, list(names)), split.sha256
     at_edge = tune.at_edge(decode, chosen.weights)
     for warning in at_edge.values():
         print(f"warning: {warning}", flush=True)
@@ -84,7 +84,7 @@ def execute_decode(experiment: Experiment, run: Run) -> dict[str, Any]:
 
 def outputs(experiment: Experiment, source: Run, name: str) -> Outputs:
     """What a fine-tuning kept of a split; raises UserError when it is not whole, or of another."""
-    rows = evaluate.read_predictions(
+    rows = predictions.read_predictions(
         runs.result_folder(experiment, source) / f"predictions-{name}.tsv"
     )
     path = runs.emissions_path(experiment, source, name)

@@ -1,8 +1,7 @@
-"""Predictions of a task over a dataset, kept in a file, and the metrics of that file."""
+"""Predictions of a task over a dataset."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,9 +11,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from d2v import metrics, params
+from d2v import params
 from d2v.data.sampler import cut
-from d2v.errors import UserError
+from d2v.predictions import Prediction, score_rows
 
 Keep = Callable[[str, Tensor], None]  # id of an example, log-probabilities (T, letters)
 
@@ -31,16 +30,6 @@ class Dataset(Protocol):
     def __len__(self) -> int: ...
     def __getitem__(self, at: tuple[int, int], /) -> dict[str, Any]: ...
     def collate(self, examples: list[dict[str, Any]], /) -> dict[str, Any]: ...
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One example: what is true, what was predicted and, of transcripts, the greedy reading."""
-
-    id: str
-    reference: Any
-    prediction: Any
-    greedy: str | None = None
 
 
 def batches(dataset: Dataset, train: params.Train) -> list[list[int]]:
@@ -104,26 +93,6 @@ def _row(id: str, reference: Any, output: dict[str, Any]) -> Prediction:
     return Prediction(id, reference, letters, letters)
 
 
-def write_predictions(path: str | Path, rows: Sequence[Prediction]) -> None:
-    """Write id, reference, prediction and, where there is one, greedy: tab-separated, atomically.
-
-    Numbers are written so that they are read back exactly. Raises UserError for a tab or a line
-    break inside a field.
-    """
-    path = Path(path)
-    names = _columns(rows)
-    lines = ["\t".join(names)]
-    for row in rows:
-        fields = [str(getattr(row, name)) for name in names]
-        if any(mark in field for field in fields for mark in "\t\n\r"):
-            raise UserError(f"{path}: example {row.id!r} has a tab or line break; remove it")
-        lines.append("\t".join(fields))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    partial.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
-    os.replace(partial, path)
-
-
 def write_emissions(path: Path, emissions: Mapping[str, Tensor]) -> None:
     """Write log-probabilities (T, letters) of each example under its id, float32, atomically.
 
@@ -133,59 +102,6 @@ def write_emissions(path: Path, emissions: Mapping[str, Tensor]) -> None:
     partial = path.with_name(path.name + ".part")
     save_file({id: e.to("cpu", torch.float32).contiguous() for id, e in emissions.items()}, partial)
     os.replace(partial, path)
-
-
-def _columns(rows: Sequence[Prediction]) -> list[str]:
-    names = ["id", "reference", "prediction"]
-    return [*names, "greedy"] if rows and rows[0].greedy is not None else names
-
-
-def read_predictions(path: str | Path) -> list[Prediction]:
-    """Rows of a prediction file, values as text. Raises UserError naming the file and line."""
-    try:
-        header, *lines = Path(path).read_text(encoding="utf-8").rstrip("\n").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot read predictions: {error}") from None
-    names = header.split("\t")
-    if names not in (
-        ["id", "reference", "prediction"],
-        ["id", "reference", "prediction", "greedy"],
-    ):
-        raise UserError(f"{path}:1: not a prediction file (id, reference, prediction[, greedy])")
-    rows = []
-    for number, line in enumerate(lines, start=2):
-        fields = line.split("\t")
-        if len(fields) != len(names):
-            raise UserError(f"{path}:{number}: {len(fields)} fields, {len(names)} are expected")
-        rows.append(Prediction(*fields))
-    return rows
-
-
-def score(path: str | Path, names: Sequence[str]) -> dict[str, float]:
-    """Metrics recomputed from a prediction file: {name: fraction, NaN where undefined}.
-
-    Raises UserError naming the file for values that do not fit a metric.
-    """
-    try:
-        return score_rows(read_predictions(path), names)
-    except ValueError as error:
-        raise UserError(f"{path}: {error}") from None
-
-
-def score_rows(rows: Sequence[Prediction], names: Sequence[str]) -> dict[str, float]:
-    """Metrics of predictions; the same whether the rows were just made or read from a file.
-
-    Raises ValueError for a value of the wrong type, UserError for an unknown metric.
-    """
-    found = {}
-    for name in names:
-        metric = metrics.named(name)
-        if any(getattr(row, metric.column) is None for row in rows):
-            raise ValueError(f"no column {metric.column}, which {name} needs")
-        references = [(metric.reference or metric.value)(row.reference) for row in rows]
-        predictions = [metric.value(getattr(row, metric.column)) for row in rows]
-        found[name] = metrics.compute(name, references, predictions)
-    return found
 
 
 def validator(

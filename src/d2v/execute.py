@@ -16,6 +16,7 @@ from d2v import (
     evaluate,
     metrics,
     params,
+    predictions,
     provenance,
     released,
     runs,
@@ -229,19 +230,19 @@ def _evaluate(
     scores = {}
     for name in names:
         path = runs.result_folder(experiment, run) / f"predictions-{name}.tsv"
-        evaluate.write_predictions(path, rows)
+        predictions.write_predictions(path, rows)
         if emissions is not None:
             evaluate.write_emissions(runs.emissions_path(experiment, run, name), emissions)
-        scores[name] = evaluate.score(path, _own_metrics(p))
+        scores[name] = predictions.score(path, _own_metrics(p))
     return scores
 
 
 def _searched(
-    rows: list[evaluate.Prediction],
+    rows: list[predictions.Prediction],
     emissions: dict[str, torch.Tensor],
     decode: params.Decode,
     lm: Path,
-) -> list[evaluate.Prediction]:
+) -> list[predictions.Prediction]:
     """The rows with what a beam search finds in their log-probabilities."""
     from d2v.decoders import decode_all
 

@@ -53,6 +53,7 @@ class Cell:
     n: int
     planned: int  # seeds the experiment asks for; 0: the row has no such task
     runs: tuple[str, ...]
+    interval: tuple[float, float] | None = None  # 95 % over examples, of a single run
 
 
 @dataclass(frozen=True)

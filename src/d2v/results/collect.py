@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from d2v import runs
 from d2v.errors import UserError
 from d2v.metrics import METRICS
 from d2v.params import Experiment, Finetune, Setting
+from d2v.predictions import read_predictions
 from d2v.results.cells import AVERAGE, SCRATCH, Cell, Column, Table, headline, row_of
 
 REPORTED = Path("params/reported.csv")
@@ -72,6 +74,7 @@ def _table(experiment: Experiment, name: str, results: Path, reported: pd.DataFr
     cells = {
         (r, c): _cell(values, r, c, planned.get((r, c.heading), 0)) for c in columns for r in rows
     }
+    cells = {key: _with_interval(tasks, key[1], cell, results) for key, cell in cells.items()}
     return Table(name, experiment, rows, columns, cells, settings, gaps, chosen)
 
 
@@ -185,3 +188,19 @@ def _cell(values: pd.DataFrame, row: str, column: Column, planned: int) -> Cell:
     mean = numbers.mean() if len(numbers) else math.nan
     stderr = numbers.std(ddof=1) / math.sqrt(len(numbers)) if len(numbers) > 1 else math.nan
     return Cell(float(mean), float(stderr), len(numbers), planned, tuple(mine["run"]))
+
+
+def _with_interval(tasks: dict[str, Finetune], column: Column, cell: Cell, results: Path) -> Cell:
+    """A cell of one run with the interval over its examples, where its predictions are there."""
+    if cell.n != 1 or len(column.metrics) > 1 or column.heading == AVERAGE:
+        return cell
+    from d2v.results.statistics import interval
+
+    (run,) = cell.runs
+    task = tasks[run.split("/")[1]]
+    split = {task.column: "test", **task.more}[column.heading]
+    path = results / "runs" / run / f"predictions-{split}.tsv"
+    if not path.exists():
+        return cell
+    low, high = interval(read_predictions(path), column.metrics[0])
+    return replace(cell, interval=(100 * low, 100 * high))

@@ -219,6 +219,8 @@ def _entry(cell: Cell) -> Entry:
     if math.isnan(cell.value):
         return Entry(NONE, verdict="not run", hover="not run yet")
     spread = "" if math.isnan(cell.stderr) else f" ± {spread_text(cell.stderr)}"
+    if cell.interval is not None:
+        spread = f" [{cell.interval[0]:.1f}, {cell.interval[1]:.1f}]"
     planned = "" if cell.n == cell.planned else f" of {cell.planned}"
     hover = f"mean {cell.value:.2f} of {cell.n}: {', '.join(cell.runs)}"
     return Entry(f"{cell.value:.1f}{spread} (n={cell.n}{planned})", cell.value, hover=hover)
@@ -283,5 +285,7 @@ def _opening(table: Table) -> list[str]:
     notes = [f"**{t.column}**: {t.note}" for t in table.tasks.values() if t.note]
     split = "test split" if table.experiment.scale == "miniature" else "splits as under Protocol"
     text = f"Mean ± standard error over n fine-tuning seeds, {split}. ↑ higher, ↓ lower is better."
+    if any(cell.interval for cell in table.cells.values()):
+        text += " [low, high]: 95 % interval over the examples of a single run (bootstrap)."
     text += " Bold: best mean of its block and column."
     return [text, *notes]

@@ -1,5 +1,6 @@
 """Tables in the shape of the paper's: CSV, Markdown, LaTeX, HTML, and shown on a terminal."""
 
+import io
 import math
 import os
 from pathlib import Path
@@ -29,7 +30,7 @@ def build(experiment: Experiment, results: Path, reported: Path = REPORTED) -> N
     tables = collect(experiment, results, reported)
     for table in tables:
         shown = document(table)
-        texts = (_csv(table), markdown(shown), latex(shown), page(shown))
+        texts = (as_csv(table), markdown(shown), latex(shown), page(shown))
         for suffix, text in zip(SUFFIXES, texts, strict=True):
             _write(folder / f"{table.name}.{suffix}", text)
     _write(folder / "tables.tex", main_file(experiment.title, [table.name for table in tables]))
@@ -48,7 +49,7 @@ def render_console(experiment: Experiment, results: Path, reported: Path = REPOR
     )
 
 
-def _csv(table: Table) -> str:
+def as_csv(table: Table) -> str:
     """Measured cells with four decimals, then reported ones as printed; empty where missing."""
     lines = []
     for row in table.rows:
@@ -76,6 +77,11 @@ def _csv(table: Table) -> str:
         kind = {"kind": "reported", "scale": "paper"}
         lines.append({"row": printed["method"], **same, **unknown, **kind})
     return pd.DataFrame(lines).to_csv(index=False, lineterminator="\n")
+
+
+def read_csv(text: str) -> pd.DataFrame:
+    """The cells of `as_csv`, all as text."""
+    return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
 
 
 def _write(path: Path, text: str) -> None:

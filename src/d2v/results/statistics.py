@@ -1,0 +1,134 @@
+"""How sure a metric of one run is, and the difference of two runs on the same examples.
+
+Examples (utterances, sentences, images) are what is drawn again; nothing here says how much another
+seed of training would change.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from d2v import metrics
+from d2v.predictions import Prediction, score_rows
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+DRAWS = 2000
+COSTLY_DRAWS = 300  # of metrics that are computed anew from all examples of every draw
+LEVEL = 0.95
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Difference b − a, its interval, and how likely a larger one is if the runs do not differ."""
+
+    difference: float
+    low: float
+    high: float
+    p: float
+    test: str
+
+
+def interval(rows: Sequence[Prediction], name: str) -> tuple[float, float]:
+    """95 % interval of a metric over the examples drawn again (percentiles of the bootstrap)."""
+    random = np.random.default_rng(SEED)
+    parts = fractions(rows, name)
+    if parts is not None:
+        errors, weights = parts
+        draws = random.integers(len(rows), size=(DRAWS, len(rows)))
+        return _percentiles(errors[draws].sum(1) / weights[draws].sum(1))
+    draws = random.integers(len(rows), size=(COSTLY_DRAWS, len(rows)))
+    return _percentiles(np.array([_score(rows, name, draw) for draw in draws]))
+
+
+def compare(a: Sequence[Prediction], b: Sequence[Prediction], name: str) -> Comparison:
+    """The difference of a metric between two runs on the same examples, in the same order.
+
+    The interval is that of the paired bootstrap. The test: McNemar's exact one for accuracy;
+    otherwise the runs' predictions of every example change sides at random.
+    """
+    random = np.random.default_rng(SEED)
+    whole = np.arange(len(a))
+    difference = _score(b, name, whole) - _score(a, name, whole)
+    mine, theirs = fractions(a, name), fractions(b, name)
+    if mine is None or theirs is None:
+        return _costly(a, b, name, difference, random)
+    deltas, weights = theirs[0] - mine[0], mine[1]
+    draws = random.integers(len(a), size=(DRAWS, len(a)))
+    low, high = _percentiles(deltas[draws].sum(1) / weights[draws].sum(1))
+    if name == "accuracy":
+        return Comparison(difference, low, high, *_mcnemar(deltas))
+    signs = random.choice((-1, 1), size=(DRAWS, len(a)))
+    p = _share(np.abs((signs * deltas).sum(1)), abs(deltas.sum()))
+    return Comparison(difference, low, high, p, f"{DRAWS} random exchanges")
+
+
+def fractions(rows: Sequence[Prediction], name: str) -> tuple[Floats, Floats] | None:
+    """Numerators and denominators (N,) whose sums give the metric; None if it has no such form."""
+    metric = metrics.named(name)
+    if name == "accuracy":
+        hits = [metric.value(row.reference) == metric.value(row.prediction) for row in rows]
+        return np.array(hits, float), np.ones(len(rows))
+    if name.removeprefix("greedy_") not in ("wer", "cer"):
+        return None
+    import jiwer
+
+    process: Callable[..., jiwer.WordOutput | jiwer.CharacterOutput]
+    process = jiwer.process_words if name.endswith("wer") else jiwer.process_characters
+    out = process([row.reference for row in rows], [getattr(row, metric.column) for row in rows])
+    errors = [
+        sum(
+            max(c.ref_end_idx - c.ref_start_idx, c.hyp_end_idx - c.hyp_start_idx)
+            for c in chunks
+            if c.type != "equal"
+        )
+        for chunks in out.alignments
+    ]
+    return np.array(errors, float), np.array([len(words) for words in out.references], float)
+
+
+def _costly(
+    a: Sequence[Prediction],
+    b: Sequence[Prediction],
+    name: str,
+    difference: float,
+    random: np.random.Generator,
+) -> Comparison:
+    draws = random.integers(len(a), size=(COSTLY_DRAWS, len(a)))
+    low, high = _percentiles(
+        np.array([_score(b, name, draw) - _score(a, name, draw) for draw in draws])
+    )
+    whole, moved = np.arange(len(a)), []
+    for swap in random.random((COSTLY_DRAWS, len(a))) < 0.5:
+        pairs = [(y, x) if s else (x, y) for x, y, s in zip(a, b, swap, strict=True)]
+        first, second = zip(*pairs, strict=True)
+        moved.append(_score(second, name, whole) - _score(first, name, whole))
+    p = _share(np.abs(np.array(moved)), abs(difference))
+    return Comparison(difference, low, high, p, f"{COSTLY_DRAWS} random exchanges")
+
+
+def _mcnemar(deltas: Floats) -> tuple[float, str]:
+    """Of the examples that one run alone has right, were as many to be expected on its side?"""
+    from scipy.stats import binomtest
+
+    more, less = int((deltas > 0).sum()), int((deltas < 0).sum())
+    p = float(binomtest(more, more + less).pvalue) if more + less else 1.0
+    return p, f"McNemar, exact: {more} examples only B has right, {less} only A"
+
+
+def _score(rows: Sequence[Prediction], name: str, draw: Ints) -> float:
+    return score_rows([rows[i] for i in draw], [name])[name]
+
+
+def _percentiles(values: Floats) -> tuple[float, float]:
+    tail = 50 * (1 - LEVEL)
+    low, high = np.nanpercentile(values, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def _share(values: Floats, least: float) -> float:
+    """How often a difference at least as large came about by chance; never none (Phipson 2010)."""
+    return float((1 + (values >= least - 1e-12).sum()) / (1 + len(values)))

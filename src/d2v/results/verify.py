@@ -1,0 +1,110 @@
+"""`d2v verify`: every number of an experiment computed again from its stored predictions."""
+
+import argparse
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from d2v import params
+from d2v.errors import UserError
+
+KEY = ["row", "column", "metric", "split", "kind"]
+SHOWN = ["value", "stderr", "n", "runs"]
+
+
+@dataclass
+class Report:
+    """What was computed again, and what is not as it is stored."""
+
+    runs: int = 0
+    numbers: int = 0
+    cells: int = 0
+    faults: list[str] = field(default_factory=list)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Recompute the metrics of all runs from their predictions, and all cells from the metrics."""
+    parser = argparse.ArgumentParser(prog="d2v verify", description=main.__doc__)
+    parser.add_argument("results", type=Path, metavar="FOLDER", help="results/<experiment>")
+    parser.add_argument(
+        "--params", type=Path, metavar="FILE", help="default: params/<experiment>.yaml"
+    )
+    args = parser.parse_args(argv)
+    path = args.params or Path("params") / f"{args.results.resolve().name}.yaml"
+    report = verify(params.load(path), args.results)
+    for fault in report.faults:
+        print(fault)
+    said = f"{report.numbers} numbers of {report.runs} runs and {report.cells} cells"
+    if report.faults:
+        raise UserError(f"{args.results}: {len(report.faults)} faults (above); {said} were checked")
+    print(f"{args.results}: {said} are what the stored predictions give")
+
+
+def verify(experiment: params.Experiment, results: Path) -> Report:
+    """Check all runs that have ended, and the tables as they are stored.
+
+    Raises UserError if there are no runs.
+    """
+    report = Report()
+    for path in sorted((results / "runs").rglob("metrics.json")):
+        report.faults += _run(path, report)
+    if not report.runs and not report.faults:
+        raise UserError(f"{results}/runs: no metrics.json of any run; nothing to verify")
+    report.faults += _cells(experiment, results, report)
+    return report
+
+
+def _run(path: Path, report: Report) -> Iterator[str]:
+    from d2v.predictions import score
+
+    try:
+        stored: dict[str, dict[str, Any]] = json.loads(path.read_text("utf-8"))["metrics"]
+        splits = {split: dict(values) for split, values in stored.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        yield f"{path}: cannot be read ({error!r})"
+        return
+    report.runs += 1
+    for split, values in splits.items():
+        try:
+            found = score(path.with_name(f"predictions-{split}.tsv"), [*values])
+        except UserError as error:
+            yield str(error)
+            continue
+        report.numbers += len(values)
+        for name, value in values.items():
+            if not _equal(value, found[name]):
+                yield f"{path}: {split} {name} is {value}, its predictions give {found[name]}"
+
+
+def _cells(experiment: params.Experiment, results: Path, report: Report) -> Iterator[str]:
+    from d2v.results.collect import collect
+    from d2v.results.tables import as_csv, read_csv
+
+    for table in collect(experiment, results):
+        path = results / "tables" / f"{table.name}.csv"
+        try:
+            stored = read_csv(path.read_text("utf-8")).set_index(KEY)[SHOWN]
+        except (OSError, ValueError, KeyError) as error:
+            yield f"{path}: cannot be read ({error}); build it with `d2v tables`"
+            continue
+        found = read_csv(as_csv(table)).set_index(KEY)[SHOWN]
+        report.cells += len(found)
+        for key in stored.index.symmetric_difference(found.index):
+            yield f"{path}: {' / '.join(key)} is only in one of the file and the runs"
+        for key in stored.index.intersection(found.index):
+            for name in SHOWN:
+                if stored.loc[key, name] != found.loc[key, name]:
+                    yield (
+                        f"{path}: {' / '.join(key)}: {name} is {stored.loc[key, name] or 'empty'},"
+                        f" the runs give {found.loc[key, name] or 'nothing'}"
+                    )
+
+
+def _equal(stored: Any, found: float) -> bool:
+    """To the last digits; libraries of another version may add up in another order."""
+    if stored is None or not isinstance(stored, int | float) or math.isnan(stored):
+        return math.isnan(found)
+    return math.isclose(stored, found, rel_tol=1e-9, abs_tol=1e-12)
