@@ -133,11 +133,14 @@ def _select(args: argparse.Namespace) -> None:
 def _tables(args: argparse.Namespace) -> None:
     from d2v import params, runs
     from d2v.results import tables
+    from d2v.results.page import build
 
     experiment = params.load(args.params)
     results = runs.RESULTS / experiment.name
-    tables.build(experiment, results)
+    found = tables.build(experiment, results)
+    page = build.build(experiment, results, runs.WORK / experiment.name, found)
     print(tables.render_console(experiment, results))
+    print(f"page: {page}")
 
 
 def _status(args: argparse.Namespace) -> None:

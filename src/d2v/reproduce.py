@@ -38,7 +38,8 @@ def reproduce(experiment_path: Path, cores: str) -> int:
     results = runs.RESULTS / experiment.name
     print(tables.render_console(experiment, results))
     print(f"\n{_cost(experiment, time.perf_counter() - started)}")
-    print(f"tables {results / 'tables'}/  runs {results / 'runs'}/  logs {runs.WORK}/")
+    print(f"page {results / 'index.html'}  tables {results / 'tables'}/")
+    print(f"runs {results / 'runs'}/  logs {runs.WORK}/")
     return 0
 
 

@@ -17,6 +17,12 @@ rule tables:
         ],
         f"{TABLES}/tables.tex",
         f"{TABLES}/references.bib",
+        page=report(
+            f"{runs.RESULTS}/{experiment.name}/index.html",
+            caption="../report/page.rst",
+            category="Page",
+        ),
+        plotly=f"{runs.RESULTS}/{experiment.name}/page/plotly.min.js",
     log:
         f"{WORK}/tables.log",
     resources:

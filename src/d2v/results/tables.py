@@ -19,11 +19,12 @@ from d2v.results.markdown import markdown
 SUFFIXES = ("csv", "md", "tex", "html")
 
 
-def build(experiment: Experiment, results: Path, reported: Path = REPORTED) -> None:
+def build(experiment: Experiment, results: Path, reported: Path = REPORTED) -> list[Table]:
     """Write `tables/<table>.{csv,md,tex,html}` in an experiment's results folder.
 
     Beside them `tables.tex`, which shows all of them, and `references.bib`, which it cites. Missing
     or unreadable metrics are shown as gaps and named. The same runs give the same bytes.
+    Returns the tables.
     """
     folder = results / "tables"
     folder.mkdir(parents=True, exist_ok=True)
@@ -35,6 +36,7 @@ def build(experiment: Experiment, results: Path, reported: Path = REPORTED) -> N
             _write(folder / f"{table.name}.{suffix}", text)
     _write(folder / "tables.tex", main_file(experiment.title, [table.name for table in tables]))
     _write(folder / "references.bib", reported.with_name("references.bib").read_text("utf-8"))
+    return tables
 
 
 def render_console(experiment: Experiment, results: Path, reported: Path = REPORTED) -> str:

@@ -1,0 +1,57 @@
+"""What the runs took: hours, examples a second, operations."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from d2v.params import Experiment
+from d2v.results.page.records import Record
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The runs of one name together."""
+
+    name: str
+    finished: int
+    planned: int
+    hours: float  # wall time of training
+    examples_per_s: float  # mean
+    pflop: float  # of the planned runs, counted from the model (d2v plan)
+    device: str
+
+
+def rows(experiment: Experiment, found: Sequence[Record]) -> list[Cost]:
+    """A line for the runs of each name, and the sum of all."""
+    from d2v import plan
+
+    speed = plan.speed_of("h100", 0.4, None)
+    operations = {job.run: job.pflop for job in plan.plan(experiment, speed)}
+    costs = []
+    for (kind, name), group in groupby(found, lambda r: (r.run.kind, r.run.name)):
+        costs.append(_cost(f"{kind}/{name}", list(group), operations))
+    total = Cost(
+        "all",
+        sum(c.finished for c in costs),
+        sum(c.planned for c in costs),
+        sum(c.hours for c in costs),
+        0.0,
+        sum(c.pflop for c in costs),
+        "",
+    )
+    return [*costs, total]
+
+
+def _cost(name: str, members: list[Record], operations: dict[str, float]) -> Cost:
+    done = [record for record in members if record.finished]
+    rates = [r.content["examples_per_s"] for r in done if r.content.get("examples_per_s")]
+    devices = {(r.content.get("provenance") or {}).get("device", "") for r in done}
+    return Cost(
+        name,
+        len(done),
+        len(members),
+        sum(r.content.get("train_s") or 0.0 for r in done) / 3600,
+        sum(rates) / len(rates) if rates else 0.0,
+        sum(operations[record.run.id] for record in members),
+        ", ".join(sorted(filter(None, devices))),
+    )

@@ -1,0 +1,92 @@
+"""A few examples of what the models do, from stored predictions."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from d2v import runs
+from d2v.errors import UserError
+from d2v.params import Experiment
+from d2v.predictions import Prediction, read_predictions
+
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Word:
+    """A reference word and what was read instead; kind is equal, substitute, delete or insert."""
+
+    kind: str
+    reference: str
+    read: str
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """An utterance with its errors aligned."""
+
+    id: str
+    words: list[Word]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An example of a labelled set: what is true, and what was predicted."""
+
+    id: str
+    reference: str
+    prediction: str
+
+    @property
+    def right(self) -> bool:
+        """Whether they are the same."""
+        return self.reference == self.prediction
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The examples of one run."""
+
+    run: str
+    transcripts: list[Transcript]
+    answers: list[Answer]
+
+
+def collect(experiment: Experiment, results: Path, work: Path) -> list[Shown]:
+    """The first reported data2vec run of each task that has predictions."""
+    found = []
+    for name, task in experiment.finetune.items():
+        arms = [r for r in runs.reported_runs(experiment, name) if r.arm == task.arms[-1]]
+        for run in arms[:1]:
+            try:
+                rows = read_predictions(results / "runs" / run.id / "predictions-test.tsv")
+            except UserError:
+                continue
+            spoken = task.task.kind == "ctc"
+            some = rows[:: max(len(rows) // SHOWN, 1)][:SHOWN]
+            answers = [] if spoken or task.task.kind == "tag" else [_answer(row) for row in some]
+            transcripts = [_transcript(row) for row in some] if spoken else []
+            if answers or transcripts:
+                found.append(Shown(run.id, transcripts, answers))
+    return found
+
+
+def _answer(row: Prediction) -> Answer:
+    return Answer(row.id, str(row.reference), str(row.prediction))
+
+
+def _transcript(row: Prediction) -> Transcript:
+    return Transcript(row.id, [*_aligned(row.reference, row.prediction)])
+
+
+def _aligned(reference: str, read: str) -> Iterator[Word]:
+    import jiwer
+
+    out = jiwer.process_words([reference], [read])
+    true, heard = out.references[0], out.hypotheses[0]
+    for chunk in out.alignments[0]:
+        span = max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
+        for i in range(span):
+            was = true[chunk.ref_start_idx + i] if chunk.type != "insert" else ""
+            now = heard[chunk.hyp_start_idx + i] if chunk.type != "delete" else ""
+            yield Word(chunk.type, was, now)

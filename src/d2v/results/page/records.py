@@ -1,0 +1,113 @@
+"""What the page knows of each run: its metrics file, its curves, and what is wrong with them."""
+
+import json
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from d2v import runs
+from d2v.params import Experiment
+
+POINTS = 250  # of a curve
+PARSED = 2 << 20  # bytes of a log that is read whole; of a longer one lines are picked
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run: planned, perhaps finished."""
+
+    run: runs.Run
+    content: dict[str, Any] = field(default_factory=dict)
+    fault: str = ""  # why there is no content
+    log: Path = Path()
+
+    @property
+    def finished(self) -> bool:
+        """Whether its metrics could be read."""
+        return not self.fault
+
+    @cached_property
+    def lines(self) -> list[dict[str, Any]]:
+        """At most about POINTS lines of its log, and those with validations."""
+        return read_log(self.log)
+
+    def curve(self, name: str) -> tuple[list[int], list[float]]:
+        """Steps and values of what the log calls `name`."""
+        pairs = [(line["step"], line[name]) for line in self.lines if line.get(name) is not None]
+        return [step for step, _ in pairs], [value for _, value in pairs]
+
+    def validations(self) -> dict[str, tuple[list[int], list[float]]]:
+        """Steps and values of every metric of the validations."""
+        found: dict[str, tuple[list[int], list[float]]] = {}
+        for line in self.lines:
+            for name, value in (line.get("validation") or {}).items():
+                if value is not None:
+                    steps, values = found.setdefault(name, ([], []))
+                    steps.append(line["step"])
+                    values.append(value)
+        return found
+
+
+def collect(experiment: Experiment, results: Path, work: Path) -> list[Record]:
+    """A record for every run of the experiment, in its order."""
+    return [_record(run, results, work) for run in runs.all_runs(experiment)]
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Lines of a log.jsonl, evenly picked; none if there is no file. Torn lines are left out."""
+    try:
+        size = path.stat().st_size
+        text = path.read_bytes() if 0 < size <= PARSED else b""
+        picked = _thinned(text.splitlines()) if text else [*_picked(path)] if size else []
+    except OSError:
+        return []
+    lines = {}
+    for raw in picked:
+        try:
+            line = json.loads(raw)
+            lines[int(line["step"])] = line
+        except (ValueError, KeyError, TypeError):
+            continue
+    return [lines[step] for step in sorted(lines)]
+
+
+def _record(run: runs.Run, results: Path, work: Path) -> Record:
+    path = results / "runs" / run.id / "metrics.json"
+    log = work / run.id / "log.jsonl"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        dict(content["metrics"])
+        return Record(run, content, "", log)
+    except FileNotFoundError:
+        return Record(run, {}, "not run yet", log)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return Record(run, {}, f"{path} is unreadable ({error})", log)
+
+
+def _thinned(lines: list[bytes]) -> list[bytes]:
+    stride = max(len(lines) // POINTS, 1)
+    return [
+        line
+        for number, line in enumerate(lines)
+        if number % stride == 0 or number == len(lines) - 1 or b'"validation"' in line
+    ]
+
+
+def _picked(path: Path) -> Iterator[bytes]:
+    """Lines at even distances of a long file, and those with validations."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        for place in range(0, len(text), max(len(text) // POINTS, 1)):
+            yield _line_at(text, place)
+        yield _line_at(text, len(text) - 2)
+        at = text.find(b'"validation"')
+        while at >= 0:
+            yield _line_at(text, at)
+            at = text.find(b'"validation"', at + 1)
+
+
+def _line_at(text: mmap.mmap, place: int) -> bytes:
+    end = text.find(b"\n", place)
+    return text[text.rfind(b"\n", 0, place) + 1 : end if end >= 0 else len(text)]

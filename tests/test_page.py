@@ -1,0 +1,193 @@
+"""The results page: what it says, what it does with gaps, and how it looks in a real browser."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mock_paper
+import pytest
+
+from d2v import params, runs
+from d2v.results import tables
+from d2v.results.page import build, records
+
+ROOT = Path(__file__).parents[1]
+REPORTED = ROOT / "params" / "reported.csv"
+
+
+def make(experiment: params.Experiment, folder: Path) -> str:
+    """The page of the runs in `folder`, with logs beside it."""
+    found = tables.build(experiment, folder, REPORTED)
+    return build.build(experiment, folder, folder / "work", found).read_text()
+
+
+def write_logs(experiment: params.Experiment, folder: Path, steps: int = 600) -> None:
+    """A log for every run."""
+    for run in runs.all_runs(experiment):
+        path = folder / "work" / run.id / "log.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = [
+            {"step": step, "loss": 1 / step, "target_std": 0.9, "prediction_std": 0.5}
+            | ({"validation": {"accuracy": 0.5}} if step % 200 == 0 else {})
+            for step in range(1, steps + 1)
+        ]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.fixture(scope="module")
+def mini(tmp_path_factory: pytest.TempPathFactory) -> tuple[params.Experiment, Path]:
+    folder = tmp_path_factory.mktemp("mini")
+    experiment = mock_paper.fill("mini", folder)
+    write_logs(experiment, folder)
+    return experiment, folder
+
+
+def test_it_has_everything_and_is_the_same_bytes_again(
+    mini: tuple[params.Experiment, Path],
+) -> None:
+    experiment, folder = mini
+    text = make(experiment, folder)
+    assert make(experiment, folder) == text
+    total = len(runs.all_runs(experiment))
+    assert f"{total} of {total} runs are finished" in text
+    assert "<strong>Miniature</strong>" in text
+    for place in ("imagenet", "librispeech", "glue", "curves", "cost", "runs"):
+        assert f'<section id="{place}">' in text
+    for run in runs.all_runs(experiment):
+        assert text.count(f"<summary>{run.id} ") == 1
+    assert 'id="librispeech-by-amount"' in text
+    assert 'id="pretrain-vision-std"' in text
+    assert "PFLOP" in text
+    assert "http" not in text.replace("http://www.w3.org", "")  # no network
+    assert (folder / "page" / "plotly.min.js").stat().st_size > 1e6
+
+
+def test_gaps_are_gaps_and_an_unreadable_file_is_named(tmp_path: Path) -> None:
+    experiment = params.load(ROOT / "params" / "mini.yaml")
+    text = make(experiment, tmp_path)
+    assert "0 of " in text
+    assert "no log of these runs is here" in text
+    assert "no predictions yet" in text
+    some = runs.finetune_runs(experiment)[0]
+    mock_paper.write(experiment, some, tmp_path)
+    torn = runs.finetune_runs(experiment)[1]
+    mock_paper.write(experiment, torn, tmp_path)
+    path = tmp_path / "runs" / torn.id / "metrics.json"
+    path.write_text('{"metrics": ')
+    text = make(experiment, tmp_path)
+    assert f"{torn.id}: {path} is unreadable" in text
+    assert "1 of " in text
+
+
+def test_words_of_runs_cannot_break_the_page(tmp_path: Path) -> None:
+    experiment = params.load(ROOT / "params" / "mini.yaml")
+    evil = "</script><script>alert(1)</script>"
+    experiment = experiment.model_copy(update={"title": evil})
+    text = make(experiment, tmp_path)
+    assert evil not in text
+    assert "alert(1)</script" not in text
+
+
+def test_a_long_log_is_picked_from_and_keeps_its_validations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [
+        {"step": step, "loss": 1 / step}
+        | ({"validation": {"accuracy": step / 1e4}} if step in (3333, 7777) else {})
+        for step in range(1, 10_001)
+    ]
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 10001, "lo')
+    whole = records.read_log(path)
+    monkeypatch.setattr(records, "PARSED", 1000)
+    picked = records.read_log(path)
+    for found in (whole, picked):
+        steps = [line["step"] for line in found]
+        assert steps == sorted(set(steps))
+        assert {3333, 7777} <= set(steps)
+        assert steps[0] == 1
+        assert steps[-1] >= 9950  # the very last line is torn
+        assert 200 < len(found) < 400
+        assert all(line == lines[line["step"] - 1] for line in found)
+
+
+# --- in a browser -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    if not (shutil.which("chromedriver") and shutil.which("chromium")):
+        assert os.environ.get("D2V_BROWSER") != "required", "chromium or chromedriver is missing"
+        pytest.skip("needs a browser: apt-get install chromium chromium-driver")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(word)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+    yield driver
+    driver.quit()
+
+
+def look(driver: Any, page: Path, width: int, dark: bool = False) -> None:
+    """Open the page in a window of that width."""
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+    driver.get(page.as_uri())
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("width", "dark"), [(400, False), (1400, True)])
+def test_charts_are_drawn_and_nothing_overflows(
+    mini: tuple[params.Experiment, Path], chromium: Any, width: int, dark: bool
+) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    make(*mini)
+    look(chromium, mini[1] / "index.html", width, dark)
+    chromium.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true })")
+    charts = chromium.find_elements("css selector", ".chart")
+    assert len(charts) >= 12
+    for chart in charts:
+        chromium.execute_script("arguments[0].scrollIntoView()", chart)
+        WebDriverWait(chromium, 20).until(lambda _, c=chart: c.get_attribute("data-drawn"))
+    marks = """return [...document.querySelectorAll('.chart')].map(
+        chart => chart.querySelectorAll('.scatterlayer .trace, .barlayer .point').length)"""
+    assert all(chromium.execute_script(marks))
+    assert chromium.execute_script("return document.documentElement.scrollWidth") <= width
+    body = chromium.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert (body == "rgb(20, 23, 28)") == dark
+    assert [e for e in chromium.get_log("browser") if e["level"] in ("SEVERE", "WARNING")] == []
+
+
+@pytest.mark.browser
+def test_tables_sort_within_their_groups_and_tell_sources(
+    mini: tuple[params.Experiment, Path], chromium: Any
+) -> None:
+    make(*mini)
+    look(chromium, mini[1] / "index.html", 1400)
+    names = """return [...document.querySelectorAll('#imagenet table.results')].at(-1)
+        .tBodies[1].innerText.split('\\n').map(line => line.split('\\t')[0])"""
+    given = chromium.execute_script(names)
+    assert given[0] == "Single models"
+    press = """[...document.querySelectorAll('#imagenet table.results')].at(-1)
+        .querySelector('thead button').click()"""
+    chromium.execute_script(press)
+    falling = chromium.execute_script(names)
+    assert falling[:2] == ["Single models", "data2vec"]
+    chromium.execute_script(press)
+    rising = chromium.execute_script(names)
+    assert rising[1] == "DINO"
+    chromium.execute_script(press)
+    assert chromium.execute_script(names) == given
+    cell = chromium.find_elements("css selector", "#imagenet td[title]")[-1]
+    chromium.execute_script("arguments[0].click()", cell)
+    told = chromium.find_elements("css selector", "#imagenet output.source")[-1].text
+    assert told == "arXiv:2202.03555v3, Table 1"
