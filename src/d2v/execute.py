@@ -20,6 +20,7 @@ from d2v import (
     provenance,
     released,
     runs,
+    showcase,
     trainer,
 )
 from d2v.data import build_dataset
@@ -106,6 +107,9 @@ def _pretrain(
         train=p.train,
         **fit,
     )
+    if distributed.join().main:
+        path = runs.result_folder(experiment, run) / "attention.json"
+        write_json(path, showcase.attention(task, dataset))
     return {**_training(summary), "metrics": {}}
 
 

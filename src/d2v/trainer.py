@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from d2v import checkpoint, distributed, log, optim, params
+from d2v import checkpoint, distributed, log, optim, params, tracking
 from d2v.data import sampler
 from d2v.errors import OutOfMemory
 from d2v.health import Health
@@ -241,6 +241,7 @@ class _Loop:
         if world.main:
             self.lines = log.JsonLines(self.work / "log.jsonl", self.step, train.log_every)
             before = self.lines.losses
+            self.trackers = tracking.open_all(self.work, self.meta["params"], self.step)
         self.health = Health(
             self.task, self.checkpoints, train.rebound, self._examples, self.progress.say
         )
@@ -306,6 +307,7 @@ class _Loop:
     def _write(self, lines: list[dict[str, Any]]) -> None:
         if self.world.main:
             self.lines.write(lines)
+            tracking.tell(self.trackers, lines)
             self.progress.update(lines[-1])
 
     def _validated(self, line: dict[str, Any]) -> bool:
@@ -379,6 +381,8 @@ class _Loop:
         self.progress.close()
         if self.world.main:
             self.lines.close()
+            for tracker in self.trackers:
+                tracker.close()
 
 
 def _to(device: torch.device, batch: dict[str, Any]) -> dict[str, Any]:

@@ -177,15 +177,28 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None, padding: Tensor | None) -> Tensor:
         """Attend within `x` (B, T, D); `mask` broadcasts to (B, heads, T, T)."""
-        batch, length, dim = x.shape
+        q, k, v = self._project(x)
+        rate = self.dropout if self.training else 0.0
+        heads = attend(q, k, v, self._added(x.shape[1], mask, padding), rate)
+        return self.out(heads.transpose(1, 2).reshape(x.shape))
+
+    def weights(self, x: Tensor, mask: Tensor | None, padding: Tensor | None) -> Tensor:
+        """How much each position looks at each other: (B, heads, T, T), rows add up to one."""
+        q, k, _ = self._project(x)
+        single = torch.eye(x.shape[1], dtype=x.dtype, device=x.device).expand(*q.shape[:2], -1, -1)
+        return attend(q, k, single, self._added(x.shape[1], mask, padding), 0.0)
+
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each (B, heads, T, d)."""
         k_bias = torch.zeros_like(self.q_bias) if self.k_bias is None else self.k_bias
         qkv = F.linear(x, self.qkv.weight, torch.cat([self.q_bias, k_bias, self.v_bias]))
-        q, k, v = qkv.view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        if self.position_bias is not None:
-            mask = attention_mask(self.position_bias(length), padding)
-        rate = self.dropout if self.training else 0.0
-        x = attend(q, k, v, mask, rate)
-        return self.out(x.transpose(1, 2).reshape(batch, length, dim))
+        q, k, v = qkv.view(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        return q, k, v
+
+    def _added(self, length: int, mask: Tensor | None, padding: Tensor | None) -> Tensor | None:
+        if self.position_bias is None:
+            return mask
+        return attention_mask(self.position_bias(length), padding)
 
 
 class GridBias(nn.Module):

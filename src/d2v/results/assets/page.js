@@ -12,11 +12,12 @@ function draw(place) {
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
     font: { color: ink, family: style.fontFamily, size: 12 },
-    xaxis: { ...layout.xaxis, ...axis },
-    yaxis: { ...layout.yaxis, ...axis },
+    ...Object.fromEntries(
+      Object.keys(layout).filter((key) => /^[xy]axis/.test(key)).map((key) => [key, { ...layout[key], ...axis }]),
+    ),
   };
   const narrow = place.clientWidth < 500;
-  const title = { ...layout.title, text: wrapped(layout.title.text, narrow ? 38 : 76) };
+  const title = { ...layout.title, text: wrapped(layout.title.text, Math.max(20, place.clientWidth / 9.5)) };
   const legend = { ...layout.legend, y: narrow ? -0.4 : layout.legend.y };
   Plotly.react(place, data, { ...layout, ...colours, title, legend }, { responsive: true, displaylogo: false, displayModeBar: false });
   place.dataset.drawn = "yes";

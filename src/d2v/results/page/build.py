@@ -44,7 +44,11 @@ def build(experiment: Experiment, results: Path, work: Path, tables: Sequence[Ta
         commits=Counter(_provenance(r, "git_commit") for r in found if r.finished),
         tables=[_table(table) for table in tables],
         curves=[*_curves(found)],
-        examples=examples.collect(experiment, results, work),
+        looks=[
+            _chart(charts.attention(name, look))
+            for name, look in examples.looks(experiment, results)
+        ],
+        examples=examples.collect(experiment, results),
         cost=cost.rows(experiment, found),
         runs=[_run(experiment, record) for record in found],
         style=Markup(html.asset("style.css")),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from d2v.results.cells import OURS, SCRATCH, Column, Table
 from d2v.results.layout import label, reported_grid, scores
@@ -42,13 +43,57 @@ def of_table(table: Table) -> list[Chart]:
 
 def curves(records: Sequence[Record], name: str) -> list[Chart]:
     """Loss and standard deviations, or validations, of the runs of one name by optimiser step."""
-    place = re.sub(r"\W+", "-", name)
+    place = _slug(name)
     charts = [_curve(f"{place}-loss", f"{name}: training loss", "loss", "loss", records)]
     if records[0].run.kind == "pretrain":
         charts.append(_spread(f"{place}-std", name, records))
     else:
         charts += _validations(place, name, records)
     return [chart for chart in charts if chart.figure.data]
+
+
+def attention(name: str, found: dict[str, Any]) -> Chart:
+    """What was masked, and where the attention of the last block went from one masked position."""
+    title = f"{name}: attention from masked position {found['position'] + 1} ({found['example']})"
+    if found["image"] is None:
+        return _attended(name, title, found)
+    side = math.isqrt(len(found["mask"]))
+    image, pixels = found["image"], len(found["image"])
+    patch = pixels / side
+    at = [int((i + 0.5) / patch) for i in range(pixels)]  # patch row or column of a pixel
+    hidden = [
+        [None if found["mask"][at[y] * side + at[x]] else image[y][x] for x in range(pixels)]
+        for y in range(pixels)
+    ]
+    grid = [found["weights"][row * side : (row + 1) * side] for row in range(side)]
+    figure = make_subplots(1, 3, subplot_titles=("image", "what the student sees", "attention"))
+    for column, (values, scale) in enumerate(
+        ((image, "gray"), (hidden, "gray"), (grid, "viridis")), start=1
+    ):
+        figure.add_heatmap(z=values, colorscale=scale, showscale=False, row=1, col=column)
+    row, column = divmod(found["position"], side)
+    mark = {"color": OUR_COLOUR, "size": 12, "symbol": "x"}
+    figure.add_scatter(
+        x=[column], y=[row], mode="markers", marker=mark, name="the position", row=1, col=3
+    )
+    figure.update_xaxes(visible=False, constrain="domain")
+    figure.update_yaxes(visible=False, autorange="reversed")
+    for number in ("", "2", "3"):
+        figure.update_layout({f"yaxis{number}": {"scaleanchor": f"x{number}"}})
+    _dress(figure, title, "", "", legend=False)
+    return Chart(
+        f"{_slug(name)}-attention", figure, "Last block, mean over heads; × is the masked patch."
+    )
+
+
+def _attended(name: str, title: str, found: dict[str, Any]) -> Chart:
+    figure = _figure(title, "position", "attention")
+    for masked, text, colour in ((0, "seen", COLOURS[0]), (1, "masked", OUR_COLOUR)):
+        places = [i for i, m in enumerate(found["mask"]) if m == masked]
+        values = [found["weights"][i] for i in places]
+        figure.add_bar(x=[i + 1 for i in places], y=values, name=text, marker_color=colour)
+    note = "Last block, mean over heads; an input of which the masked positions are hidden."
+    return Chart(f"{_slug(name)}-attention", figure, note)
 
 
 def _curve(place: str, title: str, key: str, unit: str, records: Sequence[Record]) -> Chart:
@@ -170,22 +215,26 @@ def _ablation(table: Table) -> list[Chart]:
             x=rows, y=[cell.value for cell in cells], mode="lines+markers", name="measured",
             error_y=_errors([cell.stderr for cell in cells]), line={"color": OUR_COLOUR},
         )  # fmt: skip
-        place = re.sub(r"\W+", "-", f"{table.name}-{column.heading}")
+        place = _slug(f"{table.name}-{column.heading}")
         charts.append(Chart(place, figure, "The paper prints this as a curve without numbers."))
     return charts
 
 
 def _figure(title: str, x: str, y: str, legend: bool = True) -> go.Figure:
     figure = go.Figure()
+    _dress(figure, title, x, y, legend)
+    return figure
+
+
+def _dress(figure: go.Figure, title: str, x: str, y: str, legend: bool) -> None:
     figure.update_layout(
         template="none",
         title={"text": title, "x": 0, "xref": "paper", "font": {"size": 15}},
         xaxis={"title": {"text": x}, "automargin": True, "zeroline": False},
         yaxis={"title": {"text": y}, "automargin": True, "zeroline": False},
         legend={"orientation": "h", "y": -0.25, "yanchor": "top"},
-        showlegend=legend, margin={"l": 10, "r": 10, "t": 48, "b": 10}, height=420,
+        showlegend=legend, margin={"l": 10, "r": 10, "t": 64, "b": 10}, height=420,
     )  # fmt: skip
-    return figure
 
 
 def _line(record: Record, number: int) -> dict[str, Any]:
@@ -214,3 +263,7 @@ def _short(values: Iterable[float]) -> list[float]:
 
 def _or_none(value: float) -> float | None:
     return None if math.isnan(value) else round(value, 3)
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"\W+", "-", text).strip("-")

@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from d2v import runs
 from d2v.errors import UserError
+from d2v.files import read_json
 from d2v.params import Experiment
 from d2v.predictions import Prediction, read_predictions
 
@@ -52,7 +54,7 @@ class Shown:
     answers: list[Answer]
 
 
-def collect(experiment: Experiment, results: Path, work: Path) -> list[Shown]:
+def collect(experiment: Experiment, results: Path) -> list[Shown]:
     """The first reported data2vec run of each task that has predictions."""
     found = []
     for name, task in experiment.finetune.items():
@@ -69,6 +71,14 @@ def collect(experiment: Experiment, results: Path, work: Path) -> list[Shown]:
             if answers or transcripts:
                 found.append(Shown(run.id, transcripts, answers))
     return found
+
+
+def looks(experiment: Experiment, results: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What attention sees (d2v.showcase), of the first seed of each pre-training that has it."""
+    for run in runs.pretrain_runs(experiment):
+        found = read_json(results / "runs" / run.id / "attention.json")
+        if found is not None and run.seed == experiment.pretrain[run.name].seeds[0]:
+            yield f"pretrain/{run.name}", found
 
 
 def _answer(row: Prediction) -> Answer:
