@@ -20,8 +20,9 @@ REPORTED = ROOT / "params" / "reported.csv"
 
 def make(experiment: params.Experiment, folder: Path) -> str:
     """The page of the runs in `folder`, with logs beside it."""
-    found = tables.build(experiment, folder, REPORTED)
-    return build.build(experiment, folder, folder / "work", found).read_text()
+    shown = tables.build(experiment, folder, REPORTED)
+    found = records.collect(experiment, folder, folder / "work")
+    return build.build(experiment, folder, found, shown).read_text()
 
 
 def write_logs(experiment: params.Experiment, folder: Path, steps: int = 600) -> None:

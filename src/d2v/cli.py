@@ -132,13 +132,14 @@ def _select(args: argparse.Namespace) -> None:
 
 def _tables(args: argparse.Namespace) -> None:
     from d2v import params, runs
-    from d2v.results import tables
-    from d2v.results.page import build
+    from d2v.results import summary, tables
+    from d2v.results.page import build, records
 
     experiment = params.load(args.params)
     results = runs.RESULTS / experiment.name
-    found = tables.build(experiment, results)
-    page = build.build(experiment, results, runs.WORK / experiment.name, found)
+    found = records.collect(experiment, results, runs.WORK / experiment.name)
+    summary.write(found, results)
+    page = build.build(experiment, results, found, tables.build(experiment, results))
     print(tables.render_console(experiment, results))
     print(f"page: {page}")
 

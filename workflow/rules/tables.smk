@@ -23,6 +23,7 @@ rule tables:
             category="Page",
         ),
         plotly=f"{runs.RESULTS}/{experiment.name}/page/plotly.min.js",
+        summary=directory(f"{runs.RESULTS}/{experiment.name}/summary"),
     log:
         f"{WORK}/tables.log",
     resources:

@@ -21,13 +21,17 @@ from d2v.results.page import charts, cost, examples, records
 PLOTLY = "plotly.min.js"
 
 
-def build(experiment: Experiment, results: Path, work: Path, tables: Sequence[Table]) -> Path:
+def build(
+    experiment: Experiment,
+    results: Path,
+    found: Sequence[records.Record],
+    tables: Sequence[Table],
+) -> Path:
     """Write `<results>/index.html` and `<results>/page/`; returns the page.
 
     What has not run is shown as a gap, unreadable files are named. The same runs give the same
     bytes: dates are those of the runs.
     """
-    found = records.collect(experiment, results, work)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("d2v.results", "assets"),
         autoescape=True,
