@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from d2v import devices
 from d2v.task import Pretraining
 from d2v.trainer import Examples
 from d2v.transformer import Attention
@@ -21,10 +22,7 @@ def attention(task: Pretraining, dataset: Examples) -> dict[str, Any]:
     kept as grey values (H, W), at most PIXELS wide.
     """
     device = next(task.parameters()).device
-    batch = {
-        name: value.to(device) if isinstance(value, Tensor) else value
-        for name, value in dataset.collate([dataset[0, 0]]).items()
-    }
+    batch = devices.move(dataset.collate([dataset[0, 0]]), device)
     block: Any = task.backbone().blocks[-1]  # type: ignore[index]
     seen: list[Tensor] = []
 

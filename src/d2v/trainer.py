@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from d2v import checkpoint, distributed, log, optim, params, tracking
+from d2v import checkpoint, devices, distributed, log, optim, params, tracking
 from d2v.data import sampler
 from d2v.errors import OutOfMemory
 from d2v.health import Health
@@ -265,10 +264,10 @@ class _Loop:
         """Gradients of the summed loss; what the task returns, summed over the global batch."""
         world, device, sums = self.world, self.world.device, None
         for a in range(self.accumulation):
-            batch = _to(device, next(batches))
+            batch = devices.move(next(batches), device)
             # dropout depends on the place of the micro-batch in the run, not on who computes it
             place = a * world.size + world.rank
-            _seed(device, self.seed, step, place)
+            devices.seed(device, self.seed, step, place)
             with distributed.exchange(self.model, now=a == self.accumulation - 1):
                 with torch.autocast(device.type, torch.bfloat16, enabled=self.mixed):
                     out = self.model(batch)
@@ -383,19 +382,3 @@ class _Loop:
             self.lines.close()
             for tracker in self.trackers:
                 tracker.close()
-
-
-def _to(device: torch.device, batch: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-        for name, value in batch.items()
-    }
-
-
-def _seed(device: torch.device, *numbers: int) -> None:
-    """Seed PyTorch's generators from several numbers."""
-    seed = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
-    # torch.manual_seed would record a stack trace at each call while CUDA is not in use
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
