@@ -9,8 +9,12 @@ from typing import Any
 
 import mock_paper
 import pytest
+from small_sets import corpus_folder, glue_folder
 
 from d2v import params, runs
+from d2v.data import prepare
+from d2v.data.sentences import sentences
+from d2v.data.shards import Shards
 from d2v.results import tables
 from d2v.results.page import build, records
 
@@ -81,6 +85,22 @@ def test_gaps_are_gaps_and_an_unreadable_file_is_named(tmp_path: Path) -> None:
     text = make(experiment, tmp_path)
     assert f"{torn.id}: {path} is unreadable" in text
     assert "1 of " in text
+
+
+def test_sentences_stand_with_their_predictions(tmp_path: Path) -> None:
+    folder = glue_folder(tmp_path / "layouts" / "CoLA", "CoLA")
+    corpus = corpus_folder(tmp_path / "layouts" / "corpus")
+    out = tmp_path / "prepared"
+    prepare.main(["tokenizer", str(corpus), "--vocab-size", "60", "-o", str(out / "tokenizer")])
+    tokens = ["--tokenizer", str(out / "tokenizer")]
+    prepare.main(["glue", "CoLA", str(folder), *tokens, "-o", str(out / "cola")])
+    line = (folder / "test.tsv").read_text().splitlines()[-1].split("\t")[-1]
+    ids = list(Shards(out / "cola" / "test").texts("id"))
+    found = sentences(out / "cola", "test", [ids[-1], "nobody"])
+    assert list(found) == [ids[-1]]
+    assert found[ids[-1]].split() == line.split()
+    assert sentences(out / "tokenizer", "test", ids) == {}
+    assert sentences(out / "none", "test", ids) == {}
 
 
 def test_words_of_runs_cannot_break_the_page(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from d2v import runs
+from d2v.data.sentences import sentences
 from d2v.errors import UserError
 from d2v.files import read_json
 from d2v.params import Experiment
@@ -38,6 +39,7 @@ class Answer:
     id: str
     reference: str
     prediction: str
+    words: str = ""  # of a sentence
 
     @property
     def right(self) -> bool:
@@ -66,7 +68,14 @@ def collect(experiment: Experiment, results: Path) -> list[Shown]:
                 continue
             spoken = task.task.kind == "ctc"
             some = rows[:: max(len(rows) // SHOWN, 1)][:SHOWN]
-            answers = [] if spoken or task.task.kind == "tag" else [_answer(row) for row in some]
+            words = sentences(
+                Path(experiment.prepared) / task.data, task.test_split, [row.id for row in some]
+            )
+            answers = [
+                Answer(row.id, str(row.reference), str(row.prediction), words.get(row.id, ""))
+                for row in some
+                if not spoken and task.task.kind != "tag"
+            ]
             transcripts = [_transcript(row) for row in some] if spoken else []
             if answers or transcripts:
                 found.append(Shown(run.id, transcripts, answers))
@@ -79,10 +88,6 @@ def looks(experiment: Experiment, results: Path) -> Iterator[tuple[str, dict[str
         found = read_json(results / "runs" / run.id / "attention.json")
         if found is not None and run.seed == experiment.pretrain[run.name].seeds[0]:
             yield f"pretrain/{run.name}", found
-
-
-def _answer(row: Prediction) -> Answer:
-    return Answer(row.id, str(row.reference), str(row.prediction))
 
 
 def _transcript(row: Prediction) -> Transcript:
