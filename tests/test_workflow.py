@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,28 @@ def test_metrics_are_those_of_the_kept_predictions(done: Path) -> None:
         for split in ("dev", "test"):
             again = predictions.score(done / RESULTS / run / f"predictions-{split}.tsv", names)
             assert again == metrics(done, run)["metrics"][split]
+
+
+def test_the_page_and_its_numbers_are_there(done: Path) -> None:
+    page = (done / "results/tiny/index.html").read_text()
+    assert "runs are finished" in page
+    assert 'id="pretrain-vision-attention"' in page
+    assert 'id="pretrain-speech-loss"' in page
+    assert (done / "results/tiny/summary/metrics/finetune/cola/data2vec/seed0.json").exists()
+    checked = workspace.d2v(done, "verify", "results/tiny")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "are what the stored predictions give" in checked.stdout
+
+
+def test_the_report_of_the_workflow_holds_tables_and_page(copied: Path) -> None:
+    made = snakemake(copied, "--report", "report.zip")
+    assert made.returncode == 0, made.stdout + made.stderr
+    with zipfile.ZipFile(copied / "report.zip") as report:
+        names = report.namelist()
+        texts = "".join(report.read(n).decode("utf-8", "replace") for n in names if "data" in n)
+    for name in ("imagenet.html", "glue.csv", "librispeech.tex", "index.html"):
+        assert any(path.endswith(name) for path in names), names
+    assert "in the shape of the paper" in texts  # the captions
 
 
 def test_tables_are_there_with_every_run(done: Path) -> None:
