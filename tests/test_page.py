@@ -70,6 +70,20 @@ def test_it_has_everything_and_is_the_same_bytes_again(
     assert (folder / "page" / "plotly.min.js").stat().st_size > 1e6
 
 
+@pytest.mark.parametrize(
+    ("name", "places"),
+    [
+        ("paper", ["librispeech-by-amount", "glue-bars", "imagenet-bars", "audioset-bars"]),
+        ("ablations", ["ablation_layers-vision-ImageNet", "ablation_targets-bars"]),
+    ],
+)
+def test_the_papers_experiment_has_its_charts(name: str, places: list[str], tmp_path: Path) -> None:
+    text = make(mock_paper.fill(name, tmp_path), tmp_path)
+    assert "<strong>Miniature</strong>" not in text
+    for place in places:
+        assert text.count(f'id="{place}"') == 1
+
+
 def test_gaps_are_gaps_and_an_unreadable_file_is_named(tmp_path: Path) -> None:
     experiment = params.load(ROOT / "params" / "mini.yaml")
     text = make(experiment, tmp_path)

@@ -283,6 +283,7 @@ def _title(table: Table) -> str:
 
 def _opening(table: Table) -> list[str]:
     notes = [f"**{t.column}**: {t.note}" for t in table.tasks.values() if t.note]
+    notes = list(dict.fromkeys(notes))
     split = "test split" if table.experiment.scale == "miniature" else "splits as under Protocol"
     text = f"Mean ± standard error over n fine-tuning seeds, {split}. ↑ higher, ↓ lower is better."
     if any(cell.interval for cell in table.cells.values()):

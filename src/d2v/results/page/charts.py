@@ -156,7 +156,10 @@ def _by_amount(table: Table, amounts: list[str]) -> Chart:
         figure.add_scatter(
             x=amounts, y=[_or_none(c.value) if c else None for c in cells], name=label(name),
             error_y=_errors([c.stderr if c else math.nan for c in cells]),
-            mode="markers", marker={"color": OUR_COLOUR, "size": 11, "symbol": "diamond"},
+            mode="markers", marker={
+                "color": OUR_COLOUR, "size": 11,
+                "symbol": "diamond-open" if "Large" in name else "diamond",
+            },
         )  # fmt: skip
     apart = table.experiment.scale == "miniature"
     note = f"Reported values: {sets}."
