@@ -3,7 +3,7 @@
     python benchmarks/bench.py [--baseline FILE] [--growth] [--parts step loaders decoding overhead]
 
 Prints Markdown tables and writes benchmarks/results/DEVICE.json and DEVICE.svg. With a baseline,
-figures that are worse beyond noise (compare.py) are named, and the exit code is 1 if there are any.
+figures that are worse beyond noise (regressions.py) are named; the exit code is 1 if there are any.
 `--growth` adds the step at twice and four times the batch, at other lengths and with several
 processes.
 """
@@ -18,10 +18,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import compare
 import growth
 import loaders
 import overhead
+import regressions
 import step
 
 FOLDER = Path(__file__).parent
@@ -95,7 +95,7 @@ def main() -> int:
         plot.draw(found, path.with_suffix(".svg"))
     if baseline is None:
         return 0
-    changes = compare.worse(baseline, found)
+    changes = regressions.worse(baseline, found)
     print(*(changes or [f"nothing is worse than in {a.baseline}"]), sep="\n")
     return 1 if changes else 0
 

@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import batches  # noqa: E402
-import compare  # noqa: E402
 import peer  # noqa: E402
+import regressions  # noqa: E402
 import step  # noqa: E402
 import steps  # noqa: E402
 
@@ -81,8 +81,8 @@ FOUND = {
 def test_a_run_is_not_worse_than_itself_or_within_noise() -> None:
     after = copy.deepcopy(FOUND)
     after["step"]["text"]["fraction_of_gemm"] = 0.45
-    assert not compare.worse(FOUND, FOUND)
-    assert not compare.worse(FOUND, after)
+    assert not regressions.worse(FOUND, FOUND)
+    assert not regressions.worse(FOUND, after)
 
 
 @pytest.mark.parametrize(
@@ -100,9 +100,9 @@ def test_what_got_worse_is_named(place: tuple[str, ...], value: float, word: str
     for name in place[:-1]:
         part = part[name]
     part[place[-1]] = value
-    (change,) = compare.worse(FOUND, after)
+    (change,) = regressions.worse(FOUND, after)
     assert str(change).startswith(word)
-    assert not compare.worse(after, FOUND)
+    assert not regressions.worse(after, FOUND)
 
 
 def test_a_slower_machine_is_not_slower_code() -> None:
@@ -111,7 +111,7 @@ def test_a_slower_machine_is_not_slower_code() -> None:
     after["loaders"]["vision"]["per_s_and_core"] = 50.0
     after["start"]["d2v --help"] = 0.4
     after["decoding"]["rows"][0]["cpu"] = 0.2
-    assert not compare.worse(FOUND, after)
+    assert not regressions.worse(FOUND, after)
 
 
 def call(script: str, *words: str) -> subprocess.CompletedProcess[str]:

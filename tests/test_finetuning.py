@@ -15,11 +15,12 @@ import yaml
 from safetensors.torch import load_file
 from small_builds import CONVS
 
-from d2v import checkpoint, evaluate, execute, log, metrics, params, runs
+from d2v import checkpoint, execute, log, metrics, params, runs
 from d2v.data.letters import LETTERS
 from d2v.decode import greedy
 from d2v.errors import UserError
 from d2v.model import Student
+from d2v.predictions import read_predictions, score
 from d2v.task import Finetuning
 
 pytestmark = pytest.mark.slow
@@ -214,7 +215,7 @@ def test_mixed_images_are_fine_tuned_on_and_plain_ones_scored(folder: Path) -> N
     assert scores["dev"] == scores["test"]  # one split under two names, read once
     files = [predictions(folder, run, split).read_bytes() for split in ("dev", "test")]
     assert files[0] == files[1]
-    assert evaluate.score(predictions(folder, run, "test"), ["accuracy"]) == scores["test"]
+    assert score(predictions(folder, run, "test"), ["accuracy"]) == scores["test"]
     # near-zero outputs and soft targets: the first loss is that of guessing
     assert lines(folder, run)[0]["loss"] == pytest.approx(0.693, abs=0.01)
 
@@ -231,7 +232,7 @@ def test_outputs_are_kept_for_a_search_of_decoding_weights(folder: Path) -> None
         assert entry.keys() == {"greedy_wer", "greedy_cer"}  # wer is the search's to say
         path = folder / "work/recipes" / LETTERS_RUN / f"emissions-{split}.safetensors"
         emissions = load_file(path)
-        rows = evaluate.read_predictions(predictions(folder, LETTERS_RUN, split))
+        rows = read_predictions(predictions(folder, LETTERS_RUN, split))
         assert sorted(emissions) == sorted(row.id for row in rows)
         for row in rows:
             assert emissions[row.id].dtype == torch.float32
@@ -306,9 +307,9 @@ def test_masks_of_channels_zero_features_in_every_frame() -> None:
 def test_tags_are_scored_from_their_file(folder: Path) -> None:
     run = "finetune/tags/data2vec/seed0"
     scores = found(folder, run)["metrics"]
-    again = evaluate.score(predictions(folder, run, "test"), ["map"])
+    again = score(predictions(folder, run, "test"), ["map"])
     assert scores == {"dev": again, "test": again}
     assert 0 < again["map"] <= 1
-    rows = evaluate.read_predictions(predictions(folder, run, "test"))
+    rows = read_predictions(predictions(folder, run, "test"))
     assert [row.reference for row in rows] == [labels for _, labels in tagged_sounds.CLIPS]
     assert all(len(row.prediction.split(" ")) == 4 for row in rows)
