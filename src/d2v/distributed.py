@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 
-PORTS = range(20000, 60001)  # submitit's choice
+# submitit takes one from 20000 to 60000; from 32768 on Linux gives ports to any connection, so that
+# one may be taken already
+PORTS = range(20000, 32768)
 PATIENCE = timedelta(days=1)  # longer than any validation
 
 
