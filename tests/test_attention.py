@@ -43,7 +43,7 @@ def test_attention_with_dropout(kind, heads):
     torch.manual_seed(1)
     hidden = torch.zeros(batch, heads, length, length, dtype=torch.bool)
     for at in attention._portions(batch, heads):
-        hidden[at] = dropout.dropped(hidden[at].shape, RATE)
+        hidden[at] = dropout.kept(hidden[at].shape, RATE) == 0
     wanted = plain(q, k, v, mask, hidden)
 
     assert hidden.any()
@@ -70,7 +70,7 @@ def test_dropout_is_a_function_of_the_seed():
     draws = []
     for seed in (3, 3, 4):
         torch.manual_seed(seed)
-        draws.append((dropout.dropped((64, 3), 0.5), dropout.dropped((64, 3), 0.5)))
+        draws.append((dropout.kept((64, 3), 0.5), dropout.kept((64, 3), 0.5)))
     assert all(map(torch.equal, draws[0], draws[1]))
     assert not torch.equal(draws[0][0], draws[0][1])
     assert not torch.equal(draws[0][0], draws[2][0])

@@ -9,6 +9,7 @@ from torch import nn
 
 from d2v import ema, model, params
 from d2v.task import Pretraining
+from d2v.transformer import Kept
 
 KINDS = ("vision", "speech", "text")
 COMMON = {
@@ -200,8 +201,7 @@ def test_the_top_layers_are_the_last_ones(feature, top_k):
     target = params.Target(top_k=top_k, feature=feature, layer_norm="layer")
     task, data = make("text", target=target)
     x, padding = task.model.student.encoder.local_features(data)
-    output, _ = task.model.teacher(x, padding, data)
-    layers = output.ffn if feature == "ffn" else output.blocks
+    layers = task.model.teacher(x, padding, data, keep=Kept((feature,))).layers[feature]
     assert len(layers) == BACKBONE.depth
     norm = [nn.functional.layer_norm(layer, (16,)) for layer in layers[3 - top_k :]]
     found = task.model.targets(x, padding, data)

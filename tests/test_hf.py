@@ -14,6 +14,7 @@ from d2v.encoders.frames import frame_count
 from d2v.interop import huggingface, names
 from d2v.model import Student
 from d2v.task import Finetuning
+from d2v.transformer import Kept
 
 transformers = pytest.importorskip("transformers")
 
@@ -161,8 +162,8 @@ def hidden(student, batch):
         if "mask" in batch:
             x, padding = student.encoder.mask_features(x, padding, batch)
         h, padding = student.encoder(x, padding)
-        output = student.backbone(h, padding)
-    return [h, *output.blocks], output.x, padding
+        output = student.backbone(h, padding, keep=Kept(("block",)))
+    return [h, *output.layers["block"]], output.x, padding
 
 
 def assert_equal_to(theirs, student, batch, **inputs):

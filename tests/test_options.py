@@ -10,7 +10,7 @@ from test_faults import BACKBONE, KINDS, SPECIAL, make
 from d2v import params
 from d2v.model import normalise
 from d2v.task import regression_loss
-from d2v.transformer import Transformer
+from d2v.transformer import Kept, Transformer
 
 NORMS = ("none", "instance", "layer")
 
@@ -80,24 +80,92 @@ def test_ffn_and_block_outputs_differ_by_the_residual():
     block = task.model.student.eval().backbone.blocks[0]
     block.norm_first = True
     h, padding = task.model.student.encoder(x, padding)
-    end, inside = block(h, None, padding)
-    ffn = inside.ffn
+    inside = block(h, None, padding)
     middle = h + block.attention(block.norm1(h), None, padding)
-    assert torch.allclose(end, middle + ffn, atol=1e-5)
+    assert torch.allclose(inside.block, middle + inside.ffn, atol=1e-5)
 
 
-def test_only_the_teacher_keeps_the_features_that_targets_are_made_of():
+def test_only_what_targets_are_made_of_is_kept():
+    task, data = make("text")
+    x, padding = task.model.student.encoder.local_features(data)
+    student, _ = task.model.student.see(x, padding, data)
+    assert not student.layers
     for feature in FEATURES:
-        target = params.Target(top_k=2, feature=feature, layer_norm="layer")
-        task, data = make("text", target=target)
+        teacher = task.model.teacher(x, padding, data, keep=Kept((feature,), 2))
+        assert {name: len(layers) for name, layers in teacher.layers.items()} == {feature: 2}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("feature", FEATURES)
+@pytest.mark.parametrize("layer_norm", NORMS)
+def test_masked_positions_alone_are_those_of_all_positions(kind, feature, layer_norm):
+    """The end of the last block runs at the masked positions only, for student and teacher."""
+    target = params.Target(top_k=2, feature=feature, layer_norm=layer_norm, final_norm="layer")
+    task, data = make(kind, target=target)
+    model, mask = task.model.eval(), data["mask"]
+    with torch.no_grad():
+        found = model(data)
+        x, padding = model.student.encoder.local_features(data)
+        whole, _ = model.student.see(x, padding, data)
+        targets = model.targets(x, padding, data)
+        places = model({**data, "masked": mask.flatten().nonzero().flatten()})
+    assert torch.allclose(found.encoder_output, model.student.positions(whole.x)[mask], atol=1e-5)
+    assert torch.allclose(found.target, targets[mask], atol=1e-5)
+    assert torch.equal(places.prediction, found.prediction)
+    assert torch.equal(places.target, found.target)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_where_the_last_block_is_skipped_its_input_is_used(kind):
+    task, data = make(kind)
+    backbone = task.model.train().student.backbone
+    backbone.layer_drop = 1.0
+    with torch.no_grad():
+        found = task.model(data)
         x, padding = task.model.student.encoder.local_features(data)
-        student, _ = task.model.student.see(x, padding, data)
-        teacher, _ = task.model.teacher(x, padding, data, feature)
-        assert not student.attention
-        assert not student.ffn_residual
-        assert len(teacher.layers(feature)) == 3
-        kept = [name for name in ("attention", "ffn_residual") if teacher.layers(name)]
-        assert kept == ([feature] if feature in ("attention", "ffn_residual") else [])
+        whole, _ = task.model.student.see(x, padding, data)
+    expected = task.model.student.positions(whole.x)[data["mask"]]
+    assert torch.equal(found.encoder_output, expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_stochastic_depth_is_that_of_examples_also_at_masked_positions(kind):
+    """Both branches of the last block dropped for every example leave its input."""
+    task, data = make(kind)
+    backbone = task.model.train().student.backbone
+    h = torch.randn(2, 5, backbone.norm_eps and backbone.blocks[0].norm1.normalized_shape[0])
+    block = backbone.blocks[-1].eval()
+    block.norm_first = True
+    rows = torch.tensor([0, 3, 6, 9])
+    paths = torch.tensor([[0.0, 2.0], [0.0, 2.0]]).view(2, 2, 1, 1)
+    whole = block(h, None, None, None, paths).block
+    assert torch.equal(whole[0], h[0])
+    assert not torch.allclose(whole[1], h[1], atol=1e-3)
+    few = block(h, None, None, rows, paths).block
+    assert torch.allclose(few, whole.flatten(0, 1)[rows], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_recomputed_blocks_give_the_same_gradients(kind):
+    """With dropout: the second forward pass draws what the first one drew."""
+    found = []
+    for recompute in (False, True):
+        torch.manual_seed(1)
+        task, data = make(kind)
+        task.train()
+        for module in task.model.student.backbone.modules():
+            if hasattr(module, "dropout"):
+                module.dropout = 0.2
+        task.model.student.backbone.recompute = recompute
+        torch.manual_seed(2)
+        out = task(data)
+        out["loss"].backward()
+        gradients = {n: p.grad for n, p in task.named_parameters() if p.grad is not None}
+        found.append((out["loss"], gradients))
+    (loss, gradients), (other_loss, other_gradients) = found
+    assert torch.equal(loss, other_loss)
+    assert gradients.keys() == other_gradients.keys()
+    assert all(torch.equal(gradients[name], other_gradients[name]) for name in gradients)
 
 
 def test_deep_norm_raises_residuals_and_lowers_initial_values():

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from d2v.dropout import dropped
+from d2v.dropout import kept, own
 
 HEADS = 4  # at a time
 
@@ -23,10 +23,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float)
     `q`, `k`, `v` and the result are (B, H, T, d). `mask` broadcasts to (B, H, T, T): numbers to
     add, or True where there is something to see.
     """
-    if dropout == 0.0 or q.device.type != "cpu":
+    if dropout == 0.0 or not own(q):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
     if mask is not None and mask.dtype == torch.bool:
-        mask = torch.zeros(mask.shape).masked_fill(~mask, float("-inf"))
+        mask = q.new_zeros(mask.shape).masked_fill(~mask, float("-inf"))
     found: Tensor = _Attention.apply(q, k, v, mask, dropout)
     return found
 
@@ -41,32 +41,35 @@ class _Attention(torch.autograd.Function):
         batch, heads, length, width = q.shape
         shape = (batch, heads, length, k.shape[2])
         probabilities = q.new_empty(shape)
-        hidden = torch.empty(shape, dtype=torch.bool)
+        seen = torch.empty(shape, dtype=torch.int8)
         out = q.new_empty(batch, length, heads, width).transpose(1, 2)
-        seen = None if mask is None else mask.detach().expand(shape)
+        added = q.new_zeros(()) if mask is None else mask.detach()
+        added = added.expand(shape)
         for at in _portions(batch, heads):
-            scores = torch.bmm(q[at] * width**-0.5, k[at].transpose(1, 2))
-            if seen is not None:
-                scores += seen[at]
+            scores = torch.baddbmm(
+                added[at], q[at], k[at].transpose(1, 2), beta=int(mask is not None),
+                alpha=width**-0.5,
+            )  # fmt: skip
             p = torch.softmax(scores, -1, out=probabilities[at])
-            hidden[at] = dropped(p.shape, dropout)
-            out[at] = torch.bmm(p.masked_fill(hidden[at], 0.0), v[at]).div_(1.0 - dropout)
-        ctx.save_for_backward(q, k, v, probabilities, hidden)
+            seen[at] = kept(p.shape, dropout)
+            torch.mul(p, seen[at], out=scores)
+            out[at] = torch.bmm(scores, v[at]).mul_(1.0 / (1.0 - dropout))
+        ctx.save_for_backward(q, k, v, probabilities, seen)
         ctx.dropout, ctx.mask_shape = dropout, None if mask is None else mask.shape
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, probabilities, hidden = ctx.saved_tensors
+        q, k, v, probabilities, seen = ctx.saved_tensors
         batch, heads, _, width = q.shape
         # side by side, as the one projection made them
         dq, dk, dv = (g.transpose(1, 2) for g in _together(q))
         dmask = q.new_zeros(ctx.mask_shape) if ctx.needs_input_grad[3] else None
         for at in _portions(batch, heads):
-            p, out = probabilities[at], grad[at] / (1.0 - ctx.dropout)
-            dv[at] = torch.bmm(p.masked_fill(hidden[at], 0.0).transpose(1, 2), out)
-            dp = torch.bmm(out, v[at].transpose(1, 2)).masked_fill_(hidden[at], 0.0)
+            p, out = probabilities[at], grad[at] * (1.0 / (1.0 - ctx.dropout))
+            dv[at] = torch.bmm((p * seen[at]).transpose(1, 2), out)
+            dp = torch.bmm(out, v[at].transpose(1, 2)).mul_(seen[at])
             ds = torch._softmax_backward_data(dp, p, -1, p.dtype)
             if dmask is not None:
                 part = dmask[0 if len(dmask) == 1 else at[0], at[1] if dmask.shape[1] > 1 else ...]

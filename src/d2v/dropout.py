@@ -2,7 +2,8 @@
 
 There PyTorch draws them one Bernoulli number at a time, a tenth of a text model's step. Here 16
 random bits make a number, from a fast generator that PyTorch's seeds: still a function of its
-state, so that a resumed run draws the same. Other devices use PyTorch's dropout.
+state, so that a resumed run draws the same. Other devices use PyTorch's dropout, and so does what
+is compiled.
 """
 
 from collections.abc import Sequence
@@ -19,15 +20,23 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     """Zero elements of `x` with probability `p` and scale the others by 1 / (1 - p)."""
     if not training or p == 0.0:
         return x
-    if x.device.type != "cpu" or p == 1.0:
+    if not own(x) or p == 1.0:
         return F.dropout(x, p)
-    return x.masked_fill(dropped(x.shape, p), 0.0) * (1.0 / (1.0 - p))
+    return (x * kept(x.shape, p)).mul_(1.0 / (1.0 - p))
 
 
-def dropped(shape: Sequence[int], p: float) -> Tensor:
-    """True with probability `p`, to 2^-16: a tensor of `shape` on the CPU."""
+def own(x: Tensor) -> bool:
+    """Whether masks of `x` are made here."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def kept(shape: Sequence[int], p: float) -> Tensor:
+    """0 with probability `p`, to 2^-16, else 1: a tensor of `shape` on the CPU, int8.
+
+    A product with it is fast; filling where a mask is True, or comparing in PyTorch, is not.
+    """
     seed = int(torch.randint(2**62, ()))
     count = int(np.prod(shape))
     words = np.random.SFC64(seed).random_raw(-(-count * BITS // 64))
-    numbers = torch.from_numpy(words.view(np.int16)[:count])
-    return (numbers < round(p * 2**BITS) - 2 ** (BITS - 1)).view(tuple(shape))
+    chosen = words.view(np.int16)[:count] >= round(p * 2**BITS) - 2 ** (BITS - 1)
+    return torch.from_numpy(chosen.view(np.int8)).view(tuple(shape))

@@ -1,6 +1,7 @@
 """The teacher: an exponential moving average of the student (paper 3.3)."""
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,21 +34,17 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(
-        self,
-        x: Tensor,
-        padding: Tensor | None,
-        batch: dict[str, Tensor],
-        also: str = "",
-        context: int | None = None,
-    ) -> tuple[Output, Tensor | None]:
+        self, x: Tensor, padding: Tensor | None, batch: dict[str, Tensor], **wanted: Any
+    ) -> Output:
         """See the unmasked input: the student's local features (B, T, D), or embed it anew.
 
-        `also` names a feature of blocks to keep, `context` limits attention, as for Transformer.
+        `wanted` says what to keep, and where, as for Transformer.
         """
         if "features" not in self.shared:
             x, padding = self.encoder.local_features(batch)
         h, padding = self.encoder(x, padding)
-        return self.backbone(h, padding, also, context), padding
+        output: Output = self.backbone(h, padding, **wanted)
+        return output
 
     @torch.no_grad()
     def update(self, encoder: Encoder, backbone: nn.Module, decay: float) -> None:

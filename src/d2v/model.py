@@ -3,10 +3,14 @@
 student   sees the masked input                 encoder -> backbone -> regression head
 teacher   sees the whole input, no gradient     EMA of the student's encoder and backbone
 target    mean of the teacher's top K layers, each normalised, at the masked positions
+
+Nothing is computed that the loss does not need: the head, and the end of each last block, see the
+masked positions only.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,18 +18,19 @@ from torch import Tensor, nn
 
 from d2v import encoders, params
 from d2v.ema import Teacher
-from d2v.transformer import Output, Transformer, initialise
+from d2v.linear import Linear
+from d2v.transformer import Kept, Output, Transformer, at_rows, initialise
 
 HIDING = frozenset({"mask", "channel_mask"})  # entries of a batch that hide something
 
 
 @dataclass
 class Regression:
-    """What the loss compares, at the M masked positions, and the student's last outputs."""
+    """What the loss compares, and the student's last outputs, at the M masked positions."""
 
     prediction: Tensor  # (M, D)
     target: Tensor  # (M, D), float32, without gradient
-    encoder_output: Tensor  # (B, P + T, D)
+    encoder_output: Tensor  # (M, D)
 
 
 class Student(nn.Module):
@@ -42,17 +47,25 @@ class Student(nn.Module):
         return self.see(x, padding, batch)
 
     def see(
-        self, x: Tensor, padding: Tensor | None, batch: dict[str, Tensor]
+        self, x: Tensor, padding: Tensor | None, batch: dict[str, Tensor], **wanted: Any
     ) -> tuple[Output, Tensor | None]:
-        """Outputs for local features `x` (B, T, D) that are already there."""
+        """Outputs for local features `x` (B, T, D) that are already there.
+
+        `wanted` says what of them, and where, as for Transformer.
+        """
         if HIDING & batch.keys():
             x, padding = self.encoder.mask_features(x, padding, batch)
         h, padding = self.encoder(x, padding)
-        return self.backbone(h, padding), padding
+        return self.backbone(h, padding, **wanted), padding
 
     def positions(self, x: Tensor) -> Tensor:
         """Cut the leading positions without a target off `x` (B, P + T, D)."""
         return x[:, self.encoder.prefix :]
+
+    def rows(self, places: Tensor, length: int) -> Tensor:
+        """Where places (M,) of (B * T), T = length, are in the backbone's (B * (P + T))."""
+        prefix = self.encoder.prefix
+        return places + (places // length + 1) * prefix if prefix else places
 
 
 class Data2Vec(nn.Module):
@@ -66,23 +79,49 @@ class Data2Vec(nn.Module):
         self.teacher = Teacher(self.student.encoder, self.student.backbone, p.ema)
 
     def forward(self, batch: dict[str, Tensor]) -> Regression:
-        """Predictions and targets where `batch["mask"]` (B, T) is True."""
-        mask = batch["mask"]
-        x, padding = self.student.encoder.local_features(batch)
-        target = self.targets(x.detach(), padding, batch)[mask]
-        output, _ = self.student.see(x, padding, batch)
-        prediction = self.head(self.student.positions(output.x)[mask])
-        return Regression(prediction, target, output.x)
+        """Predictions and targets where `batch["mask"]` (B, T) is True.
 
-    @torch.no_grad()
-    def targets(self, x: Tensor, padding: Tensor | None, batch: dict[str, Tensor]) -> Tensor:
-        """Targets (B, T, D) at every position, from unmasked local features (paper 3.3)."""
-        kind, context = self.target.feature, self.target.context
-        output, _ = self.teacher(x, padding, batch, kind, context)
-        layers = output.layers(kind)
-        top = [self.student.positions(layer).float() for layer in layers[-self.target.top_k :]]
-        mean = torch.stack([normalise(t, self.target.layer_norm) for t in top]).mean(0)
-        return normalise(mean, self.target.final_norm)
+        `masked` (M,), the places of these in (B * T), saves a GPU the search, for which the host
+        would have to wait.
+        """
+        masked = batch.get("masked")
+        if masked is None:
+            masked = batch["mask"].flatten().nonzero().flatten()
+        x, padding = self.student.encoder.local_features(batch)
+        target = self.targets(x.detach(), padding, batch, masked)
+        rows = self.student.rows(masked, x.shape[1])
+        output, _ = self.student.see(x, padding, batch, rows=rows)
+        return Regression(self.head(output.x), target, output.x)
+
+    def targets(
+        self,
+        x: Tensor,
+        padding: Tensor | None,
+        batch: dict[str, Tensor],
+        masked: Tensor | None = None,
+    ) -> Tensor:
+        """Targets (M, D) at the places `masked` (M,) of (B * T), else (B, T, D) at every position.
+
+        From unmasked local features `x` (B, T, D) (paper 3.3).
+        """
+        with torch.inference_mode():
+            target = self._targets(x, padding, batch, masked)
+        return target.clone()  # an ordinary tensor, which the loss may keep for its gradient
+
+    def _targets(
+        self, x: Tensor, padding: Tensor | None, batch: dict[str, Tensor], masked: Tensor | None
+    ) -> Tensor:
+        p = self.target
+        over_time = "instance" in (p.layer_norm, p.final_norm)  # all positions are needed then
+        narrow = masked is not None and not over_time
+        rows = self.student.rows(masked, x.shape[1]) if narrow and masked is not None else None
+        keep = Kept((p.feature,), p.top_k)
+        output = self.teacher(x, padding, batch, keep=keep, context=p.context, rows=rows)
+        layers = output.layers[p.feature]
+        if rows is None:
+            layers = [self.student.positions(layer) for layer in layers]
+        target = averaged(layers, p)
+        return at_rows(target, masked) if masked is not None and rows is None else target
 
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
         """Take student and head of another pre-training; the teacher becomes the student's copy."""
@@ -94,6 +133,15 @@ class Data2Vec(nn.Module):
     def update_teacher(self, decay: float) -> None:
         """Move the teacher towards the student; once after each optimiser step."""
         self.teacher.update(self.student.encoder, self.student.backbone, decay)
+
+
+def averaged(layers: list[Tensor], p: params.Target) -> Tensor:
+    """Mean of layers (..., D), each normalised, normalised again; in float32."""
+    first, *others = (normalise(layer.float(), p.layer_norm) for layer in layers)
+    total = first if p.layer_norm != "none" else first.clone()
+    for other in others:
+        total += other
+    return normalise(total.div_(len(layers)), p.final_norm)
 
 
 def normalise(x: Tensor, kind: str) -> Tensor:
@@ -110,8 +158,8 @@ def regression_head(kind: str, backbone: params.Backbone) -> nn.Module:
     """From the student's output to targets: one layer, two with GELU between, or none."""
     dim = backbone.dim
     heads: dict[str, nn.Module] = {
-        "linear": nn.Linear(dim, dim),
-        "mlp": nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim)),
+        "linear": Linear(dim, dim),
+        "mlp": nn.Sequential(Linear(dim, 2 * dim), nn.GELU(), Linear(2 * dim, dim)),
         "none": nn.Identity(),
     }
     head = heads[kind]

@@ -26,8 +26,8 @@ def attention(task: Pretraining, dataset: Examples) -> dict[str, Any]:
     block: Any = task.backbone().blocks[-1]  # type: ignore[index]
     seen: list[Tensor] = []
 
-    def keep(module: Attention, inputs: tuple[Tensor, Tensor | None, Tensor | None]) -> None:
-        seen.append(module.weights(*inputs).mean(1)[0])
+    def keep(module: Attention, inputs: tuple[Any, ...]) -> None:
+        seen.append(module.weights(*inputs[:3]).mean(1)[0])
 
     hook = block.attention.register_forward_pre_hook(keep)
     training = task.training

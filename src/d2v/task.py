@@ -82,8 +82,8 @@ class Pretraining(Task):
         self.model = Data2Vec(p)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Summed loss, count of masked positions, and moments: of targets and predictions there,
-        and of the encoder's output.
+        """Summed loss and count of masked positions, and moments of targets, predictions and the
+        student's last outputs there.
         """
         out = self.model(batch)
         loss = regression_loss(out.prediction.float(), out.target, self.loss)
@@ -91,7 +91,7 @@ class Pretraining(Task):
             spread = {
                 "target": moments(out.target),
                 "prediction": moments(out.prediction),
-                "encoder": moments(out.encoder_output.flatten(0, 1)),
+                "encoder": moments(out.encoder_output),
             }
         count = torch.full((), len(out.target), device=loss.device)
         return {"loss": loss, "count": count, **spread}

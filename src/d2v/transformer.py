@@ -1,8 +1,8 @@
 """The one Transformer of all modalities (paper 3.1).
 
-Pre- or post-norm, optional LayerScale, optional additive attention bias. It returns the
-feed-forward output and the block output of every block, because targets are made of them; other
-features of a block are kept where targets are made of those.
+Pre- or post-norm, optional LayerScale, optional additive attention bias. It keeps of its blocks
+what it is asked for, since targets are made of it, and computes the end of the last block only
+where it is asked for.
 """
 
 import math
@@ -12,37 +12,43 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from d2v import params
 from d2v.attention import attend
 from d2v.dropout import dropout
+from d2v.linear import Linear, linear
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What of the blocks a forward pass keeps."""
+
+    features: tuple[str, ...] = ()  # as params.Target.feature names them
+    top: int | None = None  # of so many last blocks; None: of all
+
+
+NOTHING = Kept()
 
 
 @dataclass
 class Output:
-    """What a forward pass gives: `x` (B, T, D), and per block `ffn` and `blocks` (B, T, D).
+    """What a forward pass gives: `x`, and a list of `layers` for each feature that was kept.
 
-    `attention` and `ffn_residual` are empty unless they were asked for.
+    All are (B, T, D), or (M, D) where only M positions were asked for.
     """
 
     x: Tensor
-    ffn: list[Tensor] = field(default_factory=list)
-    blocks: list[Tensor] = field(default_factory=list)
-    attention: list[Tensor] = field(default_factory=list)
-    ffn_residual: list[Tensor] = field(default_factory=list)
-
-    def layers(self, feature: str) -> list[Tensor]:
-        """One (B, T, D) a block of the feature that params.Target names."""
-        found: list[Tensor] = getattr(self, "blocks" if feature == "block" else feature)
-        return found
+    layers: dict[str, list[Tensor]] = field(default_factory=dict)
 
 
 class Inside(NamedTuple):
-    """What one block computes on its way, as params.Target.feature names it; each (B, T, D)."""
+    """What one block computes, as params.Target.feature names it; (B, T, D), or (M, D) at M rows."""
 
     attention: Tensor  # before its residual
     ffn: Tensor  # before its residual
     ffn_residual: Tensor  # with it, before the last norm of a post-norm block
+    block: Tensor  # the block's output
 
 
 class Transformer(nn.Module):
@@ -51,6 +57,7 @@ class Transformer(nn.Module):
     def __init__(self, p: params.Backbone) -> None:
         super().__init__()
         self.layer_drop, self.norm_eps = p.layer_drop, p.norm_eps
+        self.recompute = False  # blocks in the backward pass (params.Train.recompute)
         self.position_bias = _shared_bias(p)
         self.blocks = nn.ModuleList(Block(p, index) for index in range(p.depth))
         self.norm = nn.LayerNorm(p.dim, eps=p.norm_eps) if p.final_norm else nn.Identity()
@@ -64,28 +71,50 @@ class Transformer(nn.Module):
         self,
         x: Tensor,
         padding: Tensor | None = None,
-        also: str = "",
+        *,
+        keep: Kept = NOTHING,
         context: int | None = None,
+        rows: Tensor | None = None,
     ) -> Output:
         """Run all blocks on `x` (B, T, D); `padding` (B, T) is True where there is no input.
 
-        `also` names a feature of blocks (params.Target) that is kept besides ffn and block;
-        `context` limits attention to so many positions on each side.
+        `context` limits attention to so many positions on each side. `rows` (M,) are the places in
+        (B * T) that are wanted: the last block's end is computed there only.
         """
         shared = self.position_bias(x.shape[1]) if self.position_bias is not None else None
         far = None if context is None else out_of_reach(x.shape[1], context, padding, x.device)
         mask = attention_mask(shared, padding, far)
-        out = Output(x)
-        for block in self.blocks:
-            skip = self.training and self.layer_drop > 0 and torch.rand(()) < self.layer_drop
-            if not skip:
-                x, inside = block(x, mask, padding)
-                out.ffn.append(inside.ffn)
-                out.blocks.append(x)
-                if also in ("attention", "ffn_residual"):
-                    out.layers(also).append(getattr(inside, also))
+        out = Output(x, {name: [] for name in keep.features})
+        first_kept = 0 if keep.top is None else len(self.blocks) - keep.top
+        for number, block in enumerate(self.blocks):
+            if self.training and self.layer_drop > 0 and torch.rand(()) < self.layer_drop:
+                continue
+            last = number == len(self.blocks) - 1
+            inside = self._run(block, x, mask, padding, rows if last else None)
+            x = inside.block
+            if number >= first_kept:
+                for name, layers in out.layers.items():
+                    layer = getattr(inside, name)
+                    layers.append(layer if rows is None or last else at_rows(layer, rows))
+        if rows is not None and x.dim() == 3:  # the last block was skipped
+            x = at_rows(x, rows)
         out.x = self.norm(x)
         return out
+
+    def _run(
+        self,
+        block: nn.Module,
+        x: Tensor,
+        mask: Tensor | None,
+        padding: Tensor | None,
+        rows: Tensor | None,
+    ) -> Inside:
+        paths = block.paths(x) if self.training else None
+        if self.recompute and torch.is_grad_enabled():
+            found: Inside = checkpoint(block, x, mask, padding, rows, paths, use_reentrant=False)
+            return found
+        found = block(x, mask, padding, rows, paths)
+        return found
 
     def _rescale(self) -> None:
         """Divide what is added to the residual stream by sqrt(2 * block number) (BEiT)."""
@@ -114,8 +143,8 @@ class Block(nn.Module):
         self.alpha = (2.0 * p.depth) ** 0.25 if p.deep_norm else None
         self.attention = Attention(p)
         self.norm1 = nn.LayerNorm(p.dim, eps=p.norm_eps)
-        self.fc1 = nn.Linear(p.dim, p.ffn_dim)
-        self.fc2 = nn.Linear(p.ffn_dim, p.dim)
+        self.fc1 = Linear(p.dim, p.ffn_dim)
+        self.fc2 = Linear(p.ffn_dim, p.dim)
         self.norm2 = nn.LayerNorm(p.dim, eps=p.norm_eps)
         self.gamma1 = self.gamma2 = None
         if p.layer_scale is not None:
@@ -126,39 +155,56 @@ class Block(nn.Module):
         self.drop_path = p.drop_path * index / max(p.depth - 1, 1)
 
     def forward(
-        self, x: Tensor, mask: Tensor | None, padding: Tensor | None
-    ) -> tuple[Tensor, Inside]:
-        """Return the block output (B, T, D), and what it was made of."""
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        padding: Tensor | None,
+        rows: Tensor | None = None,
+        paths: Tensor | None = None,
+    ) -> Inside:
+        """What is made of `x` (B, T, D), at all positions or at `rows` (M,) of (B * T).
+
+        `paths` (2, B, 1, 1): what the outputs of attention and feed-forward are multiplied by, from
+        `Block.paths`.
+        """
+        seen = self.norm1(x) if self.norm_first else x
+        attention = self.attention(seen, mask, padding, rows)
+        if rows is not None:
+            if paths is not None:
+                paths = paths[:, rows // x.shape[1], 0]  # (2, M, 1)
+            x = at_rows(x, rows)
         if self.norm_first:
-            attention = _scale(self.attention(self.norm1(x), mask, padding), self.gamma1)
-            x = x + self._drop(attention)
+            attention = _scale(attention, self.gamma1)
+            x = x + self._drop(attention, paths, 0)
             ffn = _scale(self._feed_forward(self.norm2(x)), self.gamma2)
-            x = x + self._drop(ffn)
-            return x, Inside(attention, ffn, x)
-        attention = self.attention(x, mask, padding)
-        x = self.norm1(self._residual(x) + self._drop(attention))
+            x = x + self._drop(ffn, paths, 1)
+            return Inside(attention, ffn, x, x)
+        x = self.norm1(self._residual(x) + self._drop(attention, paths, 0))
         ffn = self._feed_forward(x)
-        both = self._residual(x) + self._drop(ffn)
-        return self.norm2(both), Inside(attention, ffn, both)
+        both = self._residual(x) + self._drop(ffn, paths, 1)
+        return Inside(attention, ffn, both, self.norm2(both))
+
+    def paths(self, x: Tensor) -> Tensor | None:
+        """Stochastic depth of both branches for `x` (B, T, D): (2, B, 1, 1), or None without.
+
+        Zero for the dropped examples, else what keeps the mean.
+        """
+        if not self.drop_path:
+            return None
+        from timm.layers.drop import drop_path  # here: it takes as long to import as all the rest
+
+        return drop_path(x.new_ones(2 * len(x), 1, 1), self.drop_path, True).view(2, -1, 1, 1)
 
     def _residual(self, x: Tensor) -> Tensor:
         """What a post-norm block adds to: larger than its input with DeepNorm."""
         return x if self.alpha is None else self.alpha * x
 
     def _feed_forward(self, x: Tensor) -> Tensor:
-        x = F.gelu(self.fc1(x))
-        if self.activation_dropout:
-            x = dropout(x, self.activation_dropout, self.training)
-        return self.fc2(x)
+        return self.fc2(dropout(F.gelu(self.fc1(x)), self.activation_dropout, self.training))
 
-    def _drop(self, x: Tensor) -> Tensor:
-        if self.dropout:
-            x = dropout(x, self.dropout, self.training)
-        if not self.drop_path:
-            return x
-        from timm.layers.drop import drop_path  # here: it takes as long to import as all the rest
-
-        return drop_path(x, self.drop_path, self.training)
+    def _drop(self, x: Tensor, paths: Tensor | None, branch: int) -> Tensor:
+        x = dropout(x, self.dropout, self.training)
+        return x if paths is None else x * paths[branch]
 
 
 class Attention(nn.Module):
@@ -168,19 +214,29 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = p.heads
         self.dropout = p.attention_dropout
-        self.qkv = nn.Linear(p.dim, 3 * p.dim, bias=False)
+        self.qkv = Linear(p.dim, 3 * p.dim, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(p.dim))
         self.k_bias = nn.Parameter(torch.zeros(p.dim)) if p.key_bias else None
         self.v_bias = nn.Parameter(torch.zeros(p.dim))
-        self.out = nn.Linear(p.dim, p.dim)
+        self.out = Linear(p.dim, p.dim)
         self.position_bias = _own_bias(p)
 
-    def forward(self, x: Tensor, mask: Tensor | None, padding: Tensor | None) -> Tensor:
-        """Attend within `x` (B, T, D); `mask` broadcasts to (B, heads, T, T)."""
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        padding: Tensor | None,
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        """Attend within `x` (B, T, D); `mask` broadcasts to (B, heads, T, T).
+
+        (B, T, D), or (M, D) at `rows` (M,) of (B * T).
+        """
         q, k, v = self._project(x)
         rate = self.dropout if self.training else 0.0
         heads = attend(q, k, v, self._added(x.shape[1], mask, padding), rate)
-        return self.out(heads.transpose(1, 2).reshape(x.shape))
+        found = heads.transpose(1, 2).reshape(x.shape)
+        return self.out(found if rows is None else at_rows(found, rows))
 
     def weights(self, x: Tensor, mask: Tensor | None, padding: Tensor | None) -> Tensor:
         """How much each position looks at each other: (B, heads, T, T), rows add up to one."""
@@ -191,7 +247,7 @@ class Attention(nn.Module):
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each (B, heads, T, d)."""
         k_bias = torch.zeros_like(self.q_bias) if self.k_bias is None else self.k_bias
-        qkv = F.linear(x, self.qkv.weight, torch.cat([self.q_bias, k_bias, self.v_bias]))
+        qkv = linear(x, self.qkv.weight, torch.cat([self.q_bias, k_bias, self.v_bias]))
         q, k, v = qkv.view(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         return q, k, v
 
@@ -247,6 +303,11 @@ class DistanceBias(nn.Module):
         distance = position[None, :] - position[:, None]
         index = distance.clamp(-self.max_distance, self.max_distance) + self.max_distance
         return self.table[index].permute(2, 0, 1).unsqueeze(0)
+
+
+def at_rows(x: Tensor, rows: Tensor) -> Tensor:
+    """(B, T, D) at the places `rows` (M,) of (B * T): (M, D)."""
+    return x.flatten(0, 1).index_select(0, rows)
 
 
 def attention_mask(

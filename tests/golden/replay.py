@@ -15,6 +15,7 @@ from d2v.encoders.text import PAD, position_ids
 from d2v.interop import names
 from d2v.moments import channel_std
 from d2v.task import Pretraining
+from d2v.transformer import Kept
 
 CASES = Path(__file__).parent / "cases"  # those the repository keeps
 INPUTS = ("wav", "wav_padding_mask", "img", "src_tokens", "target_tokens", "mask")
@@ -215,14 +216,17 @@ def _watch(*modules: torch.nn.Module):
             handle.remove()
 
 
+EVERY = Kept(("ffn", "block"))
+
+
 def _first_step(case: Case, task: Pretraining) -> dict:
-    """What enters and leaves student and teacher in step 0."""
+    """What enters and leaves student and teacher in step 0, at all positions."""
     model, batch = task.model, case.batch(0)
     student, teacher = model.student, model.teacher
-    watched = (student.encoder, student.backbone, teacher.encoder, teacher.backbone)
-    with torch.no_grad(), _watch(*watched) as (s_encoder, s_backbone, t_encoder, t_backbone):
-        model(batch)
+    with torch.no_grad(), _watch(student.encoder, teacher.encoder) as (s_encoder, t_encoder):
         x, padding = student.encoder.local_features(batch)
+        seen, _ = student.see(x, padding, batch)
+        output = teacher(x, padding, batch, keep=EVERY)
         targets = model.targets(x, padding, batch)
     # audio: before the positions; vision: with the class token
     side = (lambda w: w["inputs"][0]) if case.kind == "speech" else (lambda w: w["output"][0])
@@ -230,12 +234,11 @@ def _first_step(case: Case, task: Pretraining) -> dict:
         "step0.student_encoder_input": side(s_encoder),
         "step0.teacher_input": side(t_encoder),
         "step0.teacher_layers.input": t_encoder["output"][0],
-        "step0.student_encoder_output": s_backbone["output"].x,
+        "step0.student_encoder_output": seen.x,
         "step0.target_all_positions": targets,
     }
-    output = t_backbone["output"]
-    for kind, layers in (("ffn_out", output.ffn), ("block_end", output.blocks)):
-        for i, layer in enumerate(layers):
+    for kind, layers in (("ffn_out", "ffn"), ("block_end", "block")):
+        for i, layer in enumerate(output.layers[layers]):
             found[f"step0.teacher_layers.{i}.{kind}"] = student.positions(layer)
     with torch.no_grad():
         if case.kind == "speech":
@@ -252,10 +255,11 @@ def _features(case: Case, task: Pretraining) -> dict:
     student = task.model.student.eval()
     batch = case.batch(case.trace["features"]["batch_of_step"], masked=False)
     with torch.no_grad(), _watch(student.encoder) as (encoder,):
-        output, padding = student(batch)
-    hidden = [encoder["output"][0], *output.blocks]
+        x, padding = student.encoder.local_features(batch)
+        output, padding = student.see(x, padding, batch, keep=EVERY)
+    hidden = [encoder["output"][0], *output.layers["block"]]
     found = {f"features.hidden.{i}": h for i, h in enumerate(hidden)}
-    found |= {f"features.ffn_out.{i}": f for i, f in enumerate(output.ffn)}
+    found |= {f"features.ffn_out.{i}": f for i, f in enumerate(output.layers["ffn"])}
     # fairseq's vision model drops the class token, the original returns it
     whole = case.family == "data2vec_vision"
     found["features.x"] = output.x if whole else student.positions(output.x)

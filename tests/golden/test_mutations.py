@@ -36,17 +36,20 @@ def top_layers_shifted(case, patch):
     """The K layers below the top one, as if the list had the input in front and not the output."""
     forward = model.Teacher.forward
 
-    def shifted(self, *inputs):
-        output, padding = forward(self, *inputs)
-        return replace(output, ffn=output.ffn[:-1], blocks=output.blocks[:-1]), padding
+    def shifted(self, *inputs, keep, **wanted):
+        one_more = replace(keep, top=None if keep.top is None else keep.top + 1)
+        output = forward(self, *inputs, keep=one_more, **wanted)
+        layers = {name: found[:-1] for name, found in output.layers.items()}
+        return replace(output, layers=layers)
 
     patch.setattr(model.Teacher, "forward", shifted)
 
 
 def norm_over_the_other_axis(case, patch):
-    right = {"instance": "layer", "layer": "instance"}
-    normalise = model.normalise
-    patch.setattr(model, "normalise", lambda x, kind: normalise(x, right.get(kind, kind)))
+    other = {"instance": "layer", "layer": "instance", "none": "none"}
+    right = case.params.target
+    norms = ("layer_norm", "final_norm")
+    change(case, target={name: other[getattr(right, name)] for name in norms})
 
 
 def norm_over_the_batch(case, patch):
@@ -147,15 +150,15 @@ def loss_at_the_seen_positions(case, patch):
 def teacher_with_mask(case, patch):
     targets = model.Data2Vec.targets
 
-    def wrong(self, x, padding, batch):
+    def wrong(self, x, padding, batch, masked=None):
         encoder = self.student.encoder
         if "features" in self.teacher.shared:
-            return targets(self, *encoder.mask_features(x, padding, batch), batch)
+            return targets(self, *encoder.mask_features(x, padding, batch), batch, masked)
         own = self.teacher.encoder
         local = own.local_features
         own.local_features = lambda b: own.mask_features(*local(b), b)
         try:
-            return targets(self, x, padding, batch)
+            return targets(self, x, padding, batch, masked)
         finally:
             del own.local_features
 
@@ -166,10 +169,10 @@ def student_for_teacher(case, patch):
     """Targets from the student's blocks, in evaluation mode and without a mask."""
     targets = model.Data2Vec.targets
 
-    def wrong(self, x, padding, batch):
+    def wrong(self, x, padding, batch, masked=None):
         own = copy.deepcopy(self.teacher.backbone.state_dict())
         self.teacher.backbone.load_state_dict(self.student.backbone.state_dict())
-        found = targets(self, x, padding, batch)
+        found = targets(self, x, padding, batch, masked)
         self.teacher.backbone.load_state_dict(own)
         return found
 

@@ -1,8 +1,4 @@
-"""16 kHz waveforms to 50 Hz frames (paper 4.2; wav2vec 2.0 front end with layer norms).
-
-The convolutions run channels-last, as matrix products over windows: equal to Conv1d, and several
-times faster on a CPU, where Conv1d needs a transpose around each LayerNorm.
-"""
+"""16 kHz waveforms to 50 Hz frames (paper 4.2; wav2vec 2.0 front end with layer norms)."""
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +8,8 @@ from d2v import params
 from d2v.dropout import dropout
 from d2v.encoders.base import Batch, Encoder, Features, Freeze
 from d2v.encoders.frames import frame_count
+from d2v.encoders.windows import Runs, WindowConv, chain, visible
+from d2v.linear import Linear
 
 
 class SpeechEncoder(Encoder):
@@ -31,8 +29,12 @@ class SpeechEncoder(Encoder):
         """Embed `waves` (B, S) as frames (B, T, D).
 
         `samples` (B,) are the real lengths; without them nothing is padded. Padding is (B, T).
+        Frames that `mask` (B, T) hides give the front end no gradient: the student does not see
+        them, the teacher does not learn.
         """
-        x = self.features(batch["waves"])
+        mask = batch.get("mask")
+        on_host = mask is not None and mask.device.type == "cpu" and torch.is_grad_enabled()
+        x = self.features(batch["waves"], visible(mask) if on_host and mask is not None else None)
         if "samples" not in batch:
             return x, None
         frames = frame_count(batch["samples"], self.conv_layers)
@@ -78,60 +80,22 @@ class FrontEnd(nn.Module):
         )
         self.norms = nn.ModuleList(nn.LayerNorm(c) for c in channels[1:])
         self.norm = nn.LayerNorm(channels[-1])
-        self.projection = nn.Linear(channels[-1], dim)
+        self.projection = Linear(channels[-1], dim)
 
-    def convolve(self, waves: Tensor) -> Tensor:
+    def convolve(self, waves: Tensor, needed: list[Runs] | None = None) -> Tensor:
         """Waveforms (B, S) to channels (B, T, C), before norm and projection."""
         x = waves.unsqueeze(-1)
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = F.gelu(norm(conv(x)))
+        every = [None] * len(self.convs) if needed is None else chain(self.convs, needed)
+        for conv, norm, runs in zip(self.convs, self.norms, every, strict=True):
+            x = F.gelu(norm(conv(x, runs)))
         return x
 
-    def forward(self, waves: Tensor) -> Tensor:
-        """Waveforms (B, S) to local features (B, T, D)."""
-        return self.projection(self.norm(self.convolve(waves)))
+    def forward(self, waves: Tensor, needed: list[Runs] | None = None) -> Tensor:
+        """Waveforms (B, S) to local features (B, T, D).
 
-
-class WindowConv(nn.Module):
-    """Conv1d without bias or padding on channels-last input, as a sum of matrix products.
-
-    A kernel of k taps and stride s is cut into groups of s taps: the frames of one group lie side
-    by side in memory, so each group is one product over a view, without copying windows.
-    """
-
-    def __init__(self, before: int, after: int, kernel: int, stride: int) -> None:
-        super().__init__()
-        self.kernel, self.stride = kernel, stride
-        self.weight = nn.Parameter(torch.empty(after, before, kernel))
-        nn.init.kaiming_normal_(self.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, C) to (B, (T - kernel) // stride + 1, C')."""
-        length, channels = x.shape[1:]
-        frames = (length - self.kernel) // self.stride + 1
-        if channels == 1:
-            windows = x.squeeze(-1).unfold(1, self.kernel, self.stride)
-            return F.linear(windows, self.weight.squeeze(1))
-        out: Tensor | None = None
-        for first in range(0, self.kernel, self.stride):
-            taps = min(self.stride, self.kernel - first)
-            part = self._group(x, first, taps, frames)
-            weight = self.weight[:, :, first : first + taps].transpose(1, 2).flatten(1)
-            product = F.linear(part, weight)
-            out = product if out is None else out + product
-        assert out is not None
-        return out
-
-    def _group(self, x: Tensor, first: int, taps: int, frames: int) -> Tensor:
-        """Taps first .. first + taps - 1 of every window: (B, frames, taps * C)."""
-        batch, _, channels = x.shape
-        if taps == 1:
-            return x[:, first : first + (frames - 1) * self.stride + 1 : self.stride]
-        span = x[:, first : first + frames * self.stride]
-        if span.shape[1] < frames * self.stride:
-            # the last window ends before its group is full
-            span = F.pad(span, (0, 0, 0, frames * self.stride - span.shape[1]))
-        return span.reshape(batch, frames, self.stride * channels)[..., : taps * channels]
+        `needed`: frames of each example whose gradient is not zero, on a CPU; None: all.
+        """
+        return self.projection(self.norm(self.convolve(waves, needed)))
 
 
 class ConvPositions(nn.Module):

@@ -14,6 +14,7 @@ from d2v.heads import LetterHead
 from d2v.interop.content import Architecture, Content, refuse_faults
 from d2v.model import Student, regression_head
 from d2v.task import build_head
+from d2v.transformer import Kept
 
 
 class Model(nn.Module):
@@ -72,8 +73,8 @@ class Model(nn.Module):
         """
         x, padding = self.student.encoder.local_features(batch)
         h, padding = self.student.encoder(x, padding)
-        output = self.student.backbone(h, padding)
-        return [h, *output.blocks], self._logits(output.x, padding), padding
+        output = self.student.backbone(h, padding, keep=Kept(("block",)))
+        return [h, *output.layers["block"]], self._logits(output.x, padding), padding
 
     def _logits(self, x: Tensor, padding: Tensor | None) -> Tensor | None:
         if self.head is None:

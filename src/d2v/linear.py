@@ -1,0 +1,77 @@
+"""Linear layers; on a CPU through oneDNN, a tenth faster than the BLAS that PyTorch takes.
+
+Measured with two threads of an AMD EPYC at the shapes of the Base models: forward 204 to 221
+GFLOP/s against 185 to 204, gradients of inputs alike; gradients of weights gain nothing. The
+operator is the one that compiled models call (torch._inductor); where PyTorch lacks it, where a
+product is small, or not float32 on a CPU, this is `torch.nn.functional.linear`.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+LEAST = 10**8  # operations below which finding oneDNN's kernel costs as much as it saves
+_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+class Linear(nn.Linear):
+    """nn.Linear, computed by `linear`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., inputs) to (..., outputs)."""
+        return linear(x, self.weight, self.bias)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x weight' + bias: (..., inputs) to (..., outputs), as torch.nn.functional.linear."""
+    if not fits(x, weight):
+        return F.linear(x, weight, bias)
+    if torch.is_grad_enabled():
+        found: Tensor = _Linear.apply(x, weight, bias)
+        return found
+    return product(x, weight, bias)
+
+
+def fits(x: Tensor, weight: Tensor) -> bool:
+    """Whether `product` is there for these, and pays."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and 2 * x.numel() * len(weight) >= LEAST
+        and _ONEDNN
+        and not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`linear` by oneDNN, without gradients."""
+    rows = x.reshape(-1, x.shape[-1])
+    if not (weight.is_contiguous() or weight.t().is_contiguous()):
+        weight = weight.contiguous()  # oneDNN takes other strides to a loop in plain C++
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
+    return found.view(*x.shape[:-1], len(weight))
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return product(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        dx = dw = db = None
+        rows = grad.reshape(-1, grad.shape[-1])
+        if ctx.needs_input_grad[0]:
+            dx = product(rows, weight.t()).view(x.shape)
+        if ctx.needs_input_grad[1]:
+            dw = rows.t() @ x.reshape(-1, x.shape[-1])
+        if ctx.needs_input_grad[2]:
+            db = rows.sum(0)
+        return dx, dw, db
