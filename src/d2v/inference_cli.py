@@ -34,7 +34,7 @@ def features_main(argv: Sequence[str] | None = None) -> None:
     def shown(found: Iterator["Features"]) -> Iterator["Features"]:
         return progress(found, "features", total)
 
-    layers: "Layers" = "all" if a.layers == "all" else int(a.layers)
+    layers: Layers = "all" if a.layers == "all" else int(a.layers)
     count = save_features(model, a.inputs, a.out, layers, shown)
     print(f"{a.out}: {count} input(s)")
 
