@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from d2v import params, runs
+from d2v.interop.module import without_values
 from d2v.model import Student
 
 
@@ -70,13 +71,24 @@ def _counted(p: params.Pretrain, size: int) -> Forward:
     backbone = p.backbone.model_copy(update={**without, "deep_norm": False})
     key = f"{p.encoder.kind} {p.encoder.model_dump(exclude={'dropout'})} {backbone} {size}"
     if key not in _known:
-        _known[key] = _count(p.encoder, backbone, size)
+        # blocks are alike: what a second one adds, every further one adds
+        one, two = (
+            _count(p.encoder, backbone.model_copy(update={"depth": depth}), size)
+            for depth in (1, 2)
+        )
+        more = p.backbone.depth - 1
+        _known[key] = Forward(
+            one.encoder,
+            one.backbone + more * (two.backbone - one.backbone),
+            one.positions,
+            one.parameters + more * (two.parameters - one.parameters),
+        )
     return _known[key]
 
 
 @torch.no_grad()
 def _count(encoder: params.Encoder, backbone: params.Backbone, size: int) -> Forward:
-    with torch.device("meta"):
+    with without_values():
         student = Student(encoder, backbone).eval()
     with FlopCounterMode(display=False) as counter:
         x, padding = student.encoder.local_features(_input(encoder, size))
