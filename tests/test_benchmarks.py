@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import batches  # noqa: E402
+import overhead  # noqa: E402
 import peer  # noqa: E402
 import regressions  # noqa: E402
 import step  # noqa: E402
@@ -112,6 +113,49 @@ def test_a_slower_machine_is_not_slower_code() -> None:
     after["start"]["d2v --help"] = 0.4
     after["decoding"]["rows"][0]["cpu"] = 0.2
     assert not regressions.worse(FOUND, after)
+
+
+def test_every_command_and_base_model_is_started_against_a_bar() -> None:
+    from d2v import cli
+
+    helps = {f"d2v {name} --help" for name in (*cli.OWN, *cli.COMMANDS)} | {"d2v --help"}
+    assert helps < overhead.STARTS.keys()
+    assert all(overhead.BARS[name] == 0.5 for name in helps)
+    assert overhead.BARS["a run of speech-base"] == overhead.BARS["d2v check"] == 3.0
+    assert overhead.BARS.keys() < overhead.STARTS.keys()
+
+
+def test_starts_are_measured_by_both_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = "import time; end = time.process_time() + 0.2\nwhile time.process_time() < end: pass"
+    commands = {"d2v --help": busy, "d2v check": "import time; time.sleep(0.2)"}
+    starts = {name: [sys.executable, "-c", code] for name, code in commands.items()}
+    monkeypatch.setattr(overhead, "STARTS", starts)
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))  # which it sets
+    found = overhead.run(["--repeat", "1", "--no-dag"])
+    assert found.keys() == {"start", "start_cpu"}
+    assert min(found["start"].values()) > 0.2
+    assert found["start_cpu"]["d2v --help"] > 0.2
+    assert found["start_cpu"]["d2v check"] < found["start"]["d2v check"]
+    assert "| d2v check | " in overhead.table(found)
+    monkeypatch.setattr(overhead, "STARTS", {"broken": [sys.executable, "-c", "1 / 0"]})
+    with pytest.raises(SystemExit, match="ZeroDivisionError"):
+        overhead.run(["--repeat", "1", "--no-dag"])
+
+
+def test_a_bar_may_be_met_by_cpu_time_only() -> None:
+    found = {
+        "start": {"import torch": 2.0, "d2v --help": 0.4, "d2v check": 4.0, "d2v plan": 4.0},
+        "start_cpu": {"import torch": 2.0, "d2v --help": 0.4, "d2v check": 2.9, "d2v plan": 3.1},
+        "dag": {"tables, small": 1.0},
+        "dag_cpu": {"tables, small": 0.9},
+    }
+    assert overhead.table(found).splitlines()[2:] == [
+        "| import torch | 2.00 | 2.00 |  |  |",
+        "| d2v --help | 0.40 | 0.40 | 0.5 | yes |",
+        "| d2v check | 4.00 | 2.90 | 3.0 | by CPU time only |",
+        "| d2v plan | 4.00 | 3.10 | 3.0 | no |",
+        "| tables, small | 1.00 | 0.90 |  |  |",
+    ]
 
 
 def call(script: str, *words: str) -> subprocess.CompletedProcess[str]:

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 
 # submitit takes one from 20000 to 60000; from 32768 on Linux gives ports to any connection, so that
@@ -98,6 +97,11 @@ def any_of(here: bool) -> bool:
 
 def gather_moments(optimiser: torch.optim.Optimizer) -> None:
     """Bring the shares of a sharded optimiser to the main process, which may save them then."""
+    if not dist.is_initialized():
+        return
+    # here: it takes a third as long to import as all of torch, and one process never shards
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
     if isinstance(optimiser, ZeroRedundancyOptimizer):
         optimiser.consolidate_state_dict(to=0)
 

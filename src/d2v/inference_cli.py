@@ -1,16 +1,19 @@
-"""`d2v features`, `d2v transcribe`, `d2v classify`: what a checkpoint says of files and texts."""
+"""`d2v features`, `d2v transcribe`, `d2v classify`: what a checkpoint says of files and texts.
+
+What imports PyTorch waits until the command line is known to be good.
+"""
 
 import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from d2v import params
-from d2v.data.inputs import expanded
-from d2v.data.layout import progress
 from d2v.errors import UserError
-from d2v.inference import Features, Layers, classify, device, save_features, transcribe
-from d2v.interop.module import Model
-from d2v.loading import load
+
+if TYPE_CHECKING:
+    from d2v.inference import Features, Layers
+    from d2v.interop.module import Model
 
 
 def features_main(argv: Sequence[str] | None = None) -> None:
@@ -21,10 +24,14 @@ def features_main(argv: Sequence[str] | None = None) -> None:
     a = parser.parse_args(argv)
     if a.layers != "all" and not a.layers.isdecimal():
         raise UserError(f"--layers {a.layers}: all, or the number of one layer")
-    model = load(a.checkpoint, device(a.device))
+    from d2v.data.inputs import expanded
+    from d2v.data.layout import progress
+    from d2v.inference import save_features
+
+    model = _model(a)
     total = len(expanded(model, a.inputs))
 
-    def shown(found: Iterator[Features]) -> Iterator[Features]:
+    def shown(found: Iterator["Features"]) -> Iterator["Features"]:
         return progress(found, "features", total)
 
     layers: Layers = "all" if a.layers == "all" else int(a.layers)
@@ -45,6 +52,8 @@ def transcribe_main(argv: Sequence[str] | None = None) -> None:
     decode = usual.model_copy(
         update={k: getattr(a, k) for k in ("beam", "lm_weight", "word_score", "silence_score")}
     )
+    from d2v.inference import transcribe
+
     for name, words in transcribe(_model(a), a.inputs, a.lm, decode):
         print(f"{name}\t{words}", flush=True)
 
@@ -52,6 +61,8 @@ def transcribe_main(argv: Sequence[str] | None = None) -> None:
 def classify_main(argv: Sequence[str] | None = None) -> None:
     """Command line of `d2v classify`: a line an input, name, class and probability."""
     a = _parser("classify", "print the class of files or texts").parse_args(argv)
+    from d2v.inference import classify
+
     for found in classify(_model(a), a.inputs):
         if found.scores:
             print(f"{found.name}\t{found.prediction}\t{max(found.scores.values()):.4f}", flush=True)
@@ -72,5 +83,8 @@ def _parser(name: str, text: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _model(a: argparse.Namespace) -> Model:
+def _model(a: argparse.Namespace) -> "Model":
+    from d2v.inference import device
+    from d2v.loading import load
+
     return load(a.checkpoint, device(a.device))

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.optim import ZeroRedundancyOptimizer
 
 from d2v import params
 from d2v.task import Named, Task
@@ -23,6 +22,8 @@ def build(task: Task, p: params.Optimiser, shard: bool = False) -> torch.optim.O
         "lr": p.lr, "betas": (p.betas[0], p.betas[1]), "eps": p.eps, "fused": True,
     }  # fmt: skip
     if shard and dist.is_initialized():
+        from torch.distributed.optim import ZeroRedundancyOptimizer  # here: slow to import
+
         return ZeroRedundancyOptimizer(groups(task, p), torch.optim.AdamW, **options)
     return torch.optim.AdamW(groups(task, p), **options)
 

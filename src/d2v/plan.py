@@ -7,8 +7,9 @@ the weights. Validation, evaluation and data loading are not counted.
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from d2v.runs import Run
 KEPT = 2  # checkpoints of a run on disk (d2v.trainer.KEEP)
 # dense bf16 (V100: fp16) matrix products by the maker's data sheets, operations a second
 PEAK = {"v100": 125e12, "a100": 312e12, "h100": 989e12, "h200": 989e12}
+MODALITIES = ("vision", "speech", "text")
+USUAL = 0.4  # utilisation
 SPEECH_S = 12.3  # mean utterance of LibriSpeech: 961 h / 281,241
 LABELLED_TOKENS = 128  # GLUE: more than the mean length of any of its tasks
 RATE = 16_000
@@ -93,6 +96,8 @@ def _job(experiment: Experiment, run: Run, speed: Speed, gpus: int) -> Job:
         steps, copies = 0, 1
     examples = steps * _examples(train, size)
     work = examples * one
+    if model.encoder.kind not in speed.flops:
+        raise UserError(f"{speed.source}: holds no rate of {model.encoder.kind}, for {run.id}")
     hours = work / speed.flops[model.encoder.kind] / 3600
     disk = KEPT * copies * 4 * flops.parameter_count(model, size) / 1e9
     return Job(run.id, table, steps, examples, work / 1e15, gpus, hours, hours / gpus, 0.0, disk)
@@ -139,17 +144,69 @@ def _outputs(task: Finetune) -> int:
     return getattr(task.task, "classes", 32)
 
 
-def speed_of(device: str, utilisation: float, measured: Path | None) -> Speed:
-    """Rate of a device at a utilisation, or as a benchmark measured it.
+def chosen(jobs: Sequence[Job], patterns: Sequence[str]) -> list[Job]:
+    """The jobs that any pattern names, with or without what follows kind and name.
+
+    Raises UserError for a pattern that names none.
+    """
+    for pattern in patterns:
+        if not any(_is(job, pattern) for job in jobs):
+            raise UserError(f"--only {pattern}: no such run; try pretrain/* or {jobs[0].run}")
+    return [job for job in jobs if any(_is(job, pattern) for pattern in patterns)]
+
+
+def _is(job: Job, pattern: str) -> bool:
+    return fnmatchcase(job.run, pattern) or fnmatchcase(job.run, f"{pattern}/*")
+
+
+def shares(words: str) -> dict[str, float]:
+    """Utilisation by modality: one number for all, or `vision=0.5,speech=0.4`, others as usual.
+
+    Raises UserError for what is no share, and for modalities that do not exist or occur twice.
+    """
+    if "=" not in words:
+        return dict.fromkeys(MODALITIES, _share(words))
+    found: dict[str, float] = {}
+    for word in words.split(","):
+        kind, _, share = word.strip().partition("=")
+        if kind not in MODALITIES or kind in found:
+            raise UserError(
+                f"--utilisation {words}: '{word.strip()}': each of {', '.join(MODALITIES)} once"
+                " at most, with = and its share"
+            )
+        found[kind] = _share(share)
+    return dict.fromkeys(MODALITIES, USUAL) | found
+
+
+def _share(word: str) -> float:
+    try:
+        share = float(word)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise UserError(f"--utilisation: '{word}': a share above 0, at most 1, is needed")
+    return share
+
+
+def speed_of(device: str, utilisation: float | Mapping[str, float], measured: Path | None) -> Speed:
+    """Rate of a device at a utilisation (of all, or by modality), or as a benchmark measured it.
 
     Raises UserError for an unknown device and a file that is no benchmark's.
     """
     if measured is None:
         if device not in PEAK:
             raise UserError(f"--device {device}: known are {', '.join(PEAK)}")
-        rate = PEAK[device] * utilisation
-        words = f"{device} at {utilisation:.0%} of {PEAK[device] / 1e12:.0f} TFLOP/s, assumed"
-        return Speed(dict.fromkeys(("vision", "speech", "text"), rate), words)
+        if not isinstance(utilisation, Mapping):
+            utilisation = dict.fromkeys(MODALITIES, utilisation)
+        if len(set(utilisation.values())) == 1:
+            words = f"{next(iter(utilisation.values())):.0%}"
+        else:
+            words = ", ".join(f"{share:.0%} ({kind})" for kind, share in utilisation.items())
+        peak = PEAK[device]
+        return Speed(
+            {kind: peak * share for kind, share in utilisation.items()},
+            f"{device} at {words} of {peak / 1e12:.0f} TFLOP/s, assumed",
+        )
     try:
         found = json.loads(measured.read_text())
         gemm = 1e9 * float(found["gemm_gflops"])
@@ -161,101 +218,46 @@ def speed_of(device: str, utilisation: float, measured: Path | None) -> Speed:
         ) from None
 
 
-def report(experiment: Experiment, jobs: Sequence[Job], speed: Speed) -> str:
-    """The jobs of one shape a line each, and totals of each table."""
-    import pandas as pd
-
-    frame = pd.DataFrame([asdict(job) for job in jobs])
-    frame["job"] = ["/".join(job.run.split("/")[:2]) for job in jobs]
-    first = dict.fromkeys(("updates", "examples", "pflop", "gpus", "gpu_hours", "cpu_hours"), "max")
-    each = frame.groupby(["table", "job"], sort=False).agg({"run": "size", **first})
-    rows = [
-        [
-            str(job),
-            f"{r['run']:,.0f}",
-            f"{r['updates']:,.0f}",
-            f"{r['examples']:.3g}",
-            f"{1e15 * r['pflop']:.2g}",
-            f"{r['gpus']:.0f}",
-            _hours(r["gpu_hours"]),
-            _hours(r["cpu_hours"]),
-        ]
-        for (_, job), r in zip(each.index, each.to_dict("records"), strict=True)
-    ]
-    header = ["", "runs", "updates", "examples", "FLOP", "GPUs", "GPU-hours", "CPU-hours"]
-    sums = frame.groupby("table", sort=False)[["pflop", "gpu_hours", "cpu_hours"]].sum()
-    totals = [
-        [str(name), f"{1e15 * t.pflop:.2g}", _hours(t.gpu_hours), _hours(t.cpu_hours)]
-        for name, t in [*sums.iterrows(), ("all", sums.sum())]
-    ]
-    sets = {name: DISK_GB[name] for name in runs.all_datasets(experiment) if name in DISK_GB}
-    return "\n".join(
-        [
-            f"{experiment.title}: what it costs",
-            f"speed: {speed.source}",
-            "examples, FLOP and hours are those of one run; FLOP counted from the models: student"
-            " forward and backward, teacher forward; no validation, no waiting for data",
-            f"assumed: utterances of {SPEECH_S} s, {LABELLED_TOKENS} tokens a labelled text,"
-            f" decoding {DECODING} core-seconds a second of speech at a beam of 500",
-            "",
-            *_aligned([header, *rows]),
-            "",
-            *_aligned(
-                [
-                    ["total of a table, with its pre-training", "FLOP", "GPU-hours", "CPU-hours"],
-                    *totals,
-                ]
-            ),
-            "",
-            f"disk: prepared sets about {sum(sets.values()):,.0f} GB"
-            f" ({', '.join(f'{k} {v:g}' for k, v in sets.items())}),"
-            f" checkpoints {frame['disk_gb'].sum():,.0f} GB",
-        ]
-    )
-
-
 def as_json(jobs: Sequence[Job], speed: Speed) -> str:
     """The same for programs."""
     content: dict[str, Any] = {"speed": asdict(speed), "jobs": [asdict(job) for job in jobs]}
     return json.dumps(content, indent=1)
 
 
-def _hours(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:,.1f}"
-
-
-def _aligned(rows: list[list[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """`d2v plan [FILE]`."""
-    parser = argparse.ArgumentParser(prog="d2v plan", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="d2v plan", description=__doc__.split("\n")[0].split(": ")[1]
+    )
     parser.add_argument(
         "experiment", nargs="?", type=Path, default=Path("params/mini.yaml"), metavar="FILE",
         help="parameters of the experiment (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--device", default="h100", help=f"one of {', '.join(PEAK)}")
     parser.add_argument(
-        "--utilisation", type=float, default=0.4, metavar="SHARE",
-        help="share of the device's rate of matrix products (default: %(default)s)",
+        "--utilisation", default=str(USUAL), metavar="SHARE",
+        help="share of the device's rate of matrix products that training reaches: a number, or"
+        " one a modality, vision=0.5,text=0.45,speech=0.4 (default: %(default)s of each)",
     )  # fmt: skip
     parser.add_argument(
         "--measured", type=Path, metavar="FILE",
         help="result of a benchmark (benchmarks/results/*.json), in place of both",
     )  # fmt: skip
+    parser.add_argument(
+        "--only", nargs="+", metavar="RUN",
+        help="runs to plan, in place of all: pretrain/text-base, 'finetune/*'",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="every run, for programs")
     args = parser.parse_args(argv)
-    if not 0 < args.utilisation <= 1:
-        raise UserError(f"--utilisation {args.utilisation}: a share above 0, at most 1, is needed")
+    utilisation = shares(args.utilisation)
     experiment = params.load(args.experiment)
-    speed = speed_of(args.device, args.utilisation, args.measured)
+    speed = speed_of(args.device, utilisation, args.measured)
     jobs = plan(experiment, speed)
-    print(as_json(jobs, speed) if args.json else report(experiment, jobs, speed))
+    if args.only:
+        jobs = chosen(jobs, args.only)
+    if args.json:
+        print(as_json(jobs, speed))
+        return
+    from d2v.results import budget
+
+    print(budget.report(experiment, jobs, speed))

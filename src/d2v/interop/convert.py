@@ -1,16 +1,17 @@
-"""`d2v convert SRC --to d2v|hf|tokenizer [-o DIR]`: any known checkpoint in another format."""
+"""`d2v convert SRC --to d2v|hf|tokenizer [-o DIR]`: any known checkpoint in another format.
+
+What imports PyTorch waits until the command line is known to be good.
+"""
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from d2v.checkpoint import sha256
 from d2v.errors import UserError
-from d2v.interop import hf_export, own
-from d2v.interop.content import Content
-from d2v.interop.reading import read
-from d2v.interop.tokenizing import write_tokenizer
+
+if TYPE_CHECKING:
+    from d2v.interop.content import Content
 
 
 def convert(
@@ -30,6 +31,11 @@ def convert(
     out = Path(out) if out is not None else Path(f"{_name(source)}-{to}")
     if out.exists():
         raise UserError(f"{out}: exists; name another folder with -o, or remove it")
+    from d2v.checkpoint import sha256
+    from d2v.interop import hf_export, own
+    from d2v.interop.reading import read
+    from d2v.interop.tokenizing import write_tokenizer
+
     content = read(source)
     content.provenance.setdefault("format", content.format)
     content.provenance.setdefault("source", content.source.name)
@@ -52,7 +58,7 @@ def convert(
     return out
 
 
-def describe(content: Content) -> str:
+def describe(content: "Content") -> str:
     """Format, size and parts in one line."""
     a, b = content.architecture, content.architecture.backbone
     parts = [f"{a.task.kind} head with {a.outputs} outputs"] if a.task else []
@@ -68,7 +74,9 @@ def describe(content: Content) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """Command line of `d2v convert`."""
-    top = argparse.ArgumentParser(prog="d2v convert", description=__doc__.split(": ")[1])
+    top = argparse.ArgumentParser(
+        prog="d2v convert", description=__doc__.split("\n")[0].split(": ")[1]
+    )
     top.add_argument("source", type=Path, metavar="SRC", help="file or folder of a checkpoint")
     top.add_argument(
         "--to", choices=("d2v", "hf", "tokenizer"), required=True, help="format to write"

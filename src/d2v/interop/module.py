@@ -1,6 +1,7 @@
 """The modules of a checkpoint, made without memory for their weights, then given them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -101,9 +102,16 @@ class _NoValues(TorchFunctionMode):
 DRAWING = {"normal_", "uniform_", "trunc_normal_", "kaiming_normal_", "kaiming_uniform_"}
 
 
+@contextmanager
+def without_values() -> Iterator[None]:
+    """Modules that are made inside have shapes, but no values and no memory for them."""
+    with torch.device("meta"), _NoValues():
+        yield
+
+
 def empty(architecture: Architecture) -> Model:
     """The modules with shapes and without values."""
-    with torch.device("meta"), _NoValues():
+    with without_values():
         return Model(architecture)
 
 

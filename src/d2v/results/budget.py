@@ -1,0 +1,85 @@
+"""What `d2v plan` prints: jobs of one shape a line each, totals of each table, disk."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from d2v import plan, runs
+from d2v.params import Experiment
+from d2v.plan import Job, Speed
+
+JOBS = ["", "runs", "updates", "examples", "FLOP", "GPUs", "GPU-hours", "CPU-hours"]
+TOTALS = ["total by the table that needs it", "FLOP", "GPU-hours", "CPU-hours"]
+
+
+def report(experiment: Experiment, jobs: Sequence[Job], speed: Speed) -> str:
+    """The jobs, their sums and what was assumed, as text for people."""
+    needed = [n for j in jobs for n in runs.datasets(experiment, runs.parse(experiment, j.run))]
+    sets = {name: plan.DISK_GB[name] for name in dict.fromkeys(needed) if name in plan.DISK_GB}
+    shapes = _grouped(jobs, lambda job: "/".join(job.run.split("/")[:2]))
+    tables = _grouped(jobs, lambda job: job.table) | {"all": list(jobs)}
+    return "\n".join(
+        [
+            f"{experiment.title}: what it costs",
+            f"speed: {speed.source}",
+            "updates to CPU-hours of a line are those of one run, the longest of its runs",
+            "FLOP: counted from the models, student forward and backward, teacher forward;"
+            " no validation",
+            f"assumed: no waiting for data, utterances of {plan.SPEECH_S} s,"
+            f" {plan.LABELLED_TOKENS} tokens a labelled text,",
+            f"  {plan.DECODING} core-seconds to decode a second of speech with a beam of 500",
+            "",
+            *_aligned([JOBS, *(_line(name, group) for name, group in shapes.items())]),
+            "",
+            *_aligned([TOTALS, *(_total(name, group) for name, group in tables.items())]),
+            "",
+            f"disk: prepared sets about {sum(sets.values()):,.0f} GB"
+            f" ({', '.join(f'{name} {size:g}' for name, size in sets.items())}),"
+            f" checkpoints {sum(job.disk_gb for job in jobs):,.0f} GB",
+        ]
+    )
+
+
+def _grouped(jobs: Iterable[Job], key: Callable[[Job], str]) -> dict[str, list[Job]]:
+    groups: dict[str, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(key(job), []).append(job)
+    return groups
+
+
+def _line(name: str, group: Sequence[Job]) -> list[str]:
+    return [
+        name,
+        f"{len(group):,}",
+        f"{max(job.updates for job in group):,}",
+        f"{max(job.examples for job in group):.3g}",
+        f"{1e15 * max(job.pflop for job in group):.2g}",
+        f"{max(job.gpus for job in group)}",
+        _hours(max(job.gpu_hours for job in group)),
+        _hours(max(job.cpu_hours for job in group)),
+    ]
+
+
+def _total(name: str, group: Sequence[Job]) -> list[str]:
+    return [
+        name,
+        f"{1e15 * sum(job.pflop for job in group):.2g}",
+        _hours(sum(job.gpu_hours for job in group)),
+        _hours(sum(job.cpu_hours for job in group)),
+    ]
+
+
+def _hours(value: float) -> str:
+    """Nothing and next to nothing are told apart."""
+    if 0 < value < 0.05:
+        return "<0.1"
+    return f"{value:,.0f}" if value >= 100 or value == 0 else f"{value:,.1f}"
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
