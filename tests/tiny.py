@@ -90,6 +90,9 @@ class Points:
             "counted": torch.tensor([e["counted"] for e in examples]),
         }
 
+    def finish(self, batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+        return batch
+
 
 CLOCK = ("examples_per_s", "steps_per_s")  # of a line of the log: not equal between runs
 OPTIMISER = params.Optimiser(lr=1e-2, betas=[0.9, 0.98], eps=1e-6, weight_decay=0.01, clip=1.0)

@@ -1,10 +1,26 @@
-"""The device that a process computes on: its batches and its random numbers."""
+"""The device that a process computes on: its memory, its batches and its random numbers."""
 
+import ctypes
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
+
+
+def keep_memory(device: torch.device) -> None:
+    """Let a process that computes on the CPU keep what it frees, for its next step.
+
+    By default glibc gives large tensors back to the system at once, and the next step gets empty
+    pages for them, one fault each: a sixth of a step of speech Base. Other C libraries are left as
+    they are.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if device.type == "cpu" and mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, -1)
 
 
 def move(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:

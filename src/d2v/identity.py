@@ -13,6 +13,8 @@ PORTIONS = {
     "checkpoint_minutes",
     "workers",
     "cpus",
+    "compile",
+    "recompute",
     "shard",
     "rebound",
 }

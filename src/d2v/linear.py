@@ -38,11 +38,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def fits(x: Tensor, weight: Tensor) -> bool:
     """Whether `product` is there for these, and pays."""
     return (
-        x.device.type == "cpu"
+        not torch.compiler.is_compiling()
+        and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and 2 * x.numel() * len(weight) >= LEAST
         and _ONEDNN
-        and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
     )
 

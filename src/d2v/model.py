@@ -73,7 +73,7 @@ class Data2Vec(nn.Module):
 
     def __init__(self, p: params.Pretrain) -> None:
         super().__init__()
-        self.target = p.target
+        self.target, self.average = p.target, Average(p.target)
         self.student = Student(p.encoder, p.backbone)
         self.head = regression_head(p.regression, p.backbone)
         self.teacher = Teacher(self.student.encoder, self.student.backbone, p.ema)
@@ -120,7 +120,7 @@ class Data2Vec(nn.Module):
         layers = output.layers[p.feature]
         if rows is None:
             layers = [self.student.positions(layer) for layer in layers]
-        target = averaged(layers, p)
+        target: Tensor = self.average(layers)
         return at_rows(target, masked) if masked is not None and rows is None else target
 
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
@@ -135,13 +135,20 @@ class Data2Vec(nn.Module):
         self.teacher.update(self.student.encoder, self.student.backbone, decay)
 
 
-def averaged(layers: list[Tensor], p: params.Target) -> Tensor:
-    """Mean of layers (..., D), each normalised, normalised again; in float32."""
-    first, *others = (normalise(layer.float(), p.layer_norm) for layer in layers)
-    total = first if p.layer_norm != "none" else first.clone()
-    for other in others:
-        total += other
-    return normalise(total.div_(len(layers)), p.final_norm)
+class Average(nn.Module):
+    """Targets of layers: their mean, each normalised, normalised again; no parameters."""
+
+    def __init__(self, p: params.Target) -> None:
+        super().__init__()
+        self.layer_norm, self.final_norm = p.layer_norm, p.final_norm
+
+    def forward(self, layers: list[Tensor]) -> Tensor:
+        """K layers (..., D) to one, float32."""
+        first, *others = (normalise(layer.float(), self.layer_norm) for layer in layers)
+        total = first.clone() if self.layer_norm == "none" else first
+        for other in others:
+            total += other
+        return normalise(total.div_(len(layers)), self.final_norm)
 
 
 def normalise(x: Tensor, kind: str) -> Tensor:

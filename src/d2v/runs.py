@@ -27,7 +27,8 @@ OWN_DROPOUTS = (
     "dropout", "attention_dropout", "activation_dropout", "drop_path", "layer_drop",
 )  # fmt: skip
 NEUTRAL_TRAIN = {
-    "log_every", "checkpoint_every", "checkpoint_minutes", "workers", "shard", "rebound",
+    "log_every", "checkpoint_every", "checkpoint_minutes", "workers", "compile", "recompute",
+    "shard", "rebound",
 }  # fmt: skip
 
 

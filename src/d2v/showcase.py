@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from d2v import devices
+from d2v.feeding import Examples
 from d2v.task import Pretraining
-from d2v.trainer import Examples
 from d2v.transformer import Attention
 
 PIXELS = 56  # of an image that is kept, at most
@@ -22,7 +22,7 @@ def attention(task: Pretraining, dataset: Examples) -> dict[str, Any]:
     kept as grey values (H, W), at most PIXELS wide.
     """
     device = next(task.parameters()).device
-    batch = devices.move(dataset.collate([dataset[0, 0]]), device)
+    batch = dataset.finish(devices.move(dataset.collate([dataset[0, 0]]), device), device)
     block: Any = task.backbone().blocks[-1]  # type: ignore[index]
     seen: list[Tensor] = []
 

@@ -72,6 +72,10 @@ class Task(nn.Module):
         """The Transformer that is trained."""
         raise NotImplementedError
 
+    def recompute(self) -> None:
+        """Keep nothing of the blocks for the backward pass, but compute it again."""
+        self.backbone().recompute = True  # type: ignore[assignment]
+
 
 class Pretraining(Task):
     """Regress the teacher's targets at masked positions (paper 3.4)."""

@@ -2,18 +2,28 @@
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from d2v import checkpoint, devices, distributed, log, optim, params, tracking
+from d2v import (
+    checkpoint,
+    compiling,
+    devices,
+    distributed,
+    feeding,
+    log,
+    optim,
+    params,
+    tracking,
+)
 from d2v.data import sampler
 from d2v.errors import OutOfMemory
+from d2v.feeding import Examples
 from d2v.health import Health
 from d2v.identity import identity
 from d2v.saving import Saver
@@ -29,18 +39,6 @@ SMALLER = (
     " or more GPUs: the batch of a step stays the same, and the run goes on from its checkpoint"
 )
 KEEP = 2  # checkpoints on disk, besides the best one
-
-
-class Examples(Protocol):
-    """What the loop needs of a data set: examples by (epoch, index), collated to a batch."""
-
-    @property
-    def ids(self) -> Sequence[str]: ...
-    @property
-    def sizes(self) -> Any: ...  # (N,) integers; asked for where train.sized is given
-    def __len__(self) -> int: ...
-    def __getitem__(self, key: tuple[int, int], /) -> Any: ...
-    def collate(self, examples: list[Any], /) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -126,6 +124,7 @@ class _Loop:
         self.started = time.perf_counter()
         self.world = distributed.join()
         self.accumulation = sampler.portions(train, self.world.size)
+        devices.keep_memory(self.world.device)
         self.task, self.dataset = task.to(self.world.device).train(), dataset
         self.train, self.work, self.seed, self.meta = train, work, seed, meta
         self.checkpoints = work / "checkpoints"
@@ -146,6 +145,7 @@ class _Loop:
 
     def run(self) -> None:
         """All remaining steps."""
+        self._prepare()
         self.model = distributed.wrap(self.task, self.world)
         self.meter = log.Meter()
         self.order = sampler.build(
@@ -166,7 +166,8 @@ class _Loop:
             self._close_logs()
 
     def _steps(self) -> None:
-        train, task, batches = self.train, self.task, self._batches()
+        train, task = self.train, self.task
+        batches = feeding.batches(self.dataset, self.order, train.workers, self.world.device)
         freeze = getattr(task, "freeze", None)
         for step in range(self.step, train.steps):
             if freeze is not None:
@@ -216,6 +217,15 @@ class _Loop:
 
     # --- in the order they are called ---------------------------------------------------------
 
+    def _prepare(self) -> None:
+        """How the task computes, which does not change what."""
+        if self.train.recompute:
+            self.task.recompute()
+        self.compiled: compiling.Watch | None = None
+        if self.train.compile and self.world.device.type == "cuda":
+            compiling.compile_parts(self.task)
+            self.compiled = compiling.Watch()
+
     def _newest(self) -> Path | None:
         folder = checkpoint.latest(self.checkpoints)
         if folder is None or checkpoint.read_meta(folder)["identity"] == self.meta["identity"]:
@@ -249,22 +259,11 @@ class _Loop:
     def _examples(self, step: int) -> list[str]:
         return [self.dataset.ids[index] for _, index in self.order.keys(step - 1)]
 
-    def _batches(self) -> Iterator[dict[str, Any]]:
-        loader: DataLoader[Any] = DataLoader(
-            self.dataset,  # type: ignore[arg-type]
-            batch_sampler=self.order,
-            collate_fn=self.dataset.collate,
-            num_workers=self.train.workers,
-            pin_memory=self.world.device.type == "cuda",
-            generator=torch.Generator(),  # the loader draws a seed: not from the run's generator
-        )
-        return iter(loader)
-
     def _backward(self, batches: Iterator[dict[str, Any]], step: int) -> dict[str, Tensor]:
         """Gradients of the summed loss; what the task returns, summed over the global batch."""
         world, device, sums = self.world, self.world.device, None
         for a in range(self.accumulation):
-            batch = devices.move(next(batches), device)
+            batch = next(batches)
             # dropout depends on the place of the micro-batch in the run, not on who computes it
             place = a * world.size + world.rank
             devices.seed(device, self.seed, step, place)
@@ -304,6 +303,8 @@ class _Loop:
         return lines
 
     def _write(self, lines: list[dict[str, Any]]) -> None:
+        if self.compiled is not None and (news := self.compiled.news()):
+            self.progress.say(news)
         if self.world.main:
             self.lines.write(lines)
             tracking.tell(self.trackers, lines)

@@ -43,7 +43,7 @@ class Output:
 
 
 class Inside(NamedTuple):
-    """What one block computes, as params.Target.feature names it; (B, T, D), or (M, D) at M rows."""
+    """What one block computes, as params.Target.feature names it: (B, T, D), or (M, D) at rows."""
 
     attention: Tensor  # before its residual
     ffn: Tensor  # before its residual
@@ -109,6 +109,7 @@ class Transformer(nn.Module):
         padding: Tensor | None,
         rows: Tensor | None,
     ) -> Inside:
+        assert isinstance(block, Block)
         paths = block.paths(x) if self.training else None
         if self.recompute and torch.is_grad_enabled():
             found: Inside = checkpoint(block, x, mask, padding, rows, paths, use_reentrant=False)
@@ -120,8 +121,8 @@ class Transformer(nn.Module):
         """Divide what is added to the residual stream by sqrt(2 * block number) (BEiT)."""
         for number, block in enumerate(self.blocks, start=1):
             assert isinstance(block, Block)
-            for linear in (block.attention.out, block.fc2):
-                linear.weight.data.div_(math.sqrt(2.0 * number))
+            for layer in (block.attention.out, block.fc2):
+                layer.weight.data.div_(math.sqrt(2.0 * number))
 
     def _deepen(self) -> None:
         """Divide initial values by (8 * depth)^(1/4), but for query and key (DeepNorm)."""
@@ -129,8 +130,8 @@ class Transformer(nn.Module):
         for block in self.blocks:
             assert isinstance(block, Block)
             value = block.attention.qkv.weight.data.chunk(3)[2]
-            linears = (block.attention.out, block.fc1, block.fc2)
-            for weight in (value, *(linear.weight.data for linear in linears)):
+            layers = (block.attention.out, block.fc1, block.fc2)
+            for weight in (value, *(layer.weight.data for layer in layers)):
                 weight.div_(by)
 
 

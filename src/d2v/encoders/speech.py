@@ -1,5 +1,7 @@
 """16 kHz waveforms to 50 Hz frames (paper 4.2; wav2vec 2.0 front end with layer norms)."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -33,8 +35,10 @@ class SpeechEncoder(Encoder):
         them, the teacher does not learn.
         """
         mask = batch.get("mask")
-        on_host = mask is not None and mask.device.type == "cpu" and torch.is_grad_enabled()
-        x = self.features(batch["waves"], visible(mask) if on_host and mask is not None else None)
+        if mask is None or mask.device.type != "cpu" or self.features.compiled:
+            x = self.features(batch["waves"])
+        else:
+            x = self.features(batch["waves"], visible(mask))
         if "samples" not in batch:
             return x, None
         frames = frame_count(batch["samples"], self.conv_layers)
@@ -71,6 +75,8 @@ class SpeechEncoder(Encoder):
 class FrontEnd(nn.Module):
     """Convolutions with LayerNorm and GELU each, then LayerNorm and a projection to D."""
 
+    compiled = False
+
     def __init__(self, p: params.WaveEncoder, dim: int) -> None:
         super().__init__()
         channels = [1] + [c for c, _, _ in p.conv_layers]
@@ -81,6 +87,11 @@ class FrontEnd(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(c) for c in channels[1:])
         self.norm = nn.LayerNorm(channels[-1])
         self.projection = Linear(channels[-1], dim)
+
+    def compile(self, *how: Any, **more: Any) -> None:
+        """As for all modules; then it is not told of frames, which would be constants of a graph."""
+        self.compiled = True
+        super().compile(*how, **more)
 
     def convolve(self, waves: Tensor, needed: list[Runs] | None = None) -> Tensor:
         """Waveforms (B, S) to channels (B, T, C), before norm and projection."""

@@ -5,7 +5,7 @@ LayerNorm. A kernel of k taps and stride s is cut into groups of s taps: the fra
 side by side in memory, so each group is one product over a view, without copying windows.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -138,12 +138,13 @@ def _part(x: Tensor, weight: Tensor, stride: int, first: int, matrix: Tensor) ->
 def visible(mask: Tensor) -> list[Runs]:
     """Runs of frames that are not masked, for each row of `mask` (B, T) on the CPU."""
     edges = np.diff(~mask.numpy(), axis=1, prepend=False, append=False)
-    return [list(map(tuple, np.flatnonzero(row).reshape(-1, 2).tolist())) for row in edges]
+    return [[(a, b) for a, b in np.flatnonzero(row).reshape(-1, 2).tolist()] for row in edges]
 
 
-def chain(convs: Sequence[WindowConv], needed: list[Runs]) -> list[list[Runs]]:
+def chain(convs: Iterable[nn.Module], needed: list[Runs]) -> list[list[Runs]]:
     """What is needed of each convolution's output, where `needed` is of the last one's."""
     found = [needed]
-    for conv in reversed(convs[1:]):
+    for conv in reversed([*convs][1:]):
+        assert isinstance(conv, WindowConv)
         found.append([conv.reached(runs) for runs in found[-1]])
     return found[::-1]

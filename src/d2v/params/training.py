@@ -81,6 +81,10 @@ class Train(Strict):
     checkpoint_every: Positive = 100  # steps
     checkpoint_minutes: Rate | None = None  # besides: when this much time has passed since the last
     workers: Count = 0  # loader processes; 0 loads in the training process
+    compile: bool = False  # on a GPU, with torch.compile; eager is the reference
+    # keep nothing of the blocks for the backward pass, compute it again: less memory, a third more
+    # products (activation checkpointing)
+    recompute: bool = False
     shard: bool = False  # each process keeps its share of the optimiser's moments (ZeRO, stage 1)
     rebound: Rebound | None = None
 
