@@ -43,6 +43,12 @@ def test_the_peer_learns_what_this_project_learns(kind: str) -> None:
         torch.testing.assert_close(ours.step(drawn), theirs.step(drawn), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", batches.KINDS)
+def test_synthetic_batches_have_the_masks_of_real_ones(kind: str) -> None:
+    drawn = batches.batch(batches.recipe(kind, tiny=True), batches.TINY_SIZES[kind], 2)
+    assert torch.equal(drawn["masked"], drawn["mask"].flatten().nonzero()[:, 0])
+
+
 def test_base_sizes_are_those_of_the_recipes() -> None:
     for kind in batches.KINDS:
         p = batches.recipe(kind)

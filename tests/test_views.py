@@ -73,6 +73,25 @@ def test_grey_images(small_prepared: Path) -> None:
     assert abs(images.mean()) < 1e-5
 
 
+@pytest.mark.parametrize(
+    ("name", "view", "encoder", "mask"),
+    [
+        ("images", IMAGE_VIEW, PATCHES, BLOCKS),
+        ("speech", WAVE_VIEW, FRAMES, SPANS),
+        ("corpus", TEXT_VIEW, TOKENS, CHOSEN),
+    ],
+)
+def test_batches_say_where_their_masks_are_true(
+    small_prepared: Path, name: str, view: params.View, encoder: params.Encoder, mask: params.Mask
+) -> None:
+    data = build(small_prepared / name, view, encoder, mask=mask)
+    batch = batch_of(data, *range(len(data)))
+    places = batch["mask"].flatten().nonzero()[:, 0]
+    assert batch["masked"].dtype == torch.int64
+    assert torch.equal(batch["masked"], places)
+    assert len(places) > 3
+
+
 def test_image_masks_are_flat_grids(small_prepared: Path) -> None:
     data = build(small_prepared / "images", IMAGE_VIEW, PATCHES, mask=BLOCKS)
     mask = batch_of(data, *range(6))["mask"]

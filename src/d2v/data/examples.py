@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch.utils.data import Dataset
 
 from d2v.data.layout import LISTS, lines
@@ -170,6 +171,14 @@ class Decoded:
             if self.kept:
                 self._items[row] = item
         return item
+
+
+def hiding(mask: npt.NDArray[np.bool_]) -> Batch:
+    """`mask` (B, T), and `masked` (M,) int64: where in the flattened mask it is True.
+
+    Found here, in the loader's processes: searching a mask on an accelerator waits for it.
+    """
+    return {"mask": torch.from_numpy(mask), "masked": torch.from_numpy(np.flatnonzero(mask))}
 
 
 def _listed(source: Source, labels: str, rows: dict[str, int]) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from d2v import params
-from d2v.data.examples import Batch, Decoded, Example, Examples, Place, Source
+from d2v.data.examples import Batch, Decoded, Example, Examples, Place, Source, hiding
 from d2v.data.letters import LETTERS, PADDING, encode
 from d2v.data.librispeech import FLAC, samples_of
 from d2v.encoders.frames import frame_count
@@ -59,11 +59,11 @@ class Waves(Examples):
             self.mask, self.channels = self.view.mask, self.view.mask_channels
 
     def hidden(self, samples: npt.NDArray[Any], keys: list[tuple[int, int, int]]) -> Batch:
-        """`mask` (B, T) and `channel_mask` (B, D) for waveforms of `samples` (B,), if wanted."""
+        """Masks of frames (`hiding`) and `channel_mask` (B, D) for waveforms of `samples` (B,)."""
         masks: Batch = {}
         if self.mask is not None:
             frames = frame_count(samples, self.conv_layers)
-            masks["mask"] = torch.from_numpy(span_masks(self.mask, frames, keys))
+            masks |= hiding(span_masks(self.mask, frames, keys))
         if self.channels is not None:
             masks["channel_mask"] = torch.from_numpy(channel_masks(self.channels, self.dim, keys))
         return masks
@@ -120,9 +120,10 @@ class Utterances(Waves):
         return example
 
     def collate(self, examples: list[Example]) -> Batch:
-        """`waves` (B, S) float32, and masks where asked for: `mask` (B, T), `channel_mask` (B, D).
+        """`waves` (B, S) float32, and masks where asked for: `mask` (B, T) and `masked` (M,).
 
-        With a task also `samples` (B,), `letters` (B, U) padded with 1, `letter_counts` (B,).
+        With a task also `samples` (B,), `letters` (B, U) padded with 1, `letter_counts` (B,), and
+        `channel_mask` (B, D) where asked for.
         """
         batch: Batch = {"ids": [e["id"] for e in examples]}
         if self.task is None:

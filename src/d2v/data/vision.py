@@ -5,7 +5,7 @@ import torch
 
 from d2v import params
 from d2v.data.augment import augment, crop, erase, mixing, resized, seed_of
-from d2v.data.examples import Batch, Decoded, Example, Examples, Place, Source
+from d2v.data.examples import Batch, Decoded, Example, Examples, Place, Source, hiding
 from d2v.data.imagefolder import decode, grey
 from d2v.errors import UserError
 from d2v.masking import block_masks, rng
@@ -71,7 +71,7 @@ class Images(Examples):
         return {"place": place, "id": self.ids[index], "pixels": pixels, "label": self.labels[row]}
 
     def collate(self, examples: list[Example]) -> Batch:
-        """`images` (B, C, H, W) float32; `mask` (B, T) and `labels` (B,) where asked for.
+        """`images` (B, C, H, W) float32; masks (`hiding`) and `labels` (B,) where asked for.
 
         Labels of mixed images are soft: (B, classes).
         """
@@ -83,8 +83,7 @@ class Images(Examples):
             erase(images, self.view.erase, [seed_of(*key, _ERASING) for key in keys])
         batch: Batch = {"ids": [e["id"] for e in examples], "images": images}
         if self.mask is not None:
-            hidden = block_masks(self.mask, self.encoder.grid, keys)
-            batch["mask"] = torch.from_numpy(hidden)
+            batch |= hiding(block_masks(self.mask, self.encoder.grid, keys))
         if self.task is not None:
             batch["labels"] = torch.tensor([int(e["label"]) for e in examples])
         if self.mix is not None:
