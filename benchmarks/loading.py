@@ -36,7 +36,7 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from d2v.data import imagefolder, librispeech, writing
+from d2v.data import imagefolder, librispeech, sound, writing
 from d2v.data.shards import Shards
 
 REPEATS = 3
@@ -219,7 +219,7 @@ def measure_speech(table: Table, paths: list[Path], workers: int) -> None:
         return soundfile.read(io.BytesIO(payload), dtype="int16")[0]
 
     def copied(payload: memoryview, _: str) -> np.ndarray:
-        return librispeech.samples_of(payload, librispeech.PCM, "").copy()
+        return sound.samples_of(payload, sound.PCM, "").copy()
 
     raw = each(lambda n: paths[n].read_bytes())
     read = each(lambda n: soundfile.read(paths[n], dtype="int16")[0])
@@ -228,7 +228,7 @@ def measure_speech(table: Table, paths: list[Path], workers: int) -> None:
     for name, order in (("in order", range(table.count)), ("shuffled", table.shuffled)):
         table.row(f"bytes, {name}", lambda: raw, table.bytes, order)
     table.row("bytes, mapped, shuffled", lambda: raw, table.mapped, table.shuffled)
-    for name, how in (("decoded", plain), ("decoded and checked", librispeech.decode)):
+    for name, how in (("decoded", plain), ("decoded and checked", sound.decode)):
         table.row(f"{name}, shuffled", lambda: read, lambda how=how: table.decoded(how),
                   table.shuffled[:DECODED])  # fmt: skip
     librispeech.prepare_librispeech(table.loose, table.pcm, workers=workers, pcm=True)

@@ -87,6 +87,10 @@ class Examples(Dataset[Example]):
     def __getitem__(self, place: Place) -> Example:
         raise NotImplementedError
 
+    def __getitems__(self, places: list[Place]) -> list[Example]:
+        """The examples of a batch, as a loader asks for them."""
+        return [self[place] for place in places]
+
     def collate(self, examples: list[Example]) -> Batch:
         """Examples to one batch of tensors."""
         raise NotImplementedError
