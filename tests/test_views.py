@@ -32,9 +32,10 @@ from torchvision.transforms import v2
 
 from d2v import params
 from d2v.data import letters
-from d2v.data.augment import augment, crop, resized
+from d2v.data.augment import crop, image, resized
 from d2v.data.text import join
 from d2v.data.tokenizer import Tokenizer
+from d2v.data.views import augment
 from d2v.encoders.frames import frame_count
 from d2v.errors import UserError
 from d2v.masking import channel_masks, rng, span_masks
@@ -279,7 +280,7 @@ def test_evaluation_resizes_before_the_centre_crop(small_prepared: Path) -> None
         expected = np.asarray(v2.Compose(steps)(picture.convert("RGB")))
     assert (data[0, 4]["pixels"] == expected).all()
     wide = np.random.default_rng(0).integers(0, 256, (40, 90, 3), np.uint8)
-    assert resized(wide, 27, 24).shape == (24, 24, 3)
+    assert resized(image(wide), 27, 24, (40, 90)).shape == (24, 24, 3)
 
 
 # --- waveforms --------------------------------------------------------------------------------

@@ -2,11 +2,13 @@
 
 import numpy as np
 import torch
+from PIL import Image
 
 from d2v import params
-from d2v.data.augment import augment, crop, erase, mixing, resized, seed_of
+from d2v.data.augment import array, crop, erase, image, mixing, resized, seed_of
 from d2v.data.examples import Batch, Decoded, Example, Examples, Place, Source, hiding
-from d2v.data.imagefolder import decode, grey
+from d2v.data.imagefolder import picture
+from d2v.data.views import draw, finished, part, reduction
 from d2v.errors import UserError
 from d2v.masking import block_masks, rng
 
@@ -53,22 +55,23 @@ class Images(Examples):
             self.mix = mixing(view, task)
         self._standardise()
         self.labels = self.shards.numbers("label")
-        area = self.shards.numbers("height") * self.shards.numbers("width")
-        self.pixels = Decoded(self._decode, int(area[self.rows].sum()) * encoder.channels)
+        self.heights, self.widths = self.shards.numbers("height"), self.shards.numbers("width")
+        area = (self.heights * self.widths)[self.rows]
+        self.pixels = Decoded(self._decode, int(area.sum()) * encoder.channels)
 
     def __getitem__(self, place: Place) -> Example:
         """Pixels (size, size, C) uint8 of the view: random in training, else the centre."""
-        epoch, index = place
-        row = int(self.rows[index])
-        pixels, size = self.pixels[row], self.encoder.image_size
+        row, size = int(self.rows[place[1]]), self.encoder.image_size
         if self.augmented:
-            generator = rng(self.seed, epoch, index)
-            pixels = augment(pixels, self.view, size, generator, self.fill)
+            pixels = self._augmented(row, place)
         elif self.view.resize is not None and not self.train:
-            pixels = resized(pixels, self.view.resize, size)
+            shape = int(self.heights[row]), int(self.widths[row])
+            shown, by = self._picture(row, reduction(min(shape), self.view.resize))
+            pixels = resized(shown, self.view.resize, size, shape, by)
         else:
-            pixels = crop(pixels, size)
-        return {"place": place, "id": self.ids[index], "pixels": pixels, "label": self.labels[row]}
+            pixels = crop(self.pixels[row], size)
+        name, label = self.ids[place[1]], self.labels[row]
+        return {"place": place, "id": name, "pixels": pixels, "label": label}
 
     def collate(self, examples: list[Example]) -> Batch:
         """`images` (B, C, H, W) float32; masks (`hiding`) and `labels` (B,) where asked for.
@@ -112,6 +115,33 @@ class Images(Examples):
             raise UserError(f"{self.folder}: all images have one colour, nothing to standardise by")
         self.fill = tuple(min(255, round(255 * value)) for value in mean[colours])
 
+    def _augmented(self, row: int, place: Place) -> np.ndarray:
+        """A random view (size, size, C)."""
+        size, shape = self.encoder.image_size, (int(self.heights[row]), int(self.widths[row]))
+        choice = draw(self.view, shape, size, rng(self.seed, *place))
+        if choice.box is not None:
+            smaller = reduction(min(choice.box.height, choice.box.width), size)
+            shown, by = self._picture(row, smaller)
+            pixels = array(part(shown, choice, size, by))
+        elif choice.jitter:
+            pixels = array(part(self._picture(row)[0], choice, size))
+        else:
+            pixels = self.pixels[row]
+        return finished(pixels, choice, self.view, size, self.fill)
+
+    def _picture(self, row: int, by: int = 1) -> tuple[Image.Image, int]:
+        """An image `by` times smaller, or whole where its file has one scale; and by how much.
+
+        Whether images are kept in memory makes no difference to what is seen of them.
+        """
+        if by == 1 and self.pixels.kept:
+            return image(self.pixels[row]), 1
+        name = f"{self.folder}: {self.shards.texts('id')[row]}"
+        found = picture(self.shards.payload(row), name, by)
+        by = by if found.height < self.heights[row] else 1
+        return found if self.encoder.channels == 3 else found.convert("L"), by
+
     def _decode(self, row: int) -> np.ndarray:
-        image = decode(self.shards.payload(row), f"{self.folder}: {self.shards.texts('id')[row]}")
-        return image if self.encoder.channels == 3 else grey(image)[..., None]
+        name = f"{self.folder}: {self.shards.texts('id')[row]}"
+        found = picture(self.shards.payload(row), name)
+        return array(found if self.encoder.channels == 3 else found.convert("L"))
