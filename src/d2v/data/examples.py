@@ -95,6 +95,10 @@ class Examples(Dataset[Example]):
         """Examples to one batch of tensors."""
         raise NotImplementedError
 
+    def finish(self, batch: Batch, device: torch.device) -> Batch:
+        """What is left to do for a batch where the model is, its tensors being there already."""
+        return batch
+
     def keys(self, examples: list[Example]) -> list[tuple[int, int, int]]:
         """(seed, epoch, index) of each example, which its random numbers depend on."""
         return [(self.seed, *example["place"]) for example in examples]
