@@ -2,7 +2,8 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +18,17 @@ JPEG = b"\xff\xd8"
 ON_HOST = ("shift", "rand_augment", "erase", "mixup", "cutmix")
 
 
-class Files(NamedTuple):
-    """Files one after another: one tensor, so that a worker hands over one piece of memory."""
+@dataclass(frozen=True)
+class Files:
+    """Files of a batch and what was drawn for each; all stays on the host until it is decoded.
 
-    payload: Tensor  # (N,) uint8, which stays on the host: decoders take it from there
+    Files lie in one tensor, so that a worker hands over one piece of memory. No tuple: the loader
+    would go through its items to pin them.
+    """
+
+    payload: Tensor  # (N,) uint8
     ends: list[int]
+    choices: list[Choice]
 
     def split(self) -> list[Tensor]:
         """Bytes of each file."""
@@ -46,22 +53,20 @@ def jpeg(payload: memoryview, name: str) -> np.ndarray:
     return np.frombuffer(payload, np.uint8)
 
 
-def joined(files: Sequence[np.ndarray]) -> Files:
-    """Files of a batch."""
+def joined(files: Sequence[np.ndarray], choices: list[Choice]) -> Files:
+    """Files (N,) uint8 and choices of a batch."""
     ends = np.cumsum([len(file) for file in files]).tolist()
-    return Files(torch.from_numpy(np.concatenate(files)), ends)
+    return Files(torch.from_numpy(np.concatenate(files)), ends, choices)
 
 
-def views(
-    files: Files, choices: Sequence[Choice], ids: Sequence[str], size: int, device: torch.device
-) -> Tensor:
+def views(files: Files, ids: Sequence[str], size: int, device: torch.device) -> Tensor:
     """Views (B, 3, size, size) uint8 on the device.
 
     As d2v.data.views makes them from the same choices, but all of an image is decoded at full
     scale, and torchvision's changes of tensors round otherwise than Pillow's of pictures.
     """
     images = _decoded(files.split(), ids, device)
-    return torch.stack([_view(i, c, size) for i, c in zip(images, choices, strict=True)])
+    return torch.stack([_view(i, c, size) for i, c in zip(images, files.choices, strict=True)])
 
 
 def _view(image: Tensor, choice: Choice, size: int) -> Tensor:

@@ -89,13 +89,13 @@ class Images(Examples):
         """`images` (B, C, H, W) float32; masks (`hiding`) and `labels` (B,) where asked for.
 
         Labels of mixed images are soft: (B, classes). With view.decode device images come with
-        `finish`, from `files` and `choices`.
+        `finish`, from `files`.
         """
         batch: Batch = {"ids": [e["id"] for e in examples]}
         keys = self.keys(examples)
         if self.on_device:
-            batch["files"] = on_device.joined([e["file"] for e in examples])
-            batch["choices"] = [e["choice"] for e in examples]
+            files, choices = [e["file"] for e in examples], [e["choice"] for e in examples]
+            batch["files"] = on_device.joined(files, choices)
         else:
             pixels = torch.from_numpy(np.stack([e["pixels"] for e in examples]))
             batch["images"] = self._standardised(pixels.permute(0, 3, 1, 2))
@@ -114,9 +114,9 @@ class Images(Examples):
         """With view.decode device, `images` on it from the batch's files; else nothing."""
         if "files" not in batch:
             return batch
-        rest = {name: value for name, value in batch.items() if name not in ("files", "choices")}
+        rest = {name: value for name, value in batch.items() if name != "files"}
         size, ids = self.encoder.image_size, [f"{self.folder}: {name}" for name in batch["ids"]]
-        views = on_device.views(batch["files"], batch["choices"], ids, size, device)
+        views = on_device.views(batch["files"], ids, size, device)
         return rest | {"images": self._standardised(views)}
 
     def _standardised(self, pixels: Tensor) -> Tensor:
