@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from d2v import params
+from d2v.data.examples import hiding
 from d2v.encoders.frames import frame_count
 from d2v.masking import MASKED, RANDOM, block_masks, span_masks, token_masks
 
@@ -57,17 +58,17 @@ def batch(p: params.Pretrain, size: int, examples: int, step: int = 0) -> dict[s
     if isinstance(p.encoder, params.WaveEncoder) and isinstance(p.mask, params.SpanMask):
         waves = draw.standard_normal((examples, size), np.float32)
         frames = np.full(examples, frame_count(size, p.encoder.conv_layers))
-        return _tensors(waves=waves, mask=span_masks(p.mask, frames, keys))
+        return _tensors(waves=waves) | hiding(span_masks(p.mask, frames, keys))
     if isinstance(p.encoder, params.PatchEncoder) and isinstance(p.mask, params.BlockMask):
         images = draw.standard_normal((examples, p.encoder.channels, size, size), np.float32)
-        return _tensors(images=images, mask=block_masks(p.mask, p.encoder.grid, keys))
+        return _tensors(images=images) | hiding(block_masks(p.mask, p.encoder.grid, keys))
     assert isinstance(p.encoder, params.TokenEncoder)
     assert isinstance(p.mask, params.TokenMask)
     last = p.encoder.vocab_size - 1  # the mask token
     tokens, other = draw.integers(SPECIAL, last, (2, examples, size))
     _, kinds = token_masks(p.mask, [size] * examples, keys)
     masked = np.where(kinds == MASKED, last, np.where(kinds == RANDOM, other, tokens))
-    return _tensors(tokens=tokens, masked_tokens=masked, mask=kinds == MASKED)
+    return _tensors(tokens=tokens, masked_tokens=masked) | hiding(kinds == MASKED)
 
 
 def _tensors(**arrays: np.ndarray) -> dict[str, Tensor]:

@@ -2,56 +2,55 @@
 
     python benchmarks/loaders.py [--images 192] [--utterances 192] [--repeat 3] [-o FILE]
 
-Synthetic JPEG and FLAC files (loading.py) and random words are prepared, then read through the data
-sets of the Base recipes: shards, decoding, augmentation, masks, collation, in one thread, nothing
-kept in memory. `needed` is what one H100 with 16 cores asks of each core at 2,800 images a second;
-`covers` says how much of it one core gives. Shards v. loose files: loading.py.
+Synthetic JPEG and FLAC files and random words are prepared, then read through the data sets of the
+Base recipes, batch by batch as their samplers make them: shards, decoding, augmentation, masks,
+collation, in one thread, nothing kept in memory. `needed` is what one H100 with 16 cores asks of
+each core at 2,800 images a second; `covers` says how much of it one core gives, and a sentence
+whether the loader or the GPU would wait. "vision, device" is the same with view.decode device,
+which leaves decoding and augmentation to the GPU. The second table compares shards with loose
+files; loading.py does it with more files, and says how.
 """
 
 import argparse
 import json
-import random
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import batches
+import loose
 import torch
-from loading import write_images, write_speech
+from synthetic import write_images, write_speech, write_text
 
 from d2v import params
 from d2v.data import build_dataset, examples, prepare
+from d2v.data.sampler import SizedBatches
 
-NEEDED = 2800 / 16  # images a second and core
+H100, CORES = 2800, 16  # images a second of ViT-B, beside so many cores
+NEEDED = H100 / CORES
 RATE = 16_000
-BATCH = 32
-WORDS, VOCABULARY = 3000, 1000
-UNITS = {"vision": "images", "speech": "audio seconds", "text": "tokens"}
-
-
-def write_text(folder: Path, sentences: int) -> Path:
-    """A corpus of random words, twenty in a sentence."""
-    draw = random.Random(0)
-    letters = "etaoinshrdlu"
-    words = ["".join(draw.choices(letters, k=draw.randint(2, 8))) for _ in range(WORDS)]
-    lines = (" ".join(draw.choices(words, k=20)) for _ in range(sentences))
-    folder.mkdir(parents=True)
-    (folder / "a.txt").write_text("\n".join(lines) + "\n")
-    return folder
+BATCH = 32  # where the recipe counts examples
+VOCABULARY = 1000
+UNITS = {
+    "vision": "images",
+    "vision, device": "images",
+    "speech": "audio seconds",
+    "text": "tokens",
+}
 
 
 def prepared(top: Path, a: argparse.Namespace) -> dict[str, Path]:
     """All three sets, as shards."""
-    out = {kind: top / "out" / kind for kind in UNITS}
-    write_images(top / "images", a.images)
+    out = {kind: top / "out" / kind for kind in batches.KINDS}
+    write_images(top / "vision", a.images)
     write_speech(top / "speech", a.utterances)
     corpus = write_text(top / "corpus", a.sentences)
     tokenizer = top / "out" / "tokenizer"
-    prepare.main(["imagefolder", str(top / "images"), "-o", str(out["vision"])])
+    prepare.main(["imagefolder", str(top / "vision"), "-o", str(out["vision"])])
     prepare.main(["librispeech", str(top / "speech"), "-o", str(out["speech"])])
     size = ["--vocab-size", str(VOCABULARY)]
     prepare.main(["tokenizer", str(corpus), *size, "-o", str(tokenizer)])
@@ -60,39 +59,55 @@ def prepared(top: Path, a: argparse.Namespace) -> dict[str, Path]:
     return out
 
 
-def dataset(kind: str, folder: Path) -> Any:
+def dataset(kind: str, folder: Path, device: bool = False) -> Any:
     """The recipe's examples of a set."""
     p = batches.recipe(kind)
-    encoder = p.encoder
+    encoder, view = p.encoder, p.view
     if isinstance(encoder, params.TokenEncoder):
         encoder = encoder.model_copy(update={"vocab_size": VOCABULARY})
-    return build_dataset(folder, "train", p.view, encoder=encoder, seed=1, train=True, mask=p.mask)
+    if device:
+        view = view.model_copy(update={"decode": "device"})
+    return build_dataset(folder, "train", view, encoder=encoder, seed=1, train=True, mask=p.mask)
 
 
-def measure(kind: str, folder: Path, repeat: int) -> dict[str, Any]:
+def passes(kind: str, data: Any, epoch: int) -> Iterator[list[tuple[int, int]]]:
+    """Micro-batches of an epoch."""
+    sized = batches.recipe(kind).train.sized
+    if sized is None:
+        for first in range(0, len(data), BATCH):
+            yield [(epoch, n) for n in range(first, min(first + BATCH, len(data)))]
+    else:
+        order = SizedBatches(data.sizes, sized.model_copy(update={"micro_batches": 1}))
+        for n in range(len(order.ends)):
+            yield order.keys(epoch * len(order.ends) + n)
+
+
+def measure(name: str, folder: Path, repeat: int) -> dict[str, Any]:
     """Rate of one core, the median of several passes."""
-    data = dataset(kind, folder)
+    kind, _, where = name.partition(", ")
+    data = dataset(kind, folder, where == "device")
+    first = next(passes(kind, data, 0))
+    data.collate(data.__getitems__(first[:2]))  # imports, and files that are mapped once
     rates = []
     for epoch in range(repeat):
         loaded, began = 0.0, time.process_time()
-        for first in range(0, len(data), BATCH):
-            places = range(first, min(first + BATCH, len(data)))
-            loaded += amount(data.collate([data[epoch, n] for n in places]))
+        for places in passes(kind, data, epoch):
+            loaded += amount(data.collate(data.__getitems__(places)))
         rates.append(loaded / (time.process_time() - began))
-    found = {"unit": UNITS[kind], "per_s_and_core": statistics.median(rates)}
+    found = {"unit": UNITS[name], "per_s_and_core": statistics.median(rates)}
     found["spread"] = (max(rates) - min(rates)) / found["per_s_and_core"]
-    if UNITS[kind] == "images":
+    if UNITS[name] == "images":
         found |= {"needed": NEEDED, "covers": found["per_s_and_core"] / NEEDED}
     return found
 
 
 def amount(batch: dict[str, Any]) -> float:
     """Images, seconds or tokens of a batch."""
-    if "images" in batch:
-        return len(batch["images"])
     if "waves" in batch:
         return float(batch["waves"].numel() / RATE)
-    return float((batch["tokens"] != 1).sum())
+    if "tokens" in batch:
+        return float((batch["tokens"] != 1).sum())
+    return len(batch["ids"])
 
 
 def run(words: Sequence[str] = ()) -> dict[str, Any]:
@@ -104,18 +119,56 @@ def run(words: Sequence[str] = ()) -> dict[str, Any]:
     try:
         with tempfile.TemporaryDirectory() as top:
             folders = prepared(Path(top), a)
-            return {kind: measure(kind, folder, a.repeat) for kind, folder in folders.items()}
+            found = {
+                name: measure(name, folders[name.partition(", ")[0]], a.repeat) for name in UNITS
+            }
+            for kind, count in (("vision", a.images), ("speech", a.utterances)):
+                found[kind]["files"] = files(kind, Path(top) / kind, folders[kind], count)
+            return found
     finally:
         examples.IN_MEMORY = kept
         torch.set_num_threads(threads)
 
 
+def files(kind: str, tree: Path, folder: Path, count: int) -> list[dict[str, Any]]:
+    """Shards beside loose files: rows of the second table."""
+    rows = loose.Table(kind, tree, folder, count, quiet=True)
+    if kind == "vision":
+        loose.measure_images(rows)
+    else:
+        loose.measure_speech(rows, sorted(tree.rglob("*.flac")))
+    return rows.rows
+
+
+def verdict(row: dict[str, Any]) -> str:
+    """Whether 16 such cores keep one H100 busy, and by how much they do or do not."""
+    rate = row["per_s_and_core"] * CORES
+    if rate < H100:
+        return (
+            f"The loader is the bottleneck: {CORES} such cores load {rate:,.0f} images/s,"
+            f" {row['covers']:.0%} of the {H100:,} of one H100;"
+            f" {H100 / row['per_s_and_core']:.0f} cores would do."
+        )
+    return (
+        f"The loader is not the bottleneck: {CORES} such cores load {rate:,.0f} images/s,"
+        f" {row['covers']:.2f} times the {H100:,} of one H100."
+    )
+
+
 def table(rows: dict[str, Any]) -> str:
-    """Markdown, a row a set."""
+    """Markdown: rates, a row a set; what follows for one H100; shards v. loose files."""
     lines = ["| loader | a second and core | needed for one H100 | covers |", "|---|---|---|---|"]
-    for kind, row in rows.items():
+    for name, row in rows.items():
         needed = f"{row['needed']:.0f} | {row['covers']:.0%}" if "needed" in row else " | "
-        lines.append(f"| {kind} | {row['per_s_and_core']:,.0f} {row['unit']} | {needed} |")
+        lines.append(f"| {name} | {row['per_s_and_core']:,.0f} {row['unit']} | {needed} |")
+    lines += ["", verdict(rows["vision"]), "", "| shards v. loose files, us an example |"]
+    lines[-1] += " files | loose | shards | loose / shards |"
+    lines.append("|---|---|---|---|---|")
+    for row in (row for found in rows.values() for row in found.get("files", [])):
+        lines.append(
+            f"| {row['set']}: {row['work']} | {row['cache']} | {row['loose_us']:.1f}"
+            f" | {row['shards_us']:.1f} | {row['ratio']:.2f} |"
+        )
     return "\n".join(lines)
 
 

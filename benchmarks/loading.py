@@ -18,223 +18,42 @@ Memory is what a process of its own grows by apart from mapped files, with N and
 """
 
 import argparse
-import io
 import json
 import os
 import platform
-import random
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import soundfile
-from PIL import Image
+from loose import Table, Work, each, measure_images, measure_speech
+from synthetic import write_images, write_speech
 
 from d2v.data import imagefolder, librispeech, writing
 from d2v.data.shards import Shards
 
-REPEATS = 3
-PAGE = 4096
-DECODED = 500  # examples that are decoded for a row
-FOLDER = 50  # files in one
-KINDS = 64  # different files; the others have the content of one of them
 RESULTS = Path(__file__).parent / "results"
 PREPARE = {"images": imagefolder.prepare_imagefolder, "speech": librispeech.prepare_librispeech}
 SHARD_BYTES = 16 * 2**20  # so that a small set has shards enough for all workers
-Work = Callable[[Sequence[int]], object]  # for the examples at some places
-Side = Callable[[], Work]  # makes what is measured
 Prepare = Callable[..., None]
 
 
-# --- synthetic files ------------------------------------------------------------------------------
-
-
-def write_images(root: Path, count: int) -> list[Path]:
-    """JPEG files as ImageFolder wants them; about 100 KB each."""
-    rng = np.random.default_rng(0)
-    kinds = []
-    for _ in range(KINDS):
-        coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
-        smooth = np.asarray(coarse.resize((500, 375), Image.Resampling.BICUBIC), np.float32)
-        pixels = (smooth + rng.normal(0, 14, smooth.shape)).clip(0, 255).astype(np.uint8)
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
-        kinds.append(buffer.getvalue())
-    paths = []
-    for n in range(count):
-        group = root / "train" / f"n{n // FOLDER:08d}"
-        group.mkdir(parents=True, exist_ok=True)
-        paths.append(group / f"{group.name}_{n}.JPEG")
-        paths[-1].write_bytes(kinds[n % KINDS])
-    return paths
-
-
-def write_speech(root: Path, count: int) -> list[Path]:
-    """FLAC files and transcripts as in LibriSpeech."""
-    rng = np.random.default_rng(0)
-    kinds = []
-    for _ in range(KINDS):
-        samples = int(rng.uniform(2, 16) * 16_000)
-        noise = rng.normal(0, 1, samples).cumsum()
-        loud = np.interp(np.arange(samples), np.linspace(0, samples, 40), rng.uniform(0, 1, 40))
-        wave = np.sin(0.02 * noise) * loud * 0.4 + rng.normal(0, 0.004, samples)
-        buffer = io.BytesIO()
-        soundfile.write(buffer, (wave * 2**15).clip(-(2**15), 2**15 - 1).astype(np.int16), 16_000,
-                        format="FLAC", subtype="PCM_16")  # fmt: skip
-        kinds.append(buffer.getvalue())
-    paths = []
-    for first in range(0, count, FOLDER):
-        chapter = root / "train" / f"{first}" / "1"
-        chapter.mkdir(parents=True)
-        names = [f"{first}-1-{n:04d}" for n in range(min(FOLDER, count - first))]
-        lines = "".join(f"{name} ONE TWO THREE\n" for name in names)
-        (chapter / f"{first}-1.trans.txt").write_text(lines)
-        paths += [chapter / f"{name}.flac" for name in names]
-    for n, path in enumerate(paths):
-        path.write_bytes(kinds[n % KINDS])
-    return paths
-
-
-# --- time -----------------------------------------------------------------------------------------
-
-
-class Table:
-    """Rows of one data set: `loose` files and what is `prepared` from them."""
-
-    def __init__(self, name: str, loose: Path, prepared: Path, count: int) -> None:
-        self.name, self.loose, self.prepared, self.count = name, loose, prepared, count
-        self.split, self.pcm = prepared / "train", prepared.with_name("pcm")
-        self.shuffled = random.Random(0).sample(range(count), count)
-        self.rows: list[dict[str, object]] = []
-
-    def row(self, work: str, loose: Side, shards: Side, places: Sequence[int]) -> None:
-        """Both sides for the examples at these places, warm and cold, in turns."""
-        for cache in ("warm", "cold"):
-            works = [loose(), shards()]
-            best = [float("inf"), float("inf")]
-            for _ in range(REPEATS):
-                for side, make in enumerate((loose, shards)):
-                    if cache == "cold":
-                        works = []  # mapped files would stay in the page cache
-                        for folder in (self.loose, self.prepared, self.pcm):
-                            evict(folder)
-                    one = works[side] if works else make()
-                    began = time.perf_counter()
-                    one(places)
-                    best[side] = min(best[side], time.perf_counter() - began)
-            self.add(work, cache, *(seconds / len(places) for seconds in best))
-
-    def write(self, prepare: Prepare, read: Work, workers: int) -> None:
-        """Preparing with one and with several processes, beside decoding the loose files once."""
-        out, everything = self.prepared.with_name("again"), range(self.count)
-        for headers in (False, True):
-            for count in sorted({1, workers}):
-                began = time.perf_counter()
-                read(everything)
-                between = time.perf_counter()
-                prepare(self.loose, out, workers=count, headers=headers)
-                times = between - began, time.perf_counter() - between
-                how = "write --headers" if headers else "write"
-                self.add(f"{how}, {count} process(es)", "warm", *(t / self.count for t in times))
-
-    def add(self, work: str, cache: str, loose: float, shards: float) -> None:
-        """Keep a row and print it, in microseconds an example."""
-        a, b = 1e6 * loose, 1e6 * shards
-        found = {"set": self.name, "work": work, "cache": cache, "loose_us": round(a, 2)}
-        self.rows.append(found | {"shards_us": round(b, 2), "ratio": round(a / b, 2)})
-        print(f"{self.name:7} {work:30} {cache:5} {a:10.1f} {b:10.1f} {a / b:8.2f}", flush=True)
-
-    def bytes(self) -> Work:
-        """Payloads, copied."""
-        shards = Shards(self.split)
-        return each(lambda n: bytes(shards.payload(n)))
-
-    def mapped(self) -> Work:
-        """Payloads where they lie, each page touched."""
-        shards = Shards(self.split)
-        return each(lambda n: np.frombuffer(shards.payload(n), np.uint8)[::PAGE].any())
-
-    def decoded(self, decode: Callable[[memoryview, str], np.ndarray], pcm: bool = False) -> Work:
-        """Payloads, decoded."""
-        shards = Shards(self.pcm / "train" if pcm else self.split)
-        return each(lambda n: decode(shards.payload(n), ""))
-
-
-def each(one: Callable[[int], object]) -> Work:
-    """`one` for all places."""
-
-    def work(places: Sequence[int]) -> None:
-        for place in places:
-            one(place)
-
-    return work
-
-
-def evict(folder: Path) -> None:
-    """Put files out of the page cache."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            handle = os.open(path, os.O_RDONLY)
-            os.fsync(handle)
-            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-            os.close(handle)
-
-
-def measure_images(table: Table, workers: int) -> None:
-    """All rows of images."""
-    from torchvision.datasets import ImageFolder
-
-    tree, places = str(table.loose / "train"), table.shuffled
-    raw = ImageFolder(tree, loader=lambda path: Path(path).read_bytes())
-    whole = ImageFolder(tree)
-
-    def sizes(_: Sequence[int]) -> None:
-        for path, _ in ImageFolder(tree).samples:
-            with Image.open(path) as image:
-                assert image.size
-
-    read = each(lambda n: np.asarray(whole[n][0]))
-    table.row("plan: labels", lambda: lambda _: ImageFolder(tree).targets,
-              lambda: lambda _: Shards(table.split).numbers("label"), places)  # fmt: skip
-    table.row("plan: labels and sizes", lambda: sizes,
-              lambda: lambda _: Shards(table.split).numbers("width"), places)  # fmt: skip
-    for name, order in (("in order", range(table.count)), ("shuffled", places)):
-        table.row(f"bytes, {name}", lambda: each(lambda n: raw[n][0]), table.bytes, order)
-    table.row("bytes, mapped, shuffled", lambda: each(lambda n: raw[n][0]), table.mapped, places)
-    table.row("decoded, shuffled", lambda: read, lambda: table.decoded(imagefolder.decode),
-              places[:DECODED])  # fmt: skip
-    table.write(imagefolder.prepare_imagefolder, read, workers)
-
-
-def measure_speech(table: Table, paths: list[Path], workers: int) -> None:
-    """All rows of speech."""
-
-    def plain(payload: memoryview, _: str) -> np.ndarray:
-        return soundfile.read(io.BytesIO(payload), dtype="int16")[0]
-
-    def copied(payload: memoryview, _: str) -> np.ndarray:
-        return librispeech.samples_of(payload, librispeech.PCM, "").copy()
-
-    raw = each(lambda n: paths[n].read_bytes())
-    read = each(lambda n: soundfile.read(paths[n], dtype="int16")[0])
-    table.row("plan: lengths", lambda: lambda _: [soundfile.info(path).frames for path in paths],
-              lambda: lambda _: Shards(table.split).numbers("samples"), paths)  # fmt: skip
-    for name, order in (("in order", range(table.count)), ("shuffled", table.shuffled)):
-        table.row(f"bytes, {name}", lambda: raw, table.bytes, order)
-    table.row("bytes, mapped, shuffled", lambda: raw, table.mapped, table.shuffled)
-    for name, how in (("decoded", plain), ("decoded and checked", librispeech.decode)):
-        table.row(f"{name}, shuffled", lambda: read, lambda how=how: table.decoded(how),
-                  table.shuffled[:DECODED])  # fmt: skip
-    librispeech.prepare_librispeech(table.loose, table.pcm, workers=workers, pcm=True)
-    table.row("decoded, shuffled, from PCM", lambda: read, lambda: table.decoded(copied, pcm=True),
-              table.shuffled[:DECODED])  # fmt: skip
-    table.write(librispeech.prepare_librispeech, read, workers)
+def measure_writing(table: Table, prepare: Prepare, read: Work, workers: int) -> None:
+    """Preparing with one and with several processes, beside decoding the loose files once."""
+    out, everything = table.prepared.with_name("again"), range(table.count)
+    for headers in (False, True):
+        for count in sorted({1, workers}):
+            began = time.perf_counter()
+            read(everything)
+            between = time.perf_counter()
+            prepare(table.loose, out, workers=count, headers=headers)
+            times = between - began, time.perf_counter() - between
+            how = "write --headers" if headers else "write"
+            table.add(f"{how}, {count} process(es)", "warm", *(t / table.count for t in times))
 
 
 # --- memory ---------------------------------------------------------------------------------------
@@ -336,8 +155,10 @@ def main() -> None:
         )
         tables = [Table("images", *sets["images"], a.images),
                   Table("speech", *sets["speech"], a.utterances)]  # fmt: skip
-        measure_images(tables[0], a.workers)
-        measure_speech(tables[1], speech, a.workers)
+        librispeech.prepare_librispeech(tables[1].loose, tables[1].pcm, pcm=True)
+        read = measure_images(tables[0]), measure_speech(tables[1], speech)
+        for table, prepare, work in zip(tables, PREPARE.values(), read, strict=True):
+            measure_writing(table, prepare, work, a.workers)
         memory = measure_memory(sets, {"images": a.images, "speech": a.utterances})
     if a.save:
         RESULTS.mkdir(exist_ok=True)

@@ -7,8 +7,8 @@ import pytest
 import soundfile
 from test_speech_sets import fails, run, sound
 
-from d2v.data.librispeech import RATE, decode
 from d2v.data.shards import Shards, read_meta
+from d2v.data.sound import RATE, decode
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import batches  # noqa: E402
+import loaders  # noqa: E402
 import overhead  # noqa: E402
 import peer  # noqa: E402
 import regressions  # noqa: E402
@@ -42,6 +43,12 @@ def test_the_peer_learns_what_this_project_learns(kind: str) -> None:
     for n in range(3):
         drawn = batches.batch(p, size, 2, n)
         torch.testing.assert_close(ours.step(drawn), theirs.step(drawn), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", batches.KINDS)
+def test_synthetic_batches_have_the_masks_of_real_ones(kind: str) -> None:
+    drawn = batches.batch(batches.recipe(kind, tiny=True), batches.TINY_SIZES[kind], 2)
+    assert torch.equal(drawn["masked"], drawn["mask"].flatten().nonzero()[:, 0])
 
 
 def test_base_sizes_are_those_of_the_recipes() -> None:
@@ -163,6 +170,27 @@ def call(script: str, *words: str) -> subprocess.CompletedProcess[str]:
     command = command if script.endswith(".sh") else [sys.executable, *command]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHON": sys.executable}
     return subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
+
+
+def test_loaders_are_measured_beside_loose_files() -> None:
+    words = ["--images", "6", "--utterances", "6", "--sentences", "1500", "--repeat", "1"]
+    found = loaders.run(words)
+    assert found.keys() == loaders.UNITS.keys()
+    assert all(row["per_s_and_core"] > 0 for row in found.values())
+    for kind in ("vision", "speech"):
+        works = {(row["work"], row["cache"]) for row in found[kind]["files"]}
+        assert {("bytes, shuffled", "warm"), ("bytes, shuffled", "cold")} <= works
+    text = loaders.table(found)
+    assert "| speech: decoded, shuffled | warm | " in text
+    assert "images/s" in text
+
+
+def test_the_loader_is_the_bottleneck_or_not() -> None:
+    slow, fast = ({"per_s_and_core": n, "covers": n / 175} for n in (100.0, 350.0))
+    assert "is the bottleneck: 16 such cores load 1,600 images/s, 57%" in loaders.verdict(slow)
+    assert "28 cores would do" in loaders.verdict(slow)
+    assert "is not the bottleneck: 16 such cores load 5,600" in loaders.verdict(fast)
+    assert "2.00 times the 2,800" in loaders.verdict(fast)
 
 
 @pytest.mark.slow

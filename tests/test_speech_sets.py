@@ -14,8 +14,8 @@ import soundfile
 
 from d2v.data import librilight, prepare
 from d2v.data.librilight import recordings, strung
-from d2v.data.librispeech import RATE, decode
 from d2v.data.shards import PARTS, Shards, hash_of, read_meta
+from d2v.data.sound import RATE, decode
 from d2v.data.writing import write_split
 from d2v.errors import UserError
 

@@ -157,7 +157,7 @@ def test_pretraining_reads_the_same_clips_of_several_splits(sounds: Path) -> Non
     batch = batch_of(data, 0, 7)
     assert batch["ids"] == ["clip0", "clip11"]
     assert batch["waves"].shape == (2, 6400)
-    assert batch.keys() == {"ids", "waves", "mask"}
+    assert batch.keys() == {"ids", "waves", "mask", "masked"}
 
 
 def test_letters_need_transcripts(tmp_path: Path) -> None:

@@ -32,9 +32,10 @@ from torchvision.transforms import v2
 
 from d2v import params
 from d2v.data import letters
-from d2v.data.augment import augment, crop, resized
+from d2v.data.augment import crop, image, resized
 from d2v.data.text import join
 from d2v.data.tokenizer import Tokenizer
+from d2v.data.views import augment
 from d2v.encoders.frames import frame_count
 from d2v.errors import UserError
 from d2v.masking import channel_masks, rng, span_masks
@@ -71,6 +72,25 @@ def test_grey_images(small_prepared: Path) -> None:
     images = batch_of(build(small_prepared / "images", IMAGE_VIEW, grey), *range(6))["images"]
     assert images.shape == (6, 1, 32, 32)
     assert abs(images.mean()) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "view", "encoder", "mask"),
+    [
+        ("images", IMAGE_VIEW, PATCHES, BLOCKS),
+        ("speech", WAVE_VIEW, FRAMES, SPANS),
+        ("corpus", TEXT_VIEW, TOKENS, CHOSEN),
+    ],
+)
+def test_batches_say_where_their_masks_are_true(
+    small_prepared: Path, name: str, view: params.View, encoder: params.Encoder, mask: params.Mask
+) -> None:
+    data = build(small_prepared / name, view, encoder, mask=mask)
+    batch = batch_of(data, *range(len(data)))
+    places = batch["mask"].flatten().nonzero()[:, 0]
+    assert batch["masked"].dtype == torch.int64
+    assert torch.equal(batch["masked"], places)
+    assert len(places) > 3
 
 
 def test_image_masks_are_flat_grids(small_prepared: Path) -> None:
@@ -260,7 +280,7 @@ def test_evaluation_resizes_before_the_centre_crop(small_prepared: Path) -> None
         expected = np.asarray(v2.Compose(steps)(picture.convert("RGB")))
     assert (data[0, 4]["pixels"] == expected).all()
     wide = np.random.default_rng(0).integers(0, 256, (40, 90, 3), np.uint8)
-    assert resized(wide, 27, 24).shape == (24, 24, 3)
+    assert resized(image(wide), 27, 24, (40, 90)).shape == (24, 24, 3)
 
 
 # --- waveforms --------------------------------------------------------------------------------

@@ -19,9 +19,9 @@ import numpy as np
 import soundfile
 
 from d2v.data.layout import lines
-from d2v.data.librispeech import RATE, decode
 from d2v.data.shards import write_meta, written_whole
-from d2v.data.writing import Example, write_split
+from d2v.data.sound import RATE, decode, level_columns
+from d2v.data.writing import Columns, Example, write_split
 from d2v.errors import UserError
 
 SPLITS = {
@@ -38,7 +38,7 @@ UNKNOWN = 0x7FFFF000  # a WAV file written to a pipe says that it has so many by
 def prepare_audioset(
     source: Path, out: Path, workers: int | None = None, most_missing: float = 0.2
 ) -> None:
-    """Write the clips as FLAC, with their samples and the numbers of their classes ("3,17").
+    """Write the clips as FLAC, with their levels and the numbers of their classes ("3,17").
 
     meta.json gets the names of the classes and how many clips of each list are missing.
 
@@ -88,8 +88,8 @@ def _example(clip: Clip) -> Iterator[Example]:
     payload = path.read_bytes()
     if path.suffix == ".wav":
         payload = _as_flac(payload, path)
-    samples = len(decode(payload, path))
-    yield Example(payload, {"id": name, "samples": samples, "labels": labels})
+    columns: Columns = {"id": name, "labels": labels}
+    yield Example(payload, columns | level_columns(decode(payload, path)))
 
 
 def _as_flac(payload: bytes, path: Path) -> bytes:

@@ -1,4 +1,4 @@
-"""Views of images, as torchvision and timm have them, from random numbers of their own.
+"""What torchvision, timm and Pillow make of images, from random numbers of their own.
 
 Those libraries draw from the global generators. `drawing` seeds them and puts them back, so every
 view is a function of its seed, and the trainer's random numbers stay as they are.
@@ -26,9 +26,7 @@ def drawing(seed: int) -> Iterator[None]:
     """Python's, NumPy's and PyTorch's global generators seeded; as they were when it ends."""
     kept = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     try:
-        random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002 - timm uses the global one
-        torch.default_generator.manual_seed(seed)
+        _seed(seed)
         yield
     finally:
         random.setstate(kept[0])
@@ -36,34 +34,15 @@ def drawing(seed: int) -> Iterator[None]:
         torch.set_rng_state(kept[2])
 
 
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - timm uses the global one
+    torch.default_generator.manual_seed(seed)
+
+
 def seed_of(*numbers: int) -> int:
     """One seed of 62 bits from several numbers."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 2
-
-
-def augment(
-    pixels: np.ndarray,
-    view: params.ImageAugment,
-    size: int,
-    generator: np.random.Generator,
-    fill: tuple[int, ...] = GREY,
-) -> np.ndarray:
-    """A random view of pixels (H, W, C) uint8: (size, size, C).
-
-    Colour jitter, a random resized crop or a shifted centre crop, a flip, then RandAugment, which
-    fills what it uncovers with a colour (BEiT's order). Depends on the generator only.
-    """
-    if view.color_jitter or view.random_resized_crop:
-        pixels = _torchvision(pixels, view, size, int(generator.integers(2**62)))
-    rows, columns = generator.integers(-view.shift, view.shift + 1, 2) if view.shift else (0, 0)
-    pixels = crop(pixels, size, int(rows), int(columns))
-    if view.flip and generator.random() < 0.5:
-        pixels = pixels[:, ::-1]
-    if view.rand_augment is not None:
-        change = _rand_augment(view.rand_augment, size, fill)
-        with drawing(int(generator.integers(2**62))):
-            pixels = array(change(image(pixels)))
-    return pixels
 
 
 def crop(pixels: np.ndarray, size: int, rows: int = 0, columns: int = 0) -> np.ndarray:
@@ -86,12 +65,24 @@ def crop(pixels: np.ndarray, size: int, rows: int = 0, columns: int = 0) -> np.n
     return padded[top + room : top + room + size, left + room : left + room + size]
 
 
-def resized(pixels: np.ndarray, shorter: int, size: int) -> np.ndarray:
-    """The centre (size, size, C) of pixels (H, W, C) whose shorter side is made `shorter` long."""
+def resized(
+    picture: Image.Image, shorter: int, size: int, shape: tuple[int, int], by: int = 1
+) -> np.ndarray:
+    """The centre (size, size, C) of a picture whose shorter side is made `shorter` long.
+
+    `shape` (H, W) is that of the file, which was decoded `by` times smaller.
+    """
     from torchvision.transforms.v2 import functional as v2
 
     bicubic = v2.InterpolationMode.BICUBIC
-    return array(v2.center_crop(v2.resize(image(pixels), [shorter], bicubic), [size, size]))
+    if by == 1:
+        whole = v2.resize(picture, [shorter], bicubic)
+    else:  # the file's own ratio: reduced sides were rounded up
+        longer = int(shorter * max(shape) / min(shape))
+        sides = (longer, shorter) if shape[1] >= shape[0] else (shorter, longer)
+        edges = (0.0, 0.0, shape[1] / by, shape[0] / by)
+        whole = picture.resize(sides, Image.Resampling.BICUBIC, edges)
+    return array(v2.center_crop(whole, [size, size]))
 
 
 def erase(images: Tensor, probability: float, seeds: Sequence[int]) -> None:
@@ -102,8 +93,9 @@ def erase(images: Tensor, probability: float, seeds: Sequence[int]) -> None:
     from timm.data.random_erasing import RandomErasing
 
     eraser = RandomErasing(probability, mode="pixel", max_count=1, device="cpu")
-    for one, seed in zip(images, seeds, strict=True):
-        with drawing(seed):
+    with drawing(0):  # kept and put back once: that takes longer than seeding
+        for one, seed in zip(images, seeds, strict=True):
+            _seed(seed)
             eraser(one)
 
 
@@ -152,7 +144,7 @@ def array(picture: Image.Image) -> np.ndarray:
 
 
 @lru_cache(maxsize=4)
-def _rand_augment(name: str, size: int, fill: tuple[int, ...]) -> Any:
+def rand_augment(name: str, size: int, fill: tuple[int, ...]) -> Any:
     """timm's RandAugment with BEiT's settings; raises UserError for a name that timm has not."""
     from timm.data.auto_augment import rand_augment_transform
 
@@ -181,18 +173,3 @@ def _posterize(picture: Image.Image, bits: int, **settings: Any) -> Image.Image:
     if bits >= 8:
         return picture
     return ImageOps.posterize(picture, bits) if bits > 0 else picture.point(lambda _: 0)
-
-
-def _torchvision(pixels: np.ndarray, view: params.ImageAugment, size: int, seed: int) -> np.ndarray:
-    """Jitter and crop as torchvision has them."""
-    from torchvision.transforms import v2
-
-    steps: list[torch.nn.Module] = []
-    if view.color_jitter:
-        steps.append(v2.ColorJitter(view.color_jitter, view.color_jitter, view.color_jitter))
-    if view.random_resized_crop:
-        smallest, largest = view.random_resized_crop
-        bicubic = v2.InterpolationMode.BICUBIC
-        steps.append(v2.RandomResizedCrop(size, (smallest, largest), interpolation=bicubic))
-    with drawing(seed):
-        return array(v2.Compose(steps)(image(pixels)))

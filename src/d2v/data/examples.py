@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch.utils.data import Dataset
 
 from d2v.data.layout import LISTS, lines
@@ -86,9 +87,17 @@ class Examples(Dataset[Example]):
     def __getitem__(self, place: Place) -> Example:
         raise NotImplementedError
 
+    def __getitems__(self, places: list[Place]) -> list[Example]:
+        """The examples of a batch, as a loader asks for them."""
+        return [self[place] for place in places]
+
     def collate(self, examples: list[Example]) -> Batch:
         """Examples to one batch of tensors."""
         raise NotImplementedError
+
+    def finish(self, batch: Batch, device: torch.device) -> Batch:
+        """What is left to do for a batch where the model is, its tensors being there already."""
+        return batch
 
     def keys(self, examples: list[Example]) -> list[tuple[int, int, int]]:
         """(seed, epoch, index) of each example, which its random numbers depend on."""
@@ -170,6 +179,14 @@ class Decoded:
             if self.kept:
                 self._items[row] = item
         return item
+
+
+def hiding(mask: npt.NDArray[np.bool_]) -> Batch:
+    """`mask` (B, T), and `masked` (M,) int64: where in the flattened mask it is True.
+
+    Found here, in the loader's processes: searching a mask on an accelerator waits for it.
+    """
+    return {"mask": torch.from_numpy(mask), "masked": torch.from_numpy(np.flatnonzero(mask))}
 
 
 def _listed(source: Source, labels: str, rows: dict[str, int]) -> np.ndarray:

@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from d2v.data.librispeech import FLAC, PCM, RATE, as_pcm, decode
 from d2v.data.official import LIBRILIGHT_HOURS, check_hours
 from d2v.data.shards import write_meta, written_whole
+from d2v.data.sound import FLAC, PCM, RATE, as_pcm, decode, level_columns
 from d2v.data.writing import Columns, Example, write_split
 from d2v.errors import UserError
 
@@ -52,7 +52,7 @@ def prepare_librilight(
     allow_partial: bool = False,
     pcm: bool = False,
 ) -> None:
-    """Write pieces of at most `seconds` seconds, with their samples and speakers.
+    """Write pieces of at most `seconds` seconds, with their levels and speakers.
 
     They are FLAC files or, with `pcm`, bare samples, which need no decoder later.
 
@@ -133,11 +133,8 @@ def _pieces(seconds: float, pcm: bool, recording: Recording) -> Iterator[Example
     for number, piece in enumerate(strung(spans, round(seconds * RATE))):
         samples = np.concatenate([wave[start:end] for start, end in piece])
         payload = as_pcm(samples) if pcm else _as_flac(samples)
-        columns: Columns = {
-            "id": f"{name}#{number}",
-            "samples": len(samples),
-            "speaker": speaker,
-        }
+        columns: Columns = {"id": f"{name}#{number}", "speaker": speaker}
+        columns |= level_columns(samples)
         yield Example(payload, columns, None if number else counts)
 
 

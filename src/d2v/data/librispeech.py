@@ -1,14 +1,8 @@
 """LibriSpeech trees to shards: SPLIT/SPEAKER/CHAPTER/*.flac with .trans.txt, and lists/*.txt."""
 
-import io
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
-from hashlib import md5
 from pathlib import Path
-
-import numpy as np
-import soundfile
 
 from d2v.data.layout import (
     copy_lists,
@@ -21,11 +15,9 @@ from d2v.data.letters import ALPHABET, LETTERS, spell
 from d2v.data.limited import write_limited
 from d2v.data.official import check_counts
 from d2v.data.shards import write_meta, written_whole
-from d2v.data.writing import Example, write_split
+from d2v.data.sound import FLAC, PCM, RATE, as_pcm, decode, level_columns, opened
+from d2v.data.writing import Columns, Example, write_split
 from d2v.errors import UserError
-
-RATE = 16_000  # samples a second
-FLAC, PCM = "flac", "pcm_16"  # encodings of payloads: files, or bare samples, little-endian
 
 
 def prepare_librispeech(
@@ -40,10 +32,11 @@ def prepare_librispeech(
     headers: bool = False,
     pcm: bool = False,
 ) -> None:
-    """Write shards of the FLAC files as they are, with transcripts and numbers of samples.
+    """Write shards of the FLAC files as they are, with transcripts, numbers of samples and levels.
 
     With `pcm` their samples are written, which need no decoder later. With `headers` nothing is
-    decoded now: only the header of a file is looked at.
+    decoded now: only the header of a file is looked at. Its level stays unknown then, and training
+    decodes utterances as a whole.
 
     `limited` is Libri-light's folder of limited supervision: its lists of utterances are written as
     label lists 10min, 1h and 10h. `official` compares the counts with those of LibriSpeech, which
@@ -94,14 +87,16 @@ def prepare_librispeech(
 
 def _example(headers: bool, pcm: bool, item: tuple[Path, str]) -> Iterator[Example]:
     path, text = item
-    payload, speaker = path.read_bytes(), path.parts[-3]
+    payload = path.read_bytes()
+    columns: Columns = {"id": path.stem, "text": text, "speaker": path.parts[-3]}
     if headers:
-        with _opened(payload, path) as file:
-            samples = file.frames
+        with opened(payload, path) as file:
+            columns["samples"] = file.frames
     else:
         wave = decode(payload, path)
-        samples, payload = len(wave), as_pcm(wave) if pcm else payload
-    yield Example(payload, {"id": path.stem, "text": text, "samples": samples, "speaker": speaker})
+        columns |= level_columns(wave)
+        payload = as_pcm(wave) if pcm else payload
+    yield Example(payload, columns)
 
 
 def prepare_lm(split: Path, out: Path, order: int) -> None:
@@ -126,55 +121,6 @@ def prepare_lm(split: Path, out: Path, order: int) -> None:
             sentences=len(sentences),
             words=len(words),
         )
-
-
-def decode(payload: bytes | memoryview, name: Path | str) -> np.ndarray:
-    """A FLAC file as samples (S,) int16.
-
-    Compares with the MD5 that the file's header gives, because the decoder may skip broken frames
-    in silence. Raises UserError with the name if the file is broken, not 16 kHz or not mono.
-    """
-    with _opened(payload, name) as file:
-        frames = file.frames
-        exact = file.subtype == "PCM_16"  # else the samples read are rounded
-        wave: np.ndarray = file.read(dtype="int16")
-    if len(wave) != frames:
-        raise UserError(f"{name}: corrupt audio ({len(wave)} of {frames} samples); replace it")
-    expected = _md5(payload)
-    if exact and expected and md5(wave.astype("<i2", copy=False).data).digest() != expected:
-        raise UserError(f"{name}: corrupt audio (samples differ from their checksum); replace it")
-    return wave
-
-
-@contextmanager
-def _opened(payload: bytes | memoryview, name: Path | str) -> Iterator[soundfile.SoundFile]:
-    """A file of 16 kHz, one channel and at least one sample, as its header says."""
-    try:
-        with soundfile.SoundFile(io.BytesIO(payload)) as file:
-            rate, channels = file.samplerate, file.channels
-            if (rate, channels) != (RATE, 1):
-                raise UserError(
-                    f"{name}: {rate} Hz, {channels} channel(s); 16000 Hz and one are needed:"
-                    " convert it with `ffmpeg -ar 16000 -ac 1`"
-                )
-            if file.frames == 0:
-                raise UserError(f"{name}: no samples in it; remove it and its transcript")
-            yield file
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise UserError(f"{name}: corrupt audio ({error}); replace or remove it") from None
-
-
-def as_pcm(wave: np.ndarray) -> bytes:
-    """Samples (S,) int16 as the payload of encoding pcm_16."""
-    return wave.astype("<i2", copy=False).tobytes()
-
-
-def samples_of(payload: memoryview, encoding: str, name: str) -> np.ndarray:
-    """Samples (S,) int16 of a payload; those of pcm_16 lie in the shard itself.
-
-    Raises UserError as `decode` does.
-    """
-    return np.frombuffer(payload, "<i2") if encoding == PCM else decode(payload, name)
 
 
 def read_transcripts(folder: Path) -> list[tuple[Path, str]]:
@@ -220,12 +166,6 @@ def _chapter(chapter: Path) -> Iterator[tuple[Path, str]]:
         raise UserError(f"{files[silent[0]]}: no transcript in {path.name}")
     for name in sorted(files):
         yield files[name], texts[name]
-
-
-def _md5(payload: bytes | memoryview) -> bytes | None:
-    """MD5 of the samples as the STREAMINFO block, which comes first in a FLAC file, has it."""
-    digest = bytes(payload[26:42])
-    return digest if any(digest) and bytes(payload[:4]) == b"fLaC" else None
 
 
 def _write(path: Path, rows: Sequence[str]) -> None:

@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--headers",
             action="store_true",
-            help="decode nothing: check files by their headers and ends only, count no colours",
+            help="decode nothing: check headers and ends of files, know no colours or levels",
         )
     for command in (speech, light):
         command.add_argument(

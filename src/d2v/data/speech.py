@@ -9,9 +9,9 @@ import numpy.typing as npt
 import torch
 
 from d2v import params
-from d2v.data.examples import Batch, Decoded, Example, Examples, Place, Source
+from d2v.data.examples import Batch, Decoded, Example, Examples, Place, Source, hiding
 from d2v.data.letters import LETTERS, PADDING, encode
-from d2v.data.librispeech import FLAC, samples_of
+from d2v.data.sound import FLAC, normalise, range_of, samples_of
 from d2v.encoders.frames import frame_count
 from d2v.errors import UserError
 from d2v.masking import channel_masks, rng, span_masks
@@ -41,6 +41,11 @@ class Waves(Examples):
                 f"{self.folder}: {self.ids[shortest]} has {self.samples[shortest]} samples, too few"
                 " for one frame; set view.min_samples or remove it"
             )
+        self.encoding = self.meta.get("encoding", FLAC)
+        self.levels = None  # mean and deviation of every row, float32
+        if {"mean", "deviation"} <= set(self.shards.columns):
+            mean, deviation = (self.shards.numbers(name) for name in ("mean", "deviation"))
+            self.levels = mean.astype(np.float32), deviation.astype(np.float32)
         self.waves = Decoded(self._decode, int(self.samples.sum()) * 4)
 
     @property
@@ -59,19 +64,30 @@ class Waves(Examples):
             self.mask, self.channels = self.view.mask, self.view.mask_channels
 
     def hidden(self, samples: npt.NDArray[Any], keys: list[tuple[int, int, int]]) -> Batch:
-        """`mask` (B, T) and `channel_mask` (B, D) for waveforms of `samples` (B,), if wanted."""
+        """Masks of frames (`hiding`) and `channel_mask` (B, D) for waveforms of `samples` (B,)."""
         masks: Batch = {}
         if self.mask is not None:
             frames = frame_count(samples, self.conv_layers)
-            masks["mask"] = torch.from_numpy(span_masks(self.mask, frames, keys))
+            masks |= hiding(span_masks(self.mask, frames, keys))
         if self.channels is not None:
             masks["channel_mask"] = torch.from_numpy(channel_masks(self.channels, self.dim, keys))
         return masks
 
     def _decode(self, row: int) -> np.ndarray:
-        name = f"{self.folder}: {self.shards.texts('id')[row]}"
-        encoding = self.meta.get("encoding", FLAC)
-        return normalise(samples_of(self.shards.payload(row), encoding, name))
+        return normalise(samples_of(self.shards.payload(row), self.encoding, self._name(row)))
+
+    def _part(self, row: int, start: int, count: int, length: int) -> np.ndarray:
+        """`count` samples of an utterance of `length`, normalised as the whole of it is."""
+        payload, name = self.shards.payload(row), self._name(row)
+        if count == length:
+            wave = samples_of(payload, self.encoding, name)  # which compares the checksum
+        else:
+            wave = range_of(payload, self.encoding, start, count, name)
+        assert self.levels is not None
+        return normalise(wave, (self.levels[0][row], self.levels[1][row]))
+
+    def _name(self, row: int) -> str:
+        return f"{self.folder}: {self.shards.texts('id')[row]}"
 
 
 class Utterances(Waves):
@@ -110,19 +126,40 @@ class Utterances(Waves):
 
     def __getitem__(self, place: Place) -> Example:
         """The whole waveform (S,), normalised, and where in [0, 1) a crop of it lies."""
-        epoch, index = place
-        row = int(self.rows[index])
-        example: Example = {"place": place, "id": self.ids[index], "wave": self.waves[row]}
+        row = int(self.rows[place[1]])
+        example: Example = {"place": place, "id": self.ids[place[1]], "wave": self.waves[row]}
         if self.task is not None:
             example["letters"] = encode(self.shards.texts("text")[row])
         else:
-            example["crop"] = rng(self.seed, epoch, index).random() if self.train else 0.5
+            example["crop"] = self._crop(place)
         return example
 
-    def collate(self, examples: list[Example]) -> Batch:
-        """`waves` (B, S) float32, and masks where asked for: `mask` (B, T), `channel_mask` (B, D).
+    def __getitems__(self, places: list[Place]) -> list[Example]:
+        """The examples of a batch; in pre-training of each only what the batch keeps is decoded.
 
-        With a task also `samples` (B,), `letters` (B, U) padded with 1, `letter_counts` (B,).
+        That needs the utterances' levels, which were not measured if they were prepared with
+        --headers. Sets that are kept in memory are decoded whole, and once.
+        """
+        if self.task is not None or self.waves.kept or self.levels is None:
+            return super().__getitems__(places)
+        lengths = [int(self.samples[index]) for _, index in places]
+        size = _size(lengths, self.view.max_samples)
+        examples = []
+        for place, length in zip(places, lengths, strict=True):
+            start = _start(self._crop(place), length, size)
+            wave = self._part(int(self.rows[place[1]]), start, size, length)
+            examples.append({"place": place, "id": self.ids[place[1]], "wave": wave, "crop": 0.0})
+        return examples
+
+    def _crop(self, place: Place) -> float:
+        """Where in [0, 1) a crop lies."""
+        return rng(self.seed, *place).random() if self.train else 0.5
+
+    def collate(self, examples: list[Example]) -> Batch:
+        """`waves` (B, S) float32, and masks where asked for: `mask` (B, T) and `masked` (M,).
+
+        With a task also `samples` (B,), `letters` (B, U) padded with 1, `letter_counts` (B,), and
+        `channel_mask` (B, D) where asked for.
         """
         batch: Batch = {"ids": [e["id"] for e in examples]}
         if self.task is None:
@@ -137,13 +174,6 @@ class Utterances(Waves):
         return batch | self.hidden(samples, self.keys(examples))
 
 
-def normalise(wave: np.ndarray) -> np.ndarray:
-    """16-bit samples (S,) to float32 of zero mean and unit variance (fairseq `normalize: true`)."""
-    scaled = wave.astype(np.float32) / 2**15
-    scaled -= scaled.mean()
-    return scaled / np.sqrt(scaled.var() + np.float32(1e-5))
-
-
 def padded(rows: Sequence[Any], padding: float, dtype: type) -> tuple[np.ndarray, np.ndarray]:
     """Rows of numbers as (B, longest) and their lengths (B,)."""
     counts = np.array([len(row) for row in rows])
@@ -155,9 +185,20 @@ def padded(rows: Sequence[Any], padding: float, dtype: type) -> tuple[np.ndarray
 
 def _cropped(examples: list[Example], most: int | None) -> np.ndarray:
     """Waveforms as (B, S), S that of the shortest, at most `most`."""
-    size = min(len(e["wave"]) for e in examples)
-    size = min(size, most or size)
-    starts = [int(e["crop"] * (len(e["wave"]) - size + 1)) for e in examples]
+    lengths = [len(e["wave"]) for e in examples]
+    size = _size(lengths, most)
+    starts = [_start(e["crop"], n, size) for e, n in zip(examples, lengths, strict=True)]
     return np.stack(
         [e["wave"][start : start + size] for e, start in zip(examples, starts, strict=True)]
     )
+
+
+def _size(lengths: list[int], most: int | None) -> int:
+    """Samples that a batch of waveforms of these lengths keeps of each."""
+    shortest = min(lengths)
+    return min(shortest, most or shortest)
+
+
+def _start(crop: float, length: int, size: int) -> int:
+    """First sample that is kept of `length`."""
+    return int(crop * (length - size + 1))

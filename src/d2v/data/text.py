@@ -5,7 +5,7 @@ import numpy.typing as npt
 import torch
 
 from d2v import params
-from d2v.data.examples import Batch, Example, Examples, Place, Source
+from d2v.data.examples import Batch, Example, Examples, Place, Source, hiding
 from d2v.data.tokenizer import END, PADDING, SPECIAL, START
 from d2v.errors import UserError
 from d2v.masking import MASKED, RANDOM, rng, token_masks
@@ -32,7 +32,7 @@ class _Tokens(Examples):
         self.counts = self.shards.numbers("length") // self.dtype.itemsize  # tokens of a row
 
     def collate(self, examples: list[Example]) -> Batch:
-        """`tokens` (B, T) int64 padded with 1; `masked_tokens` and `mask` (B, T) if masked."""
+        """`tokens` (B, T) int64 padded with 1; if masked, masks (`hiding`), `masked_tokens`."""
         lengths = np.array([len(e["tokens"]) for e in examples])
         tokens = np.full((len(examples), lengths.max()), PADDING, np.int64)
         for target, example in zip(tokens, examples, strict=True):
@@ -45,7 +45,7 @@ class _Tokens(Examples):
             if self.mask.random_prob:
                 masked = np.where(kind == RANDOM, self._random(keys, tokens.shape[1]), masked)
             batch["masked_tokens"] = torch.from_numpy(masked)
-            batch["mask"] = torch.from_numpy(kind == MASKED)
+            batch |= hiding(kind == MASKED)
         return batch
 
     def _random(self, keys: list[tuple[int, int, int]], length: int) -> np.ndarray:

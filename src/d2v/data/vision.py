@@ -2,11 +2,15 @@
 
 import numpy as np
 import torch
+from PIL import Image
+from torch import Tensor
 
 from d2v import params
-from d2v.data.augment import augment, crop, erase, mixing, resized, seed_of
-from d2v.data.examples import Batch, Decoded, Example, Examples, Place, Source
-from d2v.data.imagefolder import decode, grey
+from d2v.data import on_device
+from d2v.data.augment import array, crop, erase, image, mixing, resized, seed_of
+from d2v.data.examples import Batch, Decoded, Example, Examples, Place, Source, hiding
+from d2v.data.imagefolder import picture
+from d2v.data.views import Choice, draw, finished, part, reduction
 from d2v.errors import UserError
 from d2v.masking import block_masks, rng
 
@@ -46,6 +50,9 @@ class Images(Examples):
         self.augmented = self.train and any(
             (view.shift, view.random_resized_crop, view.flip, view.color_jitter, view.rand_augment)
         )
+        self.on_device = self.train and view.decode == "device"
+        if self.on_device:
+            on_device.check(view, encoder.channels)
         self.mix = None
         if self.train and (view.mixup or view.cutmix):
             if task is None:
@@ -53,44 +60,69 @@ class Images(Examples):
             self.mix = mixing(view, task)
         self._standardise()
         self.labels = self.shards.numbers("label")
-        area = self.shards.numbers("height") * self.shards.numbers("width")
-        self.pixels = Decoded(self._decode, int(area[self.rows].sum()) * encoder.channels)
+        self.heights, self.widths = self.shards.numbers("height"), self.shards.numbers("width")
+        area = (self.heights * self.widths)[self.rows]
+        self.pixels = Decoded(self._decode, int(area.sum()) * encoder.channels)
 
     def __getitem__(self, place: Place) -> Example:
-        """Pixels (size, size, C) uint8 of the view: random in training, else the centre."""
-        epoch, index = place
-        row = int(self.rows[index])
-        pixels, size = self.pixels[row], self.encoder.image_size
+        """Pixels (size, size, C) uint8 of the view: random in training, else the centre.
+
+        With view.decode device a view's file and choice.
+        """
+        row, size = int(self.rows[place[1]]), self.encoder.image_size
+        name, label = self.ids[place[1]], self.labels[row]
+        example: Example = {"place": place, "id": name, "label": label}
+        if self.on_device:
+            file = on_device.jpeg(self.shards.payload(row), self._name(row))
+            return example | {"file": file, "choice": self._choice(row, place)}
         if self.augmented:
-            generator = rng(self.seed, epoch, index)
-            pixels = augment(pixels, self.view, size, generator, self.fill)
+            pixels = self._augmented(row, place)
         elif self.view.resize is not None and not self.train:
-            pixels = resized(pixels, self.view.resize, size)
+            shape = int(self.heights[row]), int(self.widths[row])
+            shown, by = self._picture(row, reduction(min(shape), self.view.resize))
+            pixels = resized(shown, self.view.resize, size, shape, by)
         else:
-            pixels = crop(pixels, size)
-        return {"place": place, "id": self.ids[index], "pixels": pixels, "label": self.labels[row]}
+            pixels = crop(self.pixels[row], size)
+        return example | {"pixels": pixels}
 
     def collate(self, examples: list[Example]) -> Batch:
-        """`images` (B, C, H, W) float32; `mask` (B, T) and `labels` (B,) where asked for.
+        """`images` (B, C, H, W) float32; masks (`hiding`) and `labels` (B,) where asked for.
 
-        Labels of mixed images are soft: (B, classes).
+        Labels of mixed images are soft: (B, classes). With view.decode device images come with
+        `finish`, from `files`.
         """
-        pixels = torch.from_numpy(np.stack([e["pixels"] for e in examples]))
-        images = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-        images = images.sub_(self.mean).div_(self.std)
+        batch: Batch = {"ids": [e["id"] for e in examples]}
         keys = self.keys(examples)
+        if self.on_device:
+            files, choices = [e["file"] for e in examples], [e["choice"] for e in examples]
+            batch["files"] = on_device.joined(files, choices)
+        else:
+            pixels = torch.from_numpy(np.stack([e["pixels"] for e in examples]))
+            batch["images"] = self._standardised(pixels.permute(0, 3, 1, 2))
         if self.train and self.view.erase:
-            erase(images, self.view.erase, [seed_of(*key, _ERASING) for key in keys])
-        batch: Batch = {"ids": [e["id"] for e in examples], "images": images}
+            erase(batch["images"], self.view.erase, [seed_of(*key, _ERASING) for key in keys])
         if self.mask is not None:
-            hidden = block_masks(self.mask, self.encoder.grid, keys)
-            batch["mask"] = torch.from_numpy(hidden)
+            batch |= hiding(block_masks(self.mask, self.encoder.grid, keys))
         if self.task is not None:
             batch["labels"] = torch.tensor([int(e["label"]) for e in examples])
         if self.mix is not None:
             seed = seed_of(*(number for key in keys for number in key), _MIXING)
-            batch["images"], batch["labels"] = self.mix(images, batch["labels"], seed)
+            batch["images"], batch["labels"] = self.mix(batch["images"], batch["labels"], seed)
         return batch
+
+    def finish(self, batch: Batch, device: torch.device) -> Batch:
+        """With view.decode device, `images` on it from the batch's files; else nothing."""
+        if "files" not in batch:
+            return batch
+        rest = {name: value for name, value in batch.items() if name != "files"}
+        size, ids = self.encoder.image_size, [f"{self.folder}: {name}" for name in batch["ids"]]
+        views = on_device.views(batch["files"], ids, size, device)
+        return rest | {"images": self._standardised(views)}
+
+    def _standardised(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, C, H, W) uint8 of any device as float32."""
+        images = pixels.to(torch.float32, memory_format=torch.contiguous_format)
+        return images.sub_(self.mean.to(images.device)).div_(self.std.to(images.device))
 
     def _standardise(self) -> None:
         """Set mean and std (C, 1, 1) of pixels from 0 to 255, and the mean colour.
@@ -113,6 +145,37 @@ class Images(Examples):
             raise UserError(f"{self.folder}: all images have one colour, nothing to standardise by")
         self.fill = tuple(min(255, round(255 * value)) for value in mean[colours])
 
+    def _choice(self, row: int, place: Place) -> Choice:
+        shape = int(self.heights[row]), int(self.widths[row])
+        return draw(self.view, shape, self.encoder.image_size, rng(self.seed, *place))
+
+    def _augmented(self, row: int, place: Place) -> np.ndarray:
+        """A random view (size, size, C)."""
+        size, choice = self.encoder.image_size, self._choice(row, place)
+        if choice.box is not None:
+            smaller = reduction(min(choice.box.height, choice.box.width), size)
+            shown, by = self._picture(row, smaller)
+            pixels = array(part(shown, choice, size, by))
+        elif choice.jitter:
+            pixels = array(part(self._picture(row)[0], choice, size))
+        else:
+            pixels = self.pixels[row]
+        return finished(pixels, choice, self.view, size, self.fill)
+
+    def _picture(self, row: int, by: int = 1) -> tuple[Image.Image, int]:
+        """An image `by` times smaller, or whole where its file has one scale; and by how much.
+
+        Whether images are kept in memory makes no difference to what is seen of them.
+        """
+        if by == 1 and self.pixels.kept:
+            return image(self.pixels[row]), 1
+        found = picture(self.shards.payload(row), self._name(row), by)
+        by = by if found.height < self.heights[row] else 1
+        return found if self.encoder.channels == 3 else found.convert("L"), by
+
     def _decode(self, row: int) -> np.ndarray:
-        image = decode(self.shards.payload(row), f"{self.folder}: {self.shards.texts('id')[row]}")
-        return image if self.encoder.channels == 3 else grey(image)[..., None]
+        found = picture(self.shards.payload(row), self._name(row))
+        return array(found if self.encoder.channels == 3 else found.convert("L"))
+
+    def _name(self, row: int) -> str:
+        return f"{self.folder}: {self.shards.texts('id')[row]}"

@@ -128,6 +128,10 @@ class ImageAugment(Strict):
     erase: Fraction = 0.0  # probability that a random rectangle becomes noise (timm, mode pixel)
     mixup: Annotated[float, Field(ge=0.0)] = 0.0  # alpha of timm's Mixup; 0: off
     cutmix: Annotated[float, Field(ge=0.0)] = 0.0  # alpha; with both, one is drawn for each batch
+    # where files are decoded in training: by the loader's processes, or where the model is. device:
+    # JPEG only, and the same crops, flips and factors, but torchvision resizes and changes tensors
+    # where Pillow does pictures: values differ by a few of 255. Evaluation is always on the host
+    decode: Literal["host", "device"] = "host"
     # evaluation: the shorter side is made this long (bicubic) before the centre crop
     resize: Positive | None = None
     # dataset: the set's own mean and deviation; imagenet: .485 .456 .406 / .229 .224 .225;
