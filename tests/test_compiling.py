@@ -88,7 +88,7 @@ import resource, sys, torch
 from d2v import devices
 if sys.argv[1] == "keep":
     devices.keep_memory(torch.device("cpu"))
-for turn in range(3):
+for turn in range(6):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     step = [torch.ones(size, 2**20) for size in (12, 24, 6, 24, 12)]
     step.clear()

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
 
 
 def keep_memory(device: torch.device) -> None:
@@ -21,6 +21,7 @@ def keep_memory(device: torch.device) -> None:
     if device.type == "cpu" and mallopt is not None:
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, -1)
+        mallopt(M_TOP_PAD, 64 * 2**20)
 
 
 def move(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:

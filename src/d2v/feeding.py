@@ -32,7 +32,7 @@ def batches(
     """
     loader: DataLoader[Any] = DataLoader(
         dataset,  # type: ignore[arg-type]
-        batch_sampler=order,  # type: ignore[arg-type]
+        batch_sampler=order,
         collate_fn=dataset.collate,
         num_workers=workers,
         pin_memory=device.type == "cuda",

@@ -89,7 +89,7 @@ class FrontEnd(nn.Module):
         self.projection = Linear(channels[-1], dim)
 
     def compile(self, *how: Any, **more: Any) -> None:
-        """As for all modules; then it is not told of frames, which would be constants of a graph."""
+        """As any module; then it is not told of frames, which would be constants of a graph."""
         self.compiled = True
         super().compile(*how, **more)
 

@@ -35,17 +35,18 @@ class WindowConv(nn.Module):
         """
         length, channels = x.shape[1:]
         frames = (length - self.kernel) // self.stride + 1
+        # windows of one channel overlap in memory: no gradient can be added to them there
+        if (channels > 1 or not x.requires_grad) and fits(x[0], self.weight):
+            found: Tensor = _Windows.apply(x, self.weight, self.stride, needed)
+            return found
         if channels == 1:
             windows = x.squeeze(-1).unfold(1, self.kernel, self.stride)
             return F.linear(windows, self.weight.squeeze(1))
-        if self.kernel >= self.stride and fits(x[0], self.weight):
-            found: Tensor = _Windows.apply(x, self.weight, self.stride, needed)
-            return found
         out: Tensor | None = None
         for first, weight in _groups(self.weight, self.stride):
             taps = weight.shape[1] // channels
-            product = F.linear(self._group(x, first, taps, frames), weight)
-            out = product if out is None else out + product
+            part = F.linear(self._group(x, first, taps, frames), weight)
+            out = part if out is None else out + part
         assert out is not None
         return out
 
@@ -98,15 +99,19 @@ class _Windows(torch.autograd.Function):
         needed = ctx.needed or [[(0, grad.shape[1])]] * len(x)
         groups = list(_groups(weight, ctx.stride))
         dgroups = [torch.zeros_like(matrix) for _, matrix in groups]
-        dx = torch.zeros_like(x)
-        for example, out, into, runs in zip(x, grad.contiguous(), dx, needed, strict=True):
+        dx = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
+        for n, (example, out, runs) in enumerate(zip(x, grad.contiguous(), needed, strict=True)):
             if not runs:
                 continue
             out = _gathered(out, runs)
             for (first, matrix), dmatrix in zip(groups, dgroups, strict=True):
                 part = _part(example, weight, ctx.stride, first, matrix)
-                dmatrix.addmm_(out.t(), _gathered(part, runs))
-                dpart = _part(into, weight, ctx.stride, first, matrix)
+                part = _gathered(part, runs)
+                if dx is None:  # of samples: few columns
+                    dmatrix += product(part.t(), out.t()).t()
+                    continue
+                dmatrix.addmm_(out.t(), part)
+                dpart = _part(dx[n], weight, ctx.stride, first, matrix)
                 pieces = product(out, matrix.t()).split([end - start for start, end in runs])
                 for (start, end), piece in zip(runs, pieces, strict=True):
                     dpart[start:end] += piece
@@ -122,17 +127,22 @@ def _gathered(x: Tensor, runs: Runs) -> Tensor:
 
 
 def _groups(weight: Tensor, stride: int) -> Iterator[tuple[int, Tensor]]:
-    """First tap of each group, and its part of `weight` (C', C, k) as (C', taps * C)."""
-    for first in range(0, weight.shape[2], stride):
-        yield first, weight[:, :, first : first + stride].transpose(1, 2).flatten(1).contiguous()
+    """First tap of each group, and its part of `weight` (C', C, k) as (C', taps * C).
+
+    Windows of samples are so small that they are copied: there one group has all taps.
+    """
+    taps = stride if weight.shape[1] > 1 else weight.shape[2]
+    for first in range(0, weight.shape[2], taps):
+        yield first, weight[:, :, first : first + taps].transpose(1, 2).flatten(1).contiguous()
 
 
 def _part(x: Tensor, weight: Tensor, stride: int, first: int, matrix: Tensor) -> Tensor:
-    """A group's taps of every window of one example (T, C): a view (frames, taps * C)."""
+    """A group's taps of every window of one example (T, C): (frames, taps * C), mostly a view."""
     length, channels = x.shape
     frames = (length - weight.shape[2]) // stride + 1
     shape = (frames, matrix.shape[1])
-    return x.as_strided(shape, (stride * channels, 1), x.storage_offset() + first * channels)
+    part = x.as_strided(shape, (stride * channels, 1), x.storage_offset() + first * channels)
+    return part if channels > 1 else part.contiguous()
 
 
 def visible(mask: Tensor) -> list[Runs]:
