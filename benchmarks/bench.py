@@ -37,7 +37,7 @@ def device() -> str:
 def measure(a: argparse.Namespace) -> dict[str, Any]:
     """All parts that are asked for, one after another."""
     found: dict[str, Any] = {"device": device()}
-    tiny = ["--tiny", "--repeat", "2", "--no-memory"] if a.tiny else []
+    tiny = ["--tiny", "--repeat", "2", "--warm-up", "1"] if a.tiny else []
     if "step" in a.parts:
         found |= step.run([*tiny, "--threads", str(a.threads)])
         say(step.table(found["step"]), step.split_table(found["step"]))

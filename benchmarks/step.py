@@ -1,12 +1,14 @@
 """The pre-training step at Base size, and the same step composed from Hugging Face's modules.
 
-    python benchmarks/step.py [--kinds speech vision text] [--repeat 3] [--threads 2] [-o FILE]
+    python benchmarks/step.py [--kinds speech vision text] [--repeat 5] [--threads 2] [-o FILE]
 
-Both sides see the same batches (speech 1 x 10 s, vision 2 x 224^2, text 2 x 512 tokens: random,
-with the recipe's masks and dropouts) and take turns in one process: matrix product, ours, peer,
-again. Medians count. `ratio` is the peer's time over ours; `fraction` the step's operations
-(d2v.flops) over its time and over the rate of a 2048 x 2048 matrix product in the same run; memory
-is the peak of a process of its own above what its imports take. The peer is explained in peer.py.
+All sides see the same batches (speech 1 x 10 s, vision 2 x 224^2, text 2 x 512 tokens: random,
+with the recipe's masks and dropouts). Each lives in a process of its own, as its users start it,
+and they take turns: matrix product, ours, peer, again. Medians count. `ratio` is the peer's time
+over ours; `fraction` the step's operations (d2v.flops) over its time and over the rate of a
+2048 x 2048 matrix product in the same run; memory is the peak of the side's process above what its
+imports take. The peer is explained in peer.py. `kept` is the peer in a process that keeps freed
+memory as d2v.devices lets ours do: the ratio to it is what is gained in the step itself.
 """
 
 import argparse
@@ -26,55 +28,105 @@ from steps import PARTS, Ours, Stepper, Theirs, gemm_gflops
 
 from d2v import flops
 
-SIDES = {"ours": Ours, "peer": Theirs}
-STEPS_FOR_MEMORY = 2  # the second has gradients and moments of the first in memory
+SIDES = ("ours", "peer", "kept")
+WARM_UP = 4  # steps until memory is where it stays
+PAUSE = 0.3  # seconds until the threads of the side before are asleep
 Row = dict[str, Any]
 
 
-def measure(kind: str, a: argparse.Namespace) -> Row:
-    """Times of both sides, in turns; memory beside them unless it is not asked for."""
-    device, size, examples = torch.device("cpu"), _size(kind, a.tiny), a.examples[kind]
+def build(side: str, p: Any) -> Stepper:
+    """One side on the CPU."""
+    device = torch.device("cpu")
+    if side == "ours":
+        return Ours(p, device, split=True)
+    return Theirs(p, device, split=True, keep=side == "kept")
+
+
+class Side:
+    """A side in a process of its own, which makes one step when it is told to."""
+
+    def __init__(self, name: str, kind: str, a: argparse.Namespace) -> None:
+        command = [sys.executable, __file__, "--serve", name, "--kinds", kind]
+        command += ["--threads", str(a.threads), "--batch", str(a.examples[kind])]
+        command += ["--tiny"] if a.tiny else []
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+
+    def step(self, number: int) -> Row:
+        """Seconds, by clock and by processor, of the step, and by its parts."""
+        return self._answer(f"{number}\n")
+
+    def end(self) -> float:
+        """MiB that it took at most."""
+        found = self._answer("end\n")["mib"]
+        self.process.wait()
+        return float(found)
+
+    def _answer(self, words: str) -> Row:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(words)
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"a side of the benchmark ended with code {self.process.wait()}")
+        found: Row = json.loads(line)
+        return found
+
+
+def serve(side: str, kind: str, a: argparse.Namespace) -> None:
+    """What the process of a side does."""
+    import peer  # noqa: F401  (all sides start with the same imports)
+
     p = batches.recipe(kind, a.tiny)
-    sides: dict[str, Stepper] = {
-        name: side(p, device, split=True) for name, side in SIDES.items() if name in a.sides
-    }
-    drawn = [batches.batch(p, size, examples, step) for step in range(a.repeat + 1)]
-    for stepper in sides.values():  # the first step warms up
-        stepper.step(drawn[0])
-        stepper.clock.read()
+    before = _status("VmRSS")
+    stepper = build(side, p)
+    for line in sys.stdin:
+        if line == "end\n":
+            print(json.dumps({"mib": (_status("VmHWM") - before) / 1024}), flush=True)
+            return
+        drawn = batches.batch(p, _size(kind, a.tiny), a.examples[kind], int(line))
+        torch.manual_seed(int(line))
+        began, cpu = time.perf_counter(), time.process_time()
+        stepper.step(drawn)
+        row = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - cpu}
+        print(json.dumps(row | {"split": stepper.clock.read()}), flush=True)
+
+
+def measure(kind: str, a: argparse.Namespace) -> Row:
+    """Times of all sides, in turns, and their memory."""
+    size, examples = _size(kind, a.tiny), a.examples[kind]
+    p = batches.recipe(kind, a.tiny)
+    sides = {name: Side(name, kind, a) for name in a.sides}
+    for side in sides.values():
+        for number in range(a.warm_up):
+            side.step(number)
     times: dict[str, list[Row]] = {name: [] for name in sides}
     products = []
-    for step in range(1, a.repeat + 1):
-        products.append(gemm_gflops(device))
-        torch.manual_seed(step)
-        for name, stepper in sides.items():
-            times[name].append(_timed(stepper, drawn[step]))
+    for turn in range(a.repeat):
+        time.sleep(PAUSE)
+        products.append(gemm_gflops(torch.device("cpu")))
+        for name, side in sides.items():
+            time.sleep(PAUSE)
+            times[name].append(side.step(a.warm_up + turn))
+    mib = {name: side.end() for name, side in sides.items()}
     began = time.perf_counter()
     batches.batch(p, size, examples, a.repeat)
     data = time.perf_counter() - began
     operations = examples * flops.pretraining(p, size)
     found = {"examples": examples, "size": size, "gflop": operations / 1e9}
-    found |= _merged(times, operations, statistics.median(products))
+    found |= _merged(times, mib, operations, statistics.median(products))
     found.setdefault("split", {})["data"] = data
-    return found | (_memory(kind, a) if a.memory else {})
+    return found
 
 
-def _timed(stepper: Stepper, batch: dict[str, torch.Tensor]) -> Row:
-    began, cpu = time.perf_counter(), time.process_time()
-    stepper.step(batch)
-    seconds = time.perf_counter() - began
-    return {
-        "seconds": seconds,
-        "cpu_seconds": time.process_time() - cpu,
-        "split": stepper.clock.read(),
-    }
-
-
-def _merged(times: dict[str, list[Row]], operations: float, product: float) -> Row:
-    """Medians of both sides and what follows from them."""
+def _merged(
+    times: dict[str, list[Row]], mib: dict[str, float], operations: float, product: float
+) -> Row:
+    """Medians of all sides and what follows from them."""
     found: Row = {"gemm_gflops": product}
     for name, rows in times.items():
-        prefix = "" if name == "ours" else "peer_"
+        prefix = {"ours": "", "peer": "peer_", "kept": "peer_kept_"}[name]
         seconds = [row["seconds"] for row in rows]
         found[f"{prefix}seconds"] = statistics.median(seconds)
         found[f"{prefix}cpu_seconds"] = statistics.median(row["cpu_seconds"] for row in rows)
@@ -83,38 +135,13 @@ def _merged(times: dict[str, list[Row]], operations: float, product: float) -> R
         found[f"{prefix}split"] = {
             part: statistics.median(row["split"][part] for row in rows) for part in PARTS
         }
-    if len(times) == 2:
+        found[f"{prefix}peak_mib"] = mib[name]
+    if {"ours", "peer"} <= times.keys():
         found["ratio"] = found["peer_seconds"] / found["seconds"]
         found["cpu_ratio"] = found["peer_cpu_seconds"] / found["cpu_seconds"]
+    if {"ours", "kept"} <= times.keys():
+        found["kept_ratio"] = found["peer_kept_seconds"] / found["seconds"]
     return found
-
-
-# --- memory ---------------------------------------------------------------------------------------
-
-
-def _memory(kind: str, a: argparse.Namespace) -> Row:
-    """Peak of each side in a process of its own, MiB."""
-    found = {}
-    for name in a.sides:
-        command = [sys.executable, __file__, "--alone", name, "--kinds", kind]
-        command += ["--threads", str(a.threads), "--batch", str(a.examples[kind])]
-        command += ["--tiny"] if a.tiny else []
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        found["peak_mib" if name == "ours" else "peer_peak_mib"] = float(done.stdout)
-    return found
-
-
-def alone(side: str, kind: str, a: argparse.Namespace) -> float:
-    """MiB that building a side and a few steps of it take at most, above what was there before."""
-    import peer  # noqa: F401  (both sides start with the same imports)
-
-    p = batches.recipe(kind, a.tiny)
-    size, examples = _size(kind, a.tiny), a.examples[kind]
-    before = _status("VmRSS")
-    stepper = SIDES[side](p, torch.device("cpu"))
-    for step in range(STEPS_FOR_MEMORY):
-        stepper.step(batches.batch(p, size, examples, step))
-    return (_status("VmHWM") - before) / 1024
 
 
 def _status(name: str) -> int:
@@ -133,8 +160,9 @@ def _size(kind: str, tiny: bool) -> int:
 def table(rows: dict[str, Row]) -> str:
     """Markdown, a row a modality."""
     lines = [
-        "| step | s | of gemm | peer, s | of gemm | ratio | by CPU time | MiB | peer, MiB |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| step | s | of gemm | peer, s | of gemm | ratio | by CPU time | kept, s | ratio"
+        " | MiB | peer, MiB |",
+        "|---" * 11 + "|",
     ]
     for kind, row in rows.items():
         cells = [
@@ -147,6 +175,8 @@ def table(rows: dict[str, Row]) -> str:
             ("peer_fraction_of_gemm", ".0%"),
             ("ratio", ".2f"),
             ("cpu_ratio", ".2f"),
+            ("peer_kept_seconds", ".2f"),
+            ("kept_ratio", ".2f"),
             ("peak_mib", ".0f"),
             ("peer_peak_mib", ".0f"),
         ):
@@ -180,13 +210,13 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     """The command line's words."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--kinds", nargs="+", choices=batches.KINDS, default=list(batches.KINDS))
-    parser.add_argument("--sides", nargs="+", choices=list(SIDES), default=list(SIDES))
-    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--warm-up", type=int, default=WARM_UP, help="steps before")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch", type=int, help="examples of a step; default as above")
-    parser.add_argument("--no-memory", dest="memory", action="store_false")
     parser.add_argument("--tiny", action="store_true", help="layers of a few channels: for tests")
-    parser.add_argument("--alone", choices=list(SIDES), help=argparse.SUPPRESS)
+    parser.add_argument("--serve", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("-o", "--out", type=Path, help="JSON")
     a = parser.parse_args(words)
     a.examples = dict.fromkeys(batches.KINDS, a.batch) if a.batch else batches.EXAMPLES
@@ -196,9 +226,9 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
 def main() -> None:
     """Print tables; with -o also write the figures as JSON."""
     a = arguments(None)
-    if a.alone:
+    if a.serve:
         torch.set_num_threads(a.threads)
-        print(alone(a.alone, a.kinds[0], a))
+        serve(a.serve, a.kinds[0], a)
         return
     found = run(sys.argv[1:])
     print(table(found["step"]), split_table(found["step"]), sep="\n\n")

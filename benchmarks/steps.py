@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from d2v import optim, params
+from d2v import compiling, devices, optim, params
 from d2v.task import Pretraining
 
 Batch = dict[str, Tensor]
@@ -75,7 +75,7 @@ class Stepper:
         with self.clock.part("backward"):
             self.backward(loss, count)
         with self.clock.part("optimiser"):
-            self.move(count)
+            self.move(loss.detach(), count)
         with self.clock.part("ema"):
             self.update(self.steps)
         return (loss / count).detach()
@@ -88,13 +88,15 @@ class Stepper:
         """Gradients of the loss."""
         raise NotImplementedError
 
-    def move(self, count: Tensor) -> None:
+    def move(self, loss: Tensor, count: Tensor) -> None:
         """Clip, one step of the optimiser, and forget the gradients."""
         raise NotImplementedError
 
 
 class Ours(Stepper):
-    """As d2v.trainer makes it: the task, gradients scaled and clipped in one pass, fused AdamW."""
+    """As d2v.trainer makes it: gradients scaled and clipped in one pass, fused AdamW; `backend`
+    compiles the parts as train.compile does.
+    """
 
     def __init__(
         self,
@@ -105,6 +107,7 @@ class Ours(Stepper):
         split: bool = False,
     ) -> None:
         super().__init__(device, mixed)
+        devices.keep_memory(device)
         self.task = Pretraining(p).to(device).train()
         self.optimiser = optim.build(self.task, p.optimiser)
         self.clip = p.optimiser.clip
@@ -116,7 +119,7 @@ class Ours(Stepper):
         self.module = self.task
         if backend:
             torch._dynamo.reset()  # what was compiled for other sizes counts no more
-            self.module = torch.compile(self.task, backend=backend)  # type: ignore[assignment]
+            compiling.compile_parts(self.task, backend)
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """As the task gives them."""
@@ -127,23 +130,29 @@ class Ours(Stepper):
         """Of the sum; it is divided by the count when clipping."""
         loss.backward()
 
-    def move(self, count: Tensor) -> None:
+    def move(self, loss: Tensor, count: Tensor) -> None:
         """As d2v.trainer."""
         scale = 1.0 / count.clamp(min=1).float()
-        optim.scale_and_clip(self.parameters, scale, self.clip)
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
+        norm = optim.scale_and_clip(self.parameters, scale, self.clip)
+        optim.update(self.optimiser, norm, loss)
 
 
 class Theirs(Stepper):
-    """The peer (peer.py) with PyTorch's AdamW as it comes."""
+    """The peer (peer.py) with PyTorch's AdamW as it comes; `keep`: in memory kept as ours is."""
 
     def __init__(
-        self, p: params.Pretrain, device: torch.device, mixed: bool = False, split: bool = False
+        self,
+        p: params.Pretrain,
+        device: torch.device,
+        mixed: bool = False,
+        split: bool = False,
+        keep: bool = False,
     ) -> None:
         import peer  # here: a machine without transformers can still time ours
 
         super().__init__(device, mixed)
+        if keep:
+            devices.keep_memory(device)
         self.peer = peer.build(p).to(device).train()
         self.module, self.update = self.peer, self.peer.update
         o = p.optimiser
@@ -170,7 +179,7 @@ class Theirs(Stepper):
         """Of the mean over positions."""
         (loss / count).backward()
 
-    def move(self, count: Tensor) -> None:
+    def move(self, loss: Tensor, count: Tensor) -> None:
         """Clip where the recipe does, step, forget."""
         if self.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.trained, self.clip)
