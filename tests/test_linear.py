@@ -1,5 +1,7 @@
 """Linear layers through oneDNN, and convolutions as products over windows, equal PyTorch's."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,10 +20,12 @@ def least(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> in
 
 def test_the_operator_is_there() -> None:
     """It belongs to PyTorch's inside; without it everything works, but slower."""
-    assert linear.fits(torch.zeros(100, 1000), torch.zeros(1000, 1000))
-    assert not linear.fits(torch.zeros(1, 10), torch.zeros(10, 10))
-    assert not linear.fits(torch.zeros(100, 1000).bfloat16(), torch.zeros(1000, 1000).bfloat16())
-    assert not linear.fits(torch.zeros(100, 1000, device="meta"), torch.zeros(1000, 1000))
+    assert linear.fits(torch.zeros(1), linear.LEAST)
+    assert not linear.fits(torch.zeros(1), linear.LEAST - 1)
+    assert not linear.fits(torch.zeros(1).bfloat16(), linear.LEAST)
+    assert not linear.fits(torch.zeros(1, device="meta"), linear.LEAST)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not linear.fits(torch.zeros(1), linear.LEAST)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -43,6 +47,43 @@ def test_linear(least: int, bias: bool, strided: bool) -> None:
         torch.testing.assert_close(mine.grad, other.grad)
     with torch.no_grad():
         torch.testing.assert_close(linear.linear(*ours), expected)
+
+
+def test_linear_of_gelu(least: int) -> None:
+    torch.manual_seed(0)
+    ours = [torch.randn(2, 3, 5), torch.randn(7, 5), torch.randn(7)]
+    theirs = [x.clone().requires_grad_() for x in ours]
+    ours = [x.requires_grad_() for x in ours]
+    found = linear.gelu_linear(*ours)
+    expected = F.linear(F.gelu(theirs[0]), *theirs[1:])
+    torch.testing.assert_close(found, expected)
+    grad = torch.randn_like(expected)
+    found.backward(grad)
+    expected.backward(grad)
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine.grad, other.grad)
+
+
+@pytest.mark.parametrize("needed", [False, True])
+def test_norm_and_gelu(least: int, needed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(windows, "PORTION", 3)
+    torch.manual_seed(0)
+    norm = torch.nn.LayerNorm(5)
+    torch.nn.init.normal_(norm.weight)
+    other = copy.deepcopy(norm)
+    x = torch.randn(2, 9, 5)
+    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    runs = [[(0, 4), (8, 9)], []] if needed else None
+    found, expected = windows.norm_gelu(ours, norm, runs), F.gelu(other(theirs))
+    torch.testing.assert_close(found, expected)
+    grad = torch.randn_like(expected)
+    if needed:
+        grad[0, 4:8] = grad[1] = 0.0
+    found.backward(grad)
+    expected.backward(grad)
+    torch.testing.assert_close(ours.grad, theirs.grad)
+    torch.testing.assert_close(norm.weight.grad, other.weight.grad)
+    torch.testing.assert_close(norm.bias.grad, other.bias.grad)
 
 
 @pytest.mark.parametrize("sizes", [(10, 5), (3, 2), (2, 2), (4, 2), (5, 3), (2, 3)])

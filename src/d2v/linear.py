@@ -27,7 +27,7 @@ class Linear(nn.Linear):
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x weight' + bias: (..., inputs) to (..., outputs), as torch.nn.functional.linear."""
-    if not fits(x, weight):
+    if not fits(x, 2 * x.numel() * len(weight)):
         return F.linear(x, weight, bias)
     if torch.is_grad_enabled():
         found: Tensor = _Linear.apply(x, weight, bias)
@@ -35,13 +35,21 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return product(x, weight, bias)
 
 
-def fits(x: Tensor, weight: Tensor) -> bool:
-    """Whether `product` is there for these, and pays."""
+def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """linear(gelu(x)); on a CPU gelu(x) is computed again for the backward pass, not kept."""
+    if torch.is_grad_enabled() and fits(x, 2 * x.numel() * len(weight)):
+        found: Tensor = _GeluLinear.apply(x, weight, bias)
+        return found
+    return linear(F.gelu(x), weight, bias)
+
+
+def fits(x: Tensor, operations: int) -> bool:
+    """Whether `product` is there for `x`, and pays."""
     return (
         not torch.compiler.is_compiling()
         and x.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
-        and 2 * x.numel() * len(weight) >= LEAST
+        and x.dtype == torch.float32
+        and operations >= LEAST
         and _ONEDNN
         and not torch.is_autocast_enabled("cpu")
     )
@@ -66,12 +74,29 @@ class _Linear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        dx = dw = db = None
-        rows = grad.reshape(-1, grad.shape[-1])
-        if ctx.needs_input_grad[0]:
-            dx = product(rows, weight.t()).view(x.shape)
-        if ctx.needs_input_grad[1]:
-            dw = product(rows.t(), x.reshape(-1, x.shape[-1]).t())
-        if ctx.needs_input_grad[2]:
-            db = rows.sum(0)
-        return dx, dw, db
+        return _gradients(ctx.needs_input_grad, grad, x, weight)
+
+
+class _GeluLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return product(F.gelu(x), weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        inner, dweight, dbias = _gradients(ctx.needs_input_grad, grad, F.gelu(x), weight)
+        dx = None if inner is None else torch.ops.aten.gelu_backward(inner, x)
+        return dx, dweight, dbias
+
+
+def _gradients(
+    needed: tuple[bool, ...], grad: Tensor, x: Tensor, weight: Tensor
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Of x, weight and bias, where they are needed."""
+    rows = grad.reshape(-1, grad.shape[-1])
+    dx = product(rows, weight.t()).view(x.shape) if needed[0] else None
+    dweight = product(rows.t(), x.reshape(-1, x.shape[-1]).t()) if needed[1] else None
+    return dx, dweight, rows.sum(0) if needed[2] else None

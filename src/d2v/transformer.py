@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from d2v import params
 from d2v.attention import attend
 from d2v.dropout import dropout
-from d2v.linear import Linear, linear
+from d2v.linear import Linear, gelu_linear, linear
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,9 @@ class Block(nn.Module):
         return x if self.alpha is None else self.alpha * x
 
     def _feed_forward(self, x: Tensor) -> Tensor:
-        return self.fc2(dropout(F.gelu(self.fc1(x)), self.activation_dropout, self.training))
+        if self.training and self.activation_dropout:
+            return self.fc2(dropout(F.gelu(self.fc1(x)), self.activation_dropout, True))
+        return gelu_linear(self.fc1(x), self.fc2.weight, self.fc2.bias)
 
     def _drop(self, x: Tensor, paths: Tensor | None, branch: int) -> Tensor:
         x = dropout(x, self.dropout, self.training)

@@ -10,7 +10,7 @@ from d2v import params
 from d2v.dropout import dropout
 from d2v.encoders.base import Batch, Encoder, Features, Freeze
 from d2v.encoders.frames import frame_count
-from d2v.encoders.windows import Runs, WindowConv, chain, visible
+from d2v.encoders.windows import Runs, WindowConv, chain, norm_gelu, visible
 from d2v.linear import Linear
 
 
@@ -98,7 +98,8 @@ class FrontEnd(nn.Module):
         x = waves.unsqueeze(-1)
         every = [None] * len(self.convs) if needed is None else chain(self.convs, needed)
         for conv, norm, runs in zip(self.convs, self.norms, every, strict=True):
-            x = F.gelu(norm(conv(x, runs)))
+            assert isinstance(norm, nn.LayerNorm)
+            x = norm_gelu(conv(x, runs), norm, runs)
         return x
 
     def forward(self, waves: Tensor, needed: list[Runs] | None = None) -> Tensor:

@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from d2v.linear import fits, product
 
+PORTION = 1024  # frames that pass through the cache together
 Runs = list[tuple[int, int]]  # first and last + 1 of frames side by side
 
 
@@ -36,7 +37,7 @@ class WindowConv(nn.Module):
         length, channels = x.shape[1:]
         frames = (length - self.kernel) // self.stride + 1
         # windows of one channel overlap in memory: no gradient can be added to them there
-        if (channels > 1 or not x.requires_grad) and fits(x[0], self.weight):
+        if (channels > 1 or not x.requires_grad) and fits(x, 2 * x[0].numel() * len(self.weight)):
             found: Tensor = _Windows.apply(x, self.weight, self.stride, needed)
             return found
         if channels == 1:
@@ -118,6 +119,49 @@ class _Windows(torch.autograd.Function):
         channels = x.shape[2]
         dweight = [d.view(len(d), -1, channels).transpose(1, 2) for d in dgroups]
         return dx, torch.cat(dweight, dim=2), None, None
+
+
+def norm_gelu(x: Tensor, norm: nn.LayerNorm, needed: list[Runs] | None = None) -> Tensor:
+    """gelu(norm(x)) of (B, T, C); `needed` as for WindowConv.
+
+    On a CPU nothing but `x` is kept for the backward pass, which goes through the cache in portions.
+    """
+    if not fits(x, 100 * x.numel()):  # about what an element costs
+        return F.gelu(norm(x))
+    found: Tensor = _NormGelu.apply(x, norm.weight, norm.bias, norm.eps, needed)
+    return found
+
+
+class _NormGelu(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, needed: list[Runs] | None
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, bias)
+        ctx.eps, ctx.needed = eps, needed
+        return F.gelu(F.layer_norm(x, x.shape[-1:], weight, bias, eps))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias = ctx.saved_tensors
+        needed = ctx.needed or [[(0, grad.shape[1])]] * len(x)
+        dx, dweight, dbias = torch.zeros_like(x), torch.zeros_like(weight), torch.zeros_like(bias)
+        for example, out, into, runs in zip(x, grad, dx, needed, strict=True):
+            for first, end in runs:
+                for start in range(first, end, PORTION):
+                    at = slice(start, min(start + PORTION, end))
+                    shape = x.shape[-1:]
+                    normed, mean, scale = torch.native_layer_norm(
+                        example[at], shape, weight, bias, ctx.eps
+                    )
+                    inner = torch.ops.aten.gelu_backward(out[at], normed)
+                    into[at], dw, db = torch.ops.aten.native_layer_norm_backward(
+                        inner, example[at], shape, mean, scale, weight, bias, [True] * 3
+                    )
+                    dweight += dw
+                    dbias += db
+        return dx, dweight, dbias, None, None
 
 
 def _gathered(x: Tensor, runs: Runs) -> Tensor:
