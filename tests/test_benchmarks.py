@@ -57,24 +57,27 @@ def test_base_sizes_are_those_of_the_recipes() -> None:
         assert (p.backbone.dim, p.backbone.depth, p.encoder.kind) == (768, 12, kind)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", batches.KINDS)
 def test_a_step_is_measured_beside_its_peer(kind: str) -> None:
-    words = ["--tiny", "--threads", "1", "--repeat", "2", "--no-memory", "--kinds", kind]
+    words = ["--tiny", "--threads", "1", "--repeat", "2", "--warm-up", "1", "--kinds", kind]
     row = step.run(words)["step"][kind]
     assert row["ratio"] == pytest.approx(row["peer_seconds"] / row["seconds"])
+    assert row["kept_ratio"] == pytest.approx(row["peer_kept_seconds"] / row["seconds"])
     assert 0 < row["fraction_of_gemm"] < 1
     inside = sum(row["split"][part] for part in steps.PARTS)
     assert 0 < inside < 2 * row["seconds"]
     assert row["split"]["backward"] > 0
     assert row["split"]["teacher"] > 0
-
-
-@pytest.mark.slow
-def test_memory_is_that_of_a_process_of_its_own() -> None:
-    words = ["--tiny", "--threads", "1", "--repeat", "1", "--kinds", "text", "--sides", "ours"]
-    row = step.run(words)["step"]["text"]
     assert 0 < row["peak_mib"] < 300
-    assert "ratio" not in row
+    assert step.table({kind: row}).count("\n") == 2
+
+
+def test_a_side_that_dies_ends_the_benchmark() -> None:
+    a = step.arguments(["--tiny", "--kinds", "text"])
+    side = step.Side("ours", "text", a)
+    with pytest.raises(SystemExit, match="a side of the benchmark ended with code"):
+        side._answer("no number\n")
 
 
 FOUND = {

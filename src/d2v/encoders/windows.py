@@ -124,7 +124,7 @@ class _Windows(torch.autograd.Function):
 def norm_gelu(x: Tensor, norm: nn.LayerNorm, needed: list[Runs] | None = None) -> Tensor:
     """gelu(norm(x)) of (B, T, C); `needed` as for WindowConv.
 
-    On a CPU nothing but `x` is kept for the backward pass, which goes through the cache in portions.
+    On a CPU only `x` is kept for the backward pass, which goes through the cache in portions.
     """
     if not fits(x, 100 * x.numel()):  # about what an element costs
         return F.gelu(norm(x))
