@@ -221,6 +221,10 @@ def test_the_gpu_command_runs_through_on_a_cpu(tmp_path: Path) -> None:
     assert found["equality"]["vision"]["bfloat16 compiled"]["equal"]
     (row,) = found["speed"]
     assert row["ratio"] == row["peer eager"]["seconds"] / row["ours compiled"]["seconds"]
+    assert row["ours compiled"]["breaks"] == row["ours compiled"]["compiled_later"] == 0
+    step_row = found["step"]["vision"]
+    assert step_row["seconds"] == row["ours compiled"]["seconds"]
+    assert step_row["ratio"] == row["ratio"]
 
 
 def test_the_gpu_command_says_that_there_is_no_gpu() -> None:
