@@ -15,7 +15,7 @@ OWN = {
     "fetch": ("d2v.data.fetch", "get raw sources: of the miniature, or an official set"),
     "layout": ("d2v.data.mini", "write a miniature set in its official on-disk layout"),
     "prepare": ("d2v.data.prepare", "turn an official layout into shards"),
-    "plan": ("d2v.plan", "what an experiment costs: updates, FLOP, GPU-hours, disk"),
+    "plan": ("d2v.plan_cli", "what an experiment costs: updates, FLOP, GPU-hours, disk"),
     "data": ("d2v.data.dvc", "fetch, and bring prepared sets up to date with DVC"),
     "convert": ("d2v.interop.convert", "write a checkpoint of any known format in another one"),
     "features": ("d2v.inference_cli:features_main", "write hidden states and logits of inputs"),

@@ -5,7 +5,6 @@ from a device's rate and a utilisation, or from a measured rate; disk from the s
 the weights. Validation, evaluation and data loading are not counted.
 """
 
-import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -222,42 +221,3 @@ def as_json(jobs: Sequence[Job], speed: Speed) -> str:
     """The same for programs."""
     content: dict[str, Any] = {"speed": asdict(speed), "jobs": [asdict(job) for job in jobs]}
     return json.dumps(content, indent=1)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """`d2v plan [FILE]`."""
-    parser = argparse.ArgumentParser(
-        prog="d2v plan", description=__doc__.split("\n")[0].split(": ")[1]
-    )
-    parser.add_argument(
-        "experiment", nargs="?", type=Path, default=Path("params/mini.yaml"), metavar="FILE",
-        help="parameters of the experiment (default: %(default)s)",
-    )  # fmt: skip
-    parser.add_argument("--device", default="h100", help=f"one of {', '.join(PEAK)}")
-    parser.add_argument(
-        "--utilisation", default=str(USUAL), metavar="SHARE",
-        help="share of the device's rate of matrix products that training reaches: a number, or"
-        " one a modality, vision=0.5,text=0.45,speech=0.4 (default: %(default)s of each)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--measured", type=Path, metavar="FILE",
-        help="result of a benchmark (benchmarks/results/*.json), in place of both",
-    )  # fmt: skip
-    parser.add_argument(
-        "--only", nargs="+", metavar="RUN",
-        help="runs to plan, in place of all: pretrain/text-base, 'finetune/*'",
-    )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="every run, for programs")
-    args = parser.parse_args(argv)
-    utilisation = shares(args.utilisation)
-    experiment = params.load(args.experiment)
-    speed = speed_of(args.device, utilisation, args.measured)
-    jobs = plan(experiment, speed)
-    if args.only:
-        jobs = chosen(jobs, args.only)
-    if args.json:
-        print(as_json(jobs, speed))
-        return
-    from d2v.results import budget
-
-    print(budget.report(experiment, jobs, speed))
