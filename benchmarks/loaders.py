@@ -122,21 +122,26 @@ def run(words: Sequence[str] = ()) -> dict[str, Any]:
             found = {
                 name: measure(name, folders[name.partition(", ")[0]], a.repeat) for name in UNITS
             }
-            for kind, count in (("vision", a.images), ("speech", a.utterances)):
-                found[kind]["files"] = files(kind, Path(top) / kind, folders[kind], count)
+            found["vision"]["files"] = images(Path(top) / "vision", folders["vision"], a.images)
+            speech = Path(top) / "speech", folders["speech"], a.utterances
+            found["speech"]["files"] = utterances(*speech)
             return found
     finally:
         examples.IN_MEMORY = kept
         torch.set_num_threads(threads)
 
 
-def files(kind: str, tree: Path, folder: Path, count: int) -> list[dict[str, Any]]:
-    """Shards beside loose files: rows of the second table."""
-    rows = loose.Table(kind, tree, folder, count, quiet=True)
-    if kind == "vision":
-        loose.measure_images(rows)
-    else:
-        loose.measure_speech(rows, sorted(tree.rglob("*.flac")))
+def images(tree: Path, folder: Path, count: int) -> list[dict[str, Any]]:
+    """Shards beside loose image files: rows of the second table."""
+    rows = loose.Table("vision", tree, folder, count, quiet=True)
+    loose.measure_images(rows)
+    return rows.rows
+
+
+def utterances(tree: Path, folder: Path, count: int) -> list[dict[str, Any]]:
+    """Shards beside loose audio files."""
+    rows = loose.Table("speech", tree, folder, count, quiet=True)
+    loose.measure_speech(rows, sorted(tree.rglob("*.flac")))
     return rows.rows
 
 

@@ -29,8 +29,9 @@ SILENT = {
     "__init__.py", "cli.py", "cluster.py", "files.py", "flops.py", "inference.py",
     "inference_cli.py", "job.py", "launch.py", "loading.py", "locks.py", "log.py", "places.py",
     "plan.py", "plan_cli.py", "provenance.py", "reproduce.py", "select.py", "slurm.py",
-    "staleness.py", "status.py", "streaming.py", "data/downloads.py", "data/dvc.py", "data/espeak.py",
-    "data/inputs.py", "data/layout.py", "data/official.py", "data/parallel.py", "data/writing.py",
+    "staleness.py", "status.py", "streaming.py", "data/downloads.py", "data/dvc.py",
+    "data/espeak.py", "data/inputs.py", "data/layout.py", "data/official.py", "data/parallel.py",
+    "data/writing.py",
 }  # fmt: skip
 SILENT_PREFIXES = ("data/fetch", "data/mini", "data/prepare", "interop", "results/")
 
