@@ -145,8 +145,8 @@ class Block(nn.Module):
         self.alpha = (2.0 * p.depth) ** 0.25 if p.deep_norm else None
         self.attention = Attention(p)
         self.norm1 = nn.LayerNorm(p.dim, eps=p.norm_eps)
-        self.fc1 = Filled(p.dim, p.ffn_dim)
-        self.fc2 = Filled(p.ffn_dim, p.dim)
+        self.fc1 = Linear(p.dim, p.ffn_dim)
+        self.fc2 = Linear(p.ffn_dim, p.dim)
         self.norm2 = nn.LayerNorm(p.dim, eps=p.norm_eps)
         self.gamma1 = self.gamma2 = None
         if p.layer_scale is not None:
@@ -211,13 +211,6 @@ class Block(nn.Module):
         return x if paths is None else x * paths[branch]
 
 
-class Filled(Linear):
-    """A linear layer whose values `initialise` draws, so that they are not drawn before, too."""
-
-    def reset_parameters(self) -> None:
-        """Left to `initialise`."""
-
-
 class Attention(nn.Module):
     """Multi-head self-attention with an additive bias; the key bias is optional (BEiT has none)."""
 
@@ -225,11 +218,11 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = p.heads
         self.dropout = p.attention_dropout
-        self.qkv = Filled(p.dim, 3 * p.dim, bias=False)
+        self.qkv = Linear(p.dim, 3 * p.dim, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(p.dim))
         self.k_bias = nn.Parameter(torch.zeros(p.dim)) if p.key_bias else None
         self.v_bias = nn.Parameter(torch.zeros(p.dim))
-        self.out = Filled(p.dim, p.dim)
+        self.out = Linear(p.dim, p.dim)
         self.position_bias = own_bias(p)
 
     def forward(

@@ -18,11 +18,11 @@ class TextEncoder(Encoder):
         super().__init__()
         dim = backbone.dim
         self.teacher_input = p.teacher_input
-        self.features = _embedding(p.vocab_size, dim)
+        self.features = nn.Embedding(p.vocab_size, dim, padding_idx=PAD)
         self.positions = None
         if p.absolute_positions:
             # positions count real tokens from PAD + 1, as fairseq's learned positions do
-            self.positions = _embedding(p.max_positions + PAD + 1, dim)
+            self.positions = nn.Embedding(p.max_positions + PAD + 1, dim, padding_idx=PAD)
         self.norm = nn.LayerNorm(dim, eps=backbone.norm_eps)
         self.dropout = p.dropout
         initialise(self, backbone.init)
@@ -46,12 +46,6 @@ class TextEncoder(Encoder):
             x = x + self.positions(position_ids(padding))
         x = dropout(self.norm(x), self.dropout, self.training)
         return x.masked_fill(padding.unsqueeze(-1), 0.0), padding
-
-
-def _embedding(rows: int, dim: int) -> nn.Embedding:
-    """An embedding whose values `initialise` draws, so that they are not drawn before, too."""
-    empty = torch.empty(rows, dim)
-    return nn.Embedding.from_pretrained(empty, freeze=False, padding_idx=PAD)
 
 
 def position_ids(padding: Tensor) -> Tensor:
