@@ -21,10 +21,14 @@ class Teacher(nn.Module):
     def __init__(self, encoder: Encoder, backbone: nn.Module, p: params.EMA) -> None:
         super().__init__()
         self.shared = tuple(p.shared)
-        self.encoder = copy.deepcopy(encoder)
-        self.backbone = copy.deepcopy(backbone)
-        if "features" in self.shared:
+        shared = "features" in self.shared
+        # not copied only to be deleted: an embedding of words is as large as half of the blocks
+        self.encoder = copy.deepcopy(
+            encoder, {id(encoder.features): encoder.features} if shared else None
+        )
+        if shared:
             del self.encoder.features
+        self.backbone = copy.deepcopy(backbone)
         self.requires_grad_(False)
         self.train(False)
 
