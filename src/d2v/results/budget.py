@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from d2v import plan, runs
 from d2v.params import Experiment
 from d2v.plan import Job, Speed
+from d2v.results.columns import aligned
 
 JOBS = ["", "runs", "updates", "examples", "FLOP", "GPUs", "GPU-hours", "CPU-hours"]
 TOTALS = ["total by the table that needs it", "FLOP", "GPU-hours", "CPU-hours"]
@@ -27,9 +28,9 @@ def report(experiment: Experiment, jobs: Sequence[Job], speed: Speed) -> str:
             f" {plan.LABELLED_TOKENS} tokens a labelled text,",
             f"  {plan.DECODING} core-seconds to decode a second of speech with a beam of 500",
             "",
-            *_aligned([JOBS, *(_line(name, group) for name, group in shapes.items())]),
+            *aligned([JOBS, *(_line(name, group) for name, group in shapes.items())]),
             "",
-            *_aligned([TOTALS, *(_total(name, group) for name, group in tables.items())]),
+            *aligned([TOTALS, *(_total(name, group) for name, group in tables.items())]),
             "",
             f"disk: prepared sets about {sum(sets.values()):,.0f} GB"
             f" ({', '.join(f'{name} {size:g}' for name, size in sets.items())}),"
@@ -72,14 +73,3 @@ def _hours(value: float) -> str:
     if 0 < value < 0.05:
         return "<0.1"
     return f"{value:,.0f}" if value >= 100 or value == 0 else f"{value:,.1f}"
-
-
-def _aligned(rows: list[list[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

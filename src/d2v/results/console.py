@@ -1,6 +1,7 @@
 """A table for a terminal."""
 
 from d2v.results.cells import Table
+from d2v.results.columns import aligned
 from d2v.results.grid import Grid
 from d2v.results.layout import WIDE, document, gains, measured, reported_grid, scores
 
@@ -28,11 +29,4 @@ def _aligned(grid: Grid) -> list[str]:
     """Aligned columns; headings above their metrics."""
     rows = [["", *(head.heading for head in grid.heads)], ["", *(h.metric for h in grid.heads)]]
     rows += [[row.name, *(entry.text for entry in row.entries)] for row in grid.rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            text.ljust(width) if i == 0 else text.rjust(width)
-            for i, (text, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    return aligned(rows)
