@@ -8,6 +8,7 @@ import torch
 from test_faults import BACKBONE, KINDS, make
 
 from d2v import compiling, params
+from d2v.identity import identity
 from d2v.task import Pretraining
 
 
@@ -78,9 +79,12 @@ def test_names_of_parameters_stay() -> None:
     assert list(task.state_dict()) == before
 
 
-def test_recipes_compile_on_gpus_only() -> None:
-    """Where no GPU is, eager is all there is; the parameter changes no run's identity."""
-    assert not params.Train(steps=1, batch=1, micro_batch=1).compile
+def test_how_a_run_computes_is_no_part_of_what_it_is() -> None:
+    """A run may go on from its checkpoints compiled, or with blocks computed again."""
+    plain = params.Train(steps=1, batch=1, micro_batch=1)
+    other = plain.model_copy(update={"compile": True, "recompute": True})
+    assert plain != other
+    assert identity({"train": plain.model_dump()}) == identity({"train": other.model_dump()})
 
 
 KEEPING = """

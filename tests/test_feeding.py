@@ -29,7 +29,7 @@ def test_batches_are_finished_and_in_order(workers):
         assert torch.equal(batch["x"], 2 * torch.stack([e["x"] for e in examples]))
 
 
-def test_loading_draws_nothing_from_the_run(monkeypatch):
+def test_loading_draws_nothing_from_the_run():
     torch.manual_seed(0)
     before = torch.get_rng_state()
     points = Points()
