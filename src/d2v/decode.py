@@ -60,8 +60,8 @@ class Language:
         except RuntimeError as error:
             said = str(error).strip().rpartition("threw ")[2].replace("\n", " ")
             raise UserError(f"{model}: not a language model that KenLM can read: {said}") from None
-        report_known(model, self._known(model, spellings), spellings)
         self.trie = self._trie(lexicon, spellings)
+        report_known(model, self._known(model, spellings), spellings)
 
     def _known(self, model: Path, spellings: dict[str, list[list[str]]]) -> set[str]:
         """Words of the lexicon that the model knows.

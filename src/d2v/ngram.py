@@ -10,6 +10,7 @@ every corpus: the counts of counts that Kneser-Ney needs vanish for a vocabulary
 
 import math
 import os
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -119,7 +120,7 @@ def unigrams(path: Path) -> set[str]:
 
 
 def report_known(model: Path, known: Collection[str], words: Collection[str]) -> None:
-    """Print the share of the lexicon's `words` that a language model knows.
+    """Print on stderr the share of the lexicon's `words` that a language model knows.
 
     Raises UserError when it knows none: then every word would have the same score.
     """
@@ -132,5 +133,6 @@ def report_known(model: Path, known: Collection[str], words: Collection[str]) ->
     print(
         f"{model}: the language model knows {count:,} of the lexicon's {len(words):,} words"
         f" ({100 * count / len(words):.1f} %)",
+        file=sys.stderr,
         flush=True,
     )
