@@ -31,3 +31,5 @@ rule all:
     default_target: True
     input:
         rules.tables.output,
+        # every run, so that a missing or outdated one is found whatever has been made from it
+        [runs.metrics_path(experiment, run) for run in runs.all_runs(experiment)],

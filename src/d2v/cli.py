@@ -139,8 +139,13 @@ def _tables(args: argparse.Namespace) -> None:
     results = runs.RESULTS / experiment.name
     found = records.collect(experiment, results, runs.WORK / experiment.name)
     summary.write(found, results)
+    done = sum(record.finished for record in found)
+    if done < len(found):  # the mark that the workflow sets on tables of finished runs
+        (results / "tables" / runs.COMPLETE).unlink(missing_ok=True)
     page = build.build(experiment, results, found, tables.build(experiment, results))
     print(tables.render_console(experiment, results))
+    if done < len(found):
+        print(f"preview: {done} of {len(found)} runs are finished; `d2v reproduce` runs the others")
     print(f"page: {page}")
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from d2v import params
 from d2v.data.letters import LETTERS
 from d2v.errors import UserError
+from d2v.ngram import report_known, unigrams
 
 BLANK, SILENCE, UNKNOWN = "<s>", "|", "<unk>"
 NEVER_WRITTEN = frozenset({BLANK, "<pad>", "</s>", UNKNOWN})
@@ -60,6 +61,19 @@ class Language:
             said = str(error).strip().rpartition("threw ")[2].replace("\n", " ")
             raise UserError(f"{model}: not a language model that KenLM can read: {said}") from None
         self.trie = self._trie(lexicon, spellings)
+        report_known(model, self._known(model, spellings), spellings)
+
+    def _known(self, model: Path, spellings: dict[str, list[list[str]]]) -> set[str]:
+        """Words of the lexicon that the model knows.
+
+        KenLM's binary is asked for scores: a word that it does not know has that of <unk>.
+        """
+        if model.suffix == ".arpa":
+            return unigrams(model)
+        start = self.model.start(False)
+        unknown = self.model.score(start, self.words.get_index(UNKNOWN))[1]
+        scores = {w: self.model.score(start, self.words.get_index(w))[1] for w in spellings}
+        return {word for word, score in scores.items() if score != unknown}
 
     def _trie(self, lexicon: Path, spellings: dict[str, list[list[str]]]) -> Any:
         """The lexicon as a tree of letters, every node with the best unigram score below it."""

@@ -1,5 +1,8 @@
 """Errors that are told to the user in one sentence."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class UserError(Exception):
     """Something the user can mend: which file, row or key, what is wrong, what to do."""
@@ -29,3 +32,13 @@ class Rebound(UserError):
     """The loss has risen far above what it was: training has diverged."""
 
     exit_code = 6
+
+
+@contextmanager
+def spared(what: str) -> Iterator[None]:
+    """Report a failure of the block in one line and continue: for what no result depends on."""
+    try:
+        yield
+    except Exception as error:
+        said = " ".join(str(error).split())
+        print(f"warning: {what} failed and is skipped: {type(error).__name__}: {said}", flush=True)

@@ -25,7 +25,7 @@ from d2v import (
 )
 from d2v.data import build_dataset
 from d2v.data.letters import LETTERS
-from d2v.errors import UserError
+from d2v.errors import UserError, spared
 from d2v.files import read_json, write_json
 from d2v.model import Student
 from d2v.runs import Run
@@ -70,17 +70,21 @@ def execute(experiment_path: Path, run_id: str) -> None:
         found = _finetune(experiment, run, loaded, fit)
     if not main:
         return
-    described = provenance.describe(
-        params_sha256=runs.fingerprint(experiment, run),
-        data_sha256=data,
-        seed=run.seed,
-        wall_s=time.perf_counter() - started,
-        attempts=attempts,
-    )
+    known: dict[str, Any] = {
+        "params_sha256": runs.fingerprint(experiment, run),
+        "data_sha256": data,
+        "seed": run.seed,
+        "wall_s": round(time.perf_counter() - started, 2),
+        "attempts": attempts,
+    }
+    described = provenance.incomplete(known)
+    with spared("the provenance"):
+        described = provenance.describe(**known)
     head = {"run": run.id, "kind": run.kind, "name": run.name, "arm": run.arm, "seed": run.seed}
     head |= {"pretrain_run": source.id if source else None, "setting": defining.get("setting")}
     write_json(runs.metrics_path(experiment, run), {**head, **found, "provenance": described})
-    _leave(work)
+    with spared("the note that the run has finished"):
+        _leave(work)
 
 
 def _pretrain(
@@ -109,7 +113,10 @@ def _pretrain(
     )
     if distributed.join().main:
         path = runs.result_folder(experiment, run) / "attention.json"
-        write_json(path, showcase.attention(task, dataset))
+        with spared("the picture of attention"):
+            path.unlink(missing_ok=True)
+            if look := showcase.attention(task, dataset):
+                write_json(path, look)
     return {**_training(summary), "metrics": {}}
 
 
@@ -133,17 +140,23 @@ def _finetune(
         return _dataset(experiment, run, split, model.encoder, model.backbone.dim, train)
 
     names = _own_metrics(p)
-    dev, decides = data(p.dev_split), names[0]
+    # validation decodes greedily; under `wer` stands only what the final decoding gives
+    validated = metrics.greedy(names) if p.decode is not None else names
+    dev, decides = data(p.dev_split), validated[0]
     summary = trainer.fit(
         task,
         data(p.train_split, train=True),
         optimiser=p.optimiser.model_copy(update={"lr": setting.lr}),
         schedule=p.schedule,
         train=p.train.model_copy(update={"steps": setting.steps}),
-        validate=evaluate.validator(dev, p.train, names),
+        validate=evaluate.validator(dev, p.train, validated),
         validate_every=p.validate_every,
         keep=p.keep,
-        better=lambda new, best: metrics.better(decides, new[decides], best[decides]),
+        better=lambda new, best: metrics.better(
+            decides,
+            new[decides],
+            best[decides if decides in best else names[0]],  # of an older checkpoint
+        ),
         **fit,
     )
     if not distributed.join().main:

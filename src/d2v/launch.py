@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from d2v import cluster, locks, params, runs
+from d2v import cluster, finished, locks, params, runs
 from d2v.errors import UserError
 from d2v.files import read_json, write_json
 from d2v.job import Job, word_of
@@ -50,6 +50,10 @@ def run(experiment_path: Path, run_id: str, place: str = "local") -> None:
     """
     experiment = params.load(experiment_path)
     run = runs.parse(experiment, run_id)
+    if finished.up_to_date(experiment, run):
+        if os.environ.get("RANK", "0") == "0":
+            print(f"{run.id}: already done ({runs.metrics_path(experiment, run)})", flush=True)
+        return
     if place == "debug":
         from d2v import execute
 

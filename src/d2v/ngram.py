@@ -10,8 +10,9 @@ every corpus: the counts of counts that Kneser-Ney needs vanish for a vocabulary
 
 import math
 import os
+import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from d2v.errors import UserError
@@ -93,3 +94,45 @@ def _estimate(counts: list[Counter[Gram]]) -> tuple[list[dict[Gram, float]], dic
     # a history never continued (it ends in </s> or is unknown) hands everything down: weight 1
     backoffs = {g: math.log10(weight.get(g, 1.0)) for grams in by_length for g in grams}
     return by_length, backoffs
+
+
+def unigrams(path: Path) -> set[str]:
+    """Words of an ARPA file, without those in angle brackets.
+
+    Raises UserError when its list of unigrams is missing or not UTF-8.
+    """
+    found: set[str] = set()
+    inside = False
+    try:
+        with path.open(encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("\\"):
+                    if inside:
+                        break
+                    inside = line.strip() == "\\1-grams:"
+                elif inside and len(fields := line.split()) > 1:
+                    found.add(fields[1])
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a UTF-8 file ({error.reason})") from None
+    if not inside:
+        raise UserError(f"{path}: no list \\1-grams: in it, which an ARPA file has")
+    return found - {START, END, UNKNOWN}
+
+
+def report_known(model: Path, known: Collection[str], words: Collection[str]) -> None:
+    """Print on stderr the share of the lexicon's `words` that a language model knows.
+
+    Raises UserError when it knows none: then every word would have the same score.
+    """
+    count = sum(word in known for word in words)
+    if not count:
+        raise UserError(
+            f"{model}: the language model knows none of the lexicon's {len(words):,} words (such as"
+            f" {min(words)}); use a model of upper-case words, or another lexicon"
+        )
+    print(
+        f"{model}: the language model knows {count:,} of the lexicon's {len(words):,} words"
+        f" ({100 * count / len(words):.1f} %)",
+        file=sys.stderr,
+        flush=True,
+    )

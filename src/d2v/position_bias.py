@@ -24,7 +24,7 @@ class GridBias(nn.Module):
     def forward(self, length: int) -> Tensor:
         """Bias (1, heads, length, length); without a class token the grid's part only."""
         index = self.index if length == len(self.index) else self.index[1:, 1:]
-        return self.table[index].permute(2, 0, 1).unsqueeze(0)
+        return _heads_first(self.table[index])
 
 
 class DistanceBias(nn.Module):
@@ -51,7 +51,7 @@ class DistanceBias(nn.Module):
         position = torch.arange(length, device=self.table.device)
         distance = position[None, :] - position[:, None]
         index = distance.clamp(-self.max_distance, self.max_distance) + self.max_distance
-        return self.table[index].permute(2, 0, 1).unsqueeze(0)
+        return _heads_first(self.table[index])
 
 
 def shared_bias(p: params.Backbone) -> GridBias | None:
@@ -95,6 +95,14 @@ def out_of_reach(length: int, context: int, padding: Tensor | None, device: torc
     at = torch.arange(length, device=device)
     far = ((at[:, None] - at[None, :]).abs() > context)[None, None]
     return far if padding is None else far & ~padding[:, None, :, None]
+
+
+def _heads_first(bias: Tensor) -> Tensor:
+    """(T, T, heads) as (1, heads, T, T), contiguous.
+
+    PyTorch's fused attention on a GPU refuses masks whose last stride is not 1.
+    """
+    return bias.permute(2, 0, 1).unsqueeze(0).contiguous()
 
 
 def _grid_index(rows: int, columns: int) -> Tensor:

@@ -31,9 +31,9 @@ SILENT = {
     "plan.py", "plan_cli.py", "provenance.py", "reproduce.py", "select.py", "slurm.py",
     "staleness.py", "status.py", "streaming.py", "data/downloads.py", "data/dvc.py",
     "data/espeak.py", "data/inputs.py", "data/layout.py", "data/official.py", "data/parallel.py",
-    "data/writing.py",
+    "data/writing.py", "finished.py",
 }  # fmt: skip
-SILENT_PREFIXES = ("data/fetch", "data/mini", "data/prepare", "interop", "results/")
+SILENT_PREFIXES = ("data/fetch", "data/mini", "data/prepare", "results/")
 
 
 def code_files() -> Iterator[Path]:
@@ -91,6 +91,13 @@ def peak_mib() -> float:
         for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     ]
     return round(max(sizes) * unit / 2**20, 1)
+
+
+def incomplete(known: dict[str, Any]) -> dict[str, Any]:
+    """Provenance of a run whose description failed: what is known, all else None."""
+    unknown = ("git_commit", "dirty", "code_sha256", "device", "threads", "processes", "peak_mib")
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {**dict.fromkeys(unknown), **known, "versions": {}, "finished": now}
 
 
 def describe(

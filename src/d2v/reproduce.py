@@ -50,7 +50,7 @@ def _cost(experiment: params.Experiment, seconds: float) -> str:
     spent = timedelta(seconds=round(sum(p["wall_s"] for p in told)))
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     other = children / (2**20 if sys.platform == "darwin" else 2**10)
-    largest = max([other, *(p["peak_mib"] for p in told)])
+    largest = max([other, *(p["peak_mib"] or 0 for p in told)])
     return (
         f"{timedelta(seconds=round(seconds))} now; {len(told)} runs took {spent} in all;"
         f" largest process {largest:.0f} MiB"

@@ -19,6 +19,7 @@ from d2v.params import Decode, Experiment, Finetune, Pretrain, Released, Setting
 
 RESULTS = Path("results")
 WORK = Path("work")
+COMPLETE = ".complete"  # beside tables that the workflow made from finished runs
 # What says where and how a run is shown or carried out, and never changes its result.
 NEUTRAL = {
     "seeds", "cpus", "table", "row", "column", "note", "stand_in", "arms", "settings", "grid",
@@ -74,19 +75,20 @@ def decode_runs(experiment: Experiment) -> list[Run]:
     return [
         Run("decode", run.name, run.seed, run.arm)
         for run in finetune_runs(experiment)
-        if _search(experiment, run)
+        if searched(experiment, run)
     ]
 
 
 def reported_runs(experiment: Experiment, name: str | None = None) -> list[Run]:
     """The runs whose test metrics the tables show: fine-tunings, or the decoding behind them."""
     return [
-        Run("decode", run.name, run.seed, run.arm) if _search(experiment, run) else run
+        Run("decode", run.name, run.seed, run.arm) if searched(experiment, run) else run
         for run in finetune_runs(experiment, name)
     ]
 
 
-def _search(experiment: Experiment, run: Run) -> bool:
+def searched(experiment: Experiment, run: Run) -> bool:
+    """Whether a job of its own searches for the decoding weights of a fine-tuning."""
     decode = experiment.finetune[run.name].decode
     return decode is not None and decode.search is not None
 

@@ -1,5 +1,6 @@
 """One example of a pre-training: what was masked, and what the student looked at to fill it in."""
 
+import copy
 from typing import Any
 
 import torch
@@ -12,30 +13,36 @@ from d2v.task import Pretraining
 from d2v.transformer import Attention
 
 PIXELS = 56  # of an image that is kept, at most
+TRIES = 100  # examples to look at for one with a masked position
 
 
 @torch.no_grad()
-def attention(task: Pretraining, dataset: Examples) -> dict[str, Any]:
-    """The first training example: mask (T,), and attention of the last block, mean over heads.
+def attention(task: Pretraining, dataset: Examples) -> dict[str, Any] | None:
+    """The first training example with a masked position: mask (T,) and attention (T,).
+
+    The attention is that of the last block, averaged over its heads. None if none of the first
+    TRIES examples has a masked position.
 
     `weights` (T,) are those of the query at `position`, a masked one. An input that is an image is
     kept as grey values (H, W), at most PIXELS wide.
     """
     device = next(task.parameters()).device
-    batch = dataset.finish(devices.move(dataset.collate([dataset[0, 0]]), device), device)
-    block: Any = task.backbone().blocks[-1]  # type: ignore[index]
+    for index in range(min(TRIES, len(dataset))):
+        batch = dataset.finish(devices.move(dataset.collate([dataset[0, index]]), device), device)
+        if batch["mask"][0].any():
+            break
+    else:
+        return None
+    # Compiled blocks do not call the hooks of their parts. A copy of a module is not compiled.
+    student = copy.deepcopy(task.model.student).eval()
+    block: Any = student.backbone.blocks[-1]
     seen: list[Tensor] = []
 
     def keep(module: Attention, inputs: tuple[Any, ...]) -> None:
         seen.append(module.weights(*inputs[:3]).mean(1)[0])
 
-    hook = block.attention.register_forward_pre_hook(keep)
-    training = task.training
-    task.eval()
-    student = task.model.student
+    block.attention.register_forward_pre_hook(keep)
     student(batch)
-    task.train(training)
-    hook.remove()
     mask = batch["mask"][0]
     hidden = mask.nonzero().flatten()
     position = int(hidden[len(hidden) // 2])

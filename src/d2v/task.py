@@ -156,9 +156,11 @@ class Finetuning(Task):
         """Summed loss and the number of examples."""
         outputs, padding = self._outputs(batch)
         count = torch.full((), len(outputs), device=outputs.device)
+        more: dict[str, Tensor] = {}
         match self.p:
             case params.CTC():
                 loss = ctc_loss(outputs, padding, batch)
+                more["unaligned"] = unaligned(outputs, padding, batch)
             case params.Regress():
                 target = batch["labels"] / self.p.scale
                 loss = F.mse_loss(outputs.squeeze(-1).float(), target.float(), reduction="sum")
@@ -166,7 +168,12 @@ class Finetuning(Task):
                 loss = tag_loss(outputs, batch["labels"])
             case params.Classify():
                 loss = class_loss(outputs.float(), batch["labels"], self.p.label_smoothing)
-        return {"loss": loss, "count": count}
+        return {"loss": loss, "count": count, **more}
+
+    def summary(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The loss and, with CTC, the number of examples whose letters do not fit their frames."""
+        more = {name: sums[name] for name in ("unaligned",) if name in sums}
+        return {**super().summary(sums), **more}
 
     @torch.inference_mode()
     def predict(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
@@ -240,6 +247,14 @@ def ctc_loss(log_probs: Tensor, padding: Tensor | None, batch: dict[str, Any]) -
         reduction="sum",
         zero_infinity=True,
     )
+
+
+def unaligned(log_probs: Tensor, padding: Tensor | None, batch: dict[str, Any]) -> Tensor:
+    """How many examples no alignment fits: CTC needs a frame per letter, and a blank per repeat."""
+    letters, counts = batch["letters"], batch["letter_counts"]
+    place = torch.arange(1, letters.shape[1], device=letters.device)
+    repeats = (letters[:, 1:] == letters[:, :-1]) & (place < counts[:, None])
+    return (counts + repeats.sum(1) > frame_lengths(log_probs, padding)).sum()
 
 
 def frame_lengths(x: Tensor, padding: Tensor | None) -> Tensor:

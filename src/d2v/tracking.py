@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from d2v.errors import UserError
+from d2v.errors import UserError, spared
 
 HOOK = "D2V_TRACKER"
 
@@ -76,10 +76,18 @@ def numbers(line: Mapping[str, Any]) -> dict[str, float]:
 
 
 def tell(trackers: Sequence[Tracker], lines: Sequence[Mapping[str, Any]]) -> None:
-    """Give all lines to all trackers."""
+    """Give all lines to all trackers; a failure is reported and fails nothing."""
     for tracker in trackers:
-        for line in lines:
-            tracker.log(line)
+        with spared(f"tracking by {type(tracker).__name__}"):
+            for line in lines:
+                tracker.log(line)
+
+
+def close(trackers: Sequence[Tracker]) -> None:
+    """Close all trackers; a failure is reported and fails nothing."""
+    for tracker in trackers:
+        with spared(f"closing {type(tracker).__name__}"):
+            tracker.close()
 
 
 def _hook(name: str) -> Any:

@@ -135,7 +135,7 @@ class _Loop:
         self.mixed = (
             train.precision == "mixed"
             and self.world.device.type == "cuda"
-            and torch.cuda.is_bf16_supported()
+            and torch.cuda.is_bf16_supported(including_emulation=False)
         )
         self.step = 0  # finished optimiser steps
         self.saved = 0  # at which of them
@@ -381,5 +381,4 @@ class _Loop:
         self.progress.close()
         if self.world.main:
             self.lines.close()
-            for tracker in self.trackers:
-                tracker.close()
+            tracking.close(self.trackers)

@@ -1,5 +1,7 @@
 """The letters of CTC models: fairseq's dict.ltr.txt behind its four special symbols."""
 
+import itertools
+
 # index = id; "<s>" is the CTC blank, "|" ends every word
 LETTERS = ("<s>", "<pad>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ")
 BLANK, PADDING = 0, 1
@@ -14,6 +16,12 @@ def encode(text: str) -> list[int]:
     Raises KeyError for a letter outside the alphabet; readers check transcripts beforehand.
     """
     return [_IDS[letter] for word in text.split() for letter in (*word, "|")]
+
+
+def frames_needed(text: str) -> int:
+    """Frames that CTC needs for a transcript: one per letter, one more between equal letters."""
+    letters = encode(text)
+    return len(letters) + sum(a == b for a, b in itertools.pairwise(letters))
 
 
 def spell(word: str) -> str:

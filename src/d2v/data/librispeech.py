@@ -1,5 +1,6 @@
 """LibriSpeech trees to shards: SPLIT/SPEAKER/CHAPTER/*.flac with .trans.txt, and lists/*.txt."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,13 +12,18 @@ from d2v.data.layout import (
     subfolders,
     visible_files,
 )
-from d2v.data.letters import ALPHABET, LETTERS, spell
+from d2v.data.letters import ALPHABET, LETTERS, frames_needed, spell
 from d2v.data.limited import write_limited
 from d2v.data.official import check_counts
-from d2v.data.shards import write_meta, written_whole
+from d2v.data.shards import Shards, write_meta, written_whole
 from d2v.data.sound import FLAC, PCM, RATE, as_pcm, decode, level_columns, opened
 from d2v.data.writing import Columns, Example, write_split
+from d2v.encoders.frames import frame_count
 from d2v.errors import UserError
+
+# (kernel, stride) of wav2vec 2.0's convolutions, which all recipes have: 20 ms per frame
+WAV2VEC = ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2))
+NAMED = 10  # utterances in a warning
 
 
 def prepare_librispeech(
@@ -66,6 +72,8 @@ def prepare_librispeech(
             )
             samples = int(written.shards.numbers("samples").sum())
             splits_meta[folder.name] = {"examples": len(transcripts), "samples": samples}
+            if short := _warn_of_short(folder, written.shards):
+                splits_meta[folder.name]["unaligned"] = short
         copy_lists(source, temporary, ids)
         if limited is not None:
             write_limited(limited, temporary, ids, allow_partial)
@@ -99,17 +107,38 @@ def _example(headers: bool, pcm: bool, item: tuple[Path, str]) -> Iterator[Examp
     yield Example(payload, columns)
 
 
+def _warn_of_short(folder: Path, shards: Shards) -> int:
+    """Name the utterances that have too few frames for CTC to align their letters; their number."""
+    frames = frame_count(shards.numbers("samples"), WAV2VEC)
+    needed = [frames_needed(text) for text in shards.texts("text")]
+    short = [
+        f"{name} ({has} frames, needs {needs})"
+        for name, has, needs in zip(shards.texts("id"), frames.tolist(), needed, strict=True)
+        if has < needs
+    ]
+    if short:
+        more = f" and {len(short) - NAMED} more" if len(short) > NAMED else ""
+        print(
+            f"warning: {folder}: {len(short)} of {len(needed)} transcripts are too long for their"
+            f" audio, so CTC training learns nothing from them: {', '.join(short[:NAMED])}{more};"
+            " check or remove them",
+            file=sys.stderr,
+        )
+    return len(short)
+
+
 def prepare_lm(split: Path, out: Path, order: int) -> None:
     """Write lm.arpa, lexicon.txt and tokens.txt of a split's transcripts for beam search.
 
     Raises UserError as prepare_librispeech does for transcripts, and for an order below 2.
     """
-    from d2v.ngram import write_arpa
+    from d2v.ngram import report_known, unigrams, write_arpa
 
     sentences = [text for _, text in read_transcripts(split)]
     words = sorted({word for sentence in sentences for word in sentence.split()})
     with written_whole(out) as temporary:
         write_arpa(sentences, order, temporary / "lm.arpa")
+        report_known(temporary / "lm.arpa", unigrams(temporary / "lm.arpa"), words)
         _write(temporary / "lexicon.txt", [f"{word}\t{spell(word)}" for word in words])
         _write(temporary / "tokens.txt", LETTERS)
         write_meta(

@@ -7,12 +7,14 @@ SRC/librispeech-lexicon.txt or librispeech-vocab.txt    the words
 import gzip
 import shutil
 import zlib
+from importlib.util import find_spec
 from pathlib import Path
 
 from d2v.data.layout import lines
 from d2v.data.letters import ALPHABET, LETTERS, spell
 from d2v.data.shards import write_meta, written_whole
 from d2v.errors import UserError
+from d2v.ngram import report_known, unigrams
 
 KENLM = b"mmap lm http://kheafield.com/code"  # KenLM's binary files begin so
 MODELS = ("4-gram.bin", "4-gram.arpa", "4-gram.arpa.gz")
@@ -35,6 +37,12 @@ def prepare_official_lm(source: Path, out: Path) -> None:
         (temporary / "tokens.txt").write_text("".join(f"{x}\n" for x in LETTERS))
         name = "lm.bin" if model.suffix == ".bin" else "lm.arpa"
         _copy(model, temporary / name)
+        if name == "lm.arpa":
+            report_known(model, unigrams(temporary / name), kept)
+        elif find_spec("flashlight"):  # which reads KenLM's binaries
+            from d2v.decode import Language
+
+            Language(temporary)  # reports, or refuses
         write_meta(
             temporary,
             dataset=out.name,
