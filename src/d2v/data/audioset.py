@@ -20,7 +20,8 @@ import soundfile
 
 from d2v.data.layout import lines
 from d2v.data.shards import write_meta, written_whole
-from d2v.data.sound import RATE, decode, level_columns
+from d2v.data.sound import RATE, check_finite, check_length, decode, level_columns
+from d2v.data.walk import walk, warn_unused
 from d2v.data.writing import Columns, Example, write_split
 from d2v.errors import UserError
 
@@ -32,7 +33,6 @@ SPLITS = {
 CLASSES = "class_labels_indices.csv"
 Clip = tuple[Path, str, str]  # file, id, numbers of its classes
 FLOATS = ("FLOAT", "DOUBLE")  # WAV files of samples from -1 to 1
-UNKNOWN = 0x7FFFF000  # a WAV file written to a pipe says that it has so many bytes, or more
 
 
 def prepare_audioset(
@@ -94,11 +94,7 @@ def _example(clip: Clip) -> Iterator[Example]:
 
 def _as_flac(payload: bytes, path: Path) -> bytes:
     """A WAV file of any format as FLAC with 16 bits."""
-    declared = 8 + int.from_bytes(payload[4:8], "little")
-    if len(payload) < declared < UNKNOWN:  # the decoder would read what is there in silence
-        raise UserError(
-            f"{path}: corrupt audio ({len(payload):,} of {declared:,} bytes); replace it"
-        )
+    check_length(payload, path)
     try:
         with soundfile.SoundFile(io.BytesIO(payload)) as file:
             rate, floats = file.samplerate, file.subtype in FLOATS
@@ -106,8 +102,7 @@ def _as_flac(payload: bytes, path: Path) -> bytes:
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise UserError(f"{path}: corrupt audio ({error}); replace or remove it") from None
     if floats:  # read as integers, samples from -1 to 1 would all be 0
-        if not np.isfinite(wave).all():
-            raise UserError(f"{path}: corrupt audio (samples that are no numbers); replace it")
+        check_finite(wave, path)
         wave = np.clip(np.rint(wave * 2**15), -(2**15), 2**15 - 1).astype(np.int16)
     buffer = io.BytesIO()
     soundfile.write(buffer, wave, rate, format="FLAC", subtype="PCM_16")
@@ -116,13 +111,20 @@ def _as_flac(payload: bytes, path: Path) -> bytes:
 
 def _files(folder: Path) -> dict[str, str]:
     """Paths of the sound files below a folder by their names; texts, as there may be millions."""
-    found = {}
-    for place, folders, names in os.walk(folder, followlinks=True):
-        folders.sort()
-        for name in sorted(names):
-            stem, suffix = os.path.splitext(name)
-            if suffix in (".flac", ".wav"):
-                found[stem] = os.path.join(place, name)
+    found: dict[str, str] = {}
+    others, double = [], []
+    tree = walk(folder)
+    for path in tree.files:
+        stem, suffix = os.path.splitext(os.path.basename(path))
+        if suffix not in (".flac", ".wav"):
+            others.append(path)
+            continue
+        if stem in found:
+            double.append(found[stem])
+        found[stem] = path
+    warn_unused(folder, others, "neither .flac nor .wav")
+    warn_unused(folder, double, "another file has the same name")
+    warn_unused(folder, tree.dangling, "links whose targets do not exist")
     return found
 
 

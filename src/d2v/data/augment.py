@@ -48,6 +48,7 @@ def seed_of(*numbers: int) -> int:
 def crop(pixels: np.ndarray, size: int, rows: int = 0, columns: int = 0) -> np.ndarray:
     """The centre of pixels (H, W, C), moved by rows and columns: (size, size, C).
 
+    The centre lies where torchvision's `center_crop` has it: half a pixel is rounded to even.
     Images too small are first enlarged (bicubic) until the shorter side fits. What lies outside of
     the image is zero.
     """
@@ -57,7 +58,7 @@ def crop(pixels: np.ndarray, size: int, rows: int = 0, columns: int = 0) -> np.n
         shape = (max(size, round(width * scale)), max(size, round(height * scale)))
         pixels = array(image(pixels).resize(shape, Image.Resampling.BICUBIC))
         height, width = pixels.shape[:2]
-    top, left = (height - size) // 2 + rows, (width - size) // 2 + columns
+    top, left = round((height - size) / 2) + rows, round((width - size) / 2) + columns
     if 0 <= top <= height - size and 0 <= left <= width - size:
         return pixels[top : top + size, left : left + size]
     room = max(abs(rows), abs(columns))
@@ -66,7 +67,12 @@ def crop(pixels: np.ndarray, size: int, rows: int = 0, columns: int = 0) -> np.n
 
 
 def resized(
-    picture: Image.Image, shorter: int, size: int, shape: tuple[int, int], by: int = 1
+    picture: Image.Image,
+    shorter: int,
+    size: int,
+    shape: tuple[int, int],
+    by: int = 1,
+    resampling: str = "bicubic",
 ) -> np.ndarray:
     """The centre (size, size, C) of a picture whose shorter side is made `shorter` long.
 
@@ -74,9 +80,8 @@ def resized(
     """
     from torchvision.transforms.v2 import functional as v2
 
-    bicubic = v2.InterpolationMode.BICUBIC
     if by == 1:
-        whole = v2.resize(picture, [shorter], bicubic)
+        whole = v2.resize(picture, [shorter], v2.InterpolationMode(resampling))
     else:  # the file's own ratio: reduced sides were rounded up
         longer = int(shorter * max(shape) / min(shape))
         sides = (longer, shorter) if shape[1] >= shape[0] else (shorter, longer)

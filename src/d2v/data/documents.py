@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from d2v.data.pieces import Piece, cut_file, lines_of
+from d2v.data.walk import refuse_dangling, walk, warn_unused
 from d2v.errors import UserError
 
 PIECE_BYTES = 4 * 2**20  # of a file that one process reads at a time
@@ -42,7 +43,7 @@ def find_parts(source: Path, piece_bytes: int) -> list[Part]:
     if source.is_file():
         paths, top = [source], source.parent
     elif source.is_dir():
-        paths, top = sorted(p for p in source.rglob("*") if p.is_file()), source
+        paths, top = _files(source), source
     else:
         raise UserError(f"{source}: no such folder")
     parts: list[Part] = []
@@ -50,8 +51,8 @@ def find_parts(source: Path, piece_bytes: int) -> list[Part]:
     for path in paths:
         place = path.relative_to(top)
         kind = _kind(path)
-        if kind is None or any(part.startswith(".") for part in place.parts):
-            continue
+        if kind is None:
+            raise UserError(f"{path}: not a *.txt or *.jsonl file (or .gz of one)")
         name = place.as_posix()[: -len(kind)] if kind else place.as_posix()
         if named.setdefault(name, path) != path:
             raise UserError(
@@ -85,6 +86,16 @@ def read_sentences(part: Part, field: str) -> Iterator[tuple[str, str]]:
             yield f"{part.name}:{start}", sentence
         else:
             start = 0
+
+
+def _files(source: Path) -> list[Path]:
+    """The text files of a folder in the order of their paths; warns of other files."""
+    tree = walk(source)
+    refuse_dangling(tree.dangling)
+    paths = sorted(map(Path, tree.files))
+    warn_unused(source, [p for p in paths if _kind(p) is None], "no text by their names")
+    warn_unused(source, tree.repeated, "links to folders that are read already")
+    return [path for path in paths if _kind(path) is not None]
 
 
 def _text(line: str, field: str, where: str) -> str:

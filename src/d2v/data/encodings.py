@@ -17,7 +17,10 @@ FILES: dict[Kind, tuple[str, ...]] = {
 
 
 class Encoding(NamedTuple):
-    """Texts to ids and back, without <s> and </s>."""
+    """Texts to ids and back, without <s> and </s>.
+
+    The letters `<s>`, `</s>`, `<pad>` and `<mask>` in a text are letters, as in fairseq.
+    """
 
     encode: Callable[[str], list[int]]
     decode: Callable[[list[int]], str]
@@ -56,6 +59,7 @@ def _tokenizers(kind: Kind, files: Mapping[str, bytes]) -> Any:
         made = tokenizers.Tokenizer.from_str(files["tokenizer.json"].decode())
         made.no_padding()
         made.no_truncation()
+        made.encode_special_tokens = True
         return made
     return _byte_pairs(files["vocab.json"], files["merges.txt"])
 
@@ -78,4 +82,5 @@ def _byte_pairs(vocabulary: bytes, merges: bytes) -> Any:
     made.add_special_tokens([AddedToken(name, normalized=False) for name in special])
     if "<mask>" in vocab:
         made.add_special_tokens([AddedToken("<mask>", lstrip=True, normalized=False)])
+    made.encode_special_tokens = True
     return made

@@ -15,7 +15,9 @@ from d2v.data.layout import (
     subfolders,
     visible_files,
 )
+from d2v.data.pixels import as_rgb, check_mode
 from d2v.data.shards import write_meta, written_whole
+from d2v.data.walk import warn_unused
 from d2v.data.writing import Columns, Example, Written, write_split
 from d2v.errors import UserError
 
@@ -115,15 +117,20 @@ def decode(payload: bytes | memoryview, name: Path | str) -> np.ndarray:
     return np.asarray(picture(payload, name))
 
 
-def picture(payload: bytes | memoryview, name: Path | str, by: int = 1) -> Image.Image:
+def picture(
+    payload: bytes | memoryview, name: Path | str, by: int = 1, *, upright: bool = False
+) -> Image.Image:
     """An image file as RGB; a JPEG file `by` (1, 2, 4, 8) times smaller, sides rounded up.
+
+    `upright` turns it as its EXIF orientation says: inference does, preparation, training and
+    evaluation do not, as torchvision's ImageFolder does not.
 
     Raises UserError with the name if the file is broken.
     """
     with _faults_of(name), Image.open(io.BytesIO(payload)) as image:
         if by > 1:  # formats other than JPEG leave it
             image.draft(None, (image.width // by, image.height // by))
-        return image.convert("RGB")
+        return as_rgb(image, upright=upright)
 
 
 def _unread(payload: bytes, name: Path | str) -> Image.Image:
@@ -131,6 +138,7 @@ def _unread(payload: bytes, name: Path | str) -> Image.Image:
     with _faults_of(name), Image.open(io.BytesIO(payload)) as image:
         if ENDS.get(image.format or "", b"") not in payload[-LAST:]:
             raise OSError("its end is missing")
+        check_mode(image)
         return image
 
 
@@ -188,8 +196,13 @@ def _classes(folders: list[Path]) -> list[str]:
 
 def _image_files(folder: Path) -> list[Path]:
     files = []
+    warn_unused(folder, visible_files(folder), "not in the folder of a class")
     for group in subfolders(folder):
         found = visible_files(group)
+        if inner := subfolders(group):
+            raise UserError(
+                f"{inner[0]}: a folder inside the folder of a class; move its images to {group}"
+            )
         if not found:
             raise UserError(f"{group}: no images in it")
         stems: set[str] = set()

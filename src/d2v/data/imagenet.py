@@ -21,6 +21,7 @@ from d2v.data.imagefolder import image_example, write_images_meta
 from d2v.data.layout import subfolders, visible_files
 from d2v.data.official import IMAGENET_CLASSES, check_counts, tell
 from d2v.data.shards import written_whole
+from d2v.data.walk import warn_unused
 from d2v.data.writing import Example, progress_of, write_split
 from d2v.errors import UserError
 
@@ -149,10 +150,13 @@ def _val(source: Path) -> Images:
 
 def _folders(folder: Path) -> Images:
     found: Images = {}
+    warn_unused(folder, visible_files(folder), "not in the folder of a synset")
     for synset in subfolders(folder):
         if not SYNSET.fullmatch(synset.name):
             raise UserError(f"{synset}: not the folder of a synset (nXXXXXXXX)")
         files = visible_files(synset)
+        if inner := subfolders(synset):
+            raise UserError(f"{inner[0]}: a folder inside a synset; move its images to {synset}")
         if odd := [path for path in files if path.suffix != ".JPEG"]:
             raise UserError(f"{odd[0]}: not a JPEG file of ImageNet")
         if not files:

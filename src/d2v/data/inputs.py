@@ -3,20 +3,21 @@
 An input's tensors do not depend on what else is in its batch.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 import torch
-from PIL import Image
 from torch import Tensor
 
 from d2v import params
-from d2v.data.imagefolder import decode, grey
+from d2v.data.augment import array, image, resized
+from d2v.data.imagefolder import picture
 from d2v.data.layout import lines
+from d2v.data.sound import samples as samples_of_file
 from d2v.data.speech import padded
 from d2v.data.text import join
 from d2v.data.tokenizer import PADDING
@@ -27,6 +28,13 @@ from d2v.interop.content import ImageInput, TokenInput, WaveInput
 from d2v.interop.module import Model
 
 RATE = 16000
+# beginnings and ends of what is the name of a file, whatever lies between
+STARTS = ("/", "./", "../", "~/")
+ENDS = (
+    *(".txt", ".tsv", ".csv", ".json", ".jsonl", ".gz", ".zip", ".tar", ".md", ".xml", ".html"),
+    *(".wav", ".flac", ".mp3", ".ogg", ".jpg", ".jpeg", ".png", ".gif", ".webp", ".tif", ".tiff"),
+    *(".pdf", ".doc", ".docx", ".npy", ".npz", ".pt", ".pth", ".safetensors", ".yaml", ".yml"),
+)
 # what a forward pass takes at most: samples or tokens with their padding, or images
 PORTION = {"speech": 60 * RATE, "text": 4096, "vision": 16}
 
@@ -79,13 +87,30 @@ def expanded(model: Model, inputs: Sequence[str | Path]) -> list[tuple[str, str]
     for item in inputs:
         if model.params.encoder.kind != "text":
             found.append((str(item), str(item)))
-        elif isinstance(item, Path) or Path(item[:255]).is_file():
-            found += [(f"{item}:{n}", line) for n, line in lines(Path(item)) if line.strip()]
+        elif isinstance(item, Path) or os.path.isfile(item):
+            rows = [(f"{item}:{n}", line) for n, line in lines(Path(item)) if line.strip()]
+            if not rows:
+                raise UserError(f"{item}: no text in it")
+            found += rows
         else:
+            _check_text(item)
             found.append((item, item))
     if not found:
         raise UserError("no inputs: name files, or give texts")
     return found
+
+
+def _check_text(item: str) -> None:
+    """Raises UserError for a text that looks like the name of a file."""
+    if not item.strip():
+        raise UserError("an empty text among the inputs; give a text or the name of a file")
+    if os.path.isdir(item):
+        raise UserError(f"{item}: a folder; name files of text, or give texts")
+    path_like = os.sep in item and not any(map(str.isspace, item))
+    if path_like or item.startswith(STARTS) or item.rstrip().lower().endswith(ENDS):
+        raise UserError(
+            f"{item}: no such file; if it is a text, write it into a file and name that file"
+        )
 
 
 def read(model: Model, inputs: Sequence[str | Path]) -> Iterator[Input]:
@@ -120,15 +145,10 @@ def _batch(kind: str, group: list[Input]) -> dict[str, Tensor]:
 
 def _wave(path: Path, encoder: params.WaveEncoder, how: WaveInput) -> np.ndarray:
     try:
-        wave, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
-        raise UserError(f"{path}: not a readable audio file ({error})") from None
-    if (rate, wave.shape[1]) != (RATE, 1):
-        raise UserError(
-            f"{path}: {rate} Hz, {wave.shape[1]} channel(s); {RATE} Hz and one are needed: convert"
-            f" it (for example `sox {path.name} -r {RATE} -c 1 out.wav`)"
-        )
-    wave = wave[:, 0]
+        payload = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: not a readable audio file ({error.strerror})") from None
+    wave = samples_of_file(payload, path)
     if frame_count(len(wave), encoder.conv_layers) < 1:
         raise UserError(f"{path}: {len(wave)} samples, too few for one frame")
     return normalised(wave, how.eps) if how.normalise else wave
@@ -146,42 +166,35 @@ def _pixels(path: Path, encoder: params.PatchEncoder, how: ImageInput) -> np.nda
     if how.mean is None or how.std is None:
         raise UserError("mean and deviation of this checkpoint's pixels are not known")
     try:
-        image = decode(path.read_bytes(), path)
+        whole = picture(path.read_bytes(), path, upright=True)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
-    pixels = _sized(image, encoder.image_size, how)
-    if encoder.channels == 1:
-        pixels = grey(pixels)[..., None]
+    pixels = _sized(array(whole.convert("L") if encoder.channels == 1 else whole), encoder, how)
     mean, std = (np.array(values, np.float32) * 255 for values in (how.mean, how.std))
     standardised = (pixels.astype(np.float32) - mean) / std
     return np.ascontiguousarray(standardised.transpose(2, 0, 1))
 
 
-def _sized(image: np.ndarray, side: int, how: ImageInput) -> np.ndarray:
-    """The centre of an image (H, W, 3), or all of it stretched: (side, side, 3)."""
-    height, width = image.shape[:2]
+def _sized(pixels: np.ndarray, encoder: params.PatchEncoder, how: ImageInput) -> np.ndarray:
+    """The centre of pixels (H, W, C), as evaluation cuts it, or all stretched: (side, side, C)."""
+    height, width = pixels.shape[:2]
+    side = encoder.image_size
     if how.stretch is not None:
-        return image if [height, width] == [side, side] else _resized(image, (side, side), how)
+        return pixels if [height, width] == [side, side] else _stretched(pixels, side, how)
     if how.resize is not None:
-        scale = how.resize / min(height, width)
-        size = (max(how.resize, int(height * scale)), max(how.resize, int(width * scale)))
-        image = image if size == (height, width) else _resized(image, size, how)
-    return crop(image, side)
+        shape = height, width
+        return resized(image(pixels), how.resize, side, shape, resampling=how.resampling)
+    return crop(pixels, side)
 
 
-def _resized(image: np.ndarray, size: tuple[int, int], how: ImageInput) -> np.ndarray:
-    """An image of (height, width) `size`: as transformers' processors, which stretch, do it; else
-    as Pillow does, which evaluation and data2vec_vision use.
-    """
-    if how.stretch is None:
-        filters = Image.Resampling[how.resampling.upper()]
-        return np.asarray(Image.fromarray(image).resize((size[1], size[0]), filters))
+def _stretched(pixels: np.ndarray, side: int, how: ImageInput) -> np.ndarray:
+    """Pixels (H, W, C) as transformers' image processors stretch them: (side, side, C)."""
     from torchvision.transforms.v2 import InterpolationMode
     from torchvision.transforms.v2.functional import resize
 
-    pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)
-    resized = resize(pixels, list(size), InterpolationMode(how.resampling), antialias=True)
-    return resized.permute(1, 2, 0).contiguous().numpy()
+    tensor = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+    stretched = resize(tensor, [side, side], InterpolationMode(how.resampling), antialias=True)
+    return stretched.permute(1, 2, 0).contiguous().numpy()
 
 
 # --- tokens -----------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from d2v.data.walk import refuse_dangling
 from d2v.errors import UserError
 
 Item = TypeVar("Item")
@@ -48,13 +49,25 @@ def split_folders(source: Path, names: Sequence[str] | None = None) -> list[Path
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """Folders in `folder`, sorted by name, without hidden ones."""
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    """Folders in `folder` and links to folders, sorted by name, without hidden ones.
+
+    Raises UserError naming a link whose target does not exist.
+    """
+    return [path for path in _visible(folder) if path.is_dir()]
 
 
 def visible_files(folder: Path) -> list[Path]:
-    """Files in `folder`, sorted by name, without hidden ones."""
-    return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    """Files in `folder` and links to files, sorted by name, without hidden ones.
+
+    Raises UserError naming a link whose target does not exist.
+    """
+    return [path for path in _visible(folder) if path.is_file()]
+
+
+def _visible(folder: Path) -> list[Path]:
+    found = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    refuse_dangling(path for path in found if not path.exists())
+    return found
 
 
 def copy_lists(source: Path, out: Path, ids: Collection[str]) -> None:

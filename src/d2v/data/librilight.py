@@ -23,6 +23,7 @@ import soundfile
 from d2v.data.official import LIBRILIGHT_HOURS, check_hours
 from d2v.data.shards import write_meta, written_whole
 from d2v.data.sound import FLAC, PCM, RATE, as_pcm, decode, level_columns
+from d2v.data.walk import refuse_dangling, walk, warn_unused
 from d2v.data.writing import Columns, Example, write_split
 from d2v.errors import UserError
 
@@ -103,14 +104,13 @@ def recordings(source: Path) -> list[Recording]:
     subsets = [subset for subset in SUBSETS if (source / subset).is_dir()]
     found = []
     for subset in subsets or [""]:
-        for path in sorted((source / subset).rglob("*.flac")):
+        for path in _files(source / subset):
             parts = path.relative_to(source / subset).parts
             if len(parts) < 2:
                 raise UserError(f"{path}: not in the folder of a speaker (SPEAKER/BOOK/*.flac)")
-            if not any(part.startswith(".") for part in parts):
-                voice = path.with_suffix(".json")
-                name, there = f"{parts[0]}/{path.stem}", voice if voice.exists() else None
-                found.append(Recording(path, there, name, parts[0], subset))
+            voice = path.with_suffix(".json")
+            name, there = f"{parts[0]}/{path.stem}", voice if voice.exists() else None
+            found.append(Recording(path, there, name, parts[0], subset))
     if not found:
         raise UserError(f"{source}: no FLAC files in it")
     names = Counter(recording.name for recording in found)
@@ -120,6 +120,16 @@ def recordings(source: Path) -> list[Recording]:
         else recording._replace(name=recording.path.relative_to(source).with_suffix("").as_posix())
         for recording in found
     ]
+
+
+def _files(folder: Path) -> list[Path]:
+    """The FLAC files below a folder in the order of their paths; warns of other files."""
+    tree = walk(folder)
+    refuse_dangling(tree.dangling)
+    others = [path for path in tree.files if not path.endswith((".flac", ".json"))]
+    warn_unused(folder, others, "neither FLAC nor JSON")
+    warn_unused(folder, tree.repeated, "links to folders that are read already")
+    return sorted(Path(path) for path in tree.files if path.endswith(".flac"))
 
 
 def _pieces(seconds: float, pcm: bool, recording: Recording) -> Iterator[Example]:

@@ -17,6 +17,7 @@ from d2v.data.limited import write_limited
 from d2v.data.official import check_counts
 from d2v.data.shards import Shards, write_meta, written_whole
 from d2v.data.sound import FLAC, PCM, RATE, as_pcm, decode, level_columns, opened
+from d2v.data.walk import warn_unused
 from d2v.data.writing import Columns, Example, write_split
 from d2v.encoders.frames import frame_count
 from d2v.errors import UserError
@@ -159,6 +160,7 @@ def read_transcripts(folder: Path) -> list[tuple[Path, str]]:
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
+    warn_unused(folder, _strays(folder), "not FLAC files of a SPEAKER/CHAPTER with transcript")
     pairs = [
         pair
         for speaker in subfolders(folder)
@@ -168,6 +170,19 @@ def read_transcripts(folder: Path) -> list[tuple[Path, str]]:
     if not pairs:
         raise UserError(f"{folder}: an empty split: no SPEAKER/CHAPTER folders with audio in it")
     return pairs
+
+
+def _strays(folder: Path) -> Iterator[Path]:
+    """What lies in a split where nothing is read."""
+    yield from visible_files(folder)
+    for speaker in subfolders(folder):
+        yield from visible_files(speaker)
+        for chapter in subfolders(speaker):
+            yield from subfolders(chapter)
+            known = f"{speaker.name}-{chapter.name}.trans.txt"
+            for path in visible_files(chapter):
+                if path.suffix != ".flac" and path.name != known:
+                    yield path
 
 
 def _chapter(chapter: Path) -> Iterator[tuple[Path, str]]:

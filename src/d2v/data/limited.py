@@ -14,6 +14,7 @@ from pathlib import Path
 
 from d2v.data.layout import LISTS, lines
 from d2v.data.official import tell
+from d2v.data.walk import refuse_dangling, walk, warn_unused
 from d2v.errors import UserError
 
 # utterances as the folders of the official archive have them
@@ -58,7 +59,17 @@ def _utterances(source: Path, name: str) -> list[str]:
         if missing:
             raise UserError(f"{source}: neither {path.name} nor a folder {missing[0]} in it")
         folders = [source / folder for folder in FOLDERS[name]]
-        found = [file.stem for folder in folders for file in folder.rglob("*.flac")]
+        found = [stem for folder in folders for stem in _stems(folder)]
     if not found:
         raise UserError(f"{source}: no utterances of {name}")
     return found
+
+
+def _stems(folder: Path) -> list[str]:
+    """Names of the FLAC files below a folder, without suffix."""
+    tree = walk(folder)
+    refuse_dangling(path for path in tree.dangling if path.endswith(".flac"))
+    others = [path for path in tree.files if not path.endswith((".flac", ".txt"))]
+    warn_unused(folder, others, "no FLAC files")
+    warn_unused(folder, tree.repeated, "links to folders that are read already")
+    return [Path(path).stem for path in tree.files if path.endswith(".flac")]

@@ -12,6 +12,7 @@ import soundfile
 from d2v.errors import UserError
 
 RATE = 16_000  # samples a second
+UNKNOWN = 0x7FFFF000  # a WAV file written to a pipe says that it has so many bytes, or more
 FLAC, PCM = "flac", "pcm_16"  # encodings of payloads: files, or bare samples, little-endian
 
 
@@ -31,6 +32,53 @@ def decode(payload: bytes | memoryview, name: Path | str) -> np.ndarray:
     if exact and expected and md5(wave.astype("<i2", copy=False).data).digest() != expected:
         raise UserError(f"{name}: corrupt audio (samples differ from their checksum); replace it")
     return wave
+
+
+def samples(payload: bytes, name: Path | str) -> np.ndarray:
+    """A sound file of any format as samples (S,) float32 from -1 to 1.
+
+    Raises UserError with the name if the file is broken, cut off, not 16 kHz or not mono, or if a
+    sample is NaN or infinite.
+    """
+    check_length(payload, name)
+    if _md5(payload) is not None:
+        with opened(payload, name) as file:
+            exact = file.subtype == "PCM_16"
+        if exact:
+            return decode(payload, name).astype(np.float32) / np.float32(2**15)
+    with opened(payload, name) as file:
+        frames = file.frames
+        wave: np.ndarray = file.read(dtype="float32")
+    if len(wave) != frames:
+        raise UserError(f"{name}: corrupt audio ({len(wave)} of {frames} samples); replace it")
+    check_finite(wave, name)
+    return wave
+
+
+def check_length(payload: bytes, name: Path | str) -> None:
+    """Raises UserError for a WAV file that ends before its header says.
+
+    The decoder would read what is there in silence.
+    """
+    if payload[:4] != b"RIFF":
+        return
+    declared, at = 8 + int.from_bytes(payload[4:8], "little"), 12
+    while at + 8 <= len(payload):  # its chunks: four letters, four bytes of length, content
+        size = int.from_bytes(payload[at + 4 : at + 8], "little")
+        if payload[at : at + 4] == b"data":
+            declared = max(declared if declared < UNKNOWN else 0, at + 8 + size)
+            break
+        at += 8 + size + size % 2
+    if len(payload) < declared < UNKNOWN:
+        raise UserError(
+            f"{name}: corrupt audio ({len(payload):,} of {declared:,} bytes); replace it"
+        )
+
+
+def check_finite(wave: np.ndarray, name: Path | str) -> None:
+    """Raises UserError with the name if a sample is NaN or infinite."""
+    if not np.isfinite(wave).all():
+        raise UserError(f"{name}: corrupt audio (samples that are no numbers); replace it")
 
 
 @contextmanager

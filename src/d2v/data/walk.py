@@ -1,0 +1,101 @@
+"""The files below a folder, by one rule for all readers.
+
+Links are followed. A folder that is reached again, through a link or a cycle of links, is read
+once. Hidden files and folders are left out. Whatever else a reader leaves out, it names.
+"""
+
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from d2v.errors import UserError
+
+SHOWN = 3  # names in a warning
+
+
+@dataclass
+class Tree:
+    """Paths below a folder; text, since there may be millions."""
+
+    files: list[str] = field(default_factory=list)
+    dangling: list[str] = field(default_factory=list)  # links whose target does not exist
+    repeated: list[str] = field(default_factory=list)  # links to folders that were read already
+
+
+def walk(top: Path) -> Tree:
+    """All visible files below `top`, folder by folder, names in order.
+
+    Folders of the tree itself come before those behind links, so a link never replaces them.
+    Raises UserError naming a folder that cannot be read.
+    """
+    tree = Tree()
+    seen: set[tuple[int, int]] = set()
+    waiting = [str(top)]
+    while waiting:
+        place = waiting.pop(0)
+        if _new(place, seen):
+            waiting += _walk_one(place, tree, seen)
+        else:
+            tree.repeated.append(place)
+    return tree
+
+
+def _walk_one(top: str, tree: Tree, seen: set[tuple[int, int]]) -> list[str]:
+    """Add the files below `top`; returns the links to folders in it."""
+    links = []
+    for place, folders, names in os.walk(top, onerror=_refuse):
+        links += [
+            os.path.join(place, name)
+            for name in sorted(folders)
+            if not name.startswith(".") and os.path.islink(os.path.join(place, name))
+        ]
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".")
+            and not os.path.islink(os.path.join(place, name))
+            and _new(os.path.join(place, name), seen)
+        )
+        for name in sorted(names):
+            path = os.path.join(place, name)
+            if not name.startswith("."):
+                (tree.files if os.path.exists(path) else tree.dangling).append(path)
+    return links
+
+
+def _new(place: str, seen: set[tuple[int, int]]) -> bool:
+    found = os.stat(place)
+    key = found.st_dev, found.st_ino
+    new = key not in seen
+    seen.add(key)
+    return new
+
+
+def _refuse(error: OSError) -> None:
+    raise UserError(f"{error.filename}: cannot read this folder ({error.strerror})")
+
+
+def refuse_dangling(paths: Iterable[str | Path]) -> None:
+    """Raises UserError naming the first link whose target does not exist, if there is one."""
+    broken = sorted(map(str, paths))
+    if broken:
+        raise UserError(
+            f"{broken[0]}: the target of this link does not exist ({len(broken)} such link(s));"
+            " restore the target or remove the link"
+        )
+
+
+def warn_unused(top: Path, paths: Iterable[str | Path], why: str) -> None:
+    """Warn, once and on standard error, of paths below `top` that a reader leaves out."""
+    unused = sorted(map(str, paths))
+    if not unused:
+        return
+    names = [os.path.relpath(path, top) for path in unused[:SHOWN]]
+    more = ", ..." if len(unused) > SHOWN else ""
+    print(
+        f"warning: {top}: {len(unused):,} file(s) or folder(s) not used ({why}):"
+        f" {', '.join(names)}{more}",
+        file=sys.stderr,
+    )
