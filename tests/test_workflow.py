@@ -140,6 +140,39 @@ def test_a_second_run_does_nothing(done: Path) -> None:
     assert "Nothing to be done" in ran.stdout + ran.stderr
 
 
+def test_a_missing_run_is_found_whatever_was_made_from_it(copied: Path) -> None:
+    """Tables and fine-tunings are there, and a preview of the tables is newer than all of them."""
+    (copied / RESULTS / "pretrain/text/seed0/metrics.json").unlink()
+    assert workspace.d2v(copied, "tables").returncode == 0
+    found = planned(copied)
+    assert found["pretrain"] == 1
+    assert found["tables"] == 1
+
+
+def test_a_preview_of_the_tables_is_no_result(tmp_path: Path) -> None:
+    folder = workspace.make(tmp_path / "fresh")
+    before = planned(folder)
+    told = workspace.d2v(folder, "tables")
+    assert told.returncode == 0, told.stderr
+    assert "preview: 0 of" in told.stdout
+    assert planned(folder) == before
+    assert before["pretrain"] == 3
+    assert planned(folder, "tables") == before
+
+
+def test_a_finished_run_is_left_as_it_is(copied: Path) -> None:
+    def states() -> dict[Path, int]:
+        files = [p for name in ("work", "results") for p in (copied / name).rglob("*")]
+        return {path: path.lstat().st_mtime_ns for path in files}
+
+    before = states()
+    for run in ("pretrain/text/seed0", "finetune/cola/data2vec/seed1"):
+        told = workspace.d2v(copied, "run", run)
+        assert told.returncode == 0, told.stderr
+        assert f"{run}: already done" in told.stdout
+    assert states() == before
+
+
 def test_rewritten_equal_data_reruns_nothing(copied: Path) -> None:
     meta = copied / "prepared/tiny/digits/meta.json"
     meta.write_text(meta.read_text())

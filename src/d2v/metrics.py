@@ -164,7 +164,7 @@ def compute(name: str, references: Sequence[Any], predictions: Sequence[Any]) ->
 
 
 def better(name: str, value: float, than: float) -> bool:
-    """Whether `value` is better; NaN is worse than every number and better than nothing."""
-    if math.isnan(value) or math.isnan(than):
-        return math.isnan(than) and not math.isnan(value)
+    """Whether `value` is better; undefined (not finite) is worse than every number."""
+    if not math.isfinite(value) or not math.isfinite(than):
+        return math.isfinite(value) and not math.isfinite(than)
     return value > than if named(name).higher_is_better else value < than

@@ -37,7 +37,10 @@ def choose(experiment: Experiment, name: str) -> None:
         if finetune.grid.best_over == "table":
             found = points[_best_rate(experiment, name, arm)]
         else:
-            found = best(points, finetune.metrics[0])
+            try:
+                found = best(points, finetune.metrics[0])
+            except UserError as error:
+                raise UserError(f"finetune.{name}, arm {arm}: {error}") from None
         chosen[arm] = {
             **found.setting.model_dump(mode="json"),
             "dev": found.dev,
@@ -48,7 +51,12 @@ def choose(experiment: Experiment, name: str) -> None:
 
 
 def best(points: list[Point], metric: str) -> Point:
-    """The point with the best score; of equal ones the cheaper: fewer steps, then a lower rate."""
+    """The point with the best score; of equal ones the cheaper: fewer steps, then a lower rate.
+
+    Raises UserError where the score of every point is undefined.
+    """
+    if not any(math.isfinite(point.score) for point in points):
+        raise UserError(_undefined(metric))
     cheap_first = sorted(points, key=lambda p: (p.setting.steps, p.setting.lr))
     found = cheap_first[0]
     for point in cheap_first[1:]:
@@ -70,8 +78,14 @@ def _best_rate(experiment: Experiment, name: str, arm: str) -> int:
             dev = _points(experiment, task, arm)[place].dev
             scores.append(statistics.fmean(dev[m] for m in headline(experiment.finetune[task])))
         mean = statistics.fmean(scores)  # undefined where one score is: then any other is better
-        means.append((math.inf if math.isnan(mean) else -mean, rate, place))
+        means.append((-mean if math.isfinite(mean) else math.inf, rate, place))
+    if math.isinf(min(means)[0]):
+        raise UserError(f"finetune.{name}, arm {arm}: {_undefined('mean score of the row')}")
     return min(means)[2]
+
+
+def _undefined(what: str) -> str:
+    return f"{what} is undefined on the development split at every point of the grid"
 
 
 def _points(experiment: Experiment, name: str, arm: str) -> list[Point]:
@@ -92,6 +106,11 @@ def _point(experiment: Experiment, name: str, arm: str, setting: Setting) -> Poi
             raise UserError(f"{path} is missing: run the workflow, which does every point first")
         scores.append(found["metrics"]["dev"])
     dev: dict[str, float] = {
-        key: statistics.fmean(s[key] for s in scores) for key in finetune.metrics
+        key: statistics.fmean(_number(s.get(key)) for s in scores) for key in finetune.metrics
     }
     return Point(setting, dev, dev[finetune.metrics[0]])
+
+
+def _number(value: Any) -> float:
+    """A metric of metrics.json; NaN where it is missing or not a number, as undefined ones are."""
+    return float(value) if isinstance(value, int | float) else math.nan

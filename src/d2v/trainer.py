@@ -324,6 +324,7 @@ class _Loop:
         line["validation"] = metrics = distributed.from_main(metrics)
         if self.better is None:
             return False
+        # an undefined first validation is kept until a defined one comes: some weights must be
         if self.best is not None and not self.better(metrics, self.best["validation"]):
             return False
         self.best = {"step": self.step, "validation": metrics}

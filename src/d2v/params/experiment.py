@@ -11,6 +11,7 @@ from d2v.params.faults import explain, nearest
 from d2v.params.finetuning import Finetune
 from d2v.params.pretraining import Pretrain
 from d2v.params.reading import read_params
+from d2v.params.unique import check_unique
 
 T = TypeVar("T", bound=Strict)
 
@@ -51,6 +52,7 @@ class Experiment(Strict):
             if run.view.kind != self.pretrain[run.pretrain].encoder.kind:
                 raise ValueError(f"finetune.{name}.view.kind does not fit pretrain.{run.pretrain}")
             self._check_grid(name, run)
+        check_unique(self.pretrain, self.finetune)
         return self
 
     def _check_grid(self, name: str, run: Finetune) -> None:

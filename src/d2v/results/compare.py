@@ -2,12 +2,16 @@
 
 import argparse
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from d2v.errors import UserError
 from d2v.metrics import named
+
+if TYPE_CHECKING:
+    from d2v.results.statistics import Comparison
 
 SAID = ("name", "arm", "seed", "setting", "pretrain_run", "steps")  # of metrics.json
 SOURCES = ("git_commit", "params_sha256", "data_sha256", "versions", "device")  # of its provenance
@@ -26,7 +30,7 @@ def main(argv: Sequence[str]) -> None:
 
 def lines(a: Path, b: Path, split: str = "test", name: str | None = None) -> Iterator[str]:
     """What is printed; raises UserError where the runs cannot be compared."""
-    from d2v.predictions import read_predictions, score_rows
+    from d2v.predictions import read_predictions
     from d2v.results import statistics
 
     told = {folder: _read(folder) for folder in (a, b)}
@@ -37,23 +41,71 @@ def lines(a: Path, b: Path, split: str = "test", name: str | None = None) -> Ite
     _check_same(a, b, rows)
     if any(getattr(row, metric.column) is None for row in rows[a] + rows[b]):
         raise UserError(f"{a}, {b}: no column {metric.column}, which {name} needs")
+    undefined = []
+    for folder in (a, b):
+        _check_fits(folder, told[folder]["metrics"], split, name)
     for sign, folder in (("A", a), ("B", b)):
-        low, high = statistics.interval(rows[folder], name)
-        value = score_rows(rows[folder], [name])[name]
-        bounds = f"[{100 * low:.2f}, {100 * high:.2f}]"
+        value = _score(folder, rows[folder], split, name)
+        if not math.isfinite(value):
+            undefined.append(sign)
+            yield f"{sign}  {folder}: {metric.label} undefined"
+            continue
+        bounds = _bounds(*statistics.interval(rows[folder], name))
         yield f"{sign}  {folder}: {metric.label} {100 * value:.2f} {bounds}"
-    found = statistics.compare(rows[a], rows[b], name)
-    better = (found.difference > 0) == metric.higher_is_better
-    word = "equal" if found.difference == 0 else "B is better" if better else "A is better"
-    yield (
-        f"B − A: {100 * found.difference:+.2f} [{100 * found.low:+.2f}, {100 * found.high:+.2f}],"
-        f" p = {found.p:.2g} ({found.test}): {word}"
-    )
+    if undefined:
+        yield (
+            f"B − A: not compared, because {metric.label} is undefined for"
+            f" {' and '.join(undefined)} (constant predictions, values that are not finite, or"
+            " nothing to score)"
+        )
+    else:
+        found = statistics.compare(rows[a], rows[b], name)
+        yield (
+            f"B − A: {100 * found.difference:+.2f} {_bounds(found.low, found.high, '+')},"
+            f" p = {found.p:.2g} ({found.test}): {verdict(found, metric.higher_is_better)}"
+        )
     yield (
         f"{len(rows[a])} examples of split {split}; values times 100 ({metric.unit}), in brackets"
         " 95 % of the bootstrap over examples. Another training seed may give another difference."
     )
     yield from _differences(told[a], told[b])
+
+
+def verdict(found: "Comparison", higher_is_better: bool) -> str:
+    """The better run; none where the interval holds zero or is undefined."""
+    if not math.isfinite(found.low) or not math.isfinite(found.high):
+        return "no winner (the interval is undefined)"
+    if found.low <= 0 <= found.high:
+        return "no winner (the interval includes zero)"
+    return "B is better" if (found.low > 0) == higher_is_better else "A is better"
+
+
+def _bounds(low: float, high: float, sign: str = "") -> str:
+    if math.isnan(low) or math.isnan(high):
+        return "[undefined]"
+    return f"[{100 * low:{sign}.2f}, {100 * high:{sign}.2f}]"
+
+
+def _score(folder: Path, rows: Sequence[Any], split: str, name: str) -> float:
+    from d2v.predictions import score_rows
+
+    try:
+        return score_rows(rows, [name])[name]
+    except (ValueError, IndexError) as error:
+        raise UserError(f"{folder}/predictions-{split}.tsv: no {name} of it: {error}") from None
+
+
+def _check_fits(folder: Path, metrics: Mapping[str, Any], split: str, name: str) -> None:
+    """Metrics of the run's kind of task only: a word error rate of classes means nothing."""
+    from d2v.params.finetuning import TASK_METRICS
+
+    known = metrics.get(split) or {}
+    fitting = {n for group in TASK_METRICS.values() if {*group} & {*known} for n in group}
+    if known and name not in {*known, *fitting}:
+        raise UserError(
+            f"{folder}/metrics.json: metric {name} does not fit this run, whose metrics of split"
+            f" {split} are {', '.join(known)}"
+        )
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -33,13 +33,18 @@ class Comparison:
 
 
 def interval(rows: Sequence[Prediction], name: str) -> tuple[float, float]:
-    """95 % interval of a metric over the examples drawn again (percentiles of the bootstrap)."""
+    """95 % interval of a metric over the examples drawn again (percentiles of the bootstrap).
+
+    Undefined (NaN) where the metric is undefined for these examples or for too many draws.
+    """
+    if not rows or not np.isfinite(_score(rows, name, np.arange(len(rows)))):
+        return float("nan"), float("nan")
     random = np.random.default_rng(SEED)
     parts = fractions(rows, name)
     if parts is not None:
         errors, weights = parts
         draws = random.integers(len(rows), size=(DRAWS, len(rows)))
-        return _percentiles(errors[draws].sum(1) / weights[draws].sum(1))
+        return _percentiles(_ratios(errors[draws].sum(1), weights[draws].sum(1)))
     draws = random.integers(len(rows), size=(COSTLY_DRAWS, len(rows)))
     return _percentiles(np.array([_score(rows, name, draw) for draw in draws]))
 
@@ -48,17 +53,21 @@ def compare(a: Sequence[Prediction], b: Sequence[Prediction], name: str) -> Comp
     """The difference of a metric between two runs on the same examples, in the same order.
 
     The interval is that of the paired bootstrap. The test: McNemar's exact one for accuracy;
-    otherwise the runs' predictions of every example change sides at random.
+    otherwise the runs' predictions of every example change sides at random. Everything is NaN where
+    the metric is undefined for either run.
     """
     random = np.random.default_rng(SEED)
     whole = np.arange(len(a))
-    difference = _score(b, name, whole) - _score(a, name, whole)
+    difference = _score(b, name, whole) - _score(a, name, whole) if len(a) else float("nan")
+    if np.isnan(difference) or np.isinf(difference):
+        difference = float("nan")
+        return Comparison(difference, difference, difference, difference, "undefined")
     mine, theirs = fractions(a, name), fractions(b, name)
     if mine is None or theirs is None:
         return _costly(a, b, name, difference, random)
     deltas, weights = theirs[0] - mine[0], mine[1]
     draws = random.integers(len(a), size=(DRAWS, len(a)))
-    low, high = _percentiles(deltas[draws].sum(1) / weights[draws].sum(1))
+    low, high = _percentiles(_ratios(deltas[draws].sum(1), weights[draws].sum(1)))
     if name == "accuracy":
         return Comparison(difference, low, high, *_mcnemar(deltas))
     signs = random.choice((-1, 1), size=(DRAWS, len(a)))
@@ -125,10 +134,20 @@ def _score(rows: Sequence[Prediction], name: str, draw: Ints) -> float:
 
 def _percentiles(values: Floats) -> tuple[float, float]:
     tail = 50 * (1 - LEVEL)
-    low, high = np.nanpercentile(values, [tail, 100 - tail])
+    defined = values[np.isfinite(values)]
+    if len(defined) < LEVEL * len(values):  # what is left would not stand for the draws
+        return float("nan"), float("nan")
+    low, high = np.percentile(defined, [tail, 100 - tail])
     return float(low), float(high)
+
+
+def _ratios(errors: Floats, weights: Floats) -> Floats:
+    """Errors over weights of each draw; NaN for a draw without reference words."""
+    return np.divide(errors, weights, out=np.full(len(errors), np.nan), where=weights > 0)
 
 
 def _share(values: Floats, least: float) -> float:
     """How often a difference at least as large came about by chance; never none (Phipson 2010)."""
-    return float((1 + (values >= least - 1e-12).sum()) / (1 + len(values)))
+    # an exchange that leaves the metric undefined is counted as one against a difference
+    far = (values >= least - 1e-12) | ~np.isfinite(values)
+    return float((1 + far.sum()) / (1 + len(values)))

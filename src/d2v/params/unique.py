@@ -1,0 +1,61 @@
+"""What must not occur twice: seeds of a run, and tasks of one cell of a table."""
+
+from collections.abc import Iterator, Mapping
+
+from d2v.params.finetuning import Finetune
+from d2v.params.pretraining import Pretrain
+
+
+def check_unique(pretrain: Mapping[str, Pretrain], finetune: Mapping[str, Finetune]) -> None:
+    """Raises ValueError for repeated seeds or grid points, and for two tasks of one cell.
+
+    A repeated seed gives the same run again, which would count as an independent one. Two tasks of
+    one cell would be averaged as if they were seeds.
+    """
+    for path, values in _lists(pretrain, finetune):
+        repeated = [value for value in dict.fromkeys(values) if values.count(value) > 1]
+        if repeated:
+            raise ValueError(
+                f"{path}: {', '.join(map(str, repeated))} is given more than once; remove the"
+                " repetition"
+            )
+    _check_cells(pretrain, finetune)
+
+
+def _lists(
+    pretrain: Mapping[str, Pretrain], finetune: Mapping[str, Finetune]
+) -> Iterator[tuple[str, list[object]]]:
+    for name, run in pretrain.items():
+        yield f"pretrain.{name}.seeds", [*run.seeds]
+    for name, task in finetune.items():
+        yield f"finetune.{name}.seeds", [*task.seeds]
+        yield f"finetune.{name}.arms", [*task.arms]
+        yield f"finetune.{name}.metrics", [*task.metrics]
+        if task.grid is not None:
+            for key in ("seeds", "lr", "steps", "freeze"):
+                yield f"finetune.{name}.grid.{key}", [*getattr(task.grid, key)]
+
+
+def _check_cells(pretrain: Mapping[str, Pretrain], finetune: Mapping[str, Finetune]) -> None:
+    filled: dict[tuple[str, str, str], str] = {}  # table, row, column: by which task
+    for name, task in finetune.items():
+        if task.column in task.more:
+            raise ValueError(f"finetune.{name}.more: {task.column} is already its column")
+        for row in _rows(pretrain, task):
+            for column in (task.column, *task.more):
+                other = filled.setdefault((task.table, row, column), name)
+                if other != name:
+                    raise ValueError(
+                        f"finetune.{name}: table {task.table}, row {row}, column {column} is"
+                        f" already filled by finetune.{other}; give another row or column"
+                    )
+
+
+def _rows(pretrain: Mapping[str, Pretrain], task: Finetune) -> list[str]:
+    """Rows of the task's arms, told apart as the tables do (d2v.results.cells.row_of)."""
+    row = task.row or "data2vec"
+    if task.released is not None:
+        row += ", released weights, evaluated here"
+    elif pretrain[task.pretrain].released is not None:
+        row += ", released weights, fine-tuned here"
+    return ["from scratch" if arm == "scratch" else row for arm in task.arms]
