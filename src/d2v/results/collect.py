@@ -203,4 +203,6 @@ def _with_interval(tasks: dict[str, Finetune], column: Column, cell: Cell, resul
     if not path.exists():
         return cell
     low, high = interval(read_predictions(path), column.metrics[0])
+    if math.isnan(low):  # undefined for too many draws of the examples
+        return cell
     return replace(cell, interval=(100 * low, 100 * high))
