@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from d2v.errors import UserError
+from d2v.files import read_json
 from d2v.locks import alone_in
 
 SCHEMA = 1  # of meta.json and of the index
@@ -149,12 +150,21 @@ def written_whole(out: Path) -> Iterator[Path]:
     Until then `out` is as it was. After a kill, or an error behind much finished work, the shards
     that `write_split` finished stay in OUT.tmp for the next call, which goes on with them; all else
     is cleared away. Others that write the same folder wait.
+
+    Raises UserError if OUT, OUT.old or OUT.tmp holds anything that this project did not write.
     """
     out = Path(out)
+    if not out.name:
+        raise UserError(f"{out}: not the name of a folder to write; name another one with -o")
     temporary, old = out.with_name(out.name + ".tmp"), out.with_name(out.name + ".old")
+    _refuse_foreign(out, "meta.json")
+    _refuse_foreign(old, "meta.json")
+    _refuse_foreign(temporary, PARTS)
     with alone_in(temporary):  # a writer whose parent was killed may still be at it
+        _refuse_foreign(out, "meta.json")  # another writer may have finished meanwhile
         shutil.rmtree(old, ignore_errors=True)
         _clear(temporary)
+        (temporary / PARTS).mkdir(exist_ok=True)  # marks the folder as this project's
         try:
             yield temporary
         except BaseException:
@@ -167,6 +177,26 @@ def written_whole(out: Path) -> Iterator[Path]:
             out.rename(old)
         temporary.rename(out)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _refuse_foreign(path: Path, mark: str) -> None:
+    """Raise UserError if `path` exists, is not an empty folder and lacks this project's mark."""
+    if path.is_symlink():
+        raise UserError(f"{path}: a symbolic link; name the folder itself with -o")
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise UserError(f"{path}: a file; name another folder with -o")
+    if mark == "meta.json":
+        meta = read_json(path / mark)
+        ours = isinstance(meta, dict) and {"schema", "sha256"} <= meta.keys()
+    else:
+        ours = (path / mark).is_dir()
+    if not ours and any(path.iterdir()):
+        raise UserError(
+            f"{path}: exists, and d2v prepare did not write it; name another folder with -o,"
+            " or remove it yourself"
+        )
 
 
 def _clear(temporary: Path) -> None:
