@@ -12,7 +12,10 @@ from d2v.errors import UserError
 def test_a_foreign_folder_is_refused_and_stays(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
     (tmp_path / name / "chapter1.tex").write_text("x")
-    with pytest.raises(UserError, match="did not write it"), written_whole(tmp_path / "out"):
+    with (
+        pytest.raises(UserError, match="no data set that d2v prepared"),
+        written_whole(tmp_path / "out"),
+    ):
         pass
     assert [p.name for p in tmp_path.iterdir()] == [name]
     assert (tmp_path / name / "chapter1.tex").read_text() == "x"

@@ -157,11 +157,10 @@ def written_whole(out: Path) -> Iterator[Path]:
     if not out.name:
         raise UserError(f"{out}: not the name of a folder to write; name another one with -o")
     temporary, old = out.with_name(out.name + ".tmp"), out.with_name(out.name + ".old")
-    _refuse_foreign(out, "meta.json")
-    _refuse_foreign(old, "meta.json")
-    _refuse_foreign(temporary, PARTS)
+    for path in (out, old, temporary):
+        _refuse_foreign(path)
     with alone_in(temporary):  # a writer whose parent was killed may still be at it
-        _refuse_foreign(out, "meta.json")  # another writer may have finished meanwhile
+        _refuse_foreign(out)  # another writer may have finished meanwhile
         shutil.rmtree(old, ignore_errors=True)
         _clear(temporary)
         (temporary / PARTS).mkdir(exist_ok=True)  # marks the folder as this project's
@@ -172,29 +171,26 @@ def written_whole(out: Path) -> Iterator[Path]:
             if finished < WORTH_KEEPING:
                 shutil.rmtree(temporary)
             raise
-        shutil.rmtree(temporary / PARTS, ignore_errors=True)
         if out.exists():
             out.rename(old)
         temporary.rename(out)
+        shutil.rmtree(out / PARTS, ignore_errors=True)  # the mark stays until the name is right
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _refuse_foreign(path: Path, mark: str) -> None:
-    """Raise UserError if `path` exists, is not an empty folder and lacks this project's mark."""
+def _refuse_foreign(path: Path) -> None:
+    """Raise UserError if `path` exists, is not an empty folder, and lacks this project's mark."""
     if path.is_symlink():
         raise UserError(f"{path}: a symbolic link; name the folder itself with -o")
     if not path.exists():
         return
     if not path.is_dir():
         raise UserError(f"{path}: a file; name another folder with -o")
-    if mark == "meta.json":
-        meta = read_json(path / mark)
-        ours = isinstance(meta, dict) and {"schema", "sha256"} <= meta.keys()
-    else:
-        ours = (path / mark).is_dir()
-    if not ours and any(path.iterdir()):
+    meta = read_json(path / "meta.json")
+    finished = isinstance(meta, dict) and {"schema", "sha256"} <= meta.keys()
+    if not finished and not (path / PARTS).is_dir() and any(path.iterdir()):
         raise UserError(
-            f"{path}: exists, and d2v prepare did not write it; name another folder with -o,"
+            f"{path}: exists, and is no data set that d2v prepared; name another folder with -o,"
             " or remove it yourself"
         )
 
