@@ -150,13 +150,13 @@ def test_a_missing_run_is_found_whatever_was_made_from_it(copied: Path) -> None:
 
 
 def test_a_preview_of_the_tables_is_no_result(tmp_path: Path) -> None:
-    folder = workspace.make(tmp_path / "fresh")
+    folder = workspace.make(tmp_path)
     before = planned(folder)
     told = workspace.d2v(folder, "tables")
     assert told.returncode == 0, told.stderr
     assert "preview: 0 of" in told.stdout
     assert planned(folder) == before
-    assert before["pretrain"] == 3
+    assert before["pretrain"] == 4
     assert planned(folder, "tables") == before
 
 
