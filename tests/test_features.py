@@ -9,6 +9,7 @@ import pytest
 import soundfile
 import torch
 from own_builds import folder, images, waves
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -111,7 +112,7 @@ def test_files_through_transformers_give_the_same(tmp_path, tokenizer, kind):
             batch = processor(wave, sampling_rate=rate, return_tensors="pt")
         elif kind == "vision":
             processor = transformers.AutoImageProcessor.from_pretrained(out)
-            batch = processor(inputs.Image.open(item), return_tensors="pt")
+            batch = processor(Image.open(item), return_tensors="pt")
         else:
             processor = transformers.AutoTokenizer.from_pretrained(out)
             batch = processor(item, return_tensors="pt")
