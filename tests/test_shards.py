@@ -97,7 +97,6 @@ def test_after_an_error_the_old_folder_is_there_and_whole(
     out = tmp_path / "set"
     with written_whole(out) as folder:
         (folder / "a").write_text("old")
-        write_meta(folder)
 
     def fail() -> None:
         with written_whole(out) as folder:
@@ -115,8 +114,6 @@ def test_what_a_kill_left_is_cleared_away(tmp_path: Path) -> None:
     for left_over in ("set.tmp", "set.old", "set"):
         (tmp_path / left_over).mkdir()
         (tmp_path / left_over / "junk").write_text("junk")
-        write_meta(tmp_path / left_over)
-    (tmp_path / "set.tmp" / ".parts").mkdir()
     with written_whole(out) as folder:
         (folder / "a").write_text("new")
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
@@ -127,12 +124,10 @@ def test_two_that_write_the_same_folder_take_turns(tmp_path: Path, capsys) -> No
     def write_one(name: str) -> None:
         with written_whole(tmp_path / name) as folder:
             (folder / "a").write_text("second")
-            write_meta(folder)
 
     with ThreadPoolExecutor() as pool:
         with written_whole(tmp_path / "set") as folder:
             (folder / "a").write_text("first")
-            write_meta(folder)
             same, other = pool.submit(write_one, "set"), pool.submit(write_one, "other")
             other.result(timeout=10)  # does not wait
             time.sleep(0.1)

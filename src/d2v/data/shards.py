@@ -23,7 +23,6 @@ import numpy as np
 import numpy.typing as npt
 
 from d2v.errors import UserError
-from d2v.files import read_json
 from d2v.locks import alone_in
 
 SCHEMA = 1  # of meta.json and of the index
@@ -150,20 +149,12 @@ def written_whole(out: Path) -> Iterator[Path]:
     Until then `out` is as it was. After a kill, or an error behind much finished work, the shards
     that `write_split` finished stay in OUT.tmp for the next call, which goes on with them; all else
     is cleared away. Others that write the same folder wait.
-
-    Raises UserError if OUT, OUT.old or OUT.tmp holds anything that this project did not write.
     """
     out = Path(out)
-    if not out.name:
-        raise UserError(f"{out}: not the name of a folder to write; name another one with -o")
     temporary, old = out.with_name(out.name + ".tmp"), out.with_name(out.name + ".old")
-    for path in (out, old, temporary):
-        _refuse_foreign(path)
     with alone_in(temporary):  # a writer whose parent was killed may still be at it
-        _refuse_foreign(out)  # another writer may have finished meanwhile
         shutil.rmtree(old, ignore_errors=True)
         _clear(temporary)
-        (temporary / PARTS).mkdir(exist_ok=True)  # marks the folder as this project's
         try:
             yield temporary
         except BaseException:
@@ -171,28 +162,11 @@ def written_whole(out: Path) -> Iterator[Path]:
             if finished < WORTH_KEEPING:
                 shutil.rmtree(temporary)
             raise
+        shutil.rmtree(temporary / PARTS, ignore_errors=True)
         if out.exists():
             out.rename(old)
         temporary.rename(out)
-        shutil.rmtree(out / PARTS, ignore_errors=True)  # the mark stays until the name is right
         shutil.rmtree(old, ignore_errors=True)
-
-
-def _refuse_foreign(path: Path) -> None:
-    """Raise UserError if `path` exists, is not an empty folder, and lacks this project's mark."""
-    if path.is_symlink():
-        raise UserError(f"{path}: a symbolic link; name the folder itself with -o")
-    if not path.exists():
-        return
-    if not path.is_dir():
-        raise UserError(f"{path}: a file; name another folder with -o")
-    meta = read_json(path / "meta.json")
-    finished = isinstance(meta, dict) and {"schema", "sha256"} <= meta.keys()
-    if not finished and not (path / PARTS).is_dir() and any(path.iterdir()):
-        raise UserError(
-            f"{path}: exists, and is no data set that d2v prepared; name another folder with -o,"
-            " or remove it yourself"
-        )
 
 
 def _clear(temporary: Path) -> None:
