@@ -271,8 +271,8 @@ def test_killed_at_any_point_it_ends_with_the_same_results(done: Path, tmp_path:
             assert (done / predictions).read_bytes() == (folder / predictions).read_bytes()
     for table in (done / "results/tiny/tables").iterdir():
         assert table.read_text() == (folder / "results/tiny/tables" / table.name).read_text()
-        title = table.read_text().splitlines()[0].removeprefix("# ")
-        assert table.suffix != ".md" or title in ran.stdout
+        if table.suffix == ".md":
+            assert table.read_text().splitlines()[0].removeprefix("# ") in ran.stdout
 
 
 def child_of(pid: int) -> int:
