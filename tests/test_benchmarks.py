@@ -35,8 +35,9 @@ def _one_thread() -> Any:
 @pytest.mark.parametrize("kind", batches.KINDS)
 def test_the_peer_learns_what_this_project_learns(kind: str) -> None:
     p = batches.without_chance(batches.recipe(kind, tiny=True))
-    # the peer decays every parameter, as AdamW does as it comes
-    p = p.model_copy(update={"optimiser": p.optimiser.model_copy(update={"weight_decay": 0.0})})
+    # the peer has AdamW as it comes: it decays every parameter, and adds epsilon in the end
+    plain = {"weight_decay": 0.0, "eps_before_correction": False}
+    p = p.model_copy(update={"optimiser": p.optimiser.model_copy(update=plain)})
     ours, theirs = steps.Ours(p, CPU), steps.Theirs(p, CPU)
     peer.take_over(theirs.peer, ours.task.model.state_dict())
     size = batches.TINY_SIZES[kind]

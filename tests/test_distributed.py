@@ -74,8 +74,15 @@ def test_two_processes_equal_one_in_batches_by_length(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_sharded_moments_change_nothing_and_are_whole_in_the_checkpoint(tmp_path: Path) -> None:
-    options = ("--dropout", "0.2", "--skip", "0.4")
+@pytest.mark.parametrize(
+    "optimiser",
+    ["{}", '{"missing_gradients": "zero", "eps_before_correction": true}'],
+    ids=["torch", "fairseq"],
+)
+def test_sharded_moments_change_nothing_and_are_whole_in_the_checkpoint(
+    tmp_path: Path, optimiser: str
+) -> None:
+    options = ("--dropout", "0.2", "--skip", "0.4", "--optimiser", optimiser)
     half = {"steps": 24, "batch": 8, "micro_batch": 2, "checkpoint_every": 10}
     run(tmp_path / "whole", 2, *options, **half)
     run(tmp_path / "shared", 2, *options, **half, shard=True)

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from tiny import OPTIMISER, Tiny
@@ -75,6 +76,24 @@ def test_cosine_ends_at_its_end_scale_and_stays_there() -> None:
     assert [rate(100), rate(101), rate(150)] == pytest.approx([0.1, 0.1, 0.1])
 
 
+def beit_cosine(peak: float, end: float, steps: int, warmup: int) -> np.ndarray:
+    """BEiT's cosine_scheduler (utils.py), written out: linspace has both of its ends."""
+    falling = np.arange(steps - warmup)
+    cosine = end + 0.5 * (peak - end) * (1 + np.cos(math.pi * falling / len(falling)))
+    return np.concatenate([np.linspace(0, peak, warmup), cosine])
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 10, 200])
+def test_the_warm_up_of_beit_ends_at_the_peak(warmup: int) -> None:
+    p = params.Cosine(kind="cosine", warmup=warmup / 800, end_scale=0.005, warmup_reaches_peak=True)
+    rate = optim.schedule(p, 2e-3, 800)
+    found = [rate(n) for n in range(800)]
+    assert found == pytest.approx(beit_cosine(2e-3, 1e-5, 800, warmup), rel=1e-12, abs=1e-19)
+    fairseqs = optim.schedule(p.model_copy(update={"warmup_reaches_peak": False}), 2e-3, 800)
+    if warmup > 1:
+        assert found[warmup - 1] == 2e-3 > fairseqs(warmup - 1)
+
+
 def test_linear_decay_of_the_paper() -> None:
     schedule = params.TriStage(kind="tri_stage", phases=[0.1, 0.4, 0.5], decay="linear")
     rate = optim.schedule(schedule, 1.0, 100)
@@ -112,6 +131,7 @@ class Mixed(Task):
         self.tokens = nn.Embedding(5, 4)
         self.norm = nn.LayerNorm(4)
         self.cls = nn.Parameter(torch.zeros(1, 1, 4))
+        self.mask_embedding = nn.Parameter(torch.zeros(1, 1, 4))
         self.positions = nn.Parameter(torch.zeros(1, 3, 4))
         self.table = nn.Parameter(torch.zeros(9, 2))
 
@@ -125,9 +145,10 @@ def decayed(decay: str) -> set[str]:
     return {name for group in found if group["weight_decay"] for name in group["names"]}
 
 
-def test_decay_of_all_or_of_matrices_only() -> None:
+def test_decay_of_all_of_matrices_only_or_as_in_beit() -> None:
     assert decayed("all") == {name for name, _ in Mixed().named_parameters()}
     assert decayed("matrices") == {"dense.weight", "table"}
+    assert decayed("beit") == {"dense.weight", "tokens.weight", "mask_embedding", "table"}
 
 
 def test_layer_decay_by_depth_and_groups_without_it() -> None:
@@ -193,7 +214,7 @@ def beit_layer(name: str, depth: int) -> int:
 
 
 def test_layer_decay_is_beits() -> None:
-    """layer_decay ** (depth + 1 - layer), and no decay of vectors; groups always (fairseq#4333)."""
+    """layer_decay ** (depth + 1 - layer), no decay of 1-D tensors; groups always (fairseq#4333)."""
     depth = 3
     backbone = params.Backbone(
         dim=8, depth=depth, heads=2, ffn_dim=16, norm_first=True, layer_scale=1e-4, key_bias=False,
@@ -205,15 +226,15 @@ def test_layer_decay_is_beits() -> None:
     tuning = Finetuning(p, Student(encoder, backbone), 8, 2)
     for weight_decay in (0.05, 0.0):
         recipe = OPTIMISER.model_copy(
-            update={"layer_decay": 0.65, "decay": "matrices", "weight_decay": weight_decay}
+            update={"layer_decay": 0.65, "decay": "beit", "weight_decay": weight_decay}
         )
         found = {n: g for g in optim.groups(tuning, recipe) for n in g["names"]}
         assert found.keys() == {name for name, _ in tuning.named_parameters()}
         for name, parameter in tuning.named_parameters():
             scale = 0.65 ** (depth + 1 - beit_layer(name, depth))
             assert found[name]["scale"] == pytest.approx(scale), name
-            vector = parameter.ndim == 1 or name.endswith(("cls", "mask_embedding"))
-            assert found[name]["weight_decay"] == (0.0 if vector else weight_decay), name
+            exempt = parameter.ndim == 1 or name.endswith("encoder.cls")
+            assert found[name]["weight_decay"] == (0.0 if exempt else weight_decay), name
 
 
 def test_the_output_layers_initial_values_are_scaled() -> None:
@@ -227,3 +248,16 @@ def test_the_output_layers_initial_values_are_scaled() -> None:
     for name, parameter in plain.items():
         expected = 0.001 * parameter if name.startswith("out.") else parameter
         assert torch.allclose(scaled[name], expected), name
+
+
+def test_the_head_for_letters_starts_as_fairseqs() -> None:
+    """Xavier's uniform values and no bias (wav2vec2_asr.py, Linear); else PyTorch's."""
+    task = params.CTC(kind="ctc", xavier=True)
+    torch.manual_seed(0)
+    weight, bias = build_head(task, 96, 32).parameters()
+    limit = math.sqrt(6 / (96 + 32))
+    assert 0.95 * limit < weight.abs().max() <= limit
+    assert not bias.any()
+    weight, bias = build_head(params.CTC(kind="ctc"), 96, 32).parameters()
+    assert weight.abs().max() <= math.sqrt(1 / 96) < 0.95 * limit
+    assert bias.all()

@@ -67,6 +67,8 @@ def test_all_faults_at_once_with_path_and_nearest_name(tmp_path: Path) -> None:
         ("pretrain.vision.encoder.patch_size", 5, "image_size 24 is no multiple of patch_size 5"),
         ("pretrain.vision.backbone.position_bias.window", [3, 4], "window is [3, 4], the grid"),
         ("pretrain.speech.backbone.heads", 5, "dim 96 is no multiple of heads 5"),
+        ("pretrain.speech.backbone.norm_first", True, "norm_first: true is not fairseq's layer_"),
+        ("pretrain.text.optimiser.eps_before_correction", True, "needs missing_gradients: zero"),
         ("finetune.cola.pretrain", "txt", "no pretrain.txt; did you mean text?"),
         ("finetune.cola.data", "cla", "finetune.cola.data: no data set cla; did you mean cola?"),
         ("finetune.cola.test_split", "dev", "dev_split and test_split are the same"),

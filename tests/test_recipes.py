@@ -95,6 +95,31 @@ def test_schedules_are_those_of_the_reference(paper):
         assert round(task.schedule.warmup * task.grid.steps[0]) == warmup
 
 
+def test_optimisers_are_those_of_the_codes_that_the_recipes_ran_on(paper):
+    """fairseq's Adam for speech, text and sounds; PyTorch's, with BEiT's groups, for images."""
+    for name, run in {**paper.pretrain, **paper.finetune}.items():
+        of_beit = "vision" in name or "imagenet" in name
+        p = run.optimiser
+        assert p.eps_before_correction != of_beit, name
+        assert (p.missing_gradients == "zero") != of_beit, name
+        assert (p.decay == "beit") == of_beit, name
+        if of_beit:
+            assert run.schedule.warmup_reaches_peak, name
+
+
+def test_fine_tuning_has_the_details_of_the_reference(paper):
+    letters = [t for t in paper.finetune.values() if t.task.kind == "ctc"]
+    assert len(letters) == 10
+    assert all(t.task.xavier and t.view.mask.min_spans == 1 for t in letters)
+    glue = [t for t in paper.finetune.values() if t.table == "glue"]
+    assert len(glue) == 16
+    assert all(t.task.dropout == 0.0 and t.dropout == 0.1 for t in glue)
+    rte = paper.finetune["rte"]
+    epoch = 2490 / rte.train.batch
+    assert rte.grid.steps[0] / epoch == pytest.approx(10, abs=0.3)
+    assert rte.validate_every / epoch == pytest.approx(1, abs=0.03)
+
+
 def test_rows_and_columns_are_those_of_the_reported_values(paper):
     reported = collect.read_reported(PARAMS / "reported.csv")
     places = set(zip(reported["table"], reported["method"], reported["column"], strict=True))

@@ -140,11 +140,12 @@ def main() -> None:
     parser.add_argument("--pause", type=float, default=0.0)
     parser.add_argument("--told", type=int)
     parser.add_argument("--train", type=json.loads, default={})
+    parser.add_argument("--optimiser", type=json.loads, default={})
     a = parser.parse_args()
     task = Tiny(a.dropout, a.skip, a.pause)
     task.told = a.told
     signal.signal(signal.SIGUSR1, lambda *_: None)
-    summary = train(a.work, task, **a.train)
+    summary = train(a.work, task, optimiser=OPTIMISER.model_copy(update=a.optimiser), **a.train)
     print(f"finished {summary.steps}\n", end="", flush=True)  # one write: ranks share the pipe
 
 

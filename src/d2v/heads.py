@@ -67,6 +67,9 @@ class LetterHead(nn.Module):
         super().__init__()
         self.dropout = p.dropout
         self.out = nn.Linear(dim, letters)
+        if p.xavier:
+            nn.init.xavier_uniform_(self.out.weight)
+            nn.init.zeros_(self.out.bias)
 
     def forward(self, x: Tensor, prefix: int, padding: Tensor | None) -> Tensor:
         """Outputs `x` (B, T, D) to log-probabilities (B, T, letters), float32."""

@@ -18,6 +18,14 @@ PORTIONS = {
     "shard",
     "rebound",
 }
+# parameters that came later, with the value that says what was done before: a run that was begun
+# without them goes on
+LATER = {
+    "missing_gradients": "skip",
+    "eps_before_correction": False,
+    "warmup_reaches_peak": False,
+    "xavier": False,
+}
 
 
 def identity(defining: Mapping[str, Any]) -> str:
@@ -25,7 +33,8 @@ def identity(defining: Mapping[str, Any]) -> str:
 
     def strip(value: Any) -> Any:
         if isinstance(value, Mapping):
-            return {k: strip(v) for k, v in value.items() if k not in PORTIONS}
+            kept = {k: v for k, v in value.items() if k not in PORTIONS}
+            return {k: strip(v) for k, v in kept.items() if k not in LATER or v != LATER[k]}
         return value
 
     return hashlib.sha256(json.dumps(strip(defining), sort_keys=True).encode()).hexdigest()

@@ -1,5 +1,6 @@
 """AdamW, its parameter groups, and the learning rate as a function of finished updates."""
 
+import functools
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -9,23 +10,29 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from d2v import params
+from d2v.adam import FairseqAdamW
 from d2v.task import Named, Task
 
 
 def build(task: Task, p: params.Optimiser, shard: bool = False) -> torch.optim.Optimizer:
     """AdamW over the task's trainable parameters, with groups as `groups` makes them.
 
+    PyTorch's, or fairseq's where `p` asks for what only that does.
     `shard`: every process of the group keeps the moments of its share of the parameters, updates
     them and sends them to the others (ZeRO, stage 1).
     """
     options: dict[str, Any] = {
         "lr": p.lr, "betas": (p.betas[0], p.betas[1]), "eps": p.eps, "fused": True,
     }  # fmt: skip
+    kind: Any = torch.optim.AdamW
+    if p.missing_gradients == "zero":
+        kind = functools.partial(FairseqAdamW, eps_before_correction=p.eps_before_correction)
     if shard and dist.is_initialized():
         from torch.distributed.optim import ZeroRedundancyOptimizer  # here: slow to import
 
-        return ZeroRedundancyOptimizer(groups(task, p), torch.optim.AdamW, **options)
-    return torch.optim.AdamW(groups(task, p), **options)
+        return ZeroRedundancyOptimizer(groups(task, p), kind, **options)
+    optimiser: torch.optim.Optimizer = kind(groups(task, p), **options)
+    return optimiser
 
 
 def update(optimiser: torch.optim.Optimizer, norm: Tensor, loss: Tensor) -> None:
@@ -51,7 +58,7 @@ def groups(task: Task, p: params.Optimiser) -> list[dict[str, Any]]:
     embeddings = {id(m.weight) for m in task.modules() if isinstance(m, nn.Embedding)}
     found: dict[tuple[float, float], dict[str, Any]] = {}
     for entry in named:
-        decayed = p.decay == "all" or _is_matrix(entry, embeddings)
+        decayed = _is_decayed(entry, p.decay, embeddings)
         key = (
             entry.scale * (p.layer_decay or 1.0) ** (deepest - entry.depth),
             p.weight_decay if decayed else 0.0,
@@ -63,11 +70,15 @@ def groups(task: Task, p: params.Optimiser) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _is_matrix(entry: Named, embeddings: set[int]) -> bool:
-    """No vector (also shaped (1, 1, D)), no embedding and no table of positions (BEiT)."""
-    vector = entry.parameter.squeeze().ndim <= 1
-    table = id(entry.parameter) in embeddings or entry.name.split(".")[-1] == "positions"
-    return not (vector or table)
+def _is_decayed(entry: Named, decay: str, embeddings: set[int]) -> bool:
+    """Whether weight decay is for a parameter (params.Optimiser.decay)."""
+    name = entry.name.split(".")[-1]
+    if decay == "beit":  # optim_factory.py; the mask embedding (1, 1, D) is decayed
+        return entry.parameter.ndim > 1 and name not in ("bias", "cls", "positions")
+    if decay == "matrices":
+        vector = entry.parameter.squeeze().ndim <= 1
+        return not (vector or id(entry.parameter) in embeddings or name == "positions")
+    return True
 
 
 def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
@@ -118,13 +129,18 @@ def _tri_stage(p: params.TriStage, peak: float, steps: int) -> Callable[[int], f
 
 
 def _cosine(p: params.Cosine, peak: float, steps: int) -> Callable[[int], float]:
-    """Warm up from zero, then half a cosine (fairseq cosine_lr_scheduler.py, one period)."""
+    """Warm up from zero, then half a cosine (fairseq cosine_lr_scheduler.py, one period).
+
+    The warm-up ends at the peak, which is repeated then (BEiT utils.py, cosine_scheduler), or one
+    step below it.
+    """
     warmup = round(p.warmup * steps)
+    rise = max(warmup - 1, 1) if p.warmup_reaches_peak else warmup
     end = p.end_scale * peak
 
     def rate(n: int) -> float:
         if n < warmup:
-            return peak * n / warmup
+            return peak * n / rise
         done = min((n - warmup) / (steps - warmup), 1.0) if steps > warmup else 1.0
         return end + 0.5 * (peak - end) * (1 + math.cos(math.pi * done))
 

@@ -51,6 +51,7 @@ class CTC(Strict):
 
     kind: Literal["ctc"]
     dropout: Fraction = 0.0
+    xavier: bool = False  # initial values: Xavier's and no bias (fairseq), or PyTorch's default
 
 
 Range = Annotated[list[float], Field(min_length=2, max_length=2)]

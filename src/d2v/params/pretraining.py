@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from d2v.params.base import Count, Positive, Strict
-from d2v.params.model import EMA, Backbone, Encoder, Loss, Mask, PatchEncoder, Target
+from d2v.params.model import EMA, Backbone, Encoder, Loss, Mask, PatchEncoder, Target, WaveEncoder
 from d2v.params.released import Released
 from d2v.params.training import Collapse, Optimiser, Schedule, Train, View
 
@@ -49,6 +49,11 @@ class Pretrain(Strict):
         if self.encoder.kind != self.view.kind:
             raise ValueError(
                 f"encoder.kind is {self.encoder.kind} but view.kind is {self.view.kind}"
+            )
+        if isinstance(self.encoder, WaveEncoder) and self.backbone.norm_first:
+            raise ValueError(
+                "backbone.norm_first: true is not fairseq's layer_norm_first in a speech model,"
+                " which would move the encoder's norm behind the last block: set it to false"
             )
         bias = self.backbone.position_bias
         if self.target.context and bias.kind == "per_layer_1d":

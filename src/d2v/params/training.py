@@ -15,10 +15,25 @@ class Optimiser(Strict):
     betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)]
     eps: Rate
     weight_decay: Annotated[float, Field(ge=0.0)]
-    # all: fairseq decays every parameter; matrices: none on 1-D parameters and embeddings (BEiT)
-    decay: Literal["all", "matrices"] = "all"
+    # all: fairseq decays every parameter; beit: all but 1-D ones, class token and positions, so the
+    # mask embedding, too; matrices: no vector of any shape and no embedding
+    decay: Literal["all", "beit", "matrices"] = "all"
     clip: Rate | None = None  # of the global gradient norm
     layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    # a parameter that has no gradient, since its block was skipped or only the head is trained:
+    # skip: it stays as it is (PyTorch); zero: moments, count and decay go on (fairseq's fp16)
+    missing_gradients: Literal["skip", "zero"] = "skip"
+    # eps is added before the second moment's bias correction (fairseq), not after (PyTorch)
+    eps_before_correction: bool = False
+
+    @model_validator(mode="after")
+    def _counts_alike(self) -> "Optimiser":
+        if self.eps_before_correction and self.missing_gradients != "zero":
+            raise ValueError(
+                "eps_before_correction needs missing_gradients: zero, with which all parameters"
+                " have the same count of updates, as in fairseq"
+            )
+        return self
 
 
 class TriStage(Strict):
@@ -38,6 +53,8 @@ class Cosine(Strict):
     kind: Literal["cosine"]
     warmup: Fraction  # share of all steps
     end_scale: Fraction = 0.0
+    # of W steps of warm-up, numbers n = 0 ... W - 1: n / (W - 1) of the peak (BEiT), or n / W
+    warmup_reaches_peak: bool = False
 
 
 class Polynomial(Strict):
