@@ -17,6 +17,7 @@ import d2v
 from d2v import cli, params
 from d2v.data import inputs
 from d2v.errors import UserError
+from d2v.interop.content import ImageInput
 
 TEXTS = ["the cat sat on the mat", "a dog", "no man is an island and no dog is", "gold"]
 
@@ -220,6 +221,26 @@ def test_images_are_sized_as_the_checkpoint_says(tmp_path):
     for change in ({}, {"resize": 26}, {"stretch": [24, 24]}):
         model.content.inputs = model.inputs.model_copy(update=change)
         assert [len(f.hidden[0]) for f in d2v.features(model, files)] == [17, 17, 17]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_images_are_cut_as_torchvision_cuts_them(turned):
+    """Sides of 300 to 500 x 500: all of which have the middle at another place."""
+    from torchvision.transforms import v2
+
+    from d2v.data.augment import resized
+    from d2v.data.inputs import _sized
+
+    steps = [v2.Resize(256, v2.InterpolationMode.BICUBIC), v2.CenterCrop(224)]
+    encoder = params.PatchEncoder(kind="vision", image_size=224, patch_size=16)
+    how = ImageInput(mean=[0.5] * 3, std=[0.5] * 3, resize=256)
+    noise = np.random.default_rng(0).integers(0, 256, (500, 500, 1), dtype=np.uint8)
+    for side in range(300, 501):
+        pixels = noise[:, :side] if turned else noise[:side]
+        expected = np.asarray(v2.Compose(steps)(Image.fromarray(pixels[..., 0])))
+        assert np.array_equal(_sized(pixels, encoder, how)[..., 0], expected), side
+        picture = Image.fromarray(pixels[..., 0])
+        assert np.array_equal(resized(picture, 256, 224, pixels.shape[:2])[..., 0], expected), side
 
 
 PAGES = ("README.md", "docs/checkpoints.md")
