@@ -25,7 +25,8 @@ from d2v.task import Finetuning
 
 pytestmark = pytest.mark.slow
 
-OPTIMISER = {"lr": 1e-3, "betas": [0.9, 0.98], "eps": 1e-8, "weight_decay": 0.01}
+TUNER = {"betas": [0.9, 0.98], "eps": 1e-8, "weight_decay": 0.01}
+OPTIMISER = {**TUNER, "lr": 1e-3}
 BACKBONE = {"dim": 16, "depth": 2, "heads": 2, "ffn_dim": 32, "norm_first": False}
 COMMON: dict[str, Any] = {
     "seeds": [0],
@@ -44,14 +45,14 @@ WAVES = {
 }  # fmt: skip
 PRETRAIN: dict[str, Any] = {
     "first": {
-        "data": "imagenet",
+        "data": "digits",
         "encoder": {"kind": "vision", "image_size": 24, "patch_size": 6},
         "backbone": {**BACKBONE, "norm_first": True, "final_norm": True},
         "mask": {"kind": "block", "patches": 8, "min_block": 2},
         "view": {"kind": "vision", "normalise": "imagenet"},
     },
     "speech": {
-        "data": "librispeech",
+        "data": "spoken_digits",
         "encoder": WAVES,
         "mask": {"kind": "span", "prob": 0.5, "length": 2},
         "view": {"kind": "speech", "max_samples": 8000},
@@ -68,12 +69,12 @@ PRETRAIN: dict[str, Any] = {
     },
 }
 PRETRAIN["second"] = {**PRETRAIN["first"], "start_from": "first"}
-SIZED = {"steps": 1, "sized": {"size": 13000, "micro_batches": 1}, "log_every": 1}
+SIZED = {"sized": {"size": 13000, "micro_batches": 1}, "log_every": 1}
 FINETUNE: dict[str, Any] = {
     "imagenet": {
         "table": "imagenet",
         "pretrain": "second",
-        "data": "imagenet",
+        "data": "digits",
         "dev_split": "dev",
         "test_split": "dev",
         "chosen_on_test": True,
@@ -89,13 +90,13 @@ FINETUNE: dict[str, Any] = {
             "normalise": "half",
         },
         "settings": {"data2vec": {"lr": 1e-3, "steps": 3}},
-        "optimiser": {**OPTIMISER, "decay": "matrices", "layer_decay": 0.65},
-        "train": {"steps": 1, "batch": 4, "micro_batch": 2, "log_every": 1},
+        "optimiser": {**TUNER, "decay": "matrices", "layer_decay": 0.65},
+        "train": {"batch": 4, "micro_batch": 2, "log_every": 1},
     },
     "letters": {
         "table": "librispeech",
         "pretrain": "speech",
-        "data": "librispeech",
+        "data": "spoken_digits",
         "dev_split": "dev",
         "test_split": "dev",
         "chosen_on_test": True,
@@ -133,9 +134,9 @@ FINETUNE: dict[str, Any] = {
         "train": {**SIZED, "workers": 1},
     },
 }  # fmt: skip
-FILLED = {"column": "c", "arms": ["data2vec"], "seeds": [0], "optimiser": OPTIMISER}
+FILLED = {"column": "c", "arms": ["data2vec"], "seeds": [0], "optimiser": TUNER}
 FILLED |= {"schedule": COMMON["schedule"]}
-SOURCES = {"librispeech": {"limited": "none"}, "imagenet": {}, "audioset": {}}
+SETS = ("digits", "spoken_digits")  # their names are those of tests/params/tiny.yaml
 
 
 @pytest.fixture(scope="module")
@@ -143,11 +144,12 @@ def folder(small_prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     """A working folder with the experiment, run from beginning to end, and prepared sets."""
     root = tmp_path_factory.mktemp("recipes")
     (root / "prepared").mkdir()
-    (root / "prepared" / "imagenet").symlink_to(small_prepared / "images")
-    (root / "prepared" / "librispeech").symlink_to(small_prepared / "speech")
+    (root / "prepared" / "digits").symlink_to(small_prepared / "images")
+    (root / "prepared" / "spoken_digits").symlink_to(small_prepared / "speech")
     tagged_sounds.write(root / "prepared" / "audioset")
-    data = {k: {"kind": k, "source": "none", **v} for k, v in SOURCES.items()}
-    data["librispeech_lm"] = {"kind": "librispeech_lm", "source": "none"}
+    tiny = yaml.safe_load((Path(__file__).parent / "params" / "tiny.yaml").read_text())
+    data = {name: tiny["data"][name] for name in SETS}
+    data["audioset"] = {"kind": "audioset", "source": "none"}
     written = {
         "name": "recipes", "title": "recipes", "scale": "paper", "prepared": "prepared",
         "data": data,

@@ -49,9 +49,9 @@ EVALUATED = """
     seeds: [0]
     arms: [data2vec]
     settings: {data2vec: {lr: 1e-3, steps: 4}}
-    optimiser: {lr: 1e-3, betas: [0.9, 0.98], eps: 1e-8, weight_decay: 0.01, clip: 3.0}
+    optimiser: {betas: [0.9, 0.98], eps: 1e-8, weight_decay: 0.01, clip: 3.0}
     schedule: {kind: cosine, warmup: 0.1}
-    train: {steps: 6, batch: 4, micro_batch: 2}
+    train: {batch: 4, micro_batch: 2}
   cola-evaluated:
     <<: *evaluated
     table: glue

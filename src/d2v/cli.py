@@ -100,8 +100,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     from d2v import params, runs
+    from d2v.params import prepared
 
     experiment = params.load(args.params)
+    prepared.check(experiment, args.params, runs.all_datasets(experiment))
     found = runs.all_runs(experiment)
     counts = {
         kind: sum(r.kind == kind for r in found)

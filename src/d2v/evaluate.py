@@ -32,7 +32,7 @@ class Dataset(Protocol):
     def collate(self, examples: list[dict[str, Any]], /) -> dict[str, Any]: ...
 
 
-def batches(dataset: Dataset, train: params.Train) -> list[list[int]]:
+def batches(dataset: Dataset, train: params.Portions) -> list[list[int]]:
     """Indices of each forward pass: as many examples as a micro-batch of training holds.
 
     By length where training goes by length; an example that is too long for that has its own pass.
@@ -105,7 +105,7 @@ def write_emissions(path: Path, emissions: Mapping[str, Tensor]) -> None:
 
 
 def validator(
-    dataset: Dataset, train: params.Train, names: Sequence[str]
+    dataset: Dataset, train: params.Portions, names: Sequence[str]
 ) -> Callable[[nn.Module, int], dict[str, float]]:
     """A function (task, step) -> metrics for the trainer's validations: greedy, without search."""
     passes = batches(dataset, train)

@@ -146,9 +146,9 @@ def _finetune(
     summary = trainer.fit(
         task,
         data(p.train_split, train=True),
-        optimiser=p.optimiser.model_copy(update={"lr": setting.lr}),
+        optimiser=p.optimiser.at(setting.lr),
         schedule=p.schedule,
-        train=p.train.model_copy(update={"steps": setting.steps}),
+        train=p.train.lasting(setting.steps),
         validate=evaluate.validator(dev, p.train, validated),
         validate_every=p.validate_every,
         keep=p.keep,

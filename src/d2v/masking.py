@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from d2v.errors import UserError
 from d2v.params import BlockMask, ChannelMask, SpanMask, TokenMask
+from d2v.params.fitting import blocks_fit
 
 Key = tuple[int, int, int]  # seed, epoch, index of the example
 Keys = Sequence[Key] | npt.NDArray[np.integer]
@@ -45,7 +46,7 @@ def block_masks(mask: BlockMask, grid: int, keys: Keys) -> Bools:
     Source: paper 4.1; BEiT masking_generator.py.
     """
     most = min(mask.patches, mask.max_block or mask.patches)
-    if np.rint(np.sqrt(min(mask.min_block, most))) >= grid:
+    if not blocks_fit(mask, grid):
         raise UserError(
             f"mask.min_block {mask.min_block}: no such block fits into {grid} x {grid} patches;"
             " lower it"

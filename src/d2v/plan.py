@@ -77,6 +77,7 @@ def _job(experiment: Experiment, run: Run, speed: Speed, gpus: int) -> Job:
     from d2v import flops  # here: it imports torch, which a mistake in a file need not wait for
 
     model = runs.pretrain_of(experiment, run)
+    train: params.Portions
     if run.kind == "pretrain":
         table, train, steps = _served(experiment, run.name), model.train, model.train.steps
         size = _size(model, labelled=False)
@@ -131,7 +132,7 @@ def _size(p: Pretrain, labelled: bool) -> int:
     return 1
 
 
-def _examples(train: params.Train, size: int) -> float:
+def _examples(train: params.Portions, size: int) -> float:
     """Examples an optimiser step."""
     if train.sized:
         return train.sized.micro_batches * train.sized.size / size

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from d2v import locks, params, runs
 from d2v.files import read_json
+from d2v.params import prepared
 
 PROFILE = Path("workflow/profiles/local")
 
@@ -21,6 +22,7 @@ def reproduce(experiment_path: Path, cores: str) -> int:
     """
     started = time.perf_counter()
     experiment = params.load(experiment_path)
+    prepared.check(experiment, experiment_path, runs.all_datasets(experiment))
     # one whose caller was killed goes on by itself; the claim passes to Snakemake for the same case
     locks.claim(Path(".snakemake"), wait=True)
     command = [sys.executable, "-m", "snakemake", "--profile", str(PROFILE), "--cores", cores]

@@ -16,21 +16,14 @@ from typing import Any, Literal, get_args
 
 from d2v.errors import UserError
 from d2v.params import Decode, Experiment, Finetune, Pretrain, Released, Setting, TableName
+from d2v.params.influence import influential
 
 RESULTS = Path("results")
 WORK = Path("work")
 COMPLETE = ".complete"  # beside tables that the workflow made from finished runs
-# What says where and how a run is shown or carried out, and never changes its result.
-NEUTRAL = {
-    "seeds", "cpus", "table", "row", "column", "note", "stand_in", "arms", "settings", "grid",
-}  # fmt: skip
 OWN_DROPOUTS = (
     "dropout", "attention_dropout", "activation_dropout", "drop_path", "layer_drop",
 )  # fmt: skip
-NEUTRAL_TRAIN = {
-    "log_every", "checkpoint_every", "checkpoint_minutes", "workers", "compile", "recompute",
-    "shard", "rebound",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -227,19 +220,16 @@ def resolve(experiment: Experiment, run_id: str) -> dict[str, Any]:
     spec = (
         experiment.pretrain[run.name] if run.kind == "pretrain" else experiment.finetune[run.name]
     )
-    values = spec.model_dump(mode="json", exclude=NEUTRAL)
-    values["train"] = {k: v for k, v in values["train"].items() if k not in NEUTRAL_TRAIN}
-    values |= {"run": run.id, "prepared": experiment.prepared}
-    if values["released"] is None:
-        del values["released"]
+    values = influential(spec) | {"run": run.id, "prepared": experiment.prepared}
     if run.kind == "pretrain":
         source = pretrain_run(experiment, run)
         values["start_from"] = source.id if source else None
     else:
         values["decode"] = _inline_decode(experiment.finetune[run.name])
-        model = pretrain_of(experiment, run)
-        values["encoder"] = model.encoder.model_dump(mode="json")
-        values["backbone"] = model.backbone.model_dump(mode="json")
+        if not released_of(experiment, run):  # else the model is that of the weights
+            model = pretrain_of(experiment, run)
+            values["encoder"] = model.encoder.model_dump(mode="json")
+            values["backbone"] = model.backbone.model_dump(mode="json")
         source = pretrain_run(experiment, run)
         values["pretrain"] = source.id if source else None
         setting = given_setting(experiment, run)

@@ -84,7 +84,9 @@ def fit(
     """
     if keep == "best" and (validate is None or better is None):
         raise ValueError("keep='best' needs validate and better")
-    defining = {"params": params, "seed": seed, "keep": keep, "validate_every": validate_every}
+    # validation itself changes nothing
+    every = validate_every if keep == "best" else None
+    defining = {"params": params, "seed": seed, "keep": keep, "validate_every": every}
     for group in (optimiser, schedule, train):
         defining[type(group).__name__] = group.model_dump(mode="json")
     meta = {"identity": identity(defining), "params": params, "provenance": provenance}

@@ -6,11 +6,13 @@ from pathlib import Path
 
 from d2v import cluster, launch, locks, params, runs, staleness
 from d2v.errors import UserError
+from d2v.params import prepared
 
 EXPERIMENT = config.get("experiment", "params/mini.yaml")
 LAUNCH = config.get("launch", "local")  # where runs are carried out; a profile says
 try:
     experiment = params.load(EXPERIMENT)
+    prepared.check(experiment, Path(EXPERIMENT), runs.all_datasets(experiment))
     machines = cluster.load()
     if LAUNCH not in launch.PLACES:
         raise UserError(f"launch={LAUNCH}: must be one of {', '.join(launch.PLACES)}")

@@ -9,13 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from d2v import params
 from d2v.data.views import Choice
 from d2v.errors import UserError
 
 JPEG = b"\xff\xd8"
-# what is made of NumPy arrays and pictures, by libraries that have nothing else
-ON_HOST = ("shift", "rand_augment", "erase", "mixup", "cutmix")
 
 
 @dataclass(frozen=True)
@@ -33,17 +30,6 @@ class Files:
     def split(self) -> list[Tensor]:
         """Bytes of each file."""
         return [self.payload[a:b] for a, b in zip([0, *self.ends], self.ends, strict=False)]
-
-
-def check(view: params.ImageAugment, channels: int) -> None:
-    """Raise UserError if a view cannot be made on a device."""
-    if used := [name for name in ON_HOST if getattr(view, name)]:
-        raise UserError(f"view.decode device: view.{used[0]} needs view.decode host")
-    if not view.random_resized_crop or channels != 3:
-        raise UserError(
-            "view.decode device needs view.random_resized_crop and encoder.channels 3; set it to"
-            " host"
-        )
 
 
 def jpeg(payload: memoryview, name: str) -> np.ndarray:

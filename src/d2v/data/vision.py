@@ -13,6 +13,7 @@ from d2v.data.imagefolder import picture
 from d2v.data.views import Choice, draw, finished, part, reduction
 from d2v.errors import UserError
 from d2v.masking import block_masks, rng
+from d2v.params.fitting import seen_by
 
 __all__ = ["Images", "crop"]
 
@@ -43,16 +44,14 @@ class Images(Examples):
                 f"{source.prepared}: {len(self.meta['classes'])} classes, but task.classes is"
                 f" {task.classes}"
             )
-        if encoder.channels not in (1, 3):
-            raise UserError(f"encoder.channels is {encoder.channels}: images have 1 or 3")
+        if fault := next(seen_by(encoder, view), None):
+            raise UserError(fault)
         self.view, self.encoder, self.mask, self.task = view, encoder, mask, task
         # without augmentation no generators are made, which take longer than the crop
         self.augmented = self.train and any(
             (view.shift, view.random_resized_crop, view.flip, view.color_jitter, view.rand_augment)
         )
         self.on_device = self.train and view.decode == "device"
-        if self.on_device:
-            on_device.check(view, encoder.channels)
         self.mix = None
         if self.train and (view.mixup or view.cutmix):
             if task is None:
@@ -130,8 +129,6 @@ class Images(Examples):
         Raises UserError where there are none for the encoder's channels.
         """
         name, channels = self.view.normalise, self.encoder.channels
-        if channels == 1 and (name == "imagenet" or self.view.rand_augment):
-            raise UserError("view.normalise imagenet and view.rand_augment need encoder.channels 3")
         mean, std = KNOWN[name] if name in KNOWN else (self.meta["mean"], self.meta["std"])
         if mean is None:
             raise UserError(

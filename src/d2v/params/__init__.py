@@ -42,12 +42,14 @@ from d2v.params.pretraining import Pretrain
 from d2v.params.reading import read_params, read_yaml
 from d2v.params.released import Released
 from d2v.params.training import (
+    AdamW,
     ChannelMask,
     Collapse,
     Cosine,
     ImageAugment,
     Optimiser,
     Polynomial,
+    Portions,
     Rebound,
     Schedule,
     Sized,
@@ -62,6 +64,7 @@ __all__ = [
     "ARMS",
     "CTC",
     "EMA",
+    "AdamW",
     "Arm",
     "Backbone",
     "BlockMask",
@@ -88,6 +91,7 @@ __all__ = [
     "ParamsError",
     "PatchEncoder",
     "Polynomial",
+    "Portions",
     "PositionBias",
     "Positive",
     "Pretrain",

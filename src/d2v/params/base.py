@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from d2v.errors import UserError
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0.0)]
@@ -19,9 +20,12 @@ class ParamsError(UserError):
 
 
 class Strict(BaseModel):
-    """Base of all parameter groups: unknown keys and wrong types are errors, values are frozen."""
+    """Base of all parameter groups: unknown keys and wrong types are errors, values are frozen.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    Infinity and NaN are no numbers here.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 def hash_of(params: BaseModel) -> str:

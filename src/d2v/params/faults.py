@@ -3,15 +3,40 @@
 import difflib
 import types
 import typing
+from collections.abc import Iterable
 from typing import Annotated, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+# keys of earlier parameter files, without the run's name: where their values stand now
+MOVED = {
+    ("finetune", "optimiser", "lr"): "the rate of a fine-tuning stands in settings or grid alone",
+    ("finetune", "train", "steps"): "the steps of a fine-tuning stand in settings or grid alone",
+}
+
+
+def refuse(faults: Iterable[str]) -> None:
+    """Raise all faults of a group from its validator, one error each; nothing without faults."""
+    errors = [
+        InitErrorDetails(type=PydanticCustomError("fault", "{fault}", {"fault": fault}), input={})
+        for fault in faults
+    ]
+    if errors:
+        raise ValidationError.from_exception_data("parameters", errors)
 
 
 def explain(error: Any, root: type[BaseModel]) -> str:
+    """One line about one of pydantic's errors."""
+    return " ".join(_explained(error, root).split())
+
+
+def _explained(error: Any, root: type[BaseModel]) -> str:
     loc = error["loc"]
     path, model = _walk(loc, root)
     message = error["msg"].removeprefix("Value error, ")
+    if moved := MOVED.get((loc[0], *loc[2:])) if loc else None:
+        return f"{path}: {moved}; remove this key"
     if error["type"] == "extra_forbidden":
         names = model.model_fields if model else {}
         return f"{path}: unknown key{nearest(str(loc[-1]), names)}"
@@ -27,8 +52,9 @@ def explain(error: Any, root: type[BaseModel]) -> str:
 
 
 def nearest(name: str, names: typing.Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else f" (known: {', '.join(sorted(names))})"
+    names = sorted(map(str, names))
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else f" (known: {', '.join(names)})"
 
 
 def _walk(loc: tuple[Any, ...], root: type[BaseModel]) -> tuple[str, type[BaseModel] | None]:

@@ -5,9 +5,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from d2v.params import fitting
 from d2v.params.base import Count, Fraction, Positive, Rate, Strict
+from d2v.params.faults import refuse
 from d2v.params.released import Released
-from d2v.params.training import Optimiser, Schedule, Train, View
+from d2v.params.training import AdamW, Portions, Schedule, View
 
 
 class Classify(Strict):
@@ -107,12 +109,6 @@ MetricName = Literal[
     "greedy_cer",
     "map",
 ]
-TASK_METRICS: dict[str, tuple[str, ...]] = {
-    "classify": ("accuracy", "f1", "matthews"),
-    "regress": ("pearson", "spearman", "squared_error"),
-    "tag": ("map",),
-    "ctc": ("wer", "cer", "greedy_wer", "greedy_cer"),
-}
 
 
 class Setting(Strict):
@@ -214,35 +210,14 @@ class Finetune(Strict):
     # settings of each arm, chosen beforehand; or a grid to choose from
     settings: dict[Arm, Setting] | None = None
     grid: Grid | None = None
-    optimiser: Optimiser  # its lr is replaced by the setting's
+    optimiser: AdamW  # the setting says the rate
     schedule: Schedule
-    train: Train  # its steps are replaced by the setting's
+    train: Portions  # the setting says how many steps
     validate_every: Positive = 100
     keep: Literal["last", "best"] = "last"  # which checkpoint is evaluated; best: on dev
     cpus: Positive = 1
 
     @model_validator(mode="after")
     def _consistent(self) -> "Finetune":
-        if self.released is not None and (len(self.seeds) > 1 or self.arms != ["data2vec"]):
-            raise ValueError("released weights have one seed and arms: [data2vec]")
-        if (self.settings is None) == (self.grid is None):
-            raise ValueError("give either settings (one for each arm) or grid")
-        if self.settings is not None and set(self.settings) != set(self.arms):
-            raise ValueError(f"settings needs exactly the arms {', '.join(self.arms)}")
-        if self.grid and set(self.grid.seeds) & set(self.seeds):
-            raise ValueError("grid.seeds and seeds overlap: settings must not see reported seeds")
-        fitting = TASK_METRICS[self.task.kind]
-        if strange := [name for name in self.metrics if name not in fitting]:
-            raise ValueError(
-                f"metrics {', '.join(strange)} do not fit a {self.task.kind} task"
-                f" (which has {', '.join(fitting)})"
-            )
-        if (self.dev_split == self.test_split) != self.chosen_on_test:
-            raise ValueError(
-                "dev_split and test_split are the same: say so with chosen_on_test: true"
-                if self.dev_split == self.test_split
-                else "chosen_on_test: true, but dev_split and test_split differ"
-            )
-        if self.decode is not None and self.decode.search and self.grid:
-            raise ValueError("decode.search needs settings, not a grid")
+        refuse(fitting.finetuning(self))
         return self

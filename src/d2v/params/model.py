@@ -47,6 +47,12 @@ class WaveEncoder(Strict):
     position_padding: Literal["once", "each"] = "once"
     dropout: Fraction = 0.0  # after positions and norm, before the first block
 
+    def samples(self, frames: int) -> int:
+        """The fewest samples that give so many frames."""
+        for _, kernel, stride in reversed(self.conv_layers):
+            frames = (frames - 1) * stride + kernel
+        return frames
+
 
 class TokenEncoder(Strict):
     """Sub-word tokens with learned positions (paper 4.3; RoBERTa embeddings)."""

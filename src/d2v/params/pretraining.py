@@ -4,8 +4,10 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from d2v.params import fitting
 from d2v.params.base import Count, Positive, Strict
-from d2v.params.model import EMA, Backbone, Encoder, Loss, Mask, PatchEncoder, Target, WaveEncoder
+from d2v.params.faults import refuse
+from d2v.params.model import EMA, Backbone, Encoder, Loss, Mask, Target
 from d2v.params.released import Released
 from d2v.params.training import Collapse, Optimiser, Schedule, Train, View
 
@@ -39,29 +41,5 @@ class Pretrain(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Pretrain":
-        if self.released is not None and (self.start_from is not None or len(self.seeds) > 1):
-            raise ValueError("released weights have one seed and start from nothing")
-        if self.target.top_k > self.backbone.depth:
-            raise ValueError(
-                f"target.top_k {self.target.top_k} is more than backbone.depth"
-                f" {self.backbone.depth}"
-            )
-        if self.encoder.kind != self.view.kind:
-            raise ValueError(
-                f"encoder.kind is {self.encoder.kind} but view.kind is {self.view.kind}"
-            )
-        if isinstance(self.encoder, WaveEncoder) and self.backbone.norm_first:
-            raise ValueError(
-                "backbone.norm_first: true is not fairseq's layer_norm_first in a speech model,"
-                " which would move the encoder's norm behind the last block: set it to false"
-            )
-        bias = self.backbone.position_bias
-        if self.target.context and bias.kind == "per_layer_1d":
-            raise ValueError("target.context does not go with position_bias per_layer_1d")
-        if isinstance(self.encoder, PatchEncoder) and bias.kind == "shared_2d":
-            grid = self.encoder.grid
-            if bias.window != [grid, grid]:
-                raise ValueError(
-                    f"backbone.position_bias.window is {bias.window}, the grid [{grid}, {grid}]"
-                )
+        refuse(fitting.pretraining(self))
         return self

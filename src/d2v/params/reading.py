@@ -1,6 +1,7 @@
 """Reading YAML parameter files."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +22,71 @@ def read_params(path: Path) -> dict[str, Any]:
 
     Raises ParamsError for a file that cannot be read and a template that is not there.
     """
-    raw = read_yaml(path)
-    templates = raw.pop("templates", None) or {}
-    return {key: _copied(value, templates, f"{path}: {key}", ()) for key, value in raw.items()}
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping and the files that its `base:` names."""
     try:
-        raw = yaml.load(path.read_text(), Loader=_Loader)
-    except FileNotFoundError:
-        raise ParamsError(f"{path}: no such parameter file") from None
-    except yaml.YAMLError as error:
-        raise ParamsError(f"{path}: not valid YAML: {error}".replace("\n", " ")) from None
-    if not isinstance(raw, dict):
-        raise ParamsError(f"{path}: a mapping of keys to values is expected")
+        raw = read_yaml(path)
+        templates = raw.pop("templates", None) or {}
+        if not isinstance(templates, dict):
+            raise ParamsError(f"{path}: templates: a mapping of names to groups is expected")
+        return {key: _copied(value, templates, f"{path}: {key}", ()) for key, value in raw.items()}
+    except RecursionError:  # `a: &a [*a]`, or thousands of brackets
+        raise ParamsError(f"{path}: groups that hold themselves, or too many in another") from None
+
+
+def refuse_file(path: str | Path, faults: Sequence[str]) -> None:
+    """Raise ParamsError with one line for each fault of a file, if there are any."""
+    if faults:
+        raise ParamsError(f"{path}: {len(faults)} fault(s)\n  " + "\n  ".join(faults))
+
+
+def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read a YAML mapping and the files that its `base:` names; `seen` are those on the way."""
+    where = path.resolve()
+    if where in seen:
+        names = " -> ".join(file.name for file in (*seen[seen.index(where) :], where))
+        raise ParamsError(f"{path}: base: files in a circle ({names})")
+    raw = _mapping(path)
     base = raw.pop("base", None) or []
     found: dict[str, Any] = {}
     for name in [base] if isinstance(base, str) else base:
-        found = _merge(found, read_yaml(path.parent / name))
+        if not isinstance(name, str):
+            raise ParamsError(f"{path}: base: a file or a list of files is expected, got {base!r}")
+        found = _merge(found, read_yaml(path.parent / name, (*seen, where)))
     return _merge(found, raw)
 
 
+def _mapping(path: Path) -> dict[str, Any]:
+    """One file's own values."""
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except FileNotFoundError:
+        raise ParamsError(f"{path}: no such parameter file") from None
+    except UnicodeDecodeError as error:
+        raise ParamsError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    except OSError as error:
+        raise ParamsError(f"{path}: cannot be read: {error.strerror}") from None
+    # the last four: dates that are none, numbers without digits, tags on other things
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
+        said = " ".join(str(error).split())
+        raise ParamsError(f"{path}: not valid YAML: {said}") from None
+    if not isinstance(raw, dict):
+        raise ParamsError(f"{path}: a mapping of keys to values is expected")
+    return raw
+
+
 class _Loader(yaml.SafeLoader):
-    """Safe YAML with 1e-3 as a number and doubled keys as an error."""
+    """Safe YAML with 1e-3 as a number; doubled keys, 010 and 1:30 are errors."""
+
+    def construct_number(self, node: yaml.ScalarNode) -> int | float:
+        """A number, unless YAML reads it otherwise than people do."""
+        text = str(node.value)
+        whole = node.tag.endswith(":int")
+        if ":" in text or re.fullmatch(r"[-+]?0[\d_]+", text):
+            why = "a number to the base of 60" if ":" in text else "an octal number"
+            raise yaml.YAMLError(
+                f"line {node.start_mark.line + 1}: {text} is {why} in YAML: write it as a decimal"
+                " number, or in quotes if it is a text"
+            )
+        return self.construct_yaml_int(node) if whole else self.construct_yaml_float(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [
@@ -58,6 +100,8 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+for _kind in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.construct_number)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?$"),
@@ -93,10 +137,13 @@ def _copied(value: Any, templates: dict[str, Any], where: str, seen: tuple[str, 
     own = dict(value)
     name = own.pop("like", None)
     if name is not None:
-        if name not in templates:
+        if not isinstance(name, str) or name not in templates:
             raise ParamsError(f"{where}: no template {name}{nearest(str(name), templates)}")
         if name in seen:
             raise ParamsError(f"{where}: templates in a circle ({' -> '.join((*seen, name))})")
         seen = (*seen, name)
-        own = _merge(_copied(templates[name], templates, where, seen), own)
+        copy = _copied(templates[name], templates, where, seen)
+        if not isinstance(copy, dict):
+            raise ParamsError(f"{where}: template {name} is no mapping")
+        own = _merge(copy, own)
     return {k: _copied(v, templates, f"{where}.{k}", seen) for k, v in own.items()}

@@ -1,25 +1,27 @@
 """Parameters of training: optimiser, schedule, length and portions, views of examples."""
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from d2v.params.base import Count, Fraction, Positive, Rate, Strict
+from d2v.params.base import Count, Fraction, Positive, Rate, Share, Strict
 from d2v.params.model import SpanMask
 
+Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
 
-class Optimiser(Strict):
-    """AdamW."""
 
-    lr: Rate  # peak
-    betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)]
+class AdamW(Strict):
+    """AdamW of a fine-tuning, whose settings say the rate."""
+
+    betas: Annotated[list[Beta], Field(min_length=2, max_length=2)]
     eps: Rate
     weight_decay: Annotated[float, Field(ge=0.0)]
     # all: fairseq decays every parameter; beit: all but 1-D ones, class token and positions, so the
     # mask embedding, too; matrices: no vector of any shape and no embedding
     decay: Literal["all", "beit", "matrices"] = "all"
     clip: Rate | None = None  # of the global gradient norm
-    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    layer_decay: Share | None = None
     # a parameter that has no gradient, since its block was skipped or only the head is trained:
     # skip: it stays as it is (PyTorch); zero: moments, count and decay go on (fairseq's fp16)
     missing_gradients: Literal["skip", "zero"] = "skip"
@@ -27,13 +29,23 @@ class Optimiser(Strict):
     eps_before_correction: bool = False
 
     @model_validator(mode="after")
-    def _counts_alike(self) -> "Optimiser":
+    def _counts_alike(self) -> "AdamW":
         if self.eps_before_correction and self.missing_gradients != "zero":
             raise ValueError(
                 "eps_before_correction needs missing_gradients: zero, with which all parameters"
                 " have the same count of updates, as in fairseq"
             )
         return self
+
+    def at(self, lr: float) -> "Optimiser":
+        """With a rate."""
+        return Optimiser(lr=lr, **self.model_dump())
+
+
+class Optimiser(AdamW):
+    """AdamW."""
+
+    lr: Rate  # peak
 
 
 class TriStage(Strict):
@@ -45,6 +57,12 @@ class TriStage(Strict):
     end_scale: Rate = 0.01
     # exponential is what fairseq does; linear is what the paper says
     decay: Literal["exponential", "linear"] = "exponential"
+
+    @model_validator(mode="after")
+    def _whole(self) -> "TriStage":
+        if not math.isclose(sum(self.phases), 1.0, abs_tol=1e-6):
+            raise ValueError(f"phases {self.phases} are shares of all steps: they must add up to 1")
+        return self
 
 
 class Cosine(Strict):
@@ -85,10 +103,9 @@ class Rebound(Strict):
     steps: Positive  # optimiser steps of the running mean
 
 
-class Train(Strict):
-    """How long and in which portions."""
+class Portions(Strict):
+    """In which portions a fine-tuning runs; its settings say how long."""
 
-    steps: Positive  # optimiser steps
     # either examples an optimiser step, over all processes and accumulation steps ...
     batch: Positive | None = None
     micro_batch: Positive | None = None  # examples a forward pass on one process
@@ -106,7 +123,7 @@ class Train(Strict):
     rebound: Rebound | None = None
 
     @model_validator(mode="after")
-    def _divides(self) -> "Train":
+    def _divides(self) -> "Portions":
         if self.sized is not None:
             if self.batch is not None or self.micro_batch is not None:
                 raise ValueError("give either sized or batch and micro_batch")
@@ -124,6 +141,16 @@ class Train(Strict):
             return f"{self.sized.micro_batches} x {self.sized.size:,} samples or tokens"
         return f"{self.batch} examples"
 
+    def lasting(self, steps: int) -> "Train":
+        """With a number of steps."""
+        return Train(steps=steps, **self.model_dump())
+
+
+class Train(Portions):
+    """How long and in which portions."""
+
+    steps: Positive  # optimiser steps
+
 
 class Collapse(Strict):
     """Below these the run stops: representations have collapsed (paper 6; fairseq min_*_var)."""
@@ -138,7 +165,8 @@ class ImageAugment(Strict):
 
     kind: Literal["vision"]
     shift: Count = 0  # random translation by at most this many pixels, zero padded
-    random_resized_crop: Annotated[list[Fraction], Field(min_length=2, max_length=2)] | None = None
+    # least and greatest share of an image's area
+    random_resized_crop: Annotated[list[Share], Field(min_length=2, max_length=2)] | None = None
     flip: bool = False
     color_jitter: Fraction = 0.0
     rand_augment: str | None = None  # timm's name, for example rand-m9-mstd0.5-inc1 (BEiT)
@@ -154,6 +182,13 @@ class ImageAugment(Strict):
     # dataset: the set's own mean and deviation; imagenet: .485 .456 .406 / .229 .224 .225;
     # half: all .5. The released fine-tuning commands used half, pre-training imagenet
     normalise: Literal["dataset", "imagenet", "half"] = "dataset"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "ImageAugment":
+        crop = self.random_resized_crop
+        if crop is not None and crop[0] > crop[1]:
+            raise ValueError(f"random_resized_crop {crop} is no range, lowest first")
+        return self
 
 
 class ChannelMask(Strict):
@@ -178,7 +213,8 @@ class TokenAugment(Strict):
     """How texts become blocks."""
 
     kind: Literal["text"]
-    max_tokens: Positive  # longest block, with its boundary tokens
+    # longest block, with its boundary tokens; two texts have four of them
+    max_tokens: Annotated[int, Field(ge=5)]
 
 
 View = Annotated[ImageAugment | WaveAugment | TokenAugment, Field(discriminator="kind")]

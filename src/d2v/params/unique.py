@@ -6,8 +6,10 @@ from d2v.params.finetuning import Finetune
 from d2v.params.pretraining import Pretrain
 
 
-def check_unique(pretrain: Mapping[str, Pretrain], finetune: Mapping[str, Finetune]) -> None:
-    """Raises ValueError for repeated seeds or grid points, and for two tasks of one cell.
+def repetitions(
+    pretrain: Mapping[str, Pretrain], finetune: Mapping[str, Finetune]
+) -> Iterator[str]:
+    """Faults: repeated seeds or grid points, and two tasks of one cell.
 
     A repeated seed gives the same run again, which would count as an independent one. Two tasks of
     one cell would be averaged as if they were seeds.
@@ -15,11 +17,11 @@ def check_unique(pretrain: Mapping[str, Pretrain], finetune: Mapping[str, Finetu
     for path, values in _lists(pretrain, finetune):
         repeated = [value for value in dict.fromkeys(values) if values.count(value) > 1]
         if repeated:
-            raise ValueError(
+            yield (
                 f"{path}: {', '.join(map(str, repeated))} is given more than once; remove the"
                 " repetition"
             )
-    _check_cells(pretrain, finetune)
+    yield from _cells(pretrain, finetune)
 
 
 def _lists(
@@ -36,16 +38,18 @@ def _lists(
                 yield f"finetune.{name}.grid.{key}", [*getattr(task.grid, key)]
 
 
-def _check_cells(pretrain: Mapping[str, Pretrain], finetune: Mapping[str, Finetune]) -> None:
+def _cells(pretrain: Mapping[str, Pretrain], finetune: Mapping[str, Finetune]) -> Iterator[str]:
     filled: dict[tuple[str, str, str], str] = {}  # table, row, column: by which task
     for name, task in finetune.items():
         if task.column in task.more:
-            raise ValueError(f"finetune.{name}.more: {task.column} is already its column")
+            yield f"finetune.{name}.more: {task.column} is already its column"
+        if task.pretrain not in pretrain:
+            continue
         for row in _rows(pretrain, task):
-            for column in (task.column, *task.more):
+            for column in dict.fromkeys((task.column, *task.more)):
                 other = filled.setdefault((task.table, row, column), name)
                 if other != name:
-                    raise ValueError(
+                    yield (
                         f"finetune.{name}: table {task.table}, row {row}, column {column} is"
                         f" already filled by finetune.{other}; give another row or column"
                     )

@@ -97,7 +97,7 @@ def _score(folder: Path, rows: Sequence[Any], split: str, name: str) -> float:
 
 def _check_fits(folder: Path, metrics: Mapping[str, Any], split: str, name: str) -> None:
     """Metrics of the run's kind of task only: a word error rate of classes means nothing."""
-    from d2v.params.finetuning import TASK_METRICS
+    from d2v.params.fitting import TASK_METRICS
 
     known = metrics.get(split) or {}
     fitting = {n for group in TASK_METRICS.values() if {*group} & {*known} for n in group}

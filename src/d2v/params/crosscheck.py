@@ -1,0 +1,202 @@
+"""What fits together across a whole parameter file: runs with runs, and runs with data.
+
+Each function gives the faults that it finds, one line each with its dotted path.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from d2v.params import fitting
+from d2v.params.data import Data, Holds, PlainText, Verses
+from d2v.params.faults import nearest
+from d2v.params.finetuning import Finetune
+from d2v.params.model import Backbone, Encoder, TokenEncoder
+from d2v.params.pretraining import Pretrain
+from d2v.params.training import TokenAugment
+from d2v.params.unique import repetitions
+
+if TYPE_CHECKING:
+    from d2v.params.experiment import Experiment
+
+# of a backbone: what may differ between a pre-training and the one it starts from
+OF_TRAINING = {
+    "dropout", "attention_dropout", "activation_dropout", "layer_drop", "drop_path", "init",
+}  # fmt: skip
+Made = Mapping[str, Holds]  # prepared sets of the experiment, by name
+
+
+def faults(experiment: "Experiment") -> Iterator[str]:
+    """Faults of a whole parameter file whose groups are valid."""
+    made = {
+        name: holds for group in experiment.data.values() for name, holds in group.makes.items()
+    }
+    for name, pretrain in experiment.pretrain.items():
+        path = f"pretrain.{name}"
+        yield from _starts(name, experiment.pretrain)
+        if pretrain.released is None:
+            kind = fitting.KINDS[pretrain.encoder.kind]
+            yield from _data(path, pretrain.data, kind.unlabelled, made)
+            yield from _splits(path, made.get(pretrain.data), {"split": pretrain.split})
+            yield from _blocks(path, pretrain, experiment.data)
+            yield from _vocabulary(path, pretrain.encoder, experiment.data)
+    for name, task in experiment.finetune.items():
+        path = f"finetune.{name}"
+        yield from _labelled(path, task, made)
+        yield from _lists(path, task, experiment.data)
+        if task.pretrain not in experiment.pretrain:
+            near = nearest(task.pretrain, experiment.pretrain)
+            yield f"{path}.pretrain: no pretrain.{task.pretrain}{near}"
+        else:
+            yield from _start(path, task, experiment.pretrain[task.pretrain], experiment.data)
+        yield from _grid(name, task, experiment.finetune)
+    yield from repetitions(experiment.pretrain, experiment.finetune)
+
+
+# --- runs with runs ---------------------------------------------------------------------------
+
+
+def _starts(name: str, pretrain: Mapping[str, Pretrain]) -> Iterator[str]:
+    """What a pre-training starts from is there, has the same model, and is not itself."""
+    path, this = f"pretrain.{name}.start_from", pretrain[name]
+    if this.start_from is None:
+        return
+    if this.start_from not in pretrain:
+        yield f"{path}: no pretrain.{this.start_from}{nearest(this.start_from, pretrain)}"
+        return
+    seen, start = [name], this.start_from
+    while start in pretrain and start not in seen:
+        seen.append(start)
+        start = pretrain[start].start_from or ""
+    if start == name:
+        yield f"{path}: a circle ({' -> '.join([*seen, name])})"
+        return
+    other = pretrain[this.start_from]
+    if (this.encoder, _shape(this.backbone)) != (other.encoder, _shape(other.backbone)):
+        yield f"{path}: pretrain.{this.start_from} is another model"
+    elif other.released is not None and this.regression != "none":
+        yield (
+            f"{path}: the released weights of pretrain.{this.start_from} have no head to start"
+            " from; set regression: none"
+        )
+    elif this.regression != other.regression:
+        yield f"{path}: pretrain.{this.start_from} has another head (regression)"
+
+
+def _shape(backbone: Backbone) -> dict[str, Any]:
+    """What of a backbone decides which weights it has, and what they mean."""
+    values = backbone.model_dump(exclude=OF_TRAINING)
+    return {**values, "layer_scale": backbone.layer_scale is not None}
+
+
+def _start(
+    path: str, task: Finetune, pretrain: Pretrain, data: Mapping[str, Data]
+) -> Iterator[str]:
+    """Whether a task's view fits the encoder that it starts from."""
+    if task.view.kind != pretrain.encoder.kind:
+        yield f"{path}.view.kind does not fit pretrain.{task.pretrain}"
+    elif task.released is None:  # else the sizes are those of the weights
+        for fault in fitting.seen_by(pretrain.encoder, task.view):
+            yield f"{path}: {fault} (of pretrain.{task.pretrain})"
+        if pretrain.released is not None:  # else told of the pre-training
+            yield from _vocabulary(f"pretrain.{task.pretrain}", pretrain.encoder, data)
+
+
+def _grid(name: str, run: Finetune, finetune: Mapping[str, Finetune]) -> Iterator[str]:
+    """Tasks that choose one rate together must try the same rates in the same arms."""
+    if run.grid is None or run.grid.best_over == "task":
+        return
+    for other, task in finetune.items():
+        if (task.table, task.row, task.pretrain) != (run.table, run.row, run.pretrain):
+            continue
+        same = task.grid is not None and task.grid.best_over == "table"
+        if not same or (task.arms, task.grid and task.grid.lr) != (run.arms, run.grid.lr):
+            yield (
+                f"finetune.{name}.grid chooses one rate over its row of the table, but"
+                f" finetune.{other} has other rates or arms, or no grid of that kind"
+            )
+
+
+# --- runs with data ---------------------------------------------------------------------------
+
+
+def _data(
+    path: str, name: str, wanted: tuple[str, ...], made: Made, key: str = "data"
+) -> Iterator[str]:
+    """Whether a prepared set is made, and holds what is wanted."""
+    if name not in made:
+        yield f"{path}.{key}: no data set {name}{nearest(name, made)}"
+    elif made[name].content not in wanted:
+        yield f"{path}.{key}: {name} holds {made[name].content}, needed is {' or '.join(wanted)}"
+
+
+def _splits(path: str, holds: Holds | None, splits: Mapping[str, str]) -> Iterator[str]:
+    """Whether a prepared set has the splits, or sums of them (a+b), that keys name."""
+    if holds is None or not holds.splits:
+        return
+    for key, value in splits.items():
+        for split in value.split("+"):
+            if split not in holds.splits:
+                yield f"{path}.{key}: no split {split}{nearest(split, holds.splits)}"
+
+
+def _labelled(path: str, task: Finetune, made: Made) -> Iterator[str]:
+    content = fitting.KINDS[task.view.kind].labelled.get(task.task.kind)
+    holds = made.get(task.data)
+    if content is not None or holds is None:
+        yield from _data(path, task.data, (content or "",), made)
+    if task.decode is not None:
+        yield from _data(path, task.decode.lm, ("language model",), made, "decode.lm")
+    splits = {"dev_split": task.dev_split, "test_split": task.test_split}
+    if task.released is None:
+        splits["train_split"] = task.train_split
+    splits |= {f"more.{heading}": split for heading, split in task.more.items()}
+    yield from _splits(path, holds, splits)
+    if holds is None or holds.content != "sentences" or holds.content != content:
+        return
+    classes = getattr(task.task, "classes", None)
+    if classes != holds.classes:
+        found, needed = (
+            "numbers" if count is None else f"{count} classes" for count in (holds.classes, classes)
+        )
+        yield f"{path}.task: {task.data} has {found}, the task {needed}"
+
+
+def _lists(path: str, task: Finetune, data: Mapping[str, Data]) -> Iterator[str]:
+    """Whether the label lists of all seeds are made with the data."""
+    if task.labels is None:
+        return
+    seeds = [*task.seeds, *(task.grid.seeds if task.grid else [])]
+    names = dict.fromkeys(task.labels.replace("{seed}", str(seed)) for seed in seeds)
+    for group in data.values():
+        known = getattr(group, "listed", None)
+        if task.data not in group.makes or known is None:
+            continue
+        if missing := [name for name in names if name.removesuffix(".txt") not in known]:
+            yield f"{path}.labels: no list {missing[0]}{nearest(missing[0], known)}"
+
+
+def _blocks(path: str, pretrain: Pretrain, data: Mapping[str, Data]) -> Iterator[str]:
+    """Whether blocks of a corpus are as short as the view and a batch want them."""
+    if not isinstance(pretrain.view, TokenAugment):
+        return
+    most = pretrain.view.max_tokens
+    for group in data.values():
+        if not isinstance(group, PlainText | Verses) or pretrain.data not in group.makes:
+            continue
+        if group.block > most:
+            yield (
+                f"{path}.view.max_tokens {most} is less than the blocks of {pretrain.data},"
+                f" {group.block} tokens"
+            )
+
+
+def _vocabulary(path: str, encoder: Encoder, data: Mapping[str, Data]) -> Iterator[str]:
+    """Whether the tokenizer of the experiment has as many tokens as the encoder."""
+    if not isinstance(encoder, TokenEncoder):
+        return
+    for name, group in data.items():
+        if isinstance(group, PlainText | Verses) and group.vocab_size != encoder.vocab_size:
+            yield (
+                f"{path}.encoder.vocab_size {encoder.vocab_size} is not data.{name}.vocab_size"
+                f" {group.vocab_size}"
+            )

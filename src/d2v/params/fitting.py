@@ -1,0 +1,339 @@
+"""What fits together within one pre-training or one fine-tuning, and what would do nothing there.
+
+Each function gives the faults of what it looks at, one sentence each; groups check alone what
+concerns their own keys only (d2v.params.model, d2v.params.training).
+"""
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from d2v.params.model import (
+    EMA,
+    Backbone,
+    BlockMask,
+    Encoder,
+    Mask,
+    PatchEncoder,
+    SpanMask,
+    TokenEncoder,
+    TokenMask,
+    WaveEncoder,
+)
+from d2v.params.training import (
+    ImageAugment,
+    Portions,
+    TokenAugment,
+    View,
+    WaveAugment,
+)
+
+if TYPE_CHECKING:
+    from d2v.params.finetuning import Finetune
+    from d2v.params.pretraining import Pretrain
+
+
+class Kind(NamedTuple):
+    """What goes with one kind of encoder."""
+
+    mask: str
+    unlabelled: tuple[str, ...]  # contents of prepared sets that it is pre-trained on
+    labelled: dict[str, str]  # its tasks, and the contents of prepared sets that they read
+    parts: tuple[str, ...]  # of the encoder, as ema.shared names them
+    dropout: bool = True  # of the encoder
+    lengths: bool = True  # whether examples differ in length
+    convolutions: bool = False  # that settings can freeze
+
+
+KINDS = {
+    "vision": Kind(
+        mask="block",
+        unlabelled=("images",),
+        labelled={"classify": "images"},
+        parts=("features", "cls", "mask_embedding", "positions"),
+        dropout=False,
+        lengths=False,
+    ),
+    "speech": Kind(
+        mask="span",
+        unlabelled=("transcribed speech", "speech", "tagged sounds"),
+        labelled={"ctc": "transcribed speech", "tag": "tagged sounds"},
+        parts=("features", "mask_embedding", "positions", "norm"),
+        convolutions=True,
+    ),
+    "text": Kind(
+        mask="token",
+        unlabelled=("corpus",),
+        labelled={"classify": "sentences", "regress": "sentences"},
+        parts=("features", "positions", "norm"),
+    ),
+}
+# as in metrics.METRICS
+TASK_METRICS: dict[str, tuple[str, ...]] = {
+    "classify": ("accuracy", "f1", "matthews"),
+    "regress": ("pearson", "spearman", "squared_error"),
+    "tag": ("map",),
+    "ctc": ("wer", "cer", "greedy_wer", "greedy_cer"),
+}
+SPECIAL = 5  # ids of <s>, <pad>, </s>, <unk> and <mask>
+# augmentation that is made of arrays and pictures, by libraries that have nothing else
+ON_HOST = ("shift", "rand_augment", "erase", "mixup", "cutmix")
+
+
+# --- a pre-training ---------------------------------------------------------------------------
+
+
+def pretraining(p: "Pretrain") -> Iterator[str]:
+    """Faults of a pre-training."""
+    kind = KINDS[p.encoder.kind]
+    if p.released is not None and (p.start_from is not None or len(p.seeds) > 1):
+        yield "released weights have one seed and start from nothing"
+    if p.target.top_k > p.backbone.depth:
+        yield f"target.top_k {p.target.top_k} is more than backbone.depth {p.backbone.depth}"
+    if p.target.context and p.backbone.position_bias.kind.startswith("per_layer"):
+        bias = p.backbone.position_bias.kind
+        yield f"target.context does not go with position_bias {bias}"
+    yield from _model(p.encoder, p.backbone)
+    yield from _shared(p.ema, p.encoder)
+    if p.encoder.kind != p.view.kind:
+        yield f"encoder.kind is {p.encoder.kind} but view.kind is {p.view.kind}"
+    else:
+        yield from seen_by(p.encoder, p.view)
+        yield from _unlabelled(p.view)
+        yield from _sizes(kind, p.train, _longest(p.view))
+    if p.mask.kind != kind.mask:
+        yield (
+            f"mask.kind is {p.mask.kind}, but with encoder.kind {p.encoder.kind} it is {kind.mask}"
+        )
+    else:
+        yield from _masking(p.mask, p.encoder)
+    if isinstance(p.encoder, WaveEncoder) and isinstance(p.view, WaveAugment):
+        frames = 2 if "instance" in (p.target.layer_norm, p.target.final_norm) else 1
+        least, most = p.encoder.samples(frames), p.view.max_samples
+        if most is not None and most < least:
+            yield f"view.max_samples {most} is too short: {frames} frame(s) take {least} samples"
+
+
+def _model(encoder: Encoder, backbone: Backbone) -> Iterator[str]:
+    """What of the model does not fit together."""
+    bias = backbone.position_bias
+    grid = encoder.grid if isinstance(encoder, PatchEncoder) else None
+    if bias.kind.endswith("_2d"):
+        if grid is None:
+            yield (
+                f"backbone.position_bias.kind {bias.kind} is for a grid of patches, which"
+                f" encoder.kind {encoder.kind} has not"
+            )
+        elif bias.window != [grid, grid]:
+            yield f"backbone.position_bias.window is {bias.window}, the grid [{grid}, {grid}]"
+    elif bias.window is not None:
+        yield f"backbone.position_bias.window does nothing with kind {bias.kind}: remove it"
+    if bias.kind != "per_layer_1d" and bias.max_distance is not None:
+        yield f"backbone.position_bias.max_distance does nothing with kind {bias.kind}: remove it"
+    if backbone.layer_scale is not None and not backbone.norm_first:
+        yield "backbone.layer_scale is for pre-norm blocks: remove it, or set norm_first: true"
+    if isinstance(encoder, WaveEncoder) and backbone.norm_first:
+        yield (
+            "backbone.norm_first: true is not fairseq's layer_norm_first in a speech model, which"
+            " would move the encoder's norm behind the last block: set it to false"
+        )
+    if isinstance(encoder, WaveEncoder) and backbone.dim % encoder.position_groups:
+        yield (
+            f"backbone.dim {backbone.dim} is no multiple of encoder.position_groups"
+            f" {encoder.position_groups}"
+        )
+    if isinstance(encoder, TokenEncoder) and encoder.vocab_size <= SPECIAL:
+        yield f"encoder.vocab_size {encoder.vocab_size}: {SPECIAL} tokens have no text"
+
+
+def _shared(ema: EMA, encoder: Encoder) -> Iterator[str]:
+    parts = KINDS[encoder.kind].parts
+    if strange := [name for name in ema.shared if name not in parts]:
+        yield (
+            f"ema.shared: encoder.kind {encoder.kind} has no {', '.join(strange)}"
+            f" (it has {', '.join(parts)})"
+        )
+
+
+def _masking(mask: Mask, encoder: Encoder) -> Iterator[str]:
+    """Masks that hide nothing, or leave nothing to see."""
+    match mask, encoder:
+        case BlockMask(), PatchEncoder(grid=grid):
+            if mask.patches >= grid**2:
+                yield (
+                    f"mask.patches {mask.patches} of the {grid} x {grid} = {grid**2} patches leave"
+                    " none to see; hide fewer"
+                )
+            if not blocks_fit(mask, grid):
+                yield (
+                    f"mask.min_block {mask.min_block}: no such block fits into {grid} x {grid}"
+                    " patches; lower it"
+                )
+        case SpanMask() | TokenMask(), _ if mask.prob == 0:
+            yield "mask.prob is 0, which hides nothing: there would be nothing to learn"
+        case TokenMask(), _ if mask.random_prob + mask.keep_prob >= 1:
+            yield (
+                f"mask.random_prob {mask.random_prob} and keep_prob {mask.keep_prob} leave no token"
+                " masked: their sum must be less than 1"
+            )
+
+
+def blocks_fit(mask: BlockMask, grid: int) -> bool:
+    """Whether a block of the least size is smaller than a square grid."""
+    least = min(mask.min_block, mask.patches, mask.max_block or mask.patches)
+    return round(math.sqrt(least)) < grid
+
+
+def _unlabelled(view: View) -> Iterator[str]:
+    """What of a view a pre-training cannot use, or would not."""
+    match view:
+        case ImageAugment():
+            if view.mixup or view.cutmix:
+                yield "view.mixup and view.cutmix mix classes, and there are none"
+        case WaveAugment():
+            if view.mixup:
+                yield "view.mixup mixes classes: it is for a task of kind tag"
+            for name in ("mask", "mask_channels"):
+                if getattr(view, name) is not None:
+                    yield f"view.{name} is for fine-tuning: remove it"
+
+
+# --- a fine-tuning ----------------------------------------------------------------------------
+
+
+def finetuning(p: "Finetune") -> Iterator[str]:
+    """Faults of a fine-tuning."""
+    if p.released is not None and (len(p.seeds) > 1 or p.arms != ["data2vec"]):
+        yield "released weights have one seed and arms: [data2vec]"
+    if (p.dev_split == p.test_split) != p.chosen_on_test:
+        yield (
+            "dev_split and test_split are the same: say so with chosen_on_test: true"
+            if p.dev_split == p.test_split
+            else "chosen_on_test: true, but dev_split and test_split differ"
+        )
+    yield from _settings(p)
+    yield from _task(p)
+    kind = KINDS[p.view.kind]
+    if p.task.kind not in kind.labelled:
+        yield (
+            f"task.kind {p.task.kind} does not fit view.kind {p.view.kind}"
+            f" (which has {', '.join(kind.labelled)})"
+        )
+    if p.encoder_dropout is not None and not kind.dropout:
+        yield f"encoder_dropout: an encoder of kind {p.view.kind} has none; remove it"
+    yield from _sizes(kind, p.train, _longest(p.view))
+    yield from _labelled(p)
+
+
+def _settings(p: "Finetune") -> Iterator[str]:
+    if (p.settings is None) == (p.grid is None):
+        yield "give either settings (one for each arm) or grid"
+    if p.settings is not None and set(p.settings) != set(p.arms):
+        yield f"settings needs exactly the arms {', '.join(p.arms)}"
+    if p.grid and set(p.grid.seeds) & set(p.seeds):
+        yield "grid.seeds and seeds overlap: settings must not see reported seeds"
+    frozen: list[object] = [*(p.grid.freeze if p.grid else [])]
+    frozen += [setting.freeze for setting in (p.settings or {}).values()]
+    if "convolutions" in frozen and not KINDS[p.view.kind].convolutions:
+        yield (
+            f"freeze: convolutions, but an encoder of kind {p.view.kind} has none; true freezes"
+            " all of its features"
+        )
+
+
+def _task(p: "Finetune") -> Iterator[str]:
+    """The task, what is measured of it, and how its outputs are read."""
+    known = TASK_METRICS[p.task.kind]
+    if strange := [name for name in p.metrics if name not in known]:
+        yield (
+            f"metrics {', '.join(strange)} do not fit a {p.task.kind} task"
+            f" (which has {', '.join(known)})"
+        )
+    elif "f1" in p.metrics and getattr(p.task, "classes", 2) != 2:
+        yield "metrics: f1 is of class 1 against class 0, but task.classes is not 2"
+    if p.decode is not None and p.task.kind != "ctc":
+        yield f"decode searches for words in letters: a {p.task.kind} task has none; remove it"
+    if p.decode is not None and p.decode.search and p.grid:
+        yield "decode.search needs settings, not a grid"
+
+
+def _labelled(p: "Finetune") -> Iterator[str]:
+    """What of a view a labelled task cannot use."""
+    match p.view:
+        case ImageAugment(mixup=mixup, cutmix=cutmix) if mixup or cutmix:
+            if p.train.micro_batch is not None and p.train.micro_batch % 2:
+                yield (
+                    f"view.mixup and view.cutmix mix pairs: train.micro_batch"
+                    f" {p.train.micro_batch} must be even"
+                )
+        case WaveAugment() as view:
+            if view.max_samples is not None:
+                yield "view.max_samples crops waveforms, which then lack part of their labels"
+            if view.mixup and p.task.kind != "tag":
+                yield "view.mixup mixes classes: it is for a task of kind tag"
+            for name in ("mask", "mask_channels"):
+                if (mask := getattr(view, name)) is not None and mask.prob == 0:
+                    yield f"view.{name}.prob is 0: remove view.{name}"
+
+
+# --- both -------------------------------------------------------------------------------------
+
+
+def seen_by(encoder: Encoder, view: View) -> Iterator[str]:
+    """What of a view its encoder cannot take."""
+    match encoder, view:
+        case PatchEncoder(), ImageAugment():
+            yield from _images(encoder, view)
+        case TokenEncoder(absolute_positions=True), TokenAugment():
+            if view.max_tokens > encoder.max_positions:
+                yield (
+                    f"view.max_tokens {view.max_tokens} is more than encoder.max_positions"
+                    f" {encoder.max_positions}"
+                )
+
+
+def _images(encoder: PatchEncoder, view: ImageAugment) -> Iterator[str]:
+    """What of a view of images its encoder cannot take, or cannot be made on a device."""
+    if encoder.channels not in (1, 3):
+        yield f"encoder.channels is {encoder.channels}: images have 1 or 3"
+    if encoder.channels == 1 and (view.normalise == "imagenet" or view.rand_augment):
+        yield "view.normalise imagenet and view.rand_augment need encoder.channels 3"
+    if view.resize is not None and view.resize < encoder.image_size:
+        yield (
+            f"view.resize {view.resize} is less than encoder.image_size {encoder.image_size}:"
+            " images would have black edges"
+        )
+    if view.decode == "device":
+        if used := [name for name in ON_HOST if getattr(view, name)]:
+            yield f"view.decode device: view.{used[0]} needs view.decode host"
+        if not view.random_resized_crop or encoder.channels != 3:
+            yield (
+                "view.decode device needs view.random_resized_crop and encoder.channels 3; set it"
+                " to host"
+            )
+
+
+def _longest(view: View) -> int | None:
+    """Samples or tokens of the longest example that a view gives; None: as long as it is."""
+    match view:
+        case WaveAugment():
+            return view.max_samples
+        case TokenAugment():
+            return view.max_tokens
+    return None
+
+
+def _sizes(kind: Kind, train: Portions, longest: int | None) -> Iterator[str]:
+    """Whether batches by length go with the examples."""
+    if train.sized is None:
+        return
+    if not kind.lengths:
+        yield (
+            "train.sized is for sequences, and these examples have one size; give train.batch and"
+            " train.micro_batch"
+        )
+    elif longest is not None and train.sized.size < longest:
+        yield (
+            f"train.sized.size {train.sized.size} is less than the longest example of the view,"
+            f" {longest}: raise it"
+        )
