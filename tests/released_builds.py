@@ -93,6 +93,33 @@ def fine_tuned_text(made: Case, classes: int = 3) -> dict[str, Any]:
     return state
 
 
+def fine_tuned_roberta(made: Case, classes: int = 2) -> dict[str, Any]:
+    """What the reference's GLUE command saves: RoBERTa's settings, flat, and its letters' head."""
+    state = fine_tuned_text(made, classes)
+    model, dim = made.trace["config"]["transformer"], made.params.backbone.dim
+    encoder = model["encoder"]
+    names = ("layers", "embed_dim", "ffn_embed_dim", "attention_heads", "normalize_before")
+    settings = {f"encoder_{name}": encoder[name] for name in names}
+    state["cfg"] = {
+        "_name": None,
+        "model": {
+            "_name": "roberta",
+            **settings,
+            **{key: value for key, value in model.items() if key != "encoder"},
+            "encoder_learned_pos": True,
+            "pooler_dropout": 0.0,
+            "pooler_activation_fn": "tanh",
+        },
+        "task": {"_name": "sentence_prediction", "num_classes": classes},
+    }
+    words = state["model"]["encoder.sentence_encoder.embed_tokens.weight"]
+    head = {"weight": words, "bias": torch.randn(len(words))}
+    head |= {"dense.weight": torch.randn(dim, dim), "dense.bias": torch.randn(dim)}
+    head |= {"layer_norm.weight": torch.ones(dim), "layer_norm.bias": torch.zeros(dim)}
+    state["model"] |= {f"encoder.lm_head.{name}": tensor for name, tensor in head.items()}
+    return state
+
+
 def beit_state(made: Case) -> dict[str, Any]:
     """checkpoint-799.pth: `args` is a namespace, the index of positions is a buffer."""
     index = {"rel_pos_bias.relative_position_index": torch.zeros(17, 17, dtype=torch.int64)}

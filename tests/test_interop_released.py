@@ -15,6 +15,7 @@ from released_builds import (
     config_of,
     fairseq_state,
     fine_tuned_beit,
+    fine_tuned_roberta,
     fine_tuned_speech,
     fine_tuned_text,
     part,
@@ -144,6 +145,39 @@ def test_a_fine_tuned_text_model(tmp_path):
     assert (ours.params.task.pool, ours.params.task.hidden) == ("first", True)
 
 
+@pytest.mark.parametrize("classes", [1, 2])
+@pytest.mark.parametrize("form", ["plain", "omegaconf"])
+def test_a_text_model_that_the_references_glue_command_fine_tuned(tmp_path, classes, form):
+    made = case("text")
+    state = fine_tuned_roberta(made, classes)
+    if form == "omegaconf":
+        state["cfg"] = pytest.importorskip("omegaconf").OmegaConf.create(state["cfg"])
+    torch.save(state, tmp_path / "checkpoint_best.pt")
+    torch.save(fine_tuned_text(made, classes), tmp_path / "same.pt")
+    ours = load(tmp_path / "checkpoint_best.pt")
+    batch = made.batch(1, masked=False)
+    hidden, logits, _ = ours.hidden(batch)
+    # RobertaClassificationHead: dense, tanh, out_proj of <s>
+    tensors = part(state["model"], "classification_heads.sentence_classification_head.")
+    dense = torch.tanh(hidden[-1][:, 0] @ tensors["dense.weight"].T + tensors["dense.bias"])
+    expected = dense @ tensors["out_proj.weight"].T + tensors["out_proj.bias"]
+    assert logits.shape[1] == classes
+    assert (logits - expected).abs().max() < 1e-5
+    same = load(tmp_path / "same.pt").hidden(batch)[0]
+    assert all(torch.equal(a, b) for a, b in zip(hidden, same, strict=True))
+    assert "encoder.lm_head.dense.weight" in " ".join(ours.content.notes)
+
+
+def test_a_roberta_that_was_not_fine_tuned_is_refused(tmp_path):
+    state = fine_tuned_roberta(case("text"))
+    heads = [name for name in state["model"] if name.startswith("classification_heads.")]
+    for name in heads:
+        del state["model"][name]
+    torch.save(state, tmp_path / "roberta.pt")
+    with pytest.raises(UserError, match="a model roberta, not one of data2vec's first version"):
+        load(tmp_path / "roberta.pt")
+
+
 @pytest.mark.parametrize("own_tables", [True, False])
 def test_a_fine_tuned_vision_model(tmp_path, own_tables):
     made = case("vision_beit_fastema")
@@ -229,6 +263,10 @@ def test_gpt2_byte_pairs_get_fairseqs_ids(tmp_path):
     ours = load(tmp_path / "nlp_base.pt")
     # numbered by dict.txt behind <s> <pad> </s> <unk>: the last piece is 4
     assert ours.tokenizer("hea the") == [6, 4 + len(pieces) - 1, 4]
+    # as in fairseq's BPE, the names of special symbols are letters in a text
+    for name in ("<s>", "<pad>", "</s>", "<mask>"):
+        assert ours.tokenizer(name) == ours.tokenizer(name[1:-1].replace("/", ""))
+        assert ours.tokenizer(name) != ours.tokenizer("")
     vocab = json.loads(ours.content.files["vocab.json"])
     assert vocab["<mask>"] == size - 1
     out = convert(tmp_path / "nlp_base.pt", "hf", tmp_path / "hf")

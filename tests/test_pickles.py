@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import zipfile
+from collections import defaultdict
 from functools import partial
 from pathlib import Path
 
@@ -131,6 +132,32 @@ def test_configuration_is_plain_data(tmp_path):
     assert plain["inner"] == {"a": 1}
     assert plain["none"] is None
     assert torch.equal(found["model"]["a"], torch.arange(3))
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy"])
+def test_default_dictionaries_are_read_with_their_content(tmp_path, form):
+    """fairseq keeps its optimiser's history in them."""
+    full = defaultdict(list, {"updates": [1, 2], 3: {"x": 0.5}})
+    nested = defaultdict(dict, {"inner": defaultdict(int, {"a": 7})})
+    state = {"args": {"full": full, "empty": defaultdict(int), "nested": nested}}
+    save({**state, "model": {"a": torch.arange(3)}}, tmp_path / "a.pt", form)
+    found = pickles.read(tmp_path / "a.pt")
+    assert not isinstance(found["args"]["full"], defaultdict)
+    assert torch.equal(found["model"]["a"], torch.arange(3))
+    assert pickles.plain(found["args"]) == {
+        "full": {"updates": [1, 2], "3": {"x": 0.5}},
+        "empty": {},
+        "nested": {"inner": {"a": 7}},
+    }
+
+
+def test_what_makes_a_default_is_not_called(tmp_path):
+    mark, path = tmp_path / "executed", tmp_path / "evil.pt"
+    made = defaultdict(partial(os.system, f"touch {mark}"), {"a": 1})
+    torch.save({"model": {}, "cfg": made}, path)
+    with pytest.raises(UserError, match=r"nothing was executed.*functools.partial"):
+        pickles.read(path)
+    assert not mark.exists()
 
 
 def test_stand_ins_are_forgotten_afterwards(tmp_path):

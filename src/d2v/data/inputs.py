@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from d2v import params
-from d2v.data.augment import array, image, resized
+from d2v.data.augment import array
 from d2v.data.imagefolder import picture
 from d2v.data.layout import lines
+from d2v.data.sizing import sized
 from d2v.data.sound import samples as samples_of_file
 from d2v.data.speech import padded
 from d2v.data.text import join
 from d2v.data.tokenizer import PADDING
-from d2v.data.vision import crop
 from d2v.encoders.frames import frame_count
 from d2v.errors import UserError
 from d2v.interop.content import ImageInput, TokenInput, WaveInput
@@ -164,37 +164,19 @@ def normalised(wave: np.ndarray, eps: float) -> np.ndarray:
 
 def _pixels(path: Path, encoder: params.PatchEncoder, how: ImageInput) -> np.ndarray:
     if how.mean is None or how.std is None:
-        raise UserError("mean and deviation of this checkpoint's pixels are not known")
+        raise UserError(
+            "mean and deviation of this checkpoint's pixels are not known: a Hugging Face folder"
+            " needs its preprocessor_config.json, a run its prepared data"
+        )
     try:
         whole = picture(path.read_bytes(), path, upright=True)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
-    pixels = _sized(array(whole.convert("L") if encoder.channels == 1 else whole), encoder, how)
+    pixels = array(whole.convert("L") if encoder.channels == 1 else whole)
+    pixels = sized(pixels, encoder.image_size, how)
     mean, std = (np.array(values, np.float32) * 255 for values in (how.mean, how.std))
     standardised = (pixels.astype(np.float32) - mean) / std
     return np.ascontiguousarray(standardised.transpose(2, 0, 1))
-
-
-def _sized(pixels: np.ndarray, encoder: params.PatchEncoder, how: ImageInput) -> np.ndarray:
-    """The centre of pixels (H, W, C), as evaluation cuts it, or all stretched: (side, side, C)."""
-    height, width = pixels.shape[:2]
-    side = encoder.image_size
-    if how.stretch is not None:
-        return pixels if [height, width] == [side, side] else _stretched(pixels, side, how)
-    if how.resize is not None:
-        shape = height, width
-        return resized(image(pixels), how.resize, side, shape, resampling=how.resampling)
-    return crop(pixels, side)
-
-
-def _stretched(pixels: np.ndarray, side: int, how: ImageInput) -> np.ndarray:
-    """Pixels (H, W, C) as transformers' image processors stretch them: (side, side, C)."""
-    from torchvision.transforms.v2 import InterpolationMode
-    from torchvision.transforms.v2.functional import resize
-
-    tensor = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
-    stretched = resize(tensor, [side, side], InterpolationMode(how.resampling), antialias=True)
-    return stretched.permute(1, 2, 0).contiguous().numpy()
 
 
 # --- tokens -----------------------------------------------------------------------------------

@@ -54,7 +54,10 @@ class ImageInput(Strict):
     mean: list[float] | None = None  # of each channel, of pixels in [0, 1]; None: not known
     std: list[float] | None = None
     resize: Positive | None = None  # the shorter side is made this long, then the centre is cut out
-    stretch: list[Positive] | None = None  # (height, width), whatever the image's shape
+    # or (height, width), whatever the image's shape; of what is larger the centre is cut out
+    stretch: list[Positive] | None = None
+    # torchvision: Pillow's pictures are resized, centres are rounded to even (the reference)
+    sizing: Literal["torchvision", "transformers"] = "torchvision"
     resampling: Resampling = "bicubic"
     classes: list[str] | None = None
 

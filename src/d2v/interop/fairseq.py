@@ -64,8 +64,7 @@ def read(path: Path, state: dict[str, Any], family: names.Family) -> Content:
     tensors, teacher = _split(state["model"])
     config = _config(state)
     name = (config.get("model") or {}).get("_name") or config.get("arch")
-    known = ("data2vec_audio", "data2vec_text", "data2vec_vision", "wav2vec_ctc", "None")
-    if str(name) not in known and not str(name).startswith("data2vec_text"):
+    if not _known(str(name), tensors):
         raise UserError(f"{path}: a model {name}, not one of data2vec's first version")
     build = {"fairseq_audio": _audio, "fairseq_text": _text, "fairseq_vision": _vision}[family]
     try:
@@ -87,6 +86,14 @@ def read(path: Path, state: dict[str, Any], family: names.Family) -> Content:
     content.tensors = _ours(content, family, tensors, teacher)
     content.inputs = fairseq_inputs.inputs(content, state)
     return content
+
+
+def _known(name: str, tensors: dict[str, Tensor]) -> bool:
+    """Whether a model's name is data2vec's, or RoBERTa's, which the GLUE command fine-tunes as."""
+    if name.startswith("roberta"):
+        return any(key.startswith("classification_heads.") for key in tensors)
+    known = ("data2vec_audio", "data2vec_vision", "wav2vec_ctc", "None")
+    return name in known or name.startswith("data2vec_text")
 
 
 def _split(model: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
@@ -254,10 +261,11 @@ def _text(
     if name := _head_name(tensors):
         outputs = len(tensors[f"classification_heads.{name}.out_proj.weight"])
         task: params.Task
+        head = {"pool": "first", "hidden": True, "dropout": t.get("pooler_dropout", 0.0)}
         if outputs == 1:
-            task = params.Regress(kind="regress", pool="first", hidden=True)
+            task = params.Regress(kind="regress", **head)
         else:
-            task = params.Classify(kind="classify", classes=outputs, pool="first", hidden=True)
+            task = params.Classify(kind="classify", classes=outputs, **head)
         extra = {"task": task, "outputs": outputs}
     elif "encoder.regression_head.0.weight" in tensors:
         kind = "mlp" if "encoder.regression_head.2.weight" in tensors else "linear"
@@ -292,6 +300,7 @@ def _old_text(m: dict[str, Any]) -> dict[str, Any]:
     encoder = {key: m[old] for key, old in names_of_encoder.items()}
     encoder["normalize_before"] = m.get("encoder_normalize_before", False)
     encoder["layerdrop"] = m.get("encoder_layerdrop", 0.0)
+    encoder["learned_pos"] = m.get("encoder_learned_pos", True)
     return {**m, "encoder": encoder}
 
 

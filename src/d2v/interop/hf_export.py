@@ -13,10 +13,10 @@ from torch import Tensor
 
 from d2v import params
 from d2v.errors import UserError
-from d2v.interop import hf_config, huggingface, names
+from d2v.interop import hf_config, hf_processor, huggingface, names
 from d2v.interop.card import model_card
 from d2v.interop.content import Content, ImageInput, TokenInput, WaveInput
-from d2v.interop.hf_import import CONFIG, RESAMPLING, SAFE, SCALE, TOKENIZER_SETTINGS
+from d2v.interop.hf_import import CONFIG, PROCESSOR, SAFE, SCALE, TOKENIZER_SETTINGS
 from d2v.interop.own import distinct, whole_folder
 
 BARE = {
@@ -29,7 +29,6 @@ WITH_HEAD = {
     "vision": "Data2VecVisionForImageClassification",
     "text": "Data2VecTextForSequenceClassification",
 }
-PREPROCESSOR = "preprocessor_config.json"
 
 
 def write(content: Content, out: Path, drop_head: bool = False) -> list[str]:
@@ -130,7 +129,7 @@ def _write_inputs(content: Content, part: Path, with_head: bool) -> list[str]:
 
 def _write_waves(inputs: WaveInput, part: Path, with_head: bool) -> list[str]:
     _write_json(
-        part / PREPROCESSOR,
+        part / PROCESSOR,
         {
             "feature_extractor_type": "Wav2Vec2FeatureExtractor",
             "do_normalize": inputs.normalise,
@@ -173,31 +172,10 @@ def letters_of_theirs(letters: list[str]) -> list[str]:
 def _write_images(content: Content, inputs: ImageInput, part: Path) -> list[str]:
     encoder = content.architecture.encoder
     assert isinstance(encoder, params.PatchEncoder)
-    side = encoder.image_size
-    size: dict[str, int] = {"height": side, "width": side}
-    if inputs.resize:
-        size = {"shortest_edge": inputs.resize}
-    elif inputs.stretch:
-        size = dict(zip(("height", "width"), inputs.stretch, strict=True))
-    known = inputs.mean is not None and inputs.std is not None
-    _write_json(
-        part / PREPROCESSOR,
-        {
-            "image_processor_type": "BeitImageProcessor",
-            "do_resize": inputs.resize is not None or inputs.stretch is not None,
-            "size": size,
-            "resample": RESAMPLING.index(inputs.resampling),
-            "do_center_crop": inputs.stretch is None,
-            "crop_size": {"height": side, "width": side},
-            "do_rescale": True,
-            "rescale_factor": 1 / 255,
-            "do_normalize": known,
-            "image_mean": inputs.mean,
-            "image_std": inputs.std,
-            "do_reduce_labels": False,
-        },
-    )
-    notes = [] if known else ["mean and deviation of pixels are not known: none are written"]
+    if inputs.mean is None or inputs.std is None:
+        return [f"mean and deviation of pixels are not known: no {PROCESSOR}"]
+    _write_json(part / PROCESSOR, hf_processor.written(content, inputs))
+    notes = []
     if encoder.channels != 3:
         notes.append(
             "the image processor gives three channels, the model takes"

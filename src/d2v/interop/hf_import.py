@@ -9,7 +9,7 @@ from torch import Tensor
 from d2v import params
 from d2v.data.letters import LETTERS
 from d2v.errors import UserError
-from d2v.interop import hf_config, huggingface, pickles
+from d2v.interop import hf_config, hf_processor, huggingface, pickles
 from d2v.interop.content import (
     Architecture,
     Content,
@@ -31,7 +31,7 @@ TOKENIZERS = {
     "bpe": ("vocab.json", "merges.txt"),
 }
 TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-RESAMPLING = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
+PROCESSOR, PROCESSORS = "preprocessor_config.json", "processor_config.json"
 
 
 def read(folder: Path) -> Content:
@@ -150,7 +150,7 @@ _HEADS = {
 
 
 def _waves(content: Content, folder: Path, config: dict[str, Any]) -> None:
-    processor = _processor(folder)
+    processor, _ = _processor(folder)
     letters = None
     if content.architecture.task is not None:
         outputs = content.architecture.outputs or 0
@@ -180,29 +180,17 @@ def _letters(folder: Path, blank: int, outputs: int) -> list[str] | None:
 
 
 def _images(content: Content, folder: Path, config: dict[str, Any]) -> None:
-    c = _processor(folder)
-    size, side = c.get("size", config["image_size"]), config["image_size"]
-    size = {"height": size, "width": size} if isinstance(size, int) else size
-    resize, stretch = None, None
-    if c.get("do_resize", True):
-        resize = size.get("shortest_edge")
-        stretch = None if resize else [size["height"], size["width"]]
-    ends = [side, side] if c.get("do_center_crop") or resize else stretch
-    if c and ends not in (None, [side, side]):
-        content.notes.append(f"preprocessor_config.json makes {ends}, the model takes {side}")
-        stretch = [side, side]
-    normalised = c.get("do_normalize", True)
-    channels = content.architecture.encoder.channels  # type: ignore[union-attr]
-    content.inputs = ImageInput(
-        mean=(c.get("image_mean", [0.5] * channels) if normalised else [0.0] * channels),
-        std=(c.get("image_std", [0.5] * channels) if normalised else [1.0] * channels),
-        resize=resize,
-        stretch=stretch,
-        resampling=RESAMPLING[c.get("resample", 3)],  # type: ignore[arg-type]
-        classes=_class_names(content.architecture, config),
-    )
-    if not c:
-        content.notes.append("no preprocessor_config.json: mean and deviation .5 are taken")
+    encoder, classes = content.architecture.encoder, _class_names(content.architecture, config)
+    assert isinstance(encoder, params.PatchEncoder)
+    given, path = _processor(folder)
+    if not given:
+        content.notes.append(f"no {PROCESSOR}: mean and deviation of pixels are not known")
+        content.inputs = ImageInput(classes=classes)
+        return
+    found = hf_processor.read(given, path, encoder)
+    if found.resize is None and found.stretch is None and not given.get("do_center_crop"):
+        content.notes.append(f"{path.name} keeps the size of images: here their centre is taken")
+    content.inputs = found.model_copy(update={"classes": classes})
 
 
 def _texts(content: Content, folder: Path, config: dict[str, Any]) -> None:
@@ -270,13 +258,18 @@ def _json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _processor(folder: Path) -> dict[str, Any]:
-    """Settings of the feature extractor or image processor; older and newer places of them."""
-    found = _optional_json(folder / "preprocessor_config.json")
+def _processor(folder: Path) -> tuple[dict[str, Any], Path]:
+    """Settings of the feature extractor or image processor, and their file: the older or newer."""
+    found = _optional_json(folder / PROCESSOR)
     if found:
-        return found
-    joined = _optional_json(folder / "processor_config.json")
-    return joined.get("feature_extractor") or joined.get("image_processor") or {}
+        return found, folder / PROCESSOR
+    joined = _optional_json(folder / PROCESSORS)
+    inner = joined.get("feature_extractor") or joined.get("image_processor") or {}
+    if not isinstance(inner, dict):
+        raise UserError(
+            f"{folder / PROCESSORS}: settings of a processor are expected, not {inner!r}"
+        )
+    return inner, folder / PROCESSORS
 
 
 def _optional_json(path: Path) -> dict[str, Any]:

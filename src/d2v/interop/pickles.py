@@ -22,7 +22,6 @@ from d2v.errors import UserError
 INERT = frozenset(
     {
         "argparse.Namespace",
-        "collections.defaultdict",
         "copyreg._reconstructor",
         "numpy.core.multiarray._reconstruct",
         "numpy.core.multiarray.scalar",
@@ -37,6 +36,7 @@ INERT = frozenset(
         *(f"builtins.{kind.__name__}" for kind in (object, str, tuple)),
     }
 )
+DEFAULTS = "collections.defaultdict"  # becomes a plain dictionary
 INERT_MODULES = re.compile(r"(omegaconf|fairseq|fairseq_user_dir_\d+|examples|deepspeed)(\.|$)")
 
 # what PyTorch's reader builds itself
@@ -77,6 +77,7 @@ def read(path: Path) -> Any:
     try:
         names = list(_globals(path, zipped))
         stand_ins: list[Any] = [(_stand_in(name), name) for name in names if _inert(name)]
+        stand_ins += [(_dictionary, name) for name in names if name == DEFAULTS]
         with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped or None)
@@ -134,13 +135,18 @@ def _stand_in(name: str) -> type[Inert]:
     return type(name.rsplit(".", 1)[-1], (Inert,), {"name": name})
 
 
+def _dictionary(*_default: Any) -> dict[Any, Any]:
+    """In place of defaultdict(what makes missing values): PyTorch's reader fills it."""
+    return {}
+
+
 def _inert(name: str) -> bool:
     return name in INERT or INERT_MODULES.match(name) is not None
 
 
 def _known(name: str) -> bool:
     """Whether PyTorch's reader or a stand-in takes care of it."""
-    return _inert(name) or BUILDERS.fullmatch(name) is not None
+    return _inert(name) or name == DEFAULTS or BUILDERS.fullmatch(name) is not None
 
 
 def _asked_for(path: Path, zipped: bool) -> list[str]:

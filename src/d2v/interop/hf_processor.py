@@ -1,0 +1,218 @@
+"""Hugging Face's image processors, preprocessor_config.json: every field that changes pixels.
+
+Source: transformers, image_processing_backends.py (TorchvisionBackend) and
+models/{beit,vit,deit}/image_processing_*.py.
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, StrictBool, StrictInt, ValidationError
+
+from d2v import params
+from d2v.errors import UserError
+from d2v.interop.content import Content, ImageInput, Resampling, first_fault
+
+RESAMPLING: tuple[Resampling, ...] = (
+    "nearest", "lanczos", "bilinear", "bicubic", "box", "hamming",
+)  # fmt: skip
+OF_TENSORS = ("nearest", "lanczos", "bilinear", "bicubic")  # which torchvision resizes tensors by
+# what has no say in the pixels of an RGB image
+NEUTRAL = {
+    "image_processor_type", "feature_extractor_type", "processor_class", "do_convert_rgb",
+    "do_reduce_labels", "reduce_labels", "input_data_format", "return_tensors", "device",
+    "disable_grouping", "image_seq_length", "model_input_names", "transformers_version",
+}  # fmt: skip
+# fields of each kind of processor that a file may leave out, where they differ from `Fields`
+KINDS: dict[str, dict[str, Any]] = {
+    "Beit": {},
+    "ViT": {"resample": 2},
+    "DeiT": {"size": 256, "do_center_crop": True},
+}
+SUFFIXES = ("ImageProcessor", "ImageProcessorFast", "FeatureExtractor")
+Size = StrictInt | list[StrictInt] | dict[str, StrictInt | None]
+Number = StrictInt | float
+
+
+class Fields(BaseModel):
+    """What a processor does, in this order; a field that is absent or null has these values."""
+
+    model_config = ConfigDict(extra="allow")
+
+    do_resize: StrictBool = True
+    size: Size = 224
+    default_to_square: StrictBool = True
+    resample: StrictInt = 3
+    do_center_crop: StrictBool = False
+    crop_size: Size = 224
+    do_rescale: StrictBool = True
+    rescale_factor: Number = 1 / 255
+    do_normalize: StrictBool = True
+    image_mean: Number | list[Number] = 0.5
+    image_std: Number | list[Number] = 0.5
+    data_format: str = "channels_first"
+
+
+def read(given: Mapping[str, Any], where: Path, encoder: params.PatchEncoder) -> ImageInput:
+    """How pixels are made for a model with this encoder.
+
+    Raises UserError that names the field which is not understood, or does not fit the model.
+    """
+    try:
+        return _inputs(given, encoder)
+    except (ValidationError, ValueError) as error:
+        raise UserError(f"{where}: {first_fault(error)}") from None
+
+
+def _inputs(given: Mapping[str, Any], encoder: params.PatchEncoder) -> ImageInput:
+    there = {key: value for key, value in given.items() if value is not None}
+    fields = Fields.model_validate({**_defaults(there), **there})
+    for key, value in (fields.model_extra or {}).items():
+        if key not in NEUTRAL and value is not False:
+            raise ValueError(f"{key} {value!r} is not understood here")
+    if fields.data_format != "channels_first":
+        raise ValueError(f"data_format {fields.data_format!r}: models take channels_first")
+    mean, std = _standardisation(fields, encoder.channels)
+    resize, stretch = _resizing(fields)
+    side = encoder.image_size
+    if fields.do_center_crop:
+        _fit("crop_size", _both_sides("crop_size", fields.crop_size), side)
+    elif stretch is not None:
+        _fit("size", stretch, side)
+    elif resize is not None:
+        raise ValueError(
+            f"size.shortest_edge {resize} without do_center_crop: images stay oblong, the model"
+            f" takes {side} x {side}"
+        )
+    return ImageInput(
+        mean=mean,
+        std=std,
+        resize=resize,
+        stretch=stretch,
+        resampling=_resampling(fields),
+        sizing="transformers",
+    )
+
+
+def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Defaults of the kind of processor that the file names; without a name, of BEiT's."""
+    name = given.get(
+        "image_processor_type", given.get("feature_extractor_type", "Beit" + SUFFIXES[0])
+    )
+    known = {kind + suffix: KINDS[kind] for kind in KINDS for suffix in SUFFIXES}
+    if not isinstance(name, str) or name not in known:
+        raise ValueError(
+            f"image_processor_type {name!r} is not understood here; read are"
+            f" {', '.join(kind + SUFFIXES[0] for kind in KINDS)}"
+        )
+    return known[name]
+
+
+def _fit(field: str, sides: list[int], side: int) -> None:
+    if sides != [side, side]:
+        raise ValueError(
+            f"{field} gives images of {sides[0]} x {sides[1]}, the model takes {side} x {side}"
+        )
+
+
+def _resampling(fields: Fields) -> Resampling:
+    if not 0 <= fields.resample < len(RESAMPLING):
+        raise ValueError(f"resample {fields.resample} is not understood here")
+    found = RESAMPLING[fields.resample]
+    if fields.do_resize and found not in OF_TENSORS:
+        raise ValueError(f"resample {fields.resample} ({found}) is not understood here")
+    return found
+
+
+def _resizing(fields: Fields) -> tuple[int | None, list[int] | None]:
+    """Length of the shorter side; or height and width; neither if images keep their size."""
+    if not fields.do_resize:
+        return None, None
+    size = fields.size
+    if isinstance(size, int) and not fields.default_to_square:
+        size = {"shortest_edge": size}
+    if isinstance(size, dict):
+        named = {key: value for key, value in size.items() if value is not None}
+        if named.keys() == {"shortest_edge"}:
+            return _positive("size.shortest_edge", named["shortest_edge"]), None
+    return None, _both_sides("size", size)
+
+
+def _both_sides(field: str, size: Size) -> list[int]:
+    """Height and width of 224, [224, 224] or {height: 224, width: 224}."""
+    if isinstance(size, int):
+        size = [size, size]
+    if isinstance(size, dict):
+        named = {key: value for key, value in size.items() if value is not None}
+        size = [named[key] for key in ("height", "width") if key in named]
+        if named.keys() != {"height", "width"}:
+            raise ValueError(f"{field} with {', '.join(named) or 'nothing'} is not understood here")
+    if len(size) != 2:
+        raise ValueError(f"{field} {size}: height and width are expected")
+    return [_positive(field, length) for length in size]
+
+
+def _positive(field: str, length: int | None) -> int:
+    if length is None or length < 1:
+        raise ValueError(f"{field}: {length} is no length of a side")
+    return length
+
+
+def _standardisation(fields: Fields, channels: int) -> tuple[list[float], list[float]]:
+    """Mean and deviation of pixels in [0, 1] that do what the processor does to 0 ... 255.
+
+    It takes (v * rescale_factor - mean) / std, each step if it is switched on.
+    """
+    factor = fields.rescale_factor if fields.do_rescale else 1.0
+    if not math.isfinite(factor) or factor <= 0:
+        raise ValueError(f"rescale_factor {factor} is not above 0")
+    mean, std = [0.0] * channels, [1.0] * channels
+    if fields.do_normalize:
+        mean = _of_channels("image_mean", fields.image_mean, channels)
+        std = _of_channels("image_std", fields.image_std, channels)
+        if min(std) <= 0:
+            raise ValueError(f"image_std {std} is not above 0")
+    scale = 255 * factor
+    if math.isclose(scale, 1.0, rel_tol=1e-9):  # 1 / 255, whatever its last digit
+        return mean, std
+    return [value / scale for value in mean], [value / scale for value in std]
+
+
+def _of_channels(field: str, values: float | list[float], channels: int) -> list[float]:
+    found = [float(v) for v in (values if isinstance(values, list) else [values])]
+    if not all(map(math.isfinite, found)):
+        raise ValueError(f"{field} {found} is not finite")
+    if len(found) not in (1, channels):
+        raise ValueError(f"{field} has {len(found)} values, the model takes {channels} channels")
+    return found * channels if len(found) == 1 else found
+
+
+# --- the other way ----------------------------------------------------------------------------
+
+
+def written(content: Content, inputs: ImageInput) -> dict[str, Any]:
+    """preprocessor_config.json for a checkpoint whose mean and deviation are known."""
+    encoder = content.architecture.encoder
+    assert isinstance(encoder, params.PatchEncoder)
+    side = encoder.image_size
+    size: dict[str, int] = {"height": side, "width": side}
+    if inputs.stretch:
+        size = dict(zip(("height", "width"), inputs.stretch, strict=True))
+    elif inputs.resize:
+        size = {"shortest_edge": inputs.resize}
+    return {
+        "image_processor_type": "BeitImageProcessor",
+        "do_resize": inputs.resize is not None or inputs.stretch is not None,
+        "size": size,
+        "resample": RESAMPLING.index(inputs.resampling),
+        "do_center_crop": inputs.stretch != [side, side],
+        "crop_size": {"height": side, "width": side},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": inputs.mean,
+        "image_std": inputs.std,
+        "do_reduce_labels": False,
+    }
