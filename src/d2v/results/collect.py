@@ -115,7 +115,7 @@ def _average_column(scores: list[Column]) -> Column:
 def _read_task(
     experiment: Experiment, key: str, results: Path, printed: frozenset[str]
 ) -> tuple[pd.DataFrame, list[str]]:
-    """One line a run and column (see VALUES), and what is missing."""
+    """One line a run and column (see VALUES), and what is missing; NaN: an undefined metric."""
     task = experiment.finetune[key]
     named = {task.column: "test", **task.more}
     lines = []
@@ -129,16 +129,25 @@ def _read_task(
             gaps.setdefault((folder, str(error)), []).append(seed)
             continue
         for column in _columns(task, printed):
-            split: Any = metrics.get(named[column.heading])
-            values: list[Any] = [(split or {}).get(m) for m in column.metrics]
-            if any(not isinstance(v, int | float) or not math.isfinite(v) for v in values):
-                fault = f"{column.heading}: {column.name} is missing or undefined"
+            split: Any = metrics.get(named[column.heading]) or {}
+            value = _value(split, column)
+            if not math.isfinite(value):
+                state = "undefined" if {*column.metrics} <= {*split} else "missing"
+                fault = f"{column.heading}: {column.name} is {state}"
                 gaps.setdefault((folder, fault), []).append(seed)
-                continue
-            value = 100 * sum(values) / len(values)
+                if state == "missing":
+                    continue
             lines.append((row, run.seed, key, column.heading, column.name, value, run.id, setting))
     frame = pd.DataFrame(lines, columns=VALUES).astype({"value": float})
     return frame, [f"{folder}/{', '.join(s)}: {fault}" for (folder, fault), s in gaps.items()]
+
+
+def _value(split: dict[str, Any], column: Column) -> float:
+    """Mean of a column's metrics times 100; NaN where one is undefined or not a number."""
+    values = [split.get(m) for m in column.metrics]
+    if any(not isinstance(v, int | float) or not math.isfinite(v) for v in values):
+        return math.nan
+    return 100 * sum(values) / len(values)  # type: ignore[arg-type]
 
 
 def _read_run(path: Path) -> tuple[dict[str, Any], str]:
@@ -163,7 +172,8 @@ def _averages(
 ) -> pd.DataFrame:
     """Mean over tasks within each seed that has every score of its row, so seeds stay the unit.
 
-    A task with several columns (MNLI: matched and mismatched) counts once, by their mean.
+    A task with several columns (MNLI: matched and mismatched) counts once, by their mean. A seed
+    with an undefined score has an undefined mean, whatever else has run.
     """
     names = {(c.heading, c.name) for c in scores}
     pairs = zip(values["heading"], values["metric"], strict=True)
@@ -171,8 +181,9 @@ def _averages(
     lines: list[tuple[Any, ...]] = []
     for (row, seed), group in kept.groupby(["row", "seed"], sort=False):
         needed = sum((row, c.heading) in planned for c in scores)
-        if len(group) == needed:
-            mean = group.groupby("task")["value"].mean().mean()
+        undefined = group["value"].isna().any()
+        if undefined or len(group) == needed:
+            mean = math.nan if undefined else group.groupby("task")["value"].mean().mean()
             run = " ".join(dict.fromkeys(group["run"]))
             lines.append((row, seed, AVERAGE, AVERAGE, average.name, mean, run, ""))
     return pd.DataFrame(lines, columns=VALUES).astype({"value": float})
@@ -184,15 +195,23 @@ def _cell(values: pd.DataFrame, row: str, column: Column, planned: int) -> Cell:
         & (values["heading"] == column.heading)
         & (values["metric"] == column.name)
     ]
-    numbers = mine["value"].to_numpy(float)
+    numbers = mine["value"].to_numpy(float)  # one that is undefined makes the mean undefined
     mean = numbers.mean() if len(numbers) else math.nan
     stderr = numbers.std(ddof=1) / math.sqrt(len(numbers)) if len(numbers) > 1 else math.nan
-    return Cell(float(mean), float(stderr), len(numbers), planned, tuple(mine["run"]))
+    undefined = tuple(mine["run"][mine["value"].isna()])
+    return Cell(
+        value=float(mean),
+        stderr=float(stderr),
+        n=len(numbers),
+        planned=planned,
+        runs=tuple(mine["run"]),
+        undefined=undefined,
+    )
 
 
 def _with_interval(tasks: dict[str, Finetune], column: Column, cell: Cell, results: Path) -> Cell:
     """A cell of one run with the interval over its examples, where its predictions are there."""
-    if cell.n != 1 or len(column.metrics) > 1 or column.heading == AVERAGE:
+    if cell.n != 1 or cell.undefined or len(column.metrics) > 1 or column.heading == AVERAGE:
         return cell
     from d2v.results.statistics import interval
 

@@ -27,6 +27,7 @@ from d2v.results.grid import Document, Entry, Grid, Head, Row, Section
 from d2v.results.protocol import NONE, footnotes, joined, protocol, units
 from d2v.results.wording import MINIATURE, TITLES
 
+UNDEFINED = "undefined"
 WIDE = 8  # columns of further metrics that fit beside each other
 
 
@@ -201,10 +202,12 @@ def _marked(rows: list[Row], directions: list[Literal["↑", "↓", ""]]) -> lis
 
 
 def _best(rows: list[Row], column: int, direction: str) -> float | None:
+    """The best value of a column; None where there is nothing to compare or one is undefined."""
     kinds = ("reported", "measured")
     entries = [row.entries[column] for row in rows if row.kind in kinds]
     values = [entry.value for entry in entries if entry.value is not None]
-    if len(values) < 2 or not direction:
+    undefined = any(entry.verdict == UNDEFINED for entry in entries)
+    if len(values) < 2 or undefined or not direction:
         return None
     return max(values) if direction == "↑" else min(values)
 
@@ -216,6 +219,9 @@ def _entry(cell: Cell) -> Entry:
     """`77.9 ± 0.3 (n=3)`; the number of seeds planned where some are missing."""
     if not cell.planned:
         return Entry("")
+    if cell.undefined:
+        hover = f"undefined for {', '.join(cell.undefined)}"
+        return Entry(UNDEFINED, verdict=UNDEFINED, hover=hover)
     if math.isnan(cell.value):
         return Entry(NONE, verdict="not run", hover="not run yet")
     spread = "" if math.isnan(cell.stderr) else f" ± {spread_text(cell.stderr)}"

@@ -30,6 +30,11 @@ def protocol(table: Table) -> list[str]:
         )
     if any(column.heading == AVERAGE for column in table.columns):
         lines.append("Average: mean of the tasks' scores within a seed, then over seeds.")
+    if any(cell.undefined for cell in table.cells.values()):
+        lines.append(
+            "Undefined: the metric has no value for at least one of the seeds (constant"
+            " predictions, nothing to score), so there is no mean, no difference and no best."
+        )
     return [*lines, f"Each cell's runs: {table.name}.csv, beside this file."]
 
 
