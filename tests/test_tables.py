@@ -16,7 +16,7 @@ from d2v.results import cells, collect, layout, tables
 
 ROOT = Path(__file__).parents[1]
 REPORTED = ROOT / "params" / "reported.csv"
-COLUMNS = "row column metric split value stderr n kind scale source runs"
+COLUMNS = "row column metric split value stderr n kind scale source runs partial_data"
 
 # test metrics by task and arm, one number a seed; two metrics: (first, second)
 SCORES = {
@@ -362,6 +362,27 @@ def test_a_reproduced_row_stands_under_the_reported_one_with_its_gap(full, tmp_p
     assert "difference" not in markdown
     assert the_cell(frame, "data2vec (this run)", "ViT-B", "accuracy_pct").value == "84.1000"
     assert the_cell(frame, "data2vec (this run)", "ViT-L", "accuracy_pct").value == ""
+
+
+def test_a_cell_from_a_set_that_is_not_whole_is_marked_and_never_the_best(full, tmp_path):
+    for seed in range(3):
+        run = f"finetune/base/data2vec/seed{seed}"
+        write(full, tmp_path, run, {"test": {"accuracy": 0.95}})
+        path = path_of(full, tmp_path, run)
+        partial = {"partial_data": {"imagenet": "not the whole official set"}}
+        path.write_text(json.dumps(json.loads(path.read_text()) | partial))
+    frame, markdown = built(full, tmp_path, "imagenet")
+    assert "| **data2vec (this run) †** | 95.0 ± 0.0 (n=3) ‡ | – |" in markdown
+    assert "| gap to the reported | +10.8 ± 0.0 (better) ‡ | – (not run) |" in markdown
+    assert "| data2vec | **84.2** | **86.6** |" in markdown
+    note = "‡ data2vec: a part of the data is missing: imagenet (not the whole official set)."
+    assert f"- {note}" in markdown
+    cell = the_cell(frame, "data2vec (this run)", "ViT-B", "accuracy_pct")
+    assert cell.partial_data == "imagenet (not the whole official set)"
+    assert the_cell(frame, "data2vec (this run)", "ViT-L", "accuracy_pct").partial_data == ""
+    assert r"\ensuremath{\ddagger}" in (tmp_path / "tables" / "imagenet.tex").read_text()
+    assert "(n=3) ‡</td>" in (tmp_path / "tables" / "imagenet.html").read_text()
+    assert note in tables.render_console(full, tmp_path, REPORTED)
 
 
 def test_a_gap_to_the_reported_value_is_undefined_where_one_seed_is(full, tmp_path):

@@ -58,6 +58,7 @@ class Cell:
     runs: tuple[str, ...]
     interval: tuple[float, float] | None = None  # 95 % over examples, of a single run
     undefined: tuple[str, ...] = ()  # those of the runs whose metric is undefined
+    partial: tuple[str, ...] = ()  # sets that were not whole, and what they lack
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ class Gap:
     value: float
     stderr: float
     undefined: bool = False  # the metric of the reproduced row is
+    partial: bool = False  # measured on other data than the reported value
 
     @property
     def verdict(self) -> str:
@@ -147,7 +149,7 @@ class Table:
             return None
         cell = self.cells[row, column]
         gap = cell.value - float(values.iloc[0])
-        return Gap(column, gap, cell.stderr, bool(cell.undefined))
+        return Gap(column, gap, cell.stderr, bool(cell.undefined), bool(cell.partial))
 
     def _headings(self, row: str) -> set[str]:
         """Columns that the row's tasks fill."""

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ REPORTED = Path("params/reported.csv")
 # fmt: off
 REPORTED_COLUMNS = ("id", "table", "group", "method", "setup", "column", "metric", "split",
                     "value", "source", "note", "citation")
-VALUES = ["row", "seed", "task", "heading", "metric", "value", "run", "setting"]
+VALUES = ["row", "seed", "task", "heading", "metric", "value", "run", "setting", "partial"]
 # fmt: on
 
 
@@ -124,7 +125,7 @@ def _read_task(
         folder, seed = run.id.rsplit("/", 1)
         row = row_of(experiment, task, str(run.arm))
         try:
-            metrics, setting = _read_run(results / "runs" / run.id / "metrics.json")
+            metrics, setting, partial = _read_run(results / "runs" / run.id / "metrics.json")
         except UserError as error:
             gaps.setdefault((folder, str(error)), []).append(seed)
             continue
@@ -137,7 +138,8 @@ def _read_task(
                 gaps.setdefault((folder, fault), []).append(seed)
                 if state == "missing":
                     continue
-            lines.append((row, run.seed, key, column.heading, column.name, value, run.id, setting))
+            of = (row, run.seed, key, column.heading, column.name)
+            lines.append((*of, value, run.id, setting, partial))
     frame = pd.DataFrame(lines, columns=VALUES).astype({"value": float})
     return frame, [f"{folder}/{', '.join(s)}: {fault}" for (folder, fault), s in gaps.items()]
 
@@ -150,13 +152,15 @@ def _value(split: dict[str, Any], column: Column) -> float:
     return 100 * sum(values) / len(values)  # type: ignore[arg-type]
 
 
-def _read_run(path: Path) -> tuple[dict[str, Any], str]:
-    """Metrics by split, and setting, of a run; raises UserError saying what is wrong."""
+def _read_run(path: Path) -> tuple[dict[str, Any], str, tuple[str, ...]]:
+    """Metrics by split, setting, and what its data lacks; raises UserError for what is wrong."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         found = dict(content["metrics"])
         dict(found["test"])
-        return found, Setting(**content["setting"]).words if content.get("setting") else ""
+        setting = Setting(**content["setting"]).words if content.get("setting") else ""
+        lacks = dict(content.get("partial_data") or {})
+        return found, setting, tuple(f"{name} ({what})" for name, what in lacks.items())
     except FileNotFoundError:
         raise UserError("not run yet (no metrics.json)") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -185,8 +189,24 @@ def _averages(
         if undefined or len(group) == needed:
             mean = math.nan if undefined else group.groupby("task")["value"].mean().mean()
             run = " ".join(dict.fromkeys(group["run"]))
-            lines.append((row, seed, AVERAGE, AVERAGE, average.name, mean, run, ""))
+            lines.append(
+                (
+                    row,
+                    seed,
+                    AVERAGE,
+                    AVERAGE,
+                    average.name,
+                    mean,
+                    run,
+                    "",
+                    _united(group["partial"]),
+                )
+            )
     return pd.DataFrame(lines, columns=VALUES).astype({"value": float})
+
+
+def _united(parts: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(part for some in parts for part in some))
 
 
 def _cell(values: pd.DataFrame, row: str, column: Column, planned: int) -> Cell:
@@ -206,6 +226,7 @@ def _cell(values: pd.DataFrame, row: str, column: Column, planned: int) -> Cell:
         planned=planned,
         runs=tuple(mine["run"]),
         undefined=undefined,
+        partial=_united(mine["partial"]),
     )
 
 

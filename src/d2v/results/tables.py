@@ -74,11 +74,12 @@ def as_csv(table: Table) -> str:
                 "scale": table.experiment.scale,
                 "source": f"experiment {table.experiment.name}",
                 "runs": " ".join(cell.runs),
+                "partial_data": "; ".join(cell.partial),
             }
             lines.append(line)
     for printed in table.reported.to_dict("records"):
         same = {key: printed[key] for key in ("column", "metric", "split", "value", "source")}
-        unknown = {"stderr": "", "n": "", "runs": ""}
+        unknown = {"stderr": "", "n": "", "runs": "", "partial_data": ""}
         kind = {"kind": "reported", "scale": "paper"}
         lines.append({"row": printed["method"], **same, **unknown, **kind})
     return pd.DataFrame(lines).to_csv(index=False, lineterminator="\n")
