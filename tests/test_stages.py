@@ -34,7 +34,10 @@ def test_data_that_the_stages_do_not_read_is_refused(
     assert cli.main(["check", "--params", str(path)]) != 0
     said = capsys.readouterr().err
     assert "data.glue.source: /datasets/plue, but the stages prepare it with /datasets" in said
-    assert "data.text.vocab_size: 3000, but the stages prepare it with 50000" in said
+    assert (
+        "data.text.vocab_size: 3000, but the stages prepare it with 50000 (params/paper.yaml)"
+        in said
+    )
     assert said.count("data.") == 2
 
 

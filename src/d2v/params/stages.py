@@ -1,5 +1,6 @@
 """Whether the data of an experiment is what its data stages are going to prepare."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,11 @@ def check_stages(experiment: Experiment, root: Path = Path()) -> None:
     written = {out for stage in (known.get("stages") or {}).values() for out in _outs(stage)}
     faults = []
     for name in [name for name in known.get("vars") or [] if isinstance(name, str)]:
-        theirs = read_yaml(path.parent / name).get("data") or {}
+        file = Path(os.path.normpath(Path(experiment.stages).parent / name))
+        theirs = read_yaml(root / file).get("data") or {}
         for key, data in experiment.data.items():
             if any(f"{experiment.prepared}/{made}" in written for made in data.makes):
-                faults += _differences(key, data.model_dump(mode="json"), theirs.get(key), name)
+                faults += _differences(key, data.model_dump(mode="json"), theirs.get(key), file)
     if faults:
         advice = (
             f"{experiment.stages} prepares {experiment.prepared} from its own parameters; change"
@@ -42,11 +44,11 @@ def _outs(stage: dict[str, Any]) -> list[str]:
     return [next(iter(out)) if isinstance(out, dict) else str(out) for out in outs]
 
 
-def _differences(key: str, ours: dict[str, Any], theirs: Any, name: str) -> list[str]:
+def _differences(key: str, ours: dict[str, Any], theirs: Any, file: Path) -> list[str]:
     if not isinstance(theirs, dict):
-        return [f"data.{key}: not in {name}, which the stages read"]
+        return [f"data.{key}: not in {file}, which the stages read"]
     return [
-        f"data.{key}.{field}: {value}, but the stages prepare it with {theirs.get(field)} ({name})"
+        f"data.{key}.{field}: {value}, but the stages prepare it with {theirs.get(field)} ({file})"
         for field, value in ours.items()
         if theirs.get(field) != value
     ]
