@@ -103,6 +103,7 @@ def _check(args: argparse.Namespace) -> None:
     from d2v.params import prepared
 
     experiment = params.load(args.params)
+    params.check_stages(experiment)
     prepared.check(experiment, args.params, runs.all_datasets(experiment))
     found = runs.all_runs(experiment)
     counts = {

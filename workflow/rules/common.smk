@@ -12,6 +12,7 @@ EXPERIMENT = config.get("experiment", "params/mini.yaml")
 LAUNCH = config.get("launch", "local")  # where runs are carried out; a profile says
 try:
     experiment = params.load(EXPERIMENT)
+    params.check_stages(experiment)
     prepared.check(experiment, Path(EXPERIMENT), runs.all_datasets(experiment))
     machines = cluster.load()
     if LAUNCH not in launch.PLACES:

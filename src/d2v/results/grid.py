@@ -30,6 +30,7 @@ class Entry:
     best: bool = False
     hover: str = ""
     verdict: str = ""
+    apart: bool = False  # never the best: not of the same data as the others
 
 
 @dataclass(frozen=True)

@@ -189,6 +189,11 @@ def _bars(table: Table) -> list[Chart]:
     if not figure.data:
         return []
     note = "Bars: means over seeds; whiskers: one standard error."
+    undefined = [
+        f"{c.heading}, {r}" for r in table.rows for c in columns if table.cells[r, c].undefined
+    ]
+    if undefined:
+        note += f" Undefined, so without a bar: {'; '.join(undefined)}."
     return [Chart(f"{table.name}-bars", figure, note)]
 
 
@@ -215,7 +220,8 @@ def _ablation(table: Table) -> list[Chart]:
         figure = _figure(f"{column.heading}: {what} ({number}'s shape)", "", unit)
         cells = [table.cells[row, column] for row in rows]
         figure.add_scatter(
-            x=rows, y=[cell.value for cell in cells], mode="lines+markers", name="measured",
+            x=rows, y=[_or_none(cell.value) for cell in cells], mode="lines+markers",
+            name="measured", connectgaps=False,
             error_y=_errors([cell.stderr for cell in cells]), line={"color": OUR_COLOUR},
         )  # fmt: skip
         place = _slug(f"{table.name}-{column.heading}")
