@@ -15,7 +15,7 @@ help:
 	@echo "make demo-full  the same with more seeds and searched settings (an hour)"
 	@echo "make test       all tests"
 	@echo "make data       fetch and prepare the miniature data sets"
-	@echo "make lint       ruff, mypy, snakefmt"
+	@echo "make lint       ruff, mypy, snakefmt, deps of the data stages"
 	@echo "make format     ruff and snakefmt, rewriting files"
 	@echo "make lock       requirements.lock from pyproject.toml"
 	@echo "make dag        the graph of the workflow's rules as Mermaid text"
@@ -40,6 +40,7 @@ lint: $(READY)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/snakefmt --check Snakefile workflow
+	@$(BIN)/python tools/dvc_deps.py --check
 
 format: $(READY)
 	@$(BIN)/ruff check --fix .

@@ -82,6 +82,8 @@ def test_lock_belongs_to_this_code_and_these_parameters():
     params = yaml.safe_load((ROOT / "params" / "mini.yaml").read_text())
     assert lock.keys() == stages(ROOT).keys()
     for name, stage in lock.items():
+        listed = [dep["path"] for dep in stage.get("deps", [])]
+        assert sorted(listed) == sorted(stages(ROOT)[name]["deps"]), f"run `dvc repro {name}`"
         for dep in stage.get("deps", []):
             if dep["path"].startswith("src/"):
                 now = md5((ROOT / dep["path"]).read_bytes()).hexdigest()

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from d2v import params
-from d2v.encoders.frames import frame_count
+from d2v.frames import frame_count
 from d2v.interop import huggingface, names
 from d2v.model import Student
 from d2v.task import Finetuning

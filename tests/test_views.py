@@ -36,8 +36,8 @@ from d2v.data.augment import crop, image, resized
 from d2v.data.text import join
 from d2v.data.tokenizer import Tokenizer
 from d2v.data.views import augment
-from d2v.encoders.frames import frame_count
 from d2v.errors import UserError
+from d2v.frames import frame_count
 from d2v.masking import channel_masks, rng, span_masks
 
 # --- images -----------------------------------------------------------------------------------

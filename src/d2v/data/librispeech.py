@@ -19,8 +19,8 @@ from d2v.data.shards import Shards, write_meta, written_whole
 from d2v.data.sound import FLAC, PCM, RATE, as_pcm, decode, level_columns, opened
 from d2v.data.walk import warn_unused
 from d2v.data.writing import Columns, Example, write_split
-from d2v.encoders.frames import frame_count
 from d2v.errors import UserError
+from d2v.frames import frame_count
 
 # (kernel, stride) of wav2vec 2.0's convolutions, which all recipes have: 20 ms per frame
 WAV2VEC = ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2))

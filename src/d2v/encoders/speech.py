@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from d2v import params
 from d2v.dropout import dropout
 from d2v.encoders.base import Batch, Encoder, Features, Freeze
-from d2v.encoders.frames import frame_count
 from d2v.encoders.windows import Runs, WindowConv, chain, norm_gelu, visible
+from d2v.frames import frame_count
 from d2v.linear import Linear
 
 
