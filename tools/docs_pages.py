@@ -1,6 +1,7 @@
 """MkDocs hook: write the reference of parameters and of the command line from the code."""
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -99,7 +100,7 @@ def default(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True)
     if isinstance(value, BaseModel):
         return f"{type(value).__name__}’s defaults"
-    return f"`{'null' if value is None else str(value).lower() if value in (True, False) else value}`"
+    return f"`{json.dumps(value) if value is None or isinstance(value, bool) else value}`"
 
 
 def shown(field: FieldInfo) -> str:

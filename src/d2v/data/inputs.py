@@ -22,7 +22,6 @@ from d2v.data.sound import samples as samples_of_file
 from d2v.data.speech import padded
 from d2v.data.text import join
 from d2v.data.tokenizer import PADDING
-from d2v.data.vision import crop
 from d2v.errors import UserError
 from d2v.frames import frame_count
 from d2v.interop.content import ImageInput, TokenInput, WaveInput
