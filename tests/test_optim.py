@@ -1,6 +1,7 @@
 """Groups, clipping and the learning rate at every point that matters."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from torch import nn
 
 from d2v import optim, params
 from d2v.model import Student
-from d2v.task import Finetuning, Named, Task, build_head
+from d2v.task import Finetuning, Named, Pretraining, Task, build_head
+
+PAPER = Path(__file__).parents[1] / "params/paper.yaml"
 
 # The reference's rate before update n + 1 (fairseq schedulers, traced). Left out are its values
 # after the last update of a cosine, where it begins a second period with a tenth of the rate.
@@ -235,6 +238,16 @@ def test_layer_decay_is_beits() -> None:
             assert found[name]["scale"] == pytest.approx(scale), name
             exempt = parameter.ndim == 1 or name.endswith("encoder.cls")
             assert found[name]["weight_decay"] == (0.0 if exempt else weight_decay), name
+
+
+def test_the_mask_embedding_of_the_vision_recipe_is_decayed() -> None:
+    p = params.load(PAPER).pretrain["vision-base"]
+    p = p.model_copy(update={"backbone": p.backbone.model_copy(update={"depth": 6})})
+    groups = optim.groups(Pretraining(p), p.optimiser)
+    decays = {name: group["weight_decay"] for group in groups for name in group["names"]}
+    assert decays["model.student.encoder.mask_embedding"] == 0.05
+    assert decays["model.student.encoder.cls"] == 0.0
+    assert decays["model.student.backbone.position_bias.table"] == 0.05
 
 
 def test_the_output_layers_initial_values_are_scaled() -> None:
