@@ -39,8 +39,12 @@ class Language:
     def __init__(self, folder: str | Path) -> None:
         folder = Path(folder)
         lexicon, model, tokens = _files(folder)
-        if tokens.read_text(encoding="utf-8").split() != list(LETTERS):
-            raise UserError(f"{tokens}: not the letters that models predict here")
+        found = tokens.read_text(encoding="utf-8").split()
+        if found != list(LETTERS):
+            raise UserError(
+                f"{tokens}: not the letters that models predict here: {' '.join(found)!r} instead"
+                f" of {' '.join(LETTERS)!r}"
+            )
         try:
             from flashlight.lib.text import dictionary
             from flashlight.lib.text.decoder.kenlm import KenLM

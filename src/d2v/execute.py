@@ -12,6 +12,7 @@ from torch import nn
 
 from d2v import (
     checkpoint,
+    compatible,
     distributed,
     evaluate,
     metrics,
@@ -28,6 +29,7 @@ from d2v.data.letters import LETTERS
 from d2v.data.official import lacking
 from d2v.errors import UserError, spared
 from d2v.files import read_json, write_json
+from d2v.interop import matching
 from d2v.model import Student
 from d2v.runs import Run
 from d2v.task import Finetuning, Pretraining
@@ -48,15 +50,19 @@ def execute(experiment_path: Path, run_id: str) -> None:
     data = {name: _content_hash(experiment, name) for name in runs.datasets(experiment, run)}
     source = runs.pretrain_run(experiment, run)
     weights = _pretrained(experiment, source) if source else None
-    loaded, weights_sha256 = weights or (None, None)
+    loaded, weights_sha256, known = weights or (None, None, None)
+    inputs = compatible.inputs(experiment, run)
+    lines = compatible.compared(experiment, run, known) if weights else []
     work = runs.work_folder(experiment, run)
     main = distributed.join().main
     if main:
         attempts = _enter(work, defining)
+        print("".join(f"{line}\n" for line in lines), end="", flush=True)
     fit = {
         "work": work,
         "seed": run.seed,
         "params": {**defining, "data_sha256": data, "weights_sha256": weights_sha256},
+        "inputs": inputs.model_dump(mode="json") if inputs else None,
     }
     torch.manual_seed(run.seed)
     if runs.released_of(experiment, run):
@@ -71,16 +77,16 @@ def execute(experiment_path: Path, run_id: str) -> None:
         found = _finetune(experiment, run, loaded, fit)
     if not main:
         return
-    known: dict[str, Any] = {
+    noted: dict[str, Any] = {
         "params_sha256": runs.fingerprint(experiment, run),
         "data_sha256": data,
         "seed": run.seed,
         "wall_s": round(time.perf_counter() - started, 2),
         "attempts": attempts,
     }
-    described = provenance.incomplete(known)
+    described = provenance.incomplete(noted)
     with spared("the provenance"):
-        described = provenance.describe(**known)
+        described = provenance.describe(**noted)
     head: dict[str, Any] = {
         "run": run.id,
         "kind": run.kind,
@@ -194,6 +200,11 @@ def _released(experiment: params.Experiment, run: Run, fit: dict[str, Any]) -> d
         return released.take_over(p, fit["work"] / "checkpoints", fit["params"])
     task = experiment.finetune[run.name]
     content, origin = released.fine_tuned(task, outputs(task.task))
+    inputs = compatible.inputs(experiment, run)
+    assert inputs is not None
+    content, lines = matching.fitted(content, inputs)
+    print("".join(f"{line}\n" for line in lines), end="", flush=True)
+    origin["notes"] = [*origin["notes"], *lines]
     a = content.architecture
     model = Finetuning(
         task.model_copy(update={"task": a.task}),
@@ -321,8 +332,10 @@ def _content_hash(experiment: params.Experiment, dataset: str) -> str:
     return str(meta["sha256"])
 
 
-def _pretrained(experiment: params.Experiment, source: Run) -> tuple[Weights, str]:
-    """Student and head of a pre-training, and the hash of the file they come from."""
+def _pretrained(
+    experiment: params.Experiment, source: Run
+) -> tuple[Weights, str, dict[str, Any] | None]:
+    """Student and head of a pre-training, the hash of their file, and the record of its inputs."""
     found = read_json(runs.metrics_path(experiment, source))
     if found is None:
         raise UserError(f"{source.id} is not done: run it first (`d2v run {source.id}`)")
@@ -332,7 +345,7 @@ def _pretrained(experiment: params.Experiment, source: Run) -> tuple[Weights, st
     weights = checkpoint.load_weights(folder, "model.")
     weights = {name: w for name, w in weights.items() if not name.startswith("teacher.")}
     meta = json.loads((folder / checkpoint.META).read_text())
-    return weights, str(meta["sha256"][checkpoint.MODEL])
+    return weights, str(meta["sha256"][checkpoint.MODEL]), meta.get("inputs")
 
 
 def _enter(work: Path, defining: dict[str, Any]) -> int:

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from d2v import params
 from d2v.data.inputs import batches
+from d2v.data.letters import LETTERS
 from d2v.decode import BeamSearch, greedy
 from d2v.errors import UserError
+from d2v.interop.matching import places
 from d2v.interop.module import Model
 
 Inputs = Sequence[str | Path]
@@ -82,20 +84,21 @@ def transcribe(
     """Name and words of each utterance: of the best path, or of a beam search with `lm`.
 
     `lm` is a folder with lexicon, language model and letters. Raises UserError for a model without
-    letters.
+    letters, and with `lm` for one of other letters.
     """
     letters = model.letters
     if not isinstance(model.params.task, params.CTC) or letters is None:
         raise UserError(
             f"{model.content.source}: not fine-tuned for transcripts: it has no letters"
         )
-    search: Callable[[Tensor], str] | None = None
+    search = None
     if lm is not None:
+        order = places(letters, LETTERS, f"{model.content.source}: letters")
         search = BeamSearch(lm, decode or params.Decode())
     for found in features(model, inputs, model.params.backbone.depth):
         assert found.logits is not None
         log_probs = found.logits.log_softmax(-1)
-        yield found.name, search(log_probs) if search else greedy(log_probs, letters)
+        yield found.name, search(log_probs[:, order]) if search else greedy(log_probs, letters)
 
 
 def classify(model: Model, inputs: Inputs) -> Iterator[Class]:

@@ -6,11 +6,11 @@ from typing import Any
 from torch import Tensor
 
 from d2v import checkpoint, params
-from d2v.data.letters import LETTERS
 from d2v.data.shards import hash_of
 from d2v.errors import UserError
 from d2v.identity import identity
-from d2v.interop.content import Content, WaveInput, refuse_faults
+from d2v.interop import matching
+from d2v.interop.content import Content, refuse_faults
 from d2v.interop.reading import read
 from d2v.model import Student
 
@@ -55,7 +55,9 @@ def take_over(p: params.Pretrain, checkpoints: Path, defining: dict[str, Any]) -
     refuse_faults(content.source, faults)
     saved: dict[str, Tensor] = {f"model.{name}": tensor for name, tensor in tensors.items()}
     without_head = {**defining, "regression": "none"}
+    inputs = matching.described(content).model_dump(mode="json")
     state = {"identity": identity(defining), "params": without_head, "provenance": origin}
+    state["inputs"] = inputs
     folder = checkpoint.save(checkpoints, 0, saved, {}, state)
     return {
         "steps": 0,
@@ -70,7 +72,7 @@ def take_over(p: params.Pretrain, checkpoints: Path, defining: dict[str, Any]) -
 def fine_tuned(p: params.Finetune, outputs: int) -> tuple[Content, dict[str, Any]]:
     """Released weights with a head for this task, and where they come from.
 
-    Raises UserError if the head is of another kind or size, or spells other letters.
+    Raises UserError if the head is of another kind or size.
     """
     assert p.released
     content, origin = load(p.released)
@@ -81,9 +83,6 @@ def fine_tuned(p: params.Finetune, outputs: int) -> tuple[Content, dict[str, Any
             f"{content.source}: its head is of kind {kind} with {a.outputs or 0} outputs, the task"
             f" needs {p.task.kind} with {outputs}"
         )
-    letters = content.inputs.letters if isinstance(content.inputs, WaveInput) else None
-    if letters is not None and letters != list(LETTERS):
-        raise UserError(f"{content.source}: its letters are in another order than LibriSpeech's")
     return content, origin
 
 

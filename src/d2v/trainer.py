@@ -68,6 +68,7 @@ def fit(
     better: Better | None = None,
     params: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
+    inputs: Mapping[str, Any] | None = None,
 ) -> Summary:
     """Train `task` for train.steps optimiser steps, going on from the newest checkpoint in `work`.
 
@@ -75,9 +76,9 @@ def fit(
     `validate(task, step)` is called in the main process, in evaluation mode without gradients,
     every `validate_every` steps and at the end; `better(new, best)` compares its results.
     `params` is all that defines the result (JSON-able; kept in every checkpoint, as `provenance`
-    is): checkpoints made with other values are moved aside, not continued. A finished run returns
-    its Summary at once. In the end the task holds the kept weights. A signal that announces the end
-    of the process (d2v.signals) is obeyed after the step, when the state is saved.
+    and `inputs` are): checkpoints made with other values are moved aside, not continued. A finished
+    run returns its Summary at once. In the end the task holds the kept weights. A signal that
+    announces the end of the process (d2v.signals) is obeyed after the step, the state being saved.
 
     Raises UserError (the batch does not divide or fit; the last or best checkpoint cannot be
     written), NotFinite, Rebound, OutOfMemory, and what task.check raises.
@@ -90,6 +91,8 @@ def fit(
     for group in (optimiser, schedule, train):
         defining[type(group).__name__] = group.model_dump(mode="json")
     meta = {"identity": identity(defining), "params": params, "provenance": provenance}
+    if inputs is not None:
+        meta["inputs"] = inputs
 
     loop = _Loop(task, dataset, optimiser, schedule, train, work, seed, meta)
     loop.validate, loop.validate_every = validate, validate_every

@@ -25,6 +25,7 @@ class Encoding(NamedTuple):
     encode: Callable[[str], list[int]]
     decode: Callable[[list[int]], str]
     size: int  # ids, with <mask>
+    pieces: Callable[[], list[tuple[int, str]]]  # every id and what it stands for, in order
 
 
 def encoding(kind: Kind, files: Mapping[str, bytes]) -> Encoding:
@@ -39,12 +40,14 @@ def encoding(kind: Kind, files: Mapping[str, bytes]) -> Encoding:
             lambda text: list(model.encode(text)),
             lambda ids: str(model.decode(ids)),
             int(model.vocab_size()) + 1,
+            lambda: list(enumerate([*map(model.id_to_piece, range(model.vocab_size())), "<mask>"])),
         )
     made = _tokenizers(kind, files)
     return Encoding(
         lambda text: list(made.encode(text, add_special_tokens=False).ids),
         lambda ids: str(made.decode(ids)),
         int(made.get_vocab_size()),
+        lambda: sorted((i, piece) for piece, i in made.get_vocab().items()),
     )
 
 

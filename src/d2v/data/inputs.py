@@ -18,6 +18,7 @@ from d2v.data.augment import array
 from d2v.data.imagefolder import picture
 from d2v.data.layout import lines
 from d2v.data.sizing import sized
+from d2v.data.sound import RATE
 from d2v.data.sound import samples as samples_of_file
 from d2v.data.speech import padded
 from d2v.data.text import join
@@ -27,7 +28,6 @@ from d2v.frames import frame_count
 from d2v.interop.content import ImageInput, TokenInput, WaveInput
 from d2v.interop.module import Model
 
-RATE = 16000
 # beginnings and ends of what is the name of a file, whatever lies between
 STARTS = ("/", "./", "../", "~/")
 ENDS = (
@@ -144,6 +144,8 @@ def _batch(kind: str, group: list[Input]) -> dict[str, Tensor]:
 
 
 def _wave(path: Path, encoder: params.WaveEncoder, how: WaveInput) -> np.ndarray:
+    if how.rate != RATE:
+        raise UserError(f"this model takes {how.rate} Hz, and sounds are read at {RATE} Hz")
     try:
         payload = path.read_bytes()
     except OSError as error:

@@ -22,6 +22,7 @@ from d2v.params import Backbone, Encoder, Task
 from d2v.params.base import Positive, Rate, Strict
 
 Shared = Literal["features", "positions", "norm", "cls", "mask_embedding"]
+RATE = 16_000  # samples a second that the models of the paper take
 Resampling = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
 
 
@@ -43,6 +44,7 @@ class WaveInput(Strict):
     kind: Literal["speech"] = "speech"
     normalise: bool = True  # zero mean and unit variance of each utterance
     eps: Rate = 1e-5  # added to the variance: fairseq 1e-5, transformers 1e-7
+    rate: Positive = RATE  # samples a second
     letters: list[str] | None = None  # CTC: index = id, "<s>" the blank, "|" the end of a word
     classes: list[str] | None = None
 
@@ -69,6 +71,10 @@ class TokenInput(Strict):
     # sentencepiece: tokenizer.model; tokenizers: tokenizer.json; bpe: vocab.json and merges.txt
     tokenizer: Literal["sentencepiece", "tokenizers", "bpe"] | None = None
     max_tokens: Positive  # longest input, with its boundary tokens
+    # of a checkpoint without the tokenizer's files: their SHA-256, as the meta.json of a prepared
+    # set has it, and that over what each id stands for
+    sha256: str | None = None
+    pieces: str | None = None
     classes: list[str] | None = None
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from d2v import params
 from d2v.data.letters import LETTERS
+from d2v.data.record import NORMALISATIONS
 from d2v.errors import UserError
-from d2v.interop.content import Content, ImageInput, Inputs, TokenInput, WaveInput
-from d2v.interop.own import NORMALISATIONS
+from d2v.interop.content import RATE, Content, ImageInput, Inputs, TokenInput, WaveInput
 from d2v.interop.pickles import plain
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
@@ -28,10 +28,12 @@ def inputs(content: Content, state: dict[str, Any]) -> Inputs:
 
 def _waves(content: Content, state: dict[str, Any]) -> WaveInput:
     task = content.provenance["config"].get("task") or {}
-    normalise = bool(task.get("normalize", True))
+    how = WaveInput(
+        normalise=bool(task.get("normalize", True)), rate=task.get("sample_rate") or RATE
+    )
     outputs = content.architecture.outputs
     if outputs is None:
-        return WaveInput(normalise=normalise)
+        return how
     letters = _letters_in(state) or _letters_beside(content.source)
     if letters is None and outputs == len(LETTERS):
         letters = list(LETTERS)
@@ -40,7 +42,7 @@ def _waves(content: Content, state: dict[str, Any]) -> WaveInput:
         raise UserError(
             f"{content.source}: {len(letters)} letters in its dictionary, {outputs} outputs"
         )
-    return WaveInput(normalise=normalise, letters=letters)
+    return how.model_copy(update={"letters": letters})
 
 
 def _letters_in(state: dict[str, Any]) -> list[str] | None:

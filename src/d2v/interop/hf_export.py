@@ -137,7 +137,7 @@ def _write_waves(inputs: WaveInput, part: Path, with_head: bool) -> list[str]:
             "padding_side": "right",
             "padding_value": 0.0,
             "return_attention_mask": True,
-            "sampling_rate": 16000,
+            "sampling_rate": inputs.rate,
         },
     )
     if not with_head:

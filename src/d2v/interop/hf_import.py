@@ -150,13 +150,13 @@ _HEADS = {
 
 
 def _waves(content: Content, folder: Path, config: dict[str, Any]) -> None:
-    processor, _ = _processor(folder)
+    processor, path = _processor(folder)
     letters = None
     if content.architecture.task is not None:
         outputs = content.architecture.outputs or 0
         letters = _letters(folder, int(config["pad_token_id"] or 0), outputs)
-    content.inputs = WaveInput(
-        normalise=bool(processor.get("do_normalize", True)), eps=1e-7, letters=letters
+    content.inputs = hf_processor.read_waves(processor, path).model_copy(
+        update={"letters": letters}
     )
 
 
@@ -176,7 +176,7 @@ def _letters(folder: Path, blank: int, outputs: int) -> list[str] | None:
         letters[letters.index("<s>")] = letters[blank]
     letters[blank] = "<s>"
     upper = [letter.upper() if len(letter) == 1 else letter for letter in letters]
-    return list(LETTERS) if tuple(upper) == LETTERS else letters
+    return upper if set(upper) == set(LETTERS) else letters
 
 
 def _images(content: Content, folder: Path, config: dict[str, Any]) -> None:

@@ -1,19 +1,19 @@
-"""Hugging Face's image processors, preprocessor_config.json: every field that changes pixels.
+"""Hugging Face's preprocessor_config.json: every field that changes pixels or waveforms.
 
-Source: transformers, image_processing_backends.py (TorchvisionBackend) and
-models/{beit,vit,deit}/image_processing_*.py.
+Source: transformers, image_processing_backends.py (TorchvisionBackend),
+models/{beit,vit,deit}/image_processing_*.py, models/wav2vec2/feature_extraction_wav2vec2.py.
 """
 
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, StrictBool, StrictInt, ValidationError
 
 from d2v import params
 from d2v.errors import UserError
-from d2v.interop.content import Content, ImageInput, Resampling, first_fault
+from d2v.interop.content import RATE, Content, ImageInput, Resampling, WaveInput, first_fault
 
 RESAMPLING: tuple[Resampling, ...] = (
     "nearest", "lanczos", "bilinear", "bicubic", "box", "hamming",
@@ -187,6 +187,29 @@ def _of_channels(field: str, values: float | list[float], channels: int) -> list
     if len(found) not in (1, channels):
         raise ValueError(f"{field} has {len(found)} values, the model takes {channels} channels")
     return found * channels if len(found) == 1 else found
+
+
+# --- waveforms --------------------------------------------------------------------------------
+
+
+class WaveFields(BaseModel):
+    """What a feature extractor does; padding is left to whoever makes a batch."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    feature_extractor_type: Literal["Wav2Vec2FeatureExtractor"] = "Wav2Vec2FeatureExtractor"
+    do_normalize: StrictBool = True
+    sampling_rate: StrictInt = RATE
+    feature_size: Literal[1] = 1
+
+
+def read_waves(given: Mapping[str, Any], where: Path) -> WaveInput:
+    """How waveforms are made; raises UserError that names the field which is not understood."""
+    try:
+        fields = WaveFields.model_validate({k: v for k, v in given.items() if v is not None})
+        return WaveInput(normalise=fields.do_normalize, eps=1e-7, rate=fields.sampling_rate)
+    except ValidationError as error:
+        raise UserError(f"{where}: {first_fault(error)}") from None
 
 
 # --- the other way ----------------------------------------------------------------------------

@@ -5,12 +5,12 @@
              tokenizer.model     of text models: the files of their tokenizer
 
 The trainer's checkpoints are such folders too, with the training's state in a file of its own.
-What a run's inputs were is read from its prepared data, as long as that lies where it did.
+A run's tokenizer is read from its prepared data, as long as that lies where it did.
 """
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,24 +22,16 @@ from torch import Tensor
 
 from d2v import checkpoint
 from d2v.checkpoint import META, MODEL, SCHEMA_VERSION
-from d2v.data.letters import LETTERS
+from d2v.data.record import inputs_of, tokenizer_files
 from d2v.errors import UserError
 from d2v.files import read_json
 from d2v.interop.content import (
     Architecture,
     Content,
-    ImageInput,
     Inputs,
     TokenInput,
-    WaveInput,
     first_fault,
 )
-
-TOKENIZER = "tokenizer.model"
-NORMALISATIONS = {
-    "imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
-    "half": ([0.5] * 3, [0.5] * 3),
-}
 
 
 def read(folder: Path) -> Content:
@@ -159,8 +151,11 @@ def _run(folder: Path, meta: dict[str, Any], tensors: dict[str, Tensor]) -> Cont
         tensors=tensors,
         provenance=_provenance(folder, meta),
     )
-    kinds = {"vision": _images, "speech": _waves, "text": _texts}
-    kinds[architecture.encoder.kind](content, p, _prepared(p))
+    try:
+        content.inputs = _inputs(content, meta, p)
+    except (KeyError, ValidationError) as error:
+        raise checkpoint.Damaged(f"{folder / META}: {first_fault(error)}") from None
+    _add_tokenizer(content, Path(str(p.get("prepared"))))
     return content
 
 
@@ -183,56 +178,31 @@ def _provenance(folder: Path, meta: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in found.items() if value is not None}
 
 
-def _prepared(p: dict[str, Any]) -> Callable[[str], dict[str, Any]]:
-    """Content of a prepared set's meta.json, empty where the set is gone."""
-    return lambda name: read_json(Path(str(p.get("prepared"))) / name / "meta.json") or {}
+def _inputs(content: Content, meta: dict[str, Any], p: dict[str, Any]) -> Inputs:
+    """The checkpoint's record of its inputs; of an older one what its prepared data says now."""
+    prepared, data = Path(str(p.get("prepared"))), str(p.get("data"))
+    if "inputs" in meta:
+        found: Inputs = TypeAdapter(Inputs).validate_python(meta["inputs"])
+        return found
+    a, known = content.architecture, (p.get("data_sha256") or {}).get(data)
+    now = (read_json(prepared / data / "meta.json") or {}).get("sha256")
+    if now is None:
+        content.notes.append(f"{data} is not there: what its inputs were is not known")
+    elif known not in (None, now):
+        content.notes.append(f"{data} has changed since: what its inputs were is not known")
+        data = ""
+    return inputs_of(prepared, data, p["view"], a.encoder, a.task)
 
 
-def _images(content: Content, p: dict[str, Any], prepared: Callable[[str], Any]) -> None:
-    view, data = p["view"], prepared(p["data"])
-    channels = content.architecture.encoder.channels  # type: ignore[union-attr]
-    kind = view.get("normalise", "dataset")
-    mean, std = NORMALISATIONS.get(kind, (data.get("mean"), data.get("std")))
-    if mean is None or std is None:
-        content.notes.append(f"{p['data']} is not there: mean and deviation of pixels not known")
-    elif kind == "dataset":  # red, green, blue and grey
-        place = slice(0, 3) if channels == 3 else slice(3, 4)
-        mean, std = mean[place], std[place]
-    content.inputs = ImageInput(
-        mean=mean, std=std, resize=view.get("resize"), classes=_classes(content, data)
-    )
-
-
-def _waves(content: Content, p: dict[str, Any], prepared: Callable[[str], Any]) -> None:
-    task = content.architecture.task
-    letters = list(LETTERS) if task is not None and task.kind == "ctc" else None
-    classes = _classes(content, prepared(p["data"]))
-    content.inputs = WaveInput(letters=letters, classes=classes)
-
-
-def _texts(content: Content, p: dict[str, Any], prepared: Callable[[str], Any]) -> None:
-    data = prepared(p["data"])
-    path = _tokenizer(Path(str(p.get("prepared"))), data.get("tokenizer"))
-    if path is None:
-        content.notes.append(f"the tokenizer of {p['data']} is not there: give token ids only")
-    else:
-        content.files[TOKENIZER] = path.read_bytes()
-    content.inputs = TokenInput(
-        tokenizer="sentencepiece" if path else None,
-        max_tokens=p["view"]["max_tokens"],
-        classes=_classes(content, data),
-    )
-
-
-def _tokenizer(prepared: Path, sha256: str | None) -> Path | None:
-    """The model file of the prepared tokenizer with this hash."""
-    for path in sorted(prepared.glob("*/meta.json")):
-        meta = read_json(path) or {}
-        if sha256 and meta.get("kind") == "tokenizer" and meta.get("sha256") == sha256:
-            return path.with_name(TOKENIZER)
-    return None
-
-
-def _classes(content: Content, data: dict[str, Any]) -> list[str] | None:
-    names = data.get("classes")
-    return list(names) if names and len(names) == content.architecture.outputs else None
+def _add_tokenizer(content: Content, prepared: Path) -> None:
+    """Take in the files of the tokenizer if they lie where they did."""
+    inputs = content.inputs
+    if not isinstance(inputs, TokenInput):
+        return
+    found = tokenizer_files(prepared, inputs.sha256)
+    if found is None:
+        content.notes.append("its tokenizer is not there: give token ids only")
+        content.inputs = inputs.model_copy(update={"tokenizer": None})
+        return
+    kind, content.files = found
+    content.inputs = inputs.model_copy(update={"tokenizer": kind})

@@ -1,0 +1,114 @@
+"""What a model's inputs are made of, and what its outputs are called, where prepared data says so.
+
+Training keeps this record in every checkpoint, so that weights can be compared with other data, and
+read where their own data is gone.
+"""
+
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from d2v import params
+from d2v.data.encodings import FILES, Kind, encoding
+from d2v.data.letters import LETTERS
+from d2v.files import read_json
+from d2v.interop.content import RATE, ImageInput, Inputs, TokenInput, WaveInput
+
+# means and deviations of red, green, blue in [0, 1] that recipes give
+NORMALISATIONS: dict[str, Any] = {
+    "imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+    "half": ([0.5] * 3, [0.5] * 3),
+}
+
+
+def inputs_of(
+    prepared: Path,
+    data: str,
+    view: Mapping[str, Any],
+    encoder: params.Encoder,
+    task: params.Task | None = None,
+) -> Inputs:
+    """How inputs are made from the set `prepared/data`, with `view` as plain values.
+
+    What its meta.json does not say is None, as everything is where there is none. `task` is that of
+    a fine-tuning.
+    """
+    meta = read_json(prepared / data / "meta.json") or {}
+    match encoder:
+        case params.PatchEncoder():
+            mean, std = _colours(meta, view.get("normalise", "dataset"), encoder.channels)
+            classes, resize = _classes(meta, task), view.get("resize")
+            return ImageInput(mean=mean, std=std, resize=resize, classes=classes)
+        case params.WaveEncoder():
+            letters = list(LETTERS) if isinstance(task, params.CTC) else None
+            rate = meta.get("rate", RATE)
+            return WaveInput(rate=rate, letters=letters, classes=_classes(meta, task))
+        case params.TokenEncoder():
+            files = tokenizer_files(prepared, meta.get("tokenizer"))
+            return TokenInput(
+                max_tokens=view["max_tokens"],
+                tokenizer=files[0] if files else None,
+                sha256=meta.get("tokenizer"),
+                pieces=pieces_hash(*files) if files else None,
+                classes=_classes(meta, task),
+            )
+
+
+def chosen(view: params.View) -> bool:
+    """Whether a view names how its inputs are standardised, instead of leaving it to the data."""
+    return getattr(view, "normalise", "dataset") != "dataset"
+
+
+def _colours(
+    meta: Mapping[str, Any], kind: str, channels: int
+) -> tuple[list[float] | None, list[float] | None]:
+    mean, std = NORMALISATIONS.get(kind, (meta.get("mean"), meta.get("std")))
+    if mean is None or std is None:
+        return None, None
+    # a set's own are of red, green, blue and grey
+    place = slice(3, 4) if channels == 1 and kind not in NORMALISATIONS else slice(channels)
+    return mean[place], std[place]
+
+
+def _classes(meta: Mapping[str, Any], task: params.Task | None) -> list[str] | None:
+    names = meta.get("classes")
+    if not isinstance(task, params.Classify | params.Tag) or not names:
+        return None
+    return list(names) if len(names) == task.classes else None
+
+
+# --- tokenizers -------------------------------------------------------------------------------
+
+
+def tokenizer_files(prepared: Path, wanted: str | None) -> tuple[Kind, dict[str, bytes]] | None:
+    """Kind and files of the prepared tokenizer with this SHA-256; None where it is not there."""
+    for path in sorted(prepared.glob("*/meta.json")):
+        meta = read_json(path) or {}
+        if wanted and meta.get("kind") == "tokenizer" and meta.get("sha256") == wanted:
+            kind: Kind = meta.get("encoding", "sentencepiece")
+            try:
+                return kind, {name: path.with_name(name).read_bytes() for name in FILES[kind]}
+            except FileNotFoundError:
+                continue
+    return None
+
+
+def files_hash(kind: Kind, files: Mapping[str, bytes]) -> str:
+    """SHA-256 of a tokenizer as the meta.json of its prepared set has it (`shards.hash_of`)."""
+    total = sha256()
+    for name in sorted(FILES[kind]):
+        total.update(f"{sha256(files[name]).hexdigest()}  {name}\n".encode())
+    return total.hexdigest()
+
+
+def pieces_hash(kind: Kind, files: Mapping[str, bytes]) -> str | None:
+    """SHA-256 over what each id stands for, equal for one tokenizer in two formats.
+
+    None where the files cannot be read.
+    """
+    try:
+        pieces = encoding(kind, files).pieces()
+    except Exception:  # of whatever package; who encodes with it gets the reason
+        return None
+    return sha256("".join(f"{i} {piece}\n" for i, piece in pieces).encode()).hexdigest()

@@ -1,0 +1,144 @@
+"""Weights and data that belong together: what each says of its inputs and outputs is compared."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from d2v.data import record
+from d2v.errors import UserError
+from d2v.interop.content import Content, ImageInput, Inputs, TokenInput
+
+# what inputs are made of, and what people call it; tokenizers are compared apart
+INPUTS = {
+    "mean": "mean of pixels",
+    "std": "deviation of pixels",
+    "normalise": "normalisation of waveforms",
+    "rate": "sampling rate",
+}
+OUTPUTS = ("classes", "letters")  # names of the head's outputs, in their order
+COLOURS = ("mean", "std")
+SHOWN = 5  # names of a list
+
+
+def described(content: Content) -> Inputs:
+    """Inputs and outputs of a checkpoint, with the hashes of the tokenizer in it."""
+    inputs = content.inputs
+    if not isinstance(inputs, TokenInput) or inputs.tokenizer is None or not content.files:
+        return inputs
+    kind = inputs.tokenizer
+    hashes = {
+        "sha256": record.files_hash(kind, content.files),
+        "pieces": record.pieces_hash(kind, content.files),
+    }
+    return inputs.model_copy(update=hashes)
+
+
+def check_inputs(weights: Inputs, data: Inputs, source: object, chosen: bool = False) -> list[str]:
+    """Compare what weights were trained with and the data that they shall be trained on.
+
+    Colours that the parameters name (`chosen`) may differ, as in the released recipes of vision.
+    Returns lines to tell. Raises UserError with both values of all that differs.
+    """
+    faults: list[str] = []
+    lines: list[str] = []
+    unknown: list[str] = []
+    for name, words in INPUTS.items():
+        if not hasattr(data, name):
+            continue
+        a, b = getattr(weights, name, None), getattr(data, name)
+        if a is None or b is None:
+            unknown.append(words)
+        elif not _equal(a, b):
+            said = f"{words} {_shown(a)} of the weights, {_shown(b)} of the data"
+            (lines if chosen and name in COLOURS else faults).append(said)
+    if isinstance(data, TokenInput):
+        _compare_tokenizers(weights, data, faults, unknown)
+    if faults:
+        hint = ""
+        if isinstance(data, ImageInput):
+            hint = "; view.normalise says which are taken"
+        raise UserError(f"{source}: {'; '.join(faults)}{hint}")
+    lines = [f"{source}: {line}, as view.normalise says" for line in lines]
+    return lines + _untold(source, unknown)
+
+
+def _compare_tokenizers(
+    weights: Inputs, data: TokenInput, faults: list[str], unknown: list[str]
+) -> None:
+    """Equal files, or files of two formats in which every id stands for the same piece."""
+    known = weights.sha256 if isinstance(weights, TokenInput) else None
+    if known is None or data.sha256 is None:
+        unknown.append("tokenizer")
+        return
+    pieces = weights.pieces if isinstance(weights, TokenInput) else None
+    if known != data.sha256 and (pieces is None or pieces != data.pieces):
+        faults.append(
+            f"tokenizer {known[:12]} of the weights, {data.sha256[:12]} of the data: ids stand for"
+            " other pieces; prepare the data with the tokenizer of the weights"
+        )
+
+
+def fitted(content: Content, data: Inputs) -> tuple[Content, list[str]]:
+    """A fine-tuned checkpoint with its outputs in the order of the data's, and lines to tell.
+
+    Raises UserError with both values where inputs differ, or names of outputs other than in their
+    order.
+    """
+    lines = check_inputs(described(content), data, content.source)
+    unknown = []
+    for name in OUTPUTS:
+        theirs, ours = getattr(content.inputs, name, None), getattr(data, name, None)
+        if ours is None or theirs == ours:
+            continue
+        if theirs is None:
+            unknown.append(f"names of {name}")
+            continue
+        order = places(theirs, ours, f"{content.source}: {name}")
+        content = _reordered(content, name, ours, order)
+        lines.append(f"{content.source}: the head's {name} are put into the data's order")
+    return content, lines + _untold(content.source, unknown)
+
+
+def places(theirs: Sequence[str], ours: Sequence[str], what: str) -> list[int]:
+    """Where each of our names stands among theirs; raises UserError if they are not the same."""
+    if sorted(theirs) != sorted(ours) or len(set(ours)) < len(ours):
+        other = [name for name in theirs if name not in set(ours)] or theirs
+        own = [name for name in ours if name not in set(theirs)] or ours
+        raise UserError(f"{what} {_names(other)} of the weights, {_names(own)} of the data")
+    return [theirs.index(name) for name in ours]
+
+
+def _reordered(content: Content, name: str, names: list[str], order: list[int]) -> Content:
+    rows = torch.tensor(order)
+    head = {key: content.tensors[key][rows] for key in ("head.out.weight", "head.out.bias")}
+    return Content(
+        **{
+            **vars(content),
+            "tensors": {**content.tensors, **head},
+            "inputs": content.inputs.model_copy(update={name: names}),
+        }
+    )
+
+
+def _untold(source: object, unknown: list[str]) -> list[str]:
+    return [f"{source}: not known, so not compared: {', '.join(unknown)}"] if unknown else []
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, list) and isinstance(b, list):
+        close = [math.isclose(x, y, abs_tol=1e-5) for x, y in zip(a, b, strict=False)]
+        return len(a) == len(b) and all(close)
+    return bool(a == b)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(f"{number:.4g}" for number in value)
+    return str(value)
+
+
+def _names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(map(repr, names[:SHOWN])) + more
