@@ -30,7 +30,10 @@ from d2v.runs import Run
 from d2v.tune import Trial, Weights
 
 REPORTED = ("wer", "cer", "greedy_wer", "greedy_cer")  # always, one beside the other
-CODE = ("decode.py", "metrics.py", "tune.py")  # what trials and words depend on
+# what trials and words depend on
+CODE = (
+    "arpa.py", "decode.py", "flashlight_search.py", "lexicon_search.py", "metrics.py", "tune.py",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -179,5 +182,13 @@ def _given(experiment: Experiment, decode: params.Decode) -> Record:
     """What all pieces of the run depend on: the language's content, code, libraries."""
     meta = read_json(runs.meta_path(experiment, decode.lm)) or {}
     code = sha256(b"".join((provenance.PACKAGE / name).read_bytes() for name in CODE)).hexdigest()
-    libraries = {name: metadata.version(name) for name in ("flashlight-text", "jiwer")}
+    libraries = {name: _version(name) for name in ("flashlight-text", "jiwer")}
     return {"lm": meta.get("sha256"), "code": code, "libraries": libraries}
+
+
+def _version(library: str) -> str | None:
+    """None of one that is not installed: flashlight-text, for a new Python."""
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return None
