@@ -39,3 +39,8 @@ def seed(device: torch.device, *numbers: int) -> None:
     torch.default_generator.manual_seed(joined)
     if device.type == "cuda":
         torch.cuda.manual_seed(joined)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a GPU computes in bfloat16 itself; one that emulates it is slower than in float32."""
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

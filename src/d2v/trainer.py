@@ -137,11 +137,7 @@ class _Loop:
         self.optimiser = optim.build(task, optimiser, train.shard)
         self.parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
         self.rate = optim.schedule(schedule, optimiser.lr, train.steps)
-        self.mixed = (
-            train.precision == "mixed"
-            and self.world.device.type == "cuda"
-            and torch.cuda.is_bf16_supported(including_emulation=False)
-        )
+        self.mixed = train.precision == "mixed" and devices.has_bfloat16(self.world.device)
         self.step = 0  # finished optimiser steps
         self.saved = 0  # at which of them
         self.seconds = 0.0  # of earlier starts

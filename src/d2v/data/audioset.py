@@ -53,12 +53,16 @@ def prepare_audioset(
     files = _files(folder)
     lists = {split: _segments(source / file, numbers) for split, file in SPLITS.items()}
     splits: dict[str, dict[str, int]] = {}
+    found = {
+        split: [(name, _find(files, name, start), labels) for name, start, labels in segments]
+        for split, segments in lists.items()
+    }
+    used = {path for clips in found.values() for _, path, _ in clips}
+    warn_unused(folder, set(files.values()) - used, "in none of the lists")
     with written_whole(out) as temporary:
-        for split, segments in lists.items():
+        for split, segments in found.items():
             clips = [
-                (Path(path), name, labels)
-                for name, start, labels in segments
-                if (path := _find(files, name, start))
+                (Path(path), name, labels) for name, path, labels in segments if path is not None
             ]
             missing = len(segments) - len(clips)
             _judge(source / SPLITS[split], missing, len(segments), most_missing)
@@ -125,6 +129,7 @@ def _files(folder: Path) -> dict[str, str]:
     warn_unused(folder, others, "neither .flac nor .wav")
     warn_unused(folder, double, "another file has the same name")
     warn_unused(folder, tree.dangling, "links whose targets do not exist")
+    warn_unused(folder, tree.repeated, "links to folders that are read already")
     return found
 
 

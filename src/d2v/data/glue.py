@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 
 from d2v.data.glue_tasks import GlueTask, SplitFile, find_task, open_split, pair_of
+from d2v.data.layout import subfolders, visible_files
 from d2v.data.official import check_counts
 from d2v.data.pieces import Piece, cut_file, lines_of
 from d2v.data.shards import write_meta, written_whole
 from d2v.data.tokenizer import Tokenizer
+from d2v.data.walk import warn_unused
 from d2v.data.writing import Columns, Example, write_split
 from d2v.errors import UserError
 
@@ -79,7 +81,10 @@ def prepare_glue(
 
 
 def find_splits(source: Path, task: GlueTask) -> list[SplitFile]:
-    """The splits of a task in a folder; raises UserError if there is none, or as the files do."""
+    """The splits of a task in a folder; warns of what else lies there.
+
+    Raises UserError if there is none, for a link without its target, or as the files do.
+    """
     paths = {split: source / f"{split}.tsv" for split in task.splits}
     found = {split: path for split, path in paths.items() if path.exists()}
     released: list[SplitFile] = []
@@ -88,6 +93,10 @@ def find_splits(source: Path, task: GlueTask) -> list[SplitFile]:
         released = _cut_mrpc(source, task)
     if task.dataset == "mrpc" and "test" not in found and (source / MSR_TEST).exists():
         found["test"] = source / MSR_TEST
+    used = {file.path for file in released} | set(found.values())
+    lists = set(map(source.joinpath, DEV_IDS)) if released else set()
+    beside = {*visible_files(source), *subfolders(source)}
+    warn_unused(source, beside - used - lists, f"no files of {task.dataset}'s splits")
     files = released + [open_split(path, split, task) for split, path in found.items()]
     if not files:
         raise UserError(f"{source}: none of {', '.join(p.name for p in paths.values())} in it")

@@ -17,7 +17,7 @@ from d2v.data.layout import (
 )
 from d2v.data.pixels import as_rgb, check_mode
 from d2v.data.shards import write_meta, written_whole
-from d2v.data.walk import warn_unused
+from d2v.data.walk import refuse_twice, warn_unused
 from d2v.data.writing import Columns, Example, Written, write_split
 from d2v.errors import UserError
 
@@ -197,6 +197,7 @@ def _classes(folders: list[Path]) -> list[str]:
 def _image_files(folder: Path) -> list[Path]:
     files = []
     warn_unused(folder, visible_files(folder), "not in the folder of a class")
+    refuse_twice(subfolders(folder))
     for group in subfolders(folder):
         found = visible_files(group)
         if inner := subfolders(group):

@@ -5,6 +5,7 @@
     SRC/ILSVRC2012_devkit_t12.tar.gz        names of the classes, labels of val
 
 or SRC/train/nXXXXXXXX/*.JPEG, and SRC/val/nXXXXXXXX/*.JPEG or SRC/val/*.JPEG with the devkit.
+SRC/lists/*.txt are lists of labelled examples, SYNSET/NAME a line, as in an ImageFolder tree.
 """
 
 import io
@@ -18,10 +19,10 @@ from pathlib import Path
 import numpy as np
 
 from d2v.data.imagefolder import image_example, write_images_meta
-from d2v.data.layout import subfolders, visible_files
+from d2v.data.layout import copy_lists, subfolders, visible_files
 from d2v.data.official import IMAGENET_CLASSES, check_counts, tell
 from d2v.data.shards import written_whole
-from d2v.data.walk import warn_unused
+from d2v.data.walk import refuse_twice, warn_unused
 from d2v.data.writing import Example, progress_of, write_split
 from d2v.errors import UserError
 
@@ -47,11 +48,14 @@ def prepare_imagenet(
     With `headers` nothing is decoded (see prepare_imagefolder).
 
     Raises UserError naming the file: neither archives nor folders, truncated archive, synset
-    without images or of one split only, val without labels, broken image; and for other counts than
-    the official ones unless `allow_partial`.
+    without images or of one split only, val without labels, broken image, label list that names an
+    absent id; and for other counts than the official ones unless `allow_partial`.
     """
     if not source.is_dir():
         raise UserError(f"{source}: no such folder")
+    for name, archive in (("train", TRAIN), ("val", VAL)):
+        if (source / archive).exists() and (source / name).exists():
+            warn_unused(source, [source / name], f"{archive} is read")
     found = {"train": _train(source), "val": _val(source)}
     classes = sorted(found["train"])
     _check_classes(source, found, allow_partial)
@@ -74,6 +78,7 @@ def prepare_imagenet(
                 label=split,
                 workers=workers,
             )
+        copy_lists(source, temporary, {i for w in written.values() for i in w.shards.texts("id")})
         complete = complete and len(classes) == IMAGENET_CLASSES
         write_images_meta(temporary, out.name, source, written, classes, complete=complete)
 
@@ -151,6 +156,7 @@ def _val(source: Path) -> Images:
 def _folders(folder: Path) -> Images:
     found: Images = {}
     warn_unused(folder, visible_files(folder), "not in the folder of a synset")
+    refuse_twice(subfolders(folder))
     for synset in subfolders(folder):
         if not SYNSET.fullmatch(synset.name):
             raise UserError(f"{synset}: not the folder of a synset (nXXXXXXXX)")

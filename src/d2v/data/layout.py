@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from d2v.data.walk import refuse_dangling
+from d2v.data.walk import refuse_dangling, warn_unused
 from d2v.errors import UserError
 
 Item = TypeVar("Item")
@@ -33,6 +33,7 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
 def split_folders(source: Path, names: Sequence[str] | None = None) -> list[Path]:
     """Split folders of a data set: those named, or all but lists/ and hidden ones, sorted.
 
+    Of all, warns of what lies beside them.
     Raises UserError if `source` or a named folder is missing or there is none.
     """
     if not source.is_dir():
@@ -42,6 +43,9 @@ def split_folders(source: Path, names: Sequence[str] | None = None) -> list[Path
         if missing:
             raise UserError(f"{source}: no split folder {', '.join(missing)}")
         return [source / name for name in sorted(set(names))]
+    # LibriSpeech describes itself in *.TXT beside its subsets
+    others = [path for path in visible_files(source) if path.suffix != ".TXT"]
+    warn_unused(source, others, "not in the folder of a split")
     found = [p for p in subfolders(source) if p.name != LISTS]
     if not found:
         raise UserError(f"{source}: no split folders in it")
@@ -71,12 +75,17 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def copy_lists(source: Path, out: Path, ids: Collection[str]) -> None:
-    """Copy lists/*.txt (one id a line) of a data set, after checking them.
+    """Copy lists/*.txt (one id a line) of a data set, after checking them; warns of other files.
 
     Raises UserError naming the line with an id that no split has, or that stands there twice.
     """
+    if not (source / LISTS).is_dir():
+        return
     known = frozenset(ids)
-    for path in sorted((source / LISTS).glob("*.txt")):
+    files = visible_files(source / LISTS)
+    others = [path for path in files if path.suffix != ".txt"] + subfolders(source / LISTS)
+    warn_unused(source, others, "no *.txt among the lists")
+    for path in (path for path in files if path.suffix == ".txt"):
         listed: set[str] = set()
         for number, name in lines(path):
             if name not in known:

@@ -30,6 +30,7 @@ from d2v.errors import UserError
 SPLIT = "train"
 SHORTEST_S = 2.0  # the recipes leave out anything shorter
 SUBSETS = tuple(LIBRILIGHT_HOURS)
+DUPLICATE = "duplicate"  # which Libri-light hands out beside: of books that are in the subsets
 Span = tuple[int, int]  # first sample, and the one behind the last
 
 
@@ -95,13 +96,14 @@ def prepare_librilight(
 
 
 def recordings(source: Path) -> list[Recording]:
-    """The FLAC files of the subsets, or of a tree without any; other folders beside are left out.
-
-    `duplicate`, which Libri-light also hands out, is of books that are in the subsets already.
-    """
+    """The FLAC files of the subsets, or of a tree without any; what lies beside is left out."""
     if not source.is_dir():
         raise UserError(f"{source}: no such folder")
     subsets = [subset for subset in SUBSETS if (source / subset).is_dir()]
+    if subsets:
+        beside = {path for path in source.iterdir() if not path.name.startswith(".")}
+        known = {source / name for name in (*subsets, DUPLICATE)}
+        warn_unused(source, beside - known, f"beside {', '.join(subsets)}")
     found = []
     for subset in subsets or [""]:
         for path in _files(source / subset):
@@ -128,6 +130,9 @@ def _files(folder: Path) -> list[Path]:
     refuse_dangling(tree.dangling)
     others = [path for path in tree.files if not path.endswith((".flac", ".json"))]
     warn_unused(folder, others, "neither FLAC nor JSON")
+    sounds = {path[: -len(".flac")] for path in tree.files if path.endswith(".flac")}
+    lone = [p for p in tree.files if p.endswith(".json") and p[: -len(".json")] not in sounds]
+    warn_unused(folder, lone, "JSON without a FLAC file of the same name")
     warn_unused(folder, tree.repeated, "links to folders that are read already")
     return sorted(Path(path) for path in tree.files if path.endswith(".flac"))
 

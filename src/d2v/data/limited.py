@@ -68,7 +68,7 @@ def _utterances(source: Path, name: str) -> list[str]:
 def _stems(folder: Path) -> list[str]:
     """Names of the FLAC files below a folder, without suffix."""
     tree = walk(folder)
-    refuse_dangling(path for path in tree.dangling if path.endswith(".flac"))
+    refuse_dangling(tree.dangling)
     others = [path for path in tree.files if not path.endswith((".flac", ".txt"))]
     warn_unused(folder, others, "no FLAC files")
     warn_unused(folder, tree.repeated, "links to folders that are read already")

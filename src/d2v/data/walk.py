@@ -87,6 +87,16 @@ def refuse_dangling(paths: Iterable[str | Path]) -> None:
         )
 
 
+def refuse_twice(folders: Iterable[Path]) -> None:
+    """Raises UserError naming a folder that is another one of them under a second name."""
+    seen: dict[tuple[int, int], Path] = {}
+    for folder in folders:
+        found = folder.stat()
+        first = seen.setdefault((found.st_dev, found.st_ino), folder)
+        if first != folder:
+            raise UserError(f"{folder}: the same folder as {first}; remove one of the two")
+
+
 def warn_unused(top: Path, paths: Iterable[str | Path], why: str) -> None:
     """Warn, once and on standard error, of paths below `top` that a reader leaves out."""
     unused = sorted(map(str, paths))
