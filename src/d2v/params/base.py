@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from d2v.errors import UserError
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+BelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]  # where one would leave nothing
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]

@@ -27,9 +27,11 @@ Made = Mapping[str, Holds]  # prepared sets of the experiment, by name
 
 def faults(experiment: "Experiment") -> Iterator[str]:
     """Faults of a whole parameter file whose groups are valid."""
-    made = {
-        name: holds for group in experiment.data.values() for name, holds in group.makes.items()
-    }
+    made: dict[str, Holds] = {}
+    for name, group in experiment.data.items():
+        for doubled in sorted(made.keys() & group.makes):
+            yield f"data.{name}: another group makes {doubled} already; remove one of them"
+        made |= group.makes
     for name, pretrain in experiment.pretrain.items():
         path = f"pretrain.{name}"
         yield from _starts(name, experiment.pretrain)

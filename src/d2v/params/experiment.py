@@ -1,7 +1,7 @@
 """One experiment: its data, pre-trainings and fine-tunings, read from one file."""
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -44,7 +44,11 @@ def load_as(kind: type[T], path: str | Path) -> T:
 
     Raises ParamsError with one line for each fault: dotted path, what is wrong, nearest name.
     """
-    raw = read_params(Path(path))
+    return checked(kind, read_params(Path(path)), path)
+
+
+def checked(kind: type[T], raw: dict[str, Any], path: str | Path) -> T:
+    """What was read from a file as a group of parameters; raises as `load_as`."""
     try:
         return kind.model_validate(raw)
     except ValidationError as error:

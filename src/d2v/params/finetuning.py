@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from d2v.params import fitting
-from d2v.params.base import Count, Fraction, Positive, Rate, Strict
+from d2v.params.base import BelowOne, Count, Fraction, Positive, Rate, Strict
 from d2v.params.faults import refuse
 from d2v.params.released import Released
 from d2v.params.training import AdamW, Portions, Schedule, View
@@ -21,7 +21,7 @@ class Classify(Strict):
     pool: Literal["mean", "first", "mean_max"]
     norm: bool = False  # LayerNorm after pooling, in place of the final norm (BEiT fc_norm)
     hidden: bool = False  # dense + tanh before the output layer (RoBERTa)
-    dropout: Fraction = 0.0
+    dropout: BelowOne = 0.0
     label_smoothing: Fraction = 0.0
     init_scale: Rate = 1.0  # the output layer's initial values are multiplied by this (BEiT: .001)
 
@@ -34,7 +34,7 @@ class Regress(Strict):
     scale: Rate = 5.0  # labels are divided by this (fairseq: / 5)
     norm: bool = False
     hidden: bool = False
-    dropout: Fraction = 0.0
+    dropout: BelowOne = 0.0
 
 
 class Tag(Strict):
@@ -44,7 +44,7 @@ class Tag(Strict):
     classes: Annotated[int, Field(ge=2)]
     # linear_softmax: mean of the frames' probabilities, weighted by themselves (Wang et al. 2019)
     pool: Literal["mean", "linear_softmax"]
-    dropout: Fraction = 0.0
+    dropout: BelowOne = 0.0
     head_lr_scale: Rate = 1.0  # the output layer's rate is the setting's times this
 
 
@@ -52,7 +52,7 @@ class CTC(Strict):
     """Letters of an utterance."""
 
     kind: Literal["ctc"]
-    dropout: Fraction = 0.0
+    dropout: BelowOne = 0.0
     xavier: bool = False  # initial values: Xavier's and no bias (fairseq), or PyTorch's default
 
 
@@ -199,12 +199,12 @@ class Finetune(Strict):
     freeze_steps: Count = 0  # optimiser steps in which only the head is trained
     # recipes that nobody published: what stands in for them, said under the table
     stand_in: str = ""
-    dropout: Fraction | None = None  # of the backbone; None: as in pre-training
-    encoder_dropout: Fraction | None = None  # of the encoder; None: as in pre-training
-    attention_dropout: Fraction | None = None
-    activation_dropout: Fraction | None = None
-    drop_path: Fraction | None = None
-    layer_drop: Fraction | None = None
+    dropout: BelowOne | None = None  # of the backbone; None: as in pre-training
+    encoder_dropout: BelowOne | None = None  # of the encoder; None: as in pre-training
+    attention_dropout: BelowOne | None = None
+    activation_dropout: BelowOne | None = None
+    drop_path: BelowOne | None = None
+    layer_drop: BelowOne | None = None
     view: View
     seeds: list[Count] = Field(min_length=1)
     # settings of each arm, chosen beforehand; or a grid to choose from

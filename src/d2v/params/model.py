@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from d2v.params.base import Count, Fraction, Positive, Rate, Strict
+from d2v.params.base import BelowOne, Count, Fraction, Positive, Rate, Strict
 
 
 class PatchEncoder(Strict):
@@ -45,7 +45,7 @@ class WaveEncoder(Strict):
     # Face), so that it leaks back into the last frames, or before each: then the outputs of an
     # example do not depend on its batch (transformers#25621)
     position_padding: Literal["once", "each"] = "once"
-    dropout: Fraction = 0.0  # after positions and norm, before the first block
+    dropout: BelowOne = 0.0  # after positions and norm, before the first block
 
     def samples(self, frames: int) -> int:
         """The fewest samples that give so many frames."""
@@ -61,7 +61,7 @@ class TokenEncoder(Strict):
     vocab_size: Positive
     max_positions: Positive
     absolute_positions: bool = True  # the miniature uses relative ones in the backbone instead
-    dropout: Fraction = 0.0
+    dropout: BelowOne = 0.0
     # full: the teacher reads the whole text (paper 3.3). masked_only: it reads only the masked
     # tokens, which is what the released fairseq task fed it (task masked_lm with
     # include_target_tokens; fairseq#4881).
@@ -118,11 +118,11 @@ class Backbone(Strict):
     deep_norm: bool = False
     layer_scale: Rate | None = None  # initial value of gamma on both branches
     position_bias: PositionBias = PositionBias()
-    dropout: Fraction = 0.0
-    attention_dropout: Fraction = 0.0
-    activation_dropout: Fraction = 0.0
-    layer_drop: Fraction = 0.0  # probability that a whole block is skipped (fairseq layerdrop)
-    drop_path: Fraction = 0.0  # stochastic depth of the last block; linear in depth from 0
+    dropout: BelowOne = 0.0
+    attention_dropout: BelowOne = 0.0
+    activation_dropout: BelowOne = 0.0
+    layer_drop: BelowOne = 0.0  # probability that a whole block is skipped (fairseq layerdrop)
+    drop_path: BelowOne = 0.0  # stochastic depth of the last block; linear in depth from 0
     init: Init = Init()
 
     @model_validator(mode="after")

@@ -5,16 +5,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from d2v.params.base import Count, Fraction, Positive, Rate, Share, Strict
+from d2v.params.base import BelowOne, Count, Fraction, Positive, Rate, Share, Strict
 from d2v.params.model import SpanMask
-
-Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class AdamW(Strict):
     """AdamW of a fine-tuning, whose settings say the rate."""
 
-    betas: Annotated[list[Beta], Field(min_length=2, max_length=2)]
+    betas: Annotated[list[BelowOne], Field(min_length=2, max_length=2)]
     eps: Rate
     weight_decay: Annotated[float, Field(ge=0.0)]
     # all: fairseq decays every parameter; beit: all but 1-D ones, class token and positions, so the
