@@ -86,6 +86,28 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
         walk(tmp_path)
 
 
+BAD_NAMES = ("tab\tname", "line\nname", "\udcff")
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_names_that_no_list_can_hold_are_refused(tmp_path, small_prepared, name):
+    text, pictures, spoken = (tmp_path / "corpus", tmp_path / "i", tmp_path / "s")
+    write_lines(text / name / "a.txt", "a dog")
+    shutil.copytree(image_tree(pictures) / "train/n01", pictures / "train" / name)
+    speech_tree(spoken)
+    (spoken / "train" / "2" / "7" / f"{name}.flac").touch()
+    tokens = ("--tokenizer", small_prepared / "tokenizer")
+    for words in (
+        ("corpus", text, *tokens, "--block", 16),
+        ("imagefolder", pictures),
+        ("librispeech", spoken),
+    ):
+        refused("a name that is not UTF-8, or holds a tab", tmp_path / "out", *words)
+    write_lines(tmp_path / "good" / "é ü 🙂.txt", "a dog")
+    run("corpus", tmp_path / "good", *tokens, "--block", 16, "-o", tmp_path / "out")
+    assert ids(tmp_path / "out") == {"é ü 🙂:1#0"}
+
+
 # --- text ---------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from d2v.data.walk import refuse_dangling, warn_unused
+from d2v.data.walk import check_name, refuse_dangling, warn_unused
 from d2v.errors import UserError
 
 Item = TypeVar("Item")
@@ -55,7 +55,7 @@ def split_folders(source: Path, names: Sequence[str] | None = None) -> list[Path
 def subfolders(folder: Path) -> list[Path]:
     """Folders in `folder` and links to folders, sorted by name, without hidden ones.
 
-    Raises UserError naming a link whose target does not exist.
+    Raises UserError naming a link whose target does not exist, or a name as `check_name` does.
     """
     return [path for path in _visible(folder) if path.is_dir()]
 
@@ -63,13 +63,15 @@ def subfolders(folder: Path) -> list[Path]:
 def visible_files(folder: Path) -> list[Path]:
     """Files in `folder` and links to files, sorted by name, without hidden ones.
 
-    Raises UserError naming a link whose target does not exist.
+    Raises UserError naming a link whose target does not exist, or a name as `check_name` does.
     """
     return [path for path in _visible(folder) if path.is_file()]
 
 
 def _visible(folder: Path) -> list[Path]:
     found = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    for path in found:
+        check_name(str(path))
     refuse_dangling(path for path in found if not path.exists())
     return found
 

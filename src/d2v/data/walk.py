@@ -28,7 +28,7 @@ def walk(top: Path) -> Tree:
     """All visible files below `top`, folder by folder, names in order.
 
     Folders of the tree itself come before those behind links, so a link never replaces them.
-    Raises UserError naming a folder that cannot be read.
+    Raises UserError naming a folder that cannot be read, or a name as `check_name` does.
     """
     tree = Tree()
     seen: set[tuple[int, int]] = set()
@@ -51,6 +51,9 @@ def _walk_one(top: str, tree: Tree, seen: set[tuple[int, int]]) -> list[str]:
             for name in sorted(folders)
             if not name.startswith(".") and os.path.islink(os.path.join(place, name))
         ]
+        for name in folders:
+            if not name.startswith("."):
+                check_name(os.path.join(place, name))
         folders[:] = sorted(
             name
             for name in folders
@@ -61,6 +64,7 @@ def _walk_one(top: str, tree: Tree, seen: set[tuple[int, int]]) -> list[str]:
         for name in sorted(names):
             path = os.path.join(place, name)
             if not name.startswith("."):
+                check_name(path)
                 (tree.files if os.path.exists(path) else tree.dangling).append(path)
     return links
 
@@ -75,6 +79,22 @@ def _new(place: str, seen: set[tuple[int, int]]) -> bool:
 
 def _refuse(error: OSError) -> None:
     raise UserError(f"{error.filename}: cannot read this folder ({error.strerror})")
+
+
+def check_name(path: str) -> None:
+    """Raises UserError for a file name that no list of examples can hold.
+
+    That is one that is not UTF-8, or has a line break, a tab or another control character.
+    """
+    name = os.path.basename(path)
+    if name.isprintable() or not any(map(_unlistable, name)):
+        return
+    shown = ascii(path)[1:-1]
+    raise UserError(f"{shown}: a name that is not UTF-8, or holds a tab or line break; rename it")
+
+
+def _unlistable(letter: str) -> bool:
+    return letter < " " or letter == "\x7f" or "\ud800" <= letter <= "\udfff"
 
 
 def refuse_dangling(paths: Iterable[str | Path]) -> None:
