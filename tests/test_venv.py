@@ -47,6 +47,7 @@ def venv(interpreter: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         module.calls.append(command[-1])
         if "venv" in command:
             Path(command[-1]).mkdir()
+            Path(command[-1], "pyvenv.cfg").write_text(f"home = x\nversion = {VERSION}.7\n")
         if "download" in command:
             archive(Path(command[command.index("--dest") + 1]))
         return module.code

@@ -47,7 +47,7 @@ def install(python, folder, stamp, lock):
         if code:
             sys.exit("error: set-up stopped (exit code %d): %s" % (code, " ".join(command)))
 
-    if version_of(read(stamp)) == python["version"]:
+    if read(stamp) is not None and made_with(folder) == python["version"]:
         os.remove(stamp)
     else:
         shutil.rmtree(folder, ignore_errors=True)
@@ -107,8 +107,10 @@ def state(python):
     return "%s %s" % (python["version"], digest.hexdigest())
 
 
-def version_of(stamp):
-    return (stamp or "").split(" ")[0]
+def made_with(folder):
+    """Version of the Python that an environment was made with, such as 3.11."""
+    said = re.search(r"^version = (\d+\.\d+)", read(os.path.join(folder, "pyvenv.cfg")) or "", re.M)
+    return said and said.group(1)
 
 
 def read(path):
