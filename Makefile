@@ -1,19 +1,22 @@
 # Every target does the set-up it needs: a virtual environment with the locked packages.
-# PYTHON=python3.12 make demo   uses another interpreter (3.11 or newer).
+# PYTHON=python3.12 make demo   uses that interpreter (3.11 to 3.14); else the best one found.
 
-PYTHON ?= python3
+PYTHON ?=
+PYTHONS := python3 python3.13 python3.12 python3.11 python3.14
+ANY_PYTHON = $(or $(PYTHON),$(shell for p in $(PYTHONS); do command -v $$p && break; done),python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet --no-input install
 
-.PHONY: help demo demo-full test lint format data dag report lock bench gpu-wheels
+.PHONY: help demo demo-full test lint format data dag report lock bench gpu-wheels smoke named
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo       the whole method in miniature, then its three tables (15 minutes)"
 	@echo "make demo-full  the same with more seeds and searched settings (an hour)"
 	@echo "make test       all tests"
+	@echo "make smoke      the quickest tests that touch everything (under half a minute)"
 	@echo "make data       fetch and prepare the miniature data sets"
 	@echo "make lint       ruff, mypy, snakefmt, deps of the data stages"
 	@echo "make format     ruff and snakefmt, rewriting files"
@@ -31,6 +34,12 @@ demo-full: $(READY)
 
 test: $(READY)
 	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+smoke: $(READY)
+	@$(BIN)/d2v --help > /dev/null
+	@$(BIN)/d2v check --params params/mini.yaml
+	@$(BIN)/snakemake --rulegraph mermaid-js > /dev/null
+	@$(BIN)/python -m pytest -m smoke $(addprefix tests/test_,smoke.py decode.py lexicon_search.py)
 
 data: $(READY)
 	@$(BIN)/d2v data
@@ -61,11 +70,12 @@ gpu-wheels: $(READY)
 
 # Not after $(READY): a changed pyproject.toml would first be installed by the old lock.
 lock:
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/python || $(ANY_PYTHON) -m venv $(VENV)
 	@$(PIP) "uv>=0.5"
 	@$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
 	  --generate-hashes --no-annotate --custom-compile-command "make lock" --quiet \
 	  --output-file requirements.lock
 
-$(READY): requirements.lock pyproject.toml tools/venv.py
-	@$(PYTHON) tools/venv.py $(VENV)
+# an interpreter that is named is compared with that of the environment
+$(READY): requirements.lock pyproject.toml tools/venv.py $(if $(PYTHON),named)
+	@$(ANY_PYTHON) tools/venv.py $(VENV) $(PYTHON)

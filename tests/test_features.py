@@ -165,7 +165,6 @@ def test_numbers_and_tags(tmp_path, tokenizer):
 
 
 def test_beam_search_with_a_language_model(tmp_path, small_prepared):
-    pytest.importorskip("flashlight.lib.text")
     from d2v.data import prepare
 
     source = tmp_path / "layout"
@@ -250,7 +249,6 @@ ROOT = Path(__file__).resolve().parents[1]
 def test_snippets_of_the_pages_run(tmp_path, small_prepared, monkeypatch):
     """Blocks called py, in a folder that has the files that they name."""
     pytest.importorskip("transformers")
-    pytest.importorskip("flashlight.lib.text")
     from released_builds import beit_state, case, fairseq_state
     from small_sets import speech_tree
 

@@ -184,6 +184,7 @@ def without_flashlight(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", refuse)
 
 
+@pytest.mark.smoke
 def test_our_own_is_taken_and_the_log_says_that_it_is_slower(
     many_words,  # noqa: F811
     without_flashlight,
@@ -200,6 +201,7 @@ def test_our_own_is_taken_and_the_log_says_that_it_is_slower(
     assert any(one)
 
 
+@pytest.mark.smoke
 def test_clear_speech_without_flashlight(tmp_path, without_flashlight):
     lm = lm_folder(tmp_path, ["ONE TWO"] * 20 + ["TWO TEN", "TEN ONE", "THREE"])
     search = decode.BeamSearch(lm, params.Decode())

@@ -19,7 +19,7 @@ from d2v import params
 
 ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-PYTHONS = ("3.11", "3.12")
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 MODALITIES = {"vision", "speech", "text"}
 
 
@@ -41,8 +41,12 @@ class Entry(NamedTuple):
     hashes: int
 
     def applies(self, python: str) -> bool:
-        environment = {"python_version": python, "python_full_version": f"{python}.0"}
-        return self.marker is None or self.marker.evaluate(environment)
+        return applies(self.marker, python)
+
+
+def applies(marker: Marker | None, python: str) -> bool:
+    environment = {"python_version": python, "python_full_version": f"{python}.0"}
+    return marker is None or marker.evaluate(environment)
 
 
 def locked(text: str) -> dict[str, list[Entry]]:
@@ -78,7 +82,10 @@ def mismatches(entries: dict[str, list[Entry]], wanted: list[Requirement]) -> li
                 e.version for e in entries.get(canonicalize_name(requirement.name), [])
                 if e.applies(python)
             ]  # fmt: skip
-            if len(versions) != 1:
+            if not applies(requirement.marker, python):
+                if versions:
+                    found.append(f"{requirement}: an entry for Python {python}")
+            elif len(versions) != 1:
                 found.append(f"{requirement}: {len(versions)} entries for Python {python}")
             elif not requirement.specifier.contains(versions[0], prereleases=True):
                 found.append(f"{requirement}: locked is {versions[0]}")
@@ -100,6 +107,7 @@ def test_mismatches_are_found() -> None:
     assert not mismatches(entries, [Requirement("torch>=2.11")])
     assert len(mismatches(entries, [Requirement("torch>=3")])) == len(PYTHONS)
     assert len(mismatches(entries, [Requirement("jax")])) == len(PYTHONS)
+    assert len(mismatches(entries, [Requirement("torch; python_version < '3.13'")])) == 2
 
 
 def test_lock_has_nothing_that_nobody_asks_for() -> None:

@@ -1,74 +1,123 @@
 """Make the virtual environment that the Makefile's targets run in; needs nothing but Python.
 
-    python3 tools/venv.py .venv
+    python3 tools/venv.py FOLDER [PYTHON]
+
+PYTHON is the interpreter that the user named; tools/interpreter.py chooses one otherwise. What
+cannot work is refused before anything is downloaded; so any Python has to read this, however old.
 
 One at a time, also behind an installation whose caller was killed. An environment without its
-stamp was cut off half-way; what pip left of it is not to be trusted, so it is made anew.
+stamp was cut off half-way; what pip left of it is not to be trusted, so it is made anew. So is
+one of another Python.
 """
 
-import fcntl
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
 
-NEEDED = (3, 11)
+import interpreter
+
 SOURCES = ("requirements.lock", "pyproject.toml")
+WITHOUT_WHEEL = "antlr4-python3-runtime,connection-pool"  # nothing but Python in them
+# Without a wheel for a Python, and with C that they can do without: their Python part is taken.
+PYTHON_PART = {"3.14": ["immutables"]}
 
 
 def main():
-    if sys.version_info < NEEDED:
-        found, needed = (".".join(map(str, v)) for v in (sys.version_info[:2], NEEDED))
-        sys.exit(
-            f"error: {sys.executable} is Python {found}; {needed} or newer is needed."
-            " Name one: make PYTHON=/path/to/python ..."
-        )
     folder = sys.argv[1]
+    python = interpreter.choose(folder, sys.argv[2] if len(sys.argv) > 2 else None)
+    if sys.version_info < interpreter.OLDEST:  # it only chooses
+        os.execv(python["path"], [python["path"], __file__, folder, python["path"]])
+    import fcntl  # not on Windows, which is refused
+
     stamp = os.path.join(folder, ".ready")
     with open(folder + ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if read(stamp) != state():
-            install(folder, stamp, lock)
-    os.utime(stamp)  # newer than the sources, for make
+        if read(stamp) != state(python):
+            install(python, folder, stamp, lock)
+    os.utime(stamp, None)  # newer than the sources, for make
 
 
-def install(folder, stamp, lock):
-    def run(*command):
+def install(python, folder, stamp, lock):
+    def run(command):
         # the lock is passed on: it lives as long as pip, even if this process is killed
         code = subprocess.call(command, pass_fds=[lock.fileno()])
         if code:
-            sys.exit(f"error: set-up stopped (exit code {code}): {' '.join(command)}")
+            sys.exit("error: set-up stopped (exit code %d): %s" % (code, " ".join(command)))
 
-    if read(stamp) is None:
-        shutil.rmtree(folder, ignore_errors=True)
-        run(sys.executable, "-m", "venv", folder)
-    else:
+    if read(stamp) is not None and made_with(folder) == python["version"]:
         os.remove(stamp)
-    print(f"set-up: locked packages into {folder} (some minutes the first time)", flush=True)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+        run([python["path"], "-m", "venv", folder])
+    sys.stdout.write(
+        "set-up: locked packages into %s, Python %s (some minutes the first time)\n"
+        % (folder, python["version"])
+    )
+    sys.stdout.flush()
     pip = [os.path.join(folder, "bin", "python"), "-m", "pip", "--disable-pip-version-check"]
-    pip += ["--quiet", "--quiet", "--no-input", "install"]
-    run(*pip, "--require-hashes", "--requirement", "requirements.lock")
-    run(*pip, "--no-deps", "--no-build-isolation", "--editable", ".")
+    pip += ["--quiet", "--quiet", "--no-input"]
+    install, download = pip + ["install"], pip + ["download"]
+    # what has no wheel is built by the locked setuptools, which therefore comes first
+    unpacked = ["--no-deps", "--no-build-isolation"]
+    locked = unpacked + ["--require-hashes", "--requirement"]
+    wheels = ["--only-binary", ":all:", "--no-binary", WITHOUT_WHEEL]
+    apart = PYTHON_PART.get(python["version"], [])
+    run(install + locked + [entries(folder, "first", lambda name: name == "setuptools")])
+    run(install + wheels + locked + [entries(folder, "most", lambda name: name not in apart)])
+    for name in apart:
+        source = os.path.join(folder, "sources", name)
+        listed = entries(folder, name, lambda other, name=name: other == name)
+        run(download + ["--no-binary", name, "--dest", source] + locked + [listed])
+        run(install + unpacked + [python_part(source)])
+    run(install + unpacked + ["--editable", "."])
     with open(stamp + ".new", "w") as file:
-        file.write(state())
+        file.write(state(python))
     os.replace(stamp + ".new", stamp)
 
 
-def state():
-    """What the environment was made from: lock and package description."""
+def entries(folder, label, wanted):
+    """A file with the lock's entries whose names are wanted."""
+    with open("requirements.lock") as file:
+        blocks = re.split(r"\n(?=\w)", file.read())
+    path = os.path.join(folder, label + ".txt")
+    with open(path, "w") as file:
+        file.write("\n".join(block for block in blocks if wanted(block.split("==")[0])))
+    return path
+
+
+def python_part(source):
+    """The unpacked archive in a folder, with a set-up that leaves its extension modules out."""
+    (archive,) = os.listdir(source)
+    shutil.unpack_archive(os.path.join(source, archive), source)
+    name = archive[: -len(".tar.gz")]
+    with open(os.path.join(source, name, "setup.py"), "w") as file:
+        file.write("import setuptools\nsetuptools.setup(version=%r)\n" % name.split("-")[-1])
+    return os.path.join(source, name)
+
+
+def state(python):
+    """What the environment is made from: interpreter, lock, package description."""
     digest = hashlib.sha256()
     for source in SOURCES:
         with open(source, "rb") as file:
             digest.update(file.read())
-    return digest.hexdigest()
+    return "%s %s" % (python["version"], digest.hexdigest())
+
+
+def made_with(folder):
+    """Version of the Python that an environment was made with, such as 3.11."""
+    said = re.search(r"^version = (\d+\.\d+)", read(os.path.join(folder, "pyvenv.cfg")) or "", re.M)
+    return said and said.group(1)
 
 
 def read(path):
     try:
         with open(path) as file:
             return file.read()
-    except FileNotFoundError:
+    except EnvironmentError:
         return None
 
 
