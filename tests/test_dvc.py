@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,8 @@ from d2v.data.dvc import repro
 from d2v.data.fetch import WHEELS, fetch
 from d2v.errors import UserError
 from d2v.interop import convert
+from d2v.locks import held
+from d2v.staleness import remedy
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -140,9 +143,64 @@ def test_every_official_set_has_a_stage_and_a_bare_repro_leaves_them_alone(name)
     assert name not in listed
 
 
+@pytest.mark.parametrize("name", ["paper", "released"])
+def test_paths_with_spaces_stay_one_word(name):
+    official = yaml.safe_load((ROOT / "workflow" / name / "dvc.yaml").read_text())["stages"]
+    for stage in official.values():
+        command = re.sub(r"\$\{data\.\w+\.(source|limited)\}", "/my sets/x", stage["cmd"])
+        words = shlex.split(command)
+        assert "my" not in words
+        assert sum(word.startswith("/my sets/x") for word in words) == command.count("/my sets")
+
+
+# --- what stages say, and waiting -----------------------------------------------------------------
+
+
+def stage_file(root: Path, *commands: str) -> None:
+    """A repository of DVC with a stage for each command."""
+    run(root, "dvc", "init", "--no-scm")
+    stages = {f"s{n}": {"cmd": command} for n, command in enumerate(commands)}
+    (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+
+
+@pytest.mark.slow
+def test_warnings_and_progress_of_a_stage_are_told(tmp_path, capfd):
+    said = "warning: 2 of 9 clips are not there"
+    stage_file(
+        tmp_path, f"echo '{said}' >&2; echo 'train: 5/9 items'", "echo 'error: broken'; exit 1"
+    )
+    with pytest.raises(UserError, match=r"^s1: broken$"):
+        repro(root=tmp_path)
+    out, err = capfd.readouterr()
+    assert out.splitlines() == ["data: s0", "data: s1"]
+    assert err.splitlines() == [said, "train: 5/9 items"]
+
+
+def test_waiting_for_another_call_is_told(tmp_path, capsys):
+    path = tmp_path / "lock"
+    with held(path, "waiting"):
+        assert capsys.readouterr().err == ""
+        code = "import sys; from pathlib import Path; from d2v.locks import held\n"
+        code += "with held(Path(sys.argv[1]), 'waiting for its end'): print('mine')"
+        command = [sys.executable, "-c", code, str(path)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        second = subprocess.Popen(command, **pipes)
+        assert second.stderr is not None
+        assert second.stderr.readline() == "waiting for its end\n"
+        assert second.poll() is None
+    assert second.communicate() == ("mine\n", "")
+
+
+def test_the_remedy_for_stale_data_names_its_stages():
+    assert remedy(["digits"], Path("dvc.yaml")) == "`d2v data` makes it again"
+    told = remedy([f"{OFFICIAL}:imagenet", f"{OFFICIAL}:rte"], OFFICIAL)
+    assert f"`d2v data imagenet rte --stages {OFFICIAL}`" in told
+    assert f"`dvc commit --force {OFFICIAL}:imagenet {OFFICIAL}:rte`" in told
+
+
 @pytest.mark.slow
 def test_an_official_set_is_prepared_from_where_its_parameters_say(clone, tmp_path):
-    source = tmp_path / "lm"
+    source = tmp_path / "my lm"  # paths of sets may have spaces
     source.mkdir()
     (source / "4-gram.arpa").write_text("\\data\\\nngram 1=1\n\n\\1-grams:\n-1\tHELLO\n\\end\\\n")
     (source / "librispeech-vocab.txt").write_text("HELLO\nTHERE\n")

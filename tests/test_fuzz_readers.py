@@ -108,6 +108,8 @@ def folders(folder: Path) -> list[Path]:
 
 def images_are_all_there(source: Path, out: Path, meta: dict[str, Any]) -> None:
     splits = [path for path in folders(source) if path.name != "lists"]
+    if "complete" in meta:  # ImageNet: other folders are named
+        splits = [source / "train", source / "val"]
     assert set(meta["splits"]) == {path.name for path in splits}
     for split in splits:
         files = [path for group in folders(split) for path in visible(group)]

@@ -80,10 +80,25 @@ def test_evaluation_stays_on_the_host(tmp_path: Path) -> None:
     assert_equal(*batches)
 
 
-def test_files_that_are_no_jpeg_or_broken_are_named(tmp_path: Path) -> None:
-    data = build(photographs(tmp_path / "p", "png"), there(HOST), PATCHES)
-    with pytest.raises(UserError, match=r"train: a/3: no JPEG file, .*device needs; set it to"):
-        data[0, 3]
+def test_a_png_among_the_jpeg_files_is_decoded_on_the_host(tmp_path: Path) -> None:
+    """ImageNet has one that is called JPEG."""
+    prepared = photographs(tmp_path)
+    path = tmp_path / "i" / "train" / "a" / "1.JPEG"
+    Image.open(path).save(path, "PNG")
+    prepare.main(["imagefolder", str(tmp_path / "i"), "-o", str(prepared)])
+    host, device = (build(prepared, view, PATCHES) for view in (HOST, there(HOST)))
+    expected = batch_of(host, *range(6))["images"]
+    found = device.finish(batch_of(device, *range(6)), CPU)["images"]
+    scale = 255 * torch.tensor(host.meta["std"][:3]).view(3, 1, 1)
+    assert ((found - expected) * scale).abs().mean() < 1
+    broken = batch_of(device, 0, 1, 2)
+    start, end = broken["files"].ends[:2]
+    broken["files"].payload[start + 40 : end] = 0
+    with pytest.raises(UserError, match=r"train: a/1: not a readable image; replace"):
+        device.finish(broken, CPU)
+
+
+def test_broken_files_are_named(tmp_path: Path) -> None:
     data = build(photographs(tmp_path), there(HOST), PATCHES)
     batch = batch_of(data, 0, 1, 2)
     start = batch["files"].ends[0]

@@ -238,11 +238,14 @@ def test_imagenet_is_read_through_links_with_its_lists(imagenet, tmp_path, capsy
     write_lines(train / "README", "x")
     name = f"n01440764/{sorted(p.stem for p in synset.iterdir())[0]}"
     write_lines(imagenet / "lists" / "few.txt", name)
+    (imagenet / "test").mkdir()
     words = ("imagenet", imagenet, "--allow-partial", "--workers", 1)
     run(*words, "-o", tmp_path / "out")
     assert len(ids(tmp_path / "out")) == 36
     assert (tmp_path / "out" / "lists" / "few.txt").read_text() == f"{name}\n"
-    assert unused(capsys.readouterr().err, 1, "not in the folder of a synset", "README")
+    said = capsys.readouterr().err
+    assert unused(said, 1, "not in the folder of a synset", "README")
+    assert unused(said, 1, "not read", "test")
     write_lines(imagenet / "lists" / "few.txt", "n01440764/nobody")
     refused(r"few\.txt:1: no example is called", tmp_path / "no", *words)
     (imagenet / "lists" / "few.txt").unlink()

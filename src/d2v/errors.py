@@ -42,3 +42,8 @@ def spared(what: str) -> Iterator[None]:
     except Exception as error:
         said = " ".join(str(error).split())
         print(f"warning: {what} failed and is skipped: {type(error).__name__}: {said}", flush=True)
+
+
+def quoted(text: str, most: int = 60) -> str:
+    """A piece of the user's file in quotes, not more than its first characters."""
+    return repr(text if len(text) <= most else text[:most] + "...")

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,11 +13,19 @@ _claims: list[IO[str]] = []  # kept open for the life of the process
 
 
 @contextmanager
-def held(path: Path) -> Iterator[IO[str]]:
-    """Hold an exclusive lock on `path`, waiting for whoever has it; the file stays."""
+def held(path: Path, waiting: str = "") -> Iterator[IO[str]]:
+    """Hold an exclusive lock on `path`, waiting for whoever has it; the file stays.
+
+    Says `waiting`, if given, where it has to wait.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if waiting:
+                print(waiting, file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield file
 
 

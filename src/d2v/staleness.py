@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from d2v.data.dvc import named
+from d2v.data.dvc import STAGES, named
 from d2v.locks import held, is_held
 
 LOCK = Path(".dvc/tmp/d2v.lock")  # of `d2v data`: one DVC at a time
@@ -18,6 +18,7 @@ class Watch:
 
     def __init__(self, datasets: Sequence[str], stages: Path) -> None:
         """Start asking, unless the file of stages or all data is missing, or DVC is at work."""
+        self.stages = stages
         self.process: subprocess.Popen[str] | None = None
         if datasets and stages.exists() and not is_held(LOCK):
             targets = named(datasets, stages)
@@ -41,10 +42,21 @@ class Watch:
         stale = parse(answer)
         if stale:
             print(
-                f"warning: prepared data is out of date (stages {', '.join(stale)}): `d2v data`"
-                " makes it again, and what has changed is then run again",
+                f"warning: prepared data is out of date (stages {', '.join(stale)}):"
+                f" {remedy(stale, self.stages)}, and what has changed is then run again",
                 file=sys.stderr,
             )
+
+
+def remedy(stale: Sequence[str], stages: Path) -> str:
+    """The command that makes these stages of a file up to date."""
+    if stages == STAGES:
+        return "`d2v data` makes it again"
+    names = " ".join(stage.rpartition(":")[2] for stage in stale)
+    return (
+        f"`d2v data {names} --stages {stages}` makes it again (to keep what you prepared by hand:"
+        f" `dvc commit --force {' '.join(stale)}`)"
+    )
 
 
 def parse(answer: str) -> list[str]:

@@ -23,7 +23,7 @@ from d2v.data.shards import write_meta, written_whole
 from d2v.data.sound import RATE, check_finite, check_length, decode, level_columns
 from d2v.data.walk import walk, warn_unused
 from d2v.data.writing import Columns, Example, write_split
-from d2v.errors import UserError
+from d2v.errors import UserError, quoted
 
 SPLITS = {
     "unbalanced": "unbalanced_train_segments.csv",
@@ -135,11 +135,11 @@ def _files(folder: Path) -> dict[str, str]:
 
 def _classes(path: Path) -> tuple[list[str], dict[str, str]]:
     """Names of the classes in the order of their numbers, and numbers by id."""
-    rows = list(csv.DictReader(line for _, line in lines(path)))
     try:
+        rows = list(csv.DictReader(line for _, line in lines(path)))
         numbers = {row["mid"]: str(int(row["index"])) for row in rows}
         names = [row["display_name"] for row in rows]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, csv.Error):
         raise UserError(f"{path}:1: columns index, mid and display_name are expected") from None
     if not rows or list(numbers.values()) != [str(n) for n in range(len(rows))]:
         raise UserError(f"{path}: the classes are not numbered 0, 1, 2, ...")
@@ -155,14 +155,14 @@ def _segments(path: Path, numbers: dict[str, str]) -> list[tuple[str, str, str]]
             declared = int(told[1])
         if not line.strip() or line.startswith("#"):
             continue
-        row = next(csv.reader([line], skipinitialspace=True))
+        row = _cells(line)
         if len(row) != 4:
             raise UserError(f'{path}:{number}: YTID, start, end and "classes" are expected')
         ids = row[3].split(",")
         if unknown := [i for i in ids if i not in numbers]:
-            raise UserError(f"{path}:{number}: {unknown[0]!r} is no class of {CLASSES}")
+            raise UserError(f"{path}:{number}: {quoted(unknown[0])} is no class of {CLASSES}")
         if row[0] in found:
-            raise UserError(f"{path}:{number}: {row[0]} is listed twice")
+            raise UserError(f"{path}:{number}: {row[0][:60]} is listed twice")
         labels = ",".join(map(str, sorted({int(numbers[i]) for i in ids})))
         found[row[0]] = row[0], row[1].removesuffix(".000"), labels
     if not found:
@@ -173,6 +173,14 @@ def _segments(path: Path, numbers: dict[str, str]) -> list[tuple[str, str, str]]
             " whole list"
         )
     return list(found.values())
+
+
+def _cells(line: str) -> list[str]:
+    """The cells of a line; none if a quotation mark or an overlong cell spoils it."""
+    try:
+        return next(csv.reader([line], skipinitialspace=True))
+    except csv.Error:
+        return []
 
 
 def _find(files: dict[str, str], name: str, start: str) -> str | None:

@@ -19,15 +19,22 @@ from d2v.locks import held, process_start
 _LOCK = Path(".dvc/tmp/d2v.lock")
 STAGES = Path("dvc.yaml")  # of the miniature
 _RUNNING = "Running stage '"
+_WAITING = "data: another `d2v data`, or DVC for it, is at work here; waiting for its end"
+# what DVC itself says while it runs stages
+_OF_DVC = (
+    *("> ", "Stage '", "'data.dvc' didn't change", "Verifying data sources", "\tgit add"),
+    *("Updating lock file", "Generating lock file", "Use `dvc push`", "To track the changes"),
+    *("To enable auto staging", "Data and pipelines are up to date", "WARNING: ", "ERROR: "),
+)
 DYING_S = 3.0  # a killed process gives back our lock before it is gone
 
 
 def repro(targets: Sequence[str] = (), root: Path = Path(), stages: Path = STAGES) -> list[str]:
     """Run the stages of a file that are out of date: `targets` and what they need, or all.
 
-    Returns the names of the stages that ran. One at a time: a second call waits for the first, and
-    for a DVC that a killed call left behind. Raises UserError with the sentence of the stage that
-    failed, or with the nearest name of an unknown target.
+    Returns the names of the stages that ran; what they say goes to standard error. One at a time: a
+    second call waits for the first, and for a DVC that a killed call left behind. Raises UserError
+    with the sentence of the stage that failed, or with the nearest name of an unknown target.
     """
     known = _check(targets, root, stages)
     # stages call `d2v`: the one beside this Python, activated or not
@@ -35,7 +42,7 @@ def repro(targets: Sequence[str] = (), root: Path = Path(), stages: Path = STAGE
     command = [sys.executable, "-m", "dvc", "repro", *named(targets or known, stages)]
     ran: list[str] = []
     said: list[str] = []
-    with held(root / _LOCK) as lock:
+    with held(root / _LOCK, _WAITING) as lock:
         _clear_dead(root / ".dvc" / "tmp" / "rwlock")
         process = subprocess.Popen(
             command,
@@ -53,6 +60,8 @@ def repro(targets: Sequence[str] = (), root: Path = Path(), stages: Path = STAGE
             if line.startswith(_RUNNING):
                 ran.append(line.removeprefix(_RUNNING).split("'")[0])
                 print(f"data: {ran[-1]}", flush=True)
+            elif line.strip() and not line.startswith((*_OF_DVC, "error: ")):
+                print(line.rstrip(), file=sys.stderr, flush=True)  # of the stage itself
         if process.wait():
             raise UserError(_reason(said, ran, process.returncode))
     return ran

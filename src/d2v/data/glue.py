@@ -20,7 +20,7 @@ from d2v.data.shards import write_meta, written_whole
 from d2v.data.tokenizer import Tokenizer
 from d2v.data.walk import warn_unused
 from d2v.data.writing import Columns, Example, write_split
-from d2v.errors import UserError
+from d2v.errors import UserError, quoted
 
 PIECE_BYTES = 2**18  # of a file, encoded at a time
 SHARD_BYTES = 8 * 2**20  # small, so that processes share the work on a task
@@ -121,7 +121,7 @@ def _cut_mrpc(source: Path, task: GlueTask) -> list[SplitFile]:
         first, _, second = line.strip().partition("\t")
         where = f"{lists[0]}:{number}"
         if (first, second) not in known:
-            raise UserError(f"{where}: {MSR_TRAIN} has no pair with the ids {line.strip()!r}")
+            raise UserError(f"{where}: {MSR_TRAIN} has no pair with the ids {quoted(line.strip())}")
         if (first, second) in listed:
             raise UserError(f"{where}: {first} and {second} are listed twice")
         listed[first, second] = None

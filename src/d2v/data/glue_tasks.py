@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from d2v.data.pieces import Piece, lines_of
-from d2v.errors import UserError
+from d2v.errors import UserError, quoted
 
 IdPairs = tuple[tuple[str, str], ...]
 
@@ -103,7 +103,7 @@ class SplitFile:
                     continue
                 raise UserError(
                     f"{where}: {len(cells)} column(s), {len(self.columns)} are expected"
-                    f" ({', '.join(self.columns)})"
+                    f" ({', '.join(c[:30] for c in self.columns)})"
                 )
             if listed and (pair_of(cells, self.columns) in listed) == self.others:
                 continue
@@ -161,12 +161,12 @@ def read_label(task: GlueTask, cell: str, where: str) -> int | float:
     """Number of the class, or the number itself; raises UserError for any other cell."""
     if task.classes is not None:
         if cell not in task.classes:
-            raise UserError(f"{where}: label {cell!r} is none of {', '.join(task.classes)}")
+            raise UserError(f"{where}: label {quoted(cell)} is none of {', '.join(task.classes)}")
         return task.classes.index(cell)
     try:
         value = float(cell)
     except ValueError:
         value = -1.0
     if not 0.0 <= value <= task.highest:
-        raise UserError(f"{where}: label {cell!r} is no number from 0 to {task.highest:g}")
+        raise UserError(f"{where}: label {quoted(cell)} is no number from 0 to {task.highest:g}")
     return value

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from d2v.data.imagefolder import image_example, write_images_meta
-from d2v.data.layout import copy_lists, subfolders, visible_files
+from d2v.data.layout import LISTS, copy_lists, subfolders, visible_files
 from d2v.data.official import IMAGENET_CLASSES, check_counts, tell
 from d2v.data.shards import written_whole
 from d2v.data.walk import refuse_twice, warn_unused
@@ -53,9 +53,7 @@ def prepare_imagenet(
     """
     if not source.is_dir():
         raise UserError(f"{source}: no such folder")
-    for name, archive in (("train", TRAIN), ("val", VAL)):
-        if (source / archive).exists() and (source / name).exists():
-            warn_unused(source, [source / name], f"{archive} is read")
+    warn_unused(source, _beside(source), "not read")
     found = {"train": _train(source), "val": _val(source)}
     classes = sorted(found["train"])
     _check_classes(source, found, allow_partial)
@@ -104,6 +102,14 @@ def _check_classes(source: Path, found: dict[str, Images], allow_partial: bool) 
     if len(train) != IMAGENET_CLASSES:
         faults.append(f"train has {len(train)} of {IMAGENET_CLASSES} synsets")
     tell("imagenet", faults, allow_partial)
+
+
+def _beside(source: Path) -> set[Path]:
+    """What lies in a folder of ImageNet and is not read: other names, and folders of archives."""
+    known = {LISTS, DEVKIT, f"{DEVKIT}.tar.gz"}
+    for name, archive in (("train", TRAIN), ("val", VAL)):
+        known.add(archive if (source / archive).exists() else name)
+    return {p for p in (*visible_files(source), *subfolders(source)) if p.name not in known}
 
 
 def _train(source: Path) -> Images:

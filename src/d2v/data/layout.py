@@ -8,7 +8,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from d2v.data.walk import check_name, refuse_dangling, warn_unused
-from d2v.errors import UserError
+from d2v.errors import UserError, quoted
 
 Item = TypeVar("Item")
 LISTS = "lists"  # folder of label lists beside the split folders
@@ -91,9 +91,9 @@ def copy_lists(source: Path, out: Path, ids: Collection[str]) -> None:
         listed: set[str] = set()
         for number, name in lines(path):
             if name not in known:
-                raise UserError(f"{path}:{number}: no example is called {name!r}")
+                raise UserError(f"{path}:{number}: no example is called {quoted(name)}")
             if name in listed:
-                raise UserError(f"{path}:{number}: {name!r} is listed twice")
+                raise UserError(f"{path}:{number}: {quoted(name)} is listed twice")
             listed.add(name)
         if not listed:
             raise UserError(f"{path}: an empty list")

@@ -164,7 +164,7 @@ def _voiced(path: Path, samples: int) -> list[Span]:
     try:
         spans = json.loads(path.read_text(encoding="utf-8"))["voice_activity"]
         found = [(round(start * RATE), min(round(end * RATE), samples)) for start, end in spans]
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: no list voice_activity of pairs ({error!r})") from None
     return [(start, end) for start, end in found if 0 <= start < end]
 

@@ -19,7 +19,7 @@ from d2v.data.shards import Shards, write_meta, written_whole
 from d2v.data.sound import FLAC, PCM, RATE, as_pcm, decode, level_columns, opened
 from d2v.data.walk import warn_unused
 from d2v.data.writing import Columns, Example, write_split
-from d2v.errors import UserError
+from d2v.errors import UserError, quoted
 from d2v.frames import frame_count
 
 # (kernel, stride) of wav2vec 2.0's convolutions, which all recipes have: 20 ms per frame
@@ -194,15 +194,15 @@ def _chapter(chapter: Path) -> Iterator[tuple[Path, str]]:
     texts: dict[str, str] = {}
     for number, line in lines(path):
         name, _, text = line.partition(" ")
-        where = f"{path}:{number}"
+        where, shown = f"{path}:{number}", name[:60]
         if not name.startswith(prefix + "-"):
-            raise UserError(f"{where}: {name!r} is no utterance of {prefix}")
+            raise UserError(f"{where}: {quoted(name)} is no utterance of {prefix}")
         if name in texts:
-            raise UserError(f"{where}: {name} has a transcript already")
+            raise UserError(f"{where}: {shown} has a transcript already")
         if name not in files:
-            raise UserError(f"{where}: {name} has a transcript but no {name}.flac")
+            raise UserError(f"{where}: {shown} has a transcript but no FLAC file")
         if not text.strip():
-            raise UserError(f"{where}: {name} has an empty transcript")
+            raise UserError(f"{where}: {shown} has an empty transcript")
         if odd := sorted(set(text) - ALPHABET - {" "}):
             raise UserError(f"{where}: {odd[0]!r} is none of the letters A to Z and '")
         texts[name] = " ".join(text.split())

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from d2v.data.imagefolder import decode
 from d2v.data.views import Choice
 from d2v.errors import UserError
 
@@ -30,13 +31,6 @@ class Files:
     def split(self) -> list[Tensor]:
         """Bytes of each file."""
         return [self.payload[a:b] for a, b in zip([0, *self.ends], self.ends, strict=False)]
-
-
-def jpeg(payload: memoryview, name: str) -> np.ndarray:
-    """Bytes (N,) of a JPEG file; raises UserError with the name if it is none."""
-    if bytes(payload[:2]) != JPEG:
-        raise UserError(f"{name}: no JPEG file, which view.decode device needs; set it to host")
-    return np.frombuffer(payload, np.uint8)
 
 
 def joined(files: Sequence[np.ndarray], choices: list[Choice]) -> Files:
@@ -75,20 +69,25 @@ def _view(image: Tensor, choice: Choice, size: int) -> Tensor:
 def _decoded(files: list[Tensor], ids: Sequence[str], device: torch.device) -> list[Tensor]:
     """Images (3, H, W) uint8 on the device.
 
-    What its decoder refuses (CMYK, for one) is decoded on the host. Raises UserError naming the
-    example whose file is broken.
+    What its decoder refuses (CMYK, PNG: ImageNet has both) is decoded on the host. Raises UserError
+    naming the example whose file is broken.
     """
     try:
         return _decode(files, device)
     except RuntimeError:
-        found = []
-        for file, name in zip(files, ids, strict=True):
-            try:
-                found += [image.to(device) for image in _decode([file], torch.device("cpu"))]
-            except RuntimeError as error:
-                reason = str(error).splitlines()[0]
-                raise UserError(f"{name}: corrupt image ({reason}); replace it") from None
-        return found
+        return [_on_host(*pair).to(device) for pair in zip(files, ids, strict=True)]
+
+
+def _on_host(file: Tensor, name: str) -> Tensor:
+    payload = file.numpy().tobytes()
+    if payload[:2] != JPEG:
+        return torch.from_numpy(decode(payload, name).copy()).permute(2, 0, 1).contiguous()
+    try:
+        (image,) = _decode([file], torch.device("cpu"))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{name}: corrupt image ({reason}); replace it") from None
+    return image
 
 
 def _decode(files: list[Tensor], device: torch.device) -> list[Tensor]:

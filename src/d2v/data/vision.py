@@ -72,7 +72,7 @@ class Images(Examples):
         name, label = self.ids[place[1]], self.labels[row]
         example: Example = {"place": place, "id": name, "label": label}
         if self.on_device:
-            file = on_device.jpeg(self.shards.payload(row), self._name(row))
+            file = np.frombuffer(self.shards.payload(row), np.uint8)
             return example | {"file": file, "choice": self._choice(row, place)}
         if self.augmented:
             pixels = self._augmented(row, place)
