@@ -187,7 +187,14 @@ def _cell(values: pd.DataFrame, row: str, column: Column, planned: int) -> Cell:
     numbers = mine["value"].to_numpy(float)
     mean = numbers.mean() if len(numbers) else math.nan
     stderr = numbers.std(ddof=1) / math.sqrt(len(numbers)) if len(numbers) > 1 else math.nan
-    return Cell(float(mean), float(stderr), len(numbers), planned, tuple(mine["run"]))
+    return Cell(
+        float(mean),
+        float(stderr),
+        len(numbers),
+        planned,
+        tuple(mine["run"]),
+        values=tuple(numbers.tolist()),
+    )
 
 
 def _with_interval(tasks: dict[str, Finetune], column: Column, cell: Cell, results: Path) -> Cell:
