@@ -143,7 +143,7 @@ def folder(small_prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     """A working folder with the experiment, run from beginning to end, and prepared sets."""
     root = tmp_path_factory.mktemp("recipes")
     (root / "prepared").mkdir()
-    (root / "prepared" / "imagenet").symlink_to(small_prepared / "images")
+    _partial(small_prepared / "images", root / "prepared" / "imagenet")
     (root / "prepared" / "librispeech").symlink_to(small_prepared / "speech")
     tagged_sounds.write(root / "prepared" / "audioset")
     data = {k: {"kind": k, "source": "none", **v} for k, v in SOURCES.items()}
@@ -164,6 +164,16 @@ def folder(small_prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> It
         yield root
 
 
+def _partial(source: Path, target: Path) -> None:
+    """A prepared set that was made with --allow-partial."""
+    target.mkdir()
+    for path in source.iterdir():
+        if path.name != "meta.json":
+            (target / path.name).symlink_to(path)
+    meta = json.loads((source / "meta.json").read_text())
+    (target / "meta.json").write_text(json.dumps(meta | {"complete": False}))
+
+
 def found(folder: Path, run: str) -> dict[str, Any]:
     return json.loads((folder / "results/recipes/runs" / run / "metrics.json").read_text())
 
@@ -174,6 +184,17 @@ def weights(folder: Path, run: str) -> dict[str, torch.Tensor]:
 
 def predictions(folder: Path, run: str, split: str) -> Path:
     return folder / "results/recipes/runs" / run / f"predictions-{split}.tsv"
+
+
+# --- sets that are not whole ------------------------------------------------------------------
+
+
+def test_a_run_says_what_its_data_or_that_of_its_pretraining_lacks(folder: Path) -> None:
+    lacks = {"imagenet": "not the whole official set"}
+    for run in ("pretrain/first", "pretrain/second", "finetune/imagenet/data2vec"):
+        assert found(folder, f"{run}/seed0")["partial_data"] == lacks, run
+    for run in ("pretrain/speech", "finetune/letters/data2vec"):
+        assert "partial_data" not in found(folder, f"{run}/seed0"), run
 
 
 # --- second stage -----------------------------------------------------------------------------

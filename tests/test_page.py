@@ -1,6 +1,7 @@
 """The results page: what it says, what it does without runs, and how it looks in a browser."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -22,6 +23,7 @@ from d2v.results import tables
 from d2v.results.page import build, records
 
 ROOT = Path(__file__).parents[1]
+SOME_UNDEFINED = ((1, 0.5), (2, None), (3, 0.7))  # step, accuracy
 REPORTED = ROOT / "params" / "reported.csv"
 
 
@@ -73,6 +75,27 @@ def test_it_has_everything_and_is_the_same_bytes_again(
     titles = [unescape(title) for title in re.findall(r"<h2>(.*?)</h2>", text)]
     assert len({title.split()[0] for title in titles}) > len(titles) / 2
     assert all(len(title) < 70 for title in titles)
+
+
+def test_an_undefined_metric_is_said_and_breaks_its_curve(tmp_path: Path) -> None:
+    experiment = mock_paper.fill("mini", tmp_path)
+    path = tmp_path / "runs" / "finetune" / "digits" / "scratch" / "seed0"
+    metrics = json.loads((path / "metrics.json").read_text())
+    metrics["metrics"]["test"]["accuracy"] = None
+    (path / "metrics.json").write_text(json.dumps(metrics))
+    log = tmp_path / "work" / "finetune" / "digits" / "scratch" / "seed0" / "log.jsonl"
+    log.parent.mkdir(parents=True)
+    lines = [{"step": s, "loss": 1.0, "validation": {"accuracy": a}} for s, a in SOME_UNDEFINED]
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = make(experiment, tmp_path)
+    assert '<td class="undefined"' in text
+    assert ">undefined</text>" in text  # in the place of its mark
+    assert "from scratch: undefined." in text  # and in the chart's label
+    assert "It cannot be judged on MNIST digits, 100 labels." in text
+    record = records.Record(runs.Run("finetune", "digits", 0), log=log)
+    steps, curve = record.validations()["accuracy"]
+    assert steps == [1, 2, 3]
+    assert math.isnan(curve[1])
 
 
 @pytest.mark.parametrize(

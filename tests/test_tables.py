@@ -17,7 +17,7 @@ from d2v.results import cells, collect, layout, tables, verdicts
 
 ROOT = Path(__file__).parents[1]
 REPORTED = ROOT / "params" / "reported.csv"
-COLUMNS = "row column metric split value stderr n kind scale source runs"
+COLUMNS = "row column metric split value stderr n kind scale source runs partial_data"
 
 # test metrics by task and arm, one number a seed; two metrics: (first, second)
 SCORES = {
@@ -170,7 +170,7 @@ def test_what_the_tables_say_together(experiment, results):
     path_of(experiment, results, "finetune/digits/scratch/seed2").unlink()
     (answer,) = verdicts.answers(collect.collect(experiment, results, REPORTED))
     assert answer.startswith("Pre-training pays on 1 of 3 tasks.")
-    assert answer.endswith("Too few runs to judge digits column.")
+    assert answer.endswith("It cannot be judged on digits column.")
 
 
 def test_numbers_have_a_real_minus(experiment, results):
@@ -227,18 +227,65 @@ def test_missing_runs_are_named_and_shown(experiment, results):
     assert (cell.value, cell.stderr, cell.n) == ("78.0000", "", "1")
 
 
-def test_an_undefined_metric_is_a_gap_and_never_replaced_by_another(experiment, results):
-    for seed in range(3):
+def undefine(experiment, results, seeds):
+    """Of a collapsed model: an F1 that is not defined."""
+    for seed in seeds:
         run = f"finetune/mrpc/scratch/seed{seed}"
         write(experiment, results, run, {"test": {"accuracy": 0.5, "f1": math.nan}})
+
+
+@pytest.mark.parametrize("seeds", [[0], [0, 1, 2]], ids=["one seed", "all seeds"])
+def test_an_undefined_metric_has_no_mean_no_winner_and_is_never_replaced(
+    experiment, results, seeds
+):
+    undefine(experiment, results, seeds)
     frame, markdown = built(experiment, results, "glue")
-    assert line_of(markdown.split("Further")[0], "| from scratch")[2:] == ["–", "–"]
-    assert the_cell(frame, "from scratch", "mrpc column", "accuracy_pct").value == "50.0000"
-    gap = (
-        "finetune/mrpc/scratch/seed0, seed1, seed2: mrpc column:"
-        " mean_of_accuracy_and_f1_pct is missing"
-    )
+    scores = markdown.split("Further")[0]
+    assert line_of(scores, "| from scratch")[2:] == ["undefined", "undefined"]
+    assert line_of(scores, "| data2vec (this run)")[2] == "75.0 ± 0.6 (n=3)"  # not bold
+    assert "**" not in line_of(scores, "| data2vec (this run)")[3]
+    assert line_of(scores, "| difference")[2:] == ["–", "–"]
+    assert "- mrpc column: –, **undefined (the metric of from scratch is)**" in markdown
+    assert "Undefined: the metric has no value for at least one of the seeds" in markdown
+    one = the_cell(frame, "from scratch", "mrpc column", "mean_of_accuracy_and_f1_pct")
+    assert (one.value, one.stderr, one.n) == ("undefined", "", "3")
+    assert the_cell(frame, "from scratch", "average", "mean_over_tasks_x100").value == "undefined"
+    named = ", ".join(f"seed{seed}" for seed in seeds)
+    gap = f"finetune/mrpc/scratch/{named}: mrpc column: mean_of_accuracy_and_f1_pct is undefined"
     assert gap in markdown
+    accuracy = the_cell(frame, "from scratch", "mrpc column", "accuracy_pct")
+    assert accuracy.n == "3"
+    assert accuracy.value not in ("", "undefined")
+
+
+def test_an_undefined_metric_is_said_in_every_format(experiment, results):
+    undefine(experiment, results, [1])
+    tables.build(experiment, results, REPORTED)
+    folder = results / "tables"
+    page = (folder / "glue.html").read_text()
+    assert '<td class="undefined" title="undefined for finetune/mrpc/scratch/seed1">' in page
+    assert "n=2 of 3" not in page
+    latex = (folder / "glue.tex").read_text()
+    row = next(line for line in latex.split("\n") if line.startswith("from scratch &"))
+    assert row.count("undefined") == 2  # the task and the average
+    console = tables.render_console(experiment, results, REPORTED)
+    assert "gain · mrpc column: –, undefined (the metric of from scratch is)" in console
+    assert "n=2 of 3" not in console
+
+
+def test_a_seed_with_an_undefined_score_leaves_no_average_of_the_others(experiment, results):
+    undefine(experiment, results, [0])
+    path_of(experiment, results, "finetune/sst2/scratch/seed0").unlink()
+    frame, _ = built(experiment, results, "glue")
+    assert the_cell(frame, "from scratch", "average", "mean_over_tasks_x100").value == "undefined"
+
+
+def test_a_metric_that_a_run_does_not_have_is_missing_not_undefined(experiment, results):
+    run = "finetune/mrpc/scratch/seed0"
+    write(experiment, results, run, {"test": {"accuracy": 0.5}})
+    _, markdown = built(experiment, results, "glue")
+    assert f"{run}: mrpc column: mean_of_accuracy_and_f1_pct is missing" in markdown
+    assert "(n=2 of 3)" in line_of(markdown.split("Further")[0], "| from scratch")[2]
 
 
 def test_an_average_counts_only_seeds_with_every_task(experiment, results):
@@ -360,6 +407,37 @@ def test_a_reproduced_row_stands_under_the_reported_one_with_its_gap(full, tmp_p
     assert answer.endswith(" not measured yet.")
     assert the_cell(frame, "data2vec (this run)", "ViT-B", "accuracy_pct").value == "84.1000"
     assert the_cell(frame, "data2vec (this run)", "ViT-L", "accuracy_pct").value == ""
+
+
+def test_a_cell_from_a_set_that_is_not_whole_is_marked_and_never_the_best(full, tmp_path):
+    for seed in range(3):
+        run = f"finetune/base/data2vec/seed{seed}"
+        write(full, tmp_path, run, {"test": {"accuracy": 0.95}})
+        path = path_of(full, tmp_path, run)
+        partial = {"partial_data": {"imagenet": "not the whole official set"}}
+        path.write_text(json.dumps(json.loads(path.read_text()) | partial))
+    frame, markdown = built(full, tmp_path, "imagenet")
+    assert "| **data2vec (this run) †** | 95.0 ± 0.0 (n=3) ‡ | – |" in markdown
+    assert "| gap to the reported | +10.8 ± 0.0 (better) ‡ | – (not run) |" in markdown
+    assert "| data2vec | **84.2** | **86.6** |" in markdown
+    note = "‡ data2vec: a part of the data is missing: imagenet (not the whole official set)."
+    assert f"- {note}" in markdown
+    cell = the_cell(frame, "data2vec (this run)", "ViT-B", "accuracy_pct")
+    assert cell.partial_data == "imagenet (not the whole official set)"
+    assert the_cell(frame, "data2vec (this run)", "ViT-L", "accuracy_pct").partial_data == ""
+    assert r"\ensuremath{\ddagger}" in (tmp_path / "tables" / "imagenet.tex").read_text()
+    assert "(n=3) ‡</td>" in (tmp_path / "tables" / "imagenet.html").read_text()
+    assert note in tables.render_console(full, tmp_path, REPORTED)
+
+
+def test_a_gap_to_the_reported_value_is_undefined_where_one_seed_is(full, tmp_path):
+    for seed, score in enumerate((0.9, math.nan, 0.9)):
+        write(full, tmp_path, f"finetune/base/data2vec/seed{seed}", {"test": {"accuracy": score}})
+    _, markdown = built(full, tmp_path, "imagenet")
+    ours = "| **data2vec (this run) †** | undefined | – |"
+    gap = "| gap to the reported | – (undefined) | – (not run) |"
+    assert f"{ours}\n{gap}" in markdown
+    assert "| data2vec | 84.2 | **86.6** |" in markdown
 
 
 def test_a_task_with_two_columns_counts_once_in_the_average_of_its_row(full, tmp_path):

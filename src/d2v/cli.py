@@ -102,6 +102,7 @@ def _check(args: argparse.Namespace) -> None:
     from d2v import params, runs
 
     experiment = params.load(args.params)
+    params.check_stages(experiment)
     found = runs.all_runs(experiment)
     counts = {
         kind: sum(r.kind == kind for r in found)

@@ -25,6 +25,7 @@ from d2v import (
 )
 from d2v.data import build_dataset
 from d2v.data.letters import LETTERS
+from d2v.data.official import lacking
 from d2v.errors import UserError, spared
 from d2v.files import read_json, write_json
 from d2v.model import Student
@@ -80,11 +81,29 @@ def execute(experiment_path: Path, run_id: str) -> None:
     described = provenance.incomplete(known)
     with spared("the provenance"):
         described = provenance.describe(**known)
-    head = {"run": run.id, "kind": run.kind, "name": run.name, "arm": run.arm, "seed": run.seed}
+    head: dict[str, Any] = {
+        "run": run.id,
+        "kind": run.kind,
+        "name": run.name,
+        "arm": run.arm,
+        "seed": run.seed,
+    }
     head |= {"pretrain_run": source.id if source else None, "setting": defining.get("setting")}
+    if partial := _partial_data(experiment, run):
+        head["partial_data"] = partial
     write_json(runs.metrics_path(experiment, run), {**head, **found, "provenance": described})
     with spared("the note that the run has finished"):
         _leave(work)
+
+
+def _partial_data(experiment: params.Experiment, run: Run) -> dict[str, str]:
+    """What the run's sets, and those of the run it starts from, lack of the official ones."""
+    before = runs.finetune_run(run) if run.kind == "decode" else runs.pretrain_run(experiment, run)
+    earlier = read_json(runs.metrics_path(experiment, before)) if before else None
+    found = dict((earlier or {}).get("partial_data") or {})
+    for name in runs.datasets(experiment, run):
+        found[name] = lacking(read_json(runs.meta_path(experiment, name)) or {})
+    return {name: what for name, what in found.items() if what}
 
 
 def _pretrain(

@@ -49,6 +49,7 @@ def run(experiment_path: Path, run_id: str, place: str = "local") -> None:
     cluster that refuses the job.
     """
     experiment = params.load(experiment_path)
+    params.check_stages(experiment)
     run = runs.parse(experiment, run_id)
     if finished.up_to_date(experiment, run):
         if os.environ.get("RANK", "0") == "0":

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 from d2v.errors import UserError
 
@@ -69,6 +70,14 @@ def check_hours(found: Mapping[str, float], allow_partial: bool = False) -> bool
         if found.get(subset, 0.0) < ENOUGH * hours
     ]
     return tell("librilight", faults, allow_partial)
+
+
+def lacking(meta: Mapping[str, Any]) -> str:
+    """What a prepared set lacks of the official one, by its meta.json; empty: nothing known."""
+    missing = sum(split.get("missing", 0) for split in dict(meta.get("splits") or {}).values())
+    if missing:
+        return f"{missing:,} clips are missing"
+    return "not the whole official set" if meta.get("complete") is False else ""
 
 
 def tell(dataset: str, faults: list[str], allow_partial: bool) -> bool:

@@ -41,6 +41,7 @@ from d2v.params.model import (
 from d2v.params.pretraining import Pretrain
 from d2v.params.reading import read_params, read_yaml
 from d2v.params.released import Released
+from d2v.params.stages import check_stages
 from d2v.params.training import (
     ChannelMask,
     Collapse,
@@ -114,6 +115,7 @@ __all__ = [
     "View",
     "WaveAugment",
     "WaveEncoder",
+    "check_stages",
     "hash_of",
     "load",
     "load_as",

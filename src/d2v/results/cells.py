@@ -46,15 +46,20 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """Mean and standard error over seeds, times 100; NaN where there is none."""
+    """Mean and standard error over seeds, times 100; NaN where there is none.
+
+    A metric that is undefined for one seed has no mean over the others.
+    """
 
     value: float
     stderr: float
-    n: int
+    n: int  # seeds that have run
     planned: int  # seeds the experiment asks for; 0: the row has no such task
     runs: tuple[str, ...]
     interval: tuple[float, float] | None = None  # 95 % over examples, of a single run
     values: tuple[float, ...] = ()  # of each seed
+    undefined: tuple[str, ...] = ()  # those of the runs whose metric is undefined
+    partial: tuple[str, ...] = ()  # sets that were not whole, and what they lack
 
 
 @dataclass(frozen=True)
@@ -64,10 +69,13 @@ class Gain:
     column: Column
     value: float
     stderr: float
+    undefined: tuple[str, ...] = ()  # rows whose metric is undefined
 
     @property
     def verdict(self) -> str:
         """Said honestly: a gain is more than two standard errors in the better direction."""
+        if self.undefined:
+            return f"undefined (the metric of {' and '.join(self.undefined)} is)"
         if math.isnan(self.value):
             return "cannot be judged (runs are missing)"
         if math.isnan(self.stderr):
@@ -91,10 +99,14 @@ class Gap:
     column: Column
     value: float
     stderr: float
+    undefined: bool = False  # the metric of the reproduced row is
+    partial: bool = False  # measured on other data than the reported value
 
     @property
     def verdict(self) -> str:
         """Within two standard errors (and the rounding of one decimal), or better, or worse."""
+        if self.undefined:
+            return "undefined"
         if math.isnan(self.value):
             return "not run"
         if math.isnan(self.stderr):
@@ -120,7 +132,9 @@ class Table:
     def gain(self, column: Column) -> Gain:
         """Difference of the rows data2vec and from scratch in one column."""
         scratch, ours = self.cells[SCRATCH, column], self.cells[OURS, column]
-        return Gain(column, ours.value - scratch.value, math.hypot(ours.stderr, scratch.stderr))
+        undefined = tuple(r for r in (SCRATCH, OURS) if self.cells[r, column].undefined)
+        spread = math.hypot(ours.stderr, scratch.stderr)
+        return Gain(column, ours.value - scratch.value, spread, undefined)
 
     def gap(self, row: str, column: Column) -> Gap | None:
         """Difference of a row to the reported one (reported_row); None where none is given.
@@ -135,7 +149,8 @@ class Table:
         if column.heading == AVERAGE and not self._headings(row) >= set(reported["column"]):
             return None
         cell = self.cells[row, column]
-        return Gap(column, cell.value - float(values.iloc[0]), cell.stderr)
+        gap = cell.value - float(values.iloc[0])
+        return Gap(column, gap, cell.stderr, bool(cell.undefined), bool(cell.partial))
 
     def _headings(self, row: str) -> set[str]:
         """Columns that the row's tasks fill."""

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ REPORTED = Path("params/reported.csv")
 # fmt: off
 REPORTED_COLUMNS = ("id", "table", "group", "method", "setup", "column", "metric", "split",
                     "value", "source", "note", "citation")
-VALUES = ["row", "seed", "task", "heading", "metric", "value", "run", "setting"]
+VALUES = ["row", "seed", "task", "heading", "metric", "value", "run", "setting", "partial"]
 # fmt: on
 
 
@@ -115,7 +116,7 @@ def _average_column(scores: list[Column]) -> Column:
 def _read_task(
     experiment: Experiment, key: str, results: Path, printed: frozenset[str]
 ) -> tuple[pd.DataFrame, list[str]]:
-    """One line a run and column (see VALUES), and what is missing."""
+    """One line a run and column (see VALUES), and what is missing; NaN: an undefined metric."""
     task = experiment.finetune[key]
     named = {task.column: "test", **task.more}
     lines = []
@@ -124,30 +125,42 @@ def _read_task(
         folder, seed = run.id.rsplit("/", 1)
         row = row_of(experiment, task, str(run.arm))
         try:
-            metrics, setting = _read_run(results / "runs" / run.id / "metrics.json")
+            metrics, setting, partial = _read_run(results / "runs" / run.id / "metrics.json")
         except UserError as error:
             gaps.setdefault((folder, str(error)), []).append(seed)
             continue
         for column in _columns(task, printed):
-            split: Any = metrics.get(named[column.heading])
-            values: list[Any] = [(split or {}).get(m) for m in column.metrics]
-            if any(not isinstance(v, int | float) or not math.isfinite(v) for v in values):
-                fault = f"{column.heading}: {column.name} is missing or undefined"
+            split: Any = metrics.get(named[column.heading]) or {}
+            value = _value(split, column)
+            if not math.isfinite(value):
+                state = "undefined" if {*column.metrics} <= {*split} else "missing"
+                fault = f"{column.heading}: {column.name} is {state}"
                 gaps.setdefault((folder, fault), []).append(seed)
-                continue
-            value = 100 * sum(values) / len(values)
-            lines.append((row, run.seed, key, column.heading, column.name, value, run.id, setting))
+                if state == "missing":
+                    continue
+            of = (row, run.seed, key, column.heading, column.name)
+            lines.append((*of, value, run.id, setting, partial))
     frame = pd.DataFrame(lines, columns=VALUES).astype({"value": float})
     return frame, [f"{folder}/{', '.join(s)}: {fault}" for (folder, fault), s in gaps.items()]
 
 
-def _read_run(path: Path) -> tuple[dict[str, Any], str]:
-    """Metrics by split, and setting, of a run; raises UserError saying what is wrong."""
+def _value(split: dict[str, Any], column: Column) -> float:
+    """Mean of a column's metrics times 100; NaN where one is undefined or not a number."""
+    values = [split.get(m) for m in column.metrics]
+    if any(not isinstance(v, int | float) or not math.isfinite(v) for v in values):
+        return math.nan
+    return 100 * sum(values) / len(values)  # type: ignore[arg-type]
+
+
+def _read_run(path: Path) -> tuple[dict[str, Any], str, tuple[str, ...]]:
+    """Metrics by split, setting, and what its data lacks; raises UserError for what is wrong."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         found = dict(content["metrics"])
         dict(found["test"])
-        return found, Setting(**content["setting"]).words if content.get("setting") else ""
+        setting = Setting(**content["setting"]).words if content.get("setting") else ""
+        lacks = dict(content.get("partial_data") or {})
+        return found, setting, tuple(f"{name} ({what})" for name, what in lacks.items())
     except FileNotFoundError:
         raise UserError("not run yet (no metrics.json)") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -163,7 +176,8 @@ def _averages(
 ) -> pd.DataFrame:
     """Mean over tasks within each seed that has every score of its row, so seeds stay the unit.
 
-    A task with several columns (MNLI: matched and mismatched) counts once, by their mean.
+    A task with several columns (MNLI: matched and mismatched) counts once, by their mean. A seed
+    with an undefined score has an undefined mean, whatever else has run.
     """
     names = {(c.heading, c.name) for c in scores}
     pairs = zip(values["heading"], values["metric"], strict=True)
@@ -171,11 +185,28 @@ def _averages(
     lines: list[tuple[Any, ...]] = []
     for (row, seed), group in kept.groupby(["row", "seed"], sort=False):
         needed = sum((row, c.heading) in planned for c in scores)
-        if len(group) == needed:
-            mean = group.groupby("task")["value"].mean().mean()
+        undefined = group["value"].isna().any()
+        if undefined or len(group) == needed:
+            mean = math.nan if undefined else group.groupby("task")["value"].mean().mean()
             run = " ".join(dict.fromkeys(group["run"]))
-            lines.append((row, seed, AVERAGE, AVERAGE, average.name, mean, run, ""))
+            lines.append(
+                (
+                    row,
+                    seed,
+                    AVERAGE,
+                    AVERAGE,
+                    average.name,
+                    mean,
+                    run,
+                    "",
+                    _united(group["partial"]),
+                )
+            )
     return pd.DataFrame(lines, columns=VALUES).astype({"value": float})
+
+
+def _united(parts: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(part for some in parts for part in some))
 
 
 def _cell(values: pd.DataFrame, row: str, column: Column, planned: int) -> Cell:
@@ -184,22 +215,25 @@ def _cell(values: pd.DataFrame, row: str, column: Column, planned: int) -> Cell:
         & (values["heading"] == column.heading)
         & (values["metric"] == column.name)
     ]
-    numbers = mine["value"].to_numpy(float)
+    numbers = mine["value"].to_numpy(float)  # one that is undefined makes the mean undefined
     mean = numbers.mean() if len(numbers) else math.nan
     stderr = numbers.std(ddof=1) / math.sqrt(len(numbers)) if len(numbers) > 1 else math.nan
+    undefined = tuple(mine["run"][mine["value"].isna()])
     return Cell(
-        float(mean),
-        float(stderr),
-        len(numbers),
-        planned,
-        tuple(mine["run"]),
+        value=float(mean),
+        stderr=float(stderr),
+        n=len(numbers),
+        planned=planned,
+        runs=tuple(mine["run"]),
         values=tuple(numbers.tolist()),
+        undefined=undefined,
+        partial=_united(mine["partial"]),
     )
 
 
 def _with_interval(tasks: dict[str, Finetune], column: Column, cell: Cell, results: Path) -> Cell:
     """A cell of one run with the interval over its examples, where its predictions are there."""
-    if cell.n != 1 or len(column.metrics) > 1 or column.heading == AVERAGE:
+    if cell.n != 1 or cell.undefined or len(column.metrics) > 1 or column.heading == AVERAGE:
         return cell
     from d2v.results.statistics import interval
 

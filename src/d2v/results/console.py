@@ -4,17 +4,15 @@ from d2v.results.cells import Table
 from d2v.results.columns import aligned
 from d2v.results.grid import Grid
 from d2v.results.layout import WIDE, document, gains, measured, reported_grid, scores
+from d2v.results.protocol import partial_notes
 
 
 def console(table: Table) -> str:
     """Measured rows, differences, missing runs, and the paper's data2vec values."""
     shown = document(table)
-    lines = [
-        shown.title,
-        "=" * len(shown.title),
-        shown.subtitle,
-        *_aligned(measured(table, scores(table))),
-    ]
+    lines = [shown.title, "=" * len(shown.title), shown.subtitle]
+    lines += _aligned(measured(table, scores(table)))
+    lines += [f"  {note}" for note in partial_notes(table)]
     lines += [f"  gain · {gain}".replace("**", "") for gain in gains(table)]
     further = [c for c in table.columns if not c.headline]
     if 0 < len(further) <= WIDE:

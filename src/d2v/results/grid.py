@@ -31,6 +31,7 @@ class Entry:
     hover: str = ""
     runs: tuple[str, ...] = ()
     verdict: str = ""
+    apart: bool = False  # never the best: not of the same data as the others
 
 
 @dataclass(frozen=True)

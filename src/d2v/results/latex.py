@@ -13,8 +13,8 @@ ESCAPES = {
     "<": r"\ensuremath{<}", ">": r"\ensuremath{>}", "|": r"\ensuremath{|}",
     "↑": r"\ensuremath{\uparrow}", "↓": r"\ensuremath{\downarrow}", "±": r"\ensuremath{\pm}",
     "−": r"\ensuremath{-}", "×": r"\ensuremath{\times}", "≥": r"\ensuremath{\geq}",
-    "†": r"\ensuremath{\dagger}", "·": r"\ensuremath{\cdot}", "–": "--", "…": r"\ldots{}",
-    "’": "'", "₂": r"\ensuremath{_2}",
+    "†": r"\ensuremath{\dagger}", "‡": r"\ensuremath{\ddagger}",
+    "·": r"\ensuremath{\cdot}", "–": "--", "…": r"\ldots{}", "’": "'", "₂": r"\ensuremath{_2}",
 }  # fmt: skip
 MARKS = ((r"\*\*", r"\\textbf"), (r"\*", r"\\emph"), ("`", r"\\texttt"))
 

@@ -24,9 +24,10 @@ from d2v.results.cells import (
     reported_row,
 )
 from d2v.results.grid import Document, Entry, Grid, Head, Row, Section
-from d2v.results.protocol import NONE, footnotes, joined, protocol, units
+from d2v.results.protocol import NONE, PARTIAL, footnotes, joined, partial_notes, protocol, units
 from d2v.results.wording import MINIATURE, TITLES, number
 
+UNDEFINED = "undefined"
 WIDE = 8  # columns of further metrics that fit beside each other
 
 
@@ -34,6 +35,8 @@ def document(table: Table) -> Document:
     """Measured and reported rows, gains, protocol, missing runs."""
     apart = table.experiment.scale == "miniature"
     parts = [_scores(table) if apart else _together(table)]
+    if notes := partial_notes(table):
+        parts.append(Section("", [], None, notes))
     if points := gains(table):
         parts.append(Section("", ["**Gain** (data2vec − from scratch):"], None, points))
     if not apart and (notes := footnotes(table)):
@@ -168,14 +171,15 @@ def _reproduced(table: Table, row: str, heads: list[Head], found: dict[str, Colu
     rows = [_measured_row(table, row, columns, label(row) + " †" * stands_in)]
     gaps = [table.gap(row, c) if c else None for c in columns]
     if any(gaps):
-        entries = [
-            Entry(f"{signed(g)} ({g.verdict})", _number(g.value), verdict=g.verdict)
-            if g
-            else Entry("")
-            for g in gaps
-        ]
-        rows.append(Row("difference", "gap to the reported", entries))
+        rows.append(Row("difference", "gap to the reported", [_gap_entry(g) for g in gaps]))
     return rows
+
+
+def _gap_entry(gap: Gap | None) -> Entry:
+    if gap is None:
+        return Entry("")
+    mark = f" {PARTIAL}" * gap.partial
+    return Entry(f"{signed(gap)} ({gap.verdict}){mark}", _number(gap.value), verdict=gap.verdict)
 
 
 def _measured_row(table: Table, row: str, columns: Iterable[Column | None], name: str) -> Row:
@@ -193,18 +197,24 @@ def _marked(rows: list[Row], directions: list[Literal["↑", "↓", ""]]) -> lis
         best = [_best(block, column, directions[column]) for column in range(len(directions))]
         for row in block:
             entries = [
-                replace(entry, best=best[column] is not None and entry.value == best[column])
+                replace(entry, best=_is_best(entry, best[column]))
                 for column, entry in enumerate(row.entries)
             ]
             marked.append(replace(row, entries=entries) if row.kind != "difference" else row)
     return marked
 
 
+def _is_best(entry: Entry, best: float | None) -> bool:
+    return best is not None and entry.value == best and not entry.apart
+
+
 def _best(rows: list[Row], column: int, direction: str) -> float | None:
+    """The best value of a column; None where there is nothing to compare or one is undefined."""
     kinds = ("reported", "measured")
     entries = [row.entries[column] for row in rows if row.kind in kinds]
-    values = [entry.value for entry in entries if entry.value is not None]
-    if len(values) < 2 or not direction:
+    values = [entry.value for entry in entries if entry.value is not None and not entry.apart]
+    undefined = any(entry.verdict == UNDEFINED for entry in entries)
+    if len(values) < 2 or undefined or not direction:
         return None
     return max(values) if direction == "↑" else min(values)
 
@@ -216,6 +226,10 @@ def _entry(cell: Cell) -> Entry:
     """`77.9 ± 0.3 (n=3)`; the number of seeds planned where some are missing."""
     if not cell.planned:
         return Entry("")
+    mark = f" {PARTIAL}" * bool(cell.partial)
+    if cell.undefined:
+        hover = f"undefined for {', '.join(cell.undefined)}"
+        return Entry(f"{UNDEFINED}{mark}", verdict=UNDEFINED, hover=hover)
     if math.isnan(cell.value):
         return Entry(NONE, verdict="not run", hover="not run yet")
     spread = "" if math.isnan(cell.stderr) else f" ± {spread_text(cell.stderr)}"
@@ -224,8 +238,8 @@ def _entry(cell: Cell) -> Entry:
         spread = f" [{low}, {high}]"
     planned = "" if cell.n == cell.planned else f" of {cell.planned}"
     hover = f"mean {number(cell.value, '.2f')} of {cell.n}: {', '.join(cell.runs)}"
-    text = f"{number(cell.value, '.1f')}{spread} (n={cell.n}{planned})"
-    return Entry(text, cell.value, hover=hover, runs=cell.runs)
+    text = f"{number(cell.value, '.1f')}{spread} (n={cell.n}{planned}){mark}"
+    return Entry(text, cell.value, hover=hover, runs=cell.runs, apart=bool(cell.partial))
 
 
 def _printed(line: dict[Any, Any] | None) -> Entry:

@@ -8,6 +8,7 @@ from d2v.results.cells import AVERAGE, OURS, SCRATCH, Table, row_of
 from d2v.results.wording import REPORTED_UNITS
 
 NONE = "–"
+PARTIAL = "‡"  # a cell whose data lacks a part of the official set
 
 
 def protocol(table: Table) -> list[str]:
@@ -30,6 +31,11 @@ def protocol(table: Table) -> list[str]:
         )
     if any(column.heading == AVERAGE for column in table.columns):
         lines.append("Average: mean of the tasks' scores within a seed, then over seeds.")
+    if any(cell.undefined for cell in table.cells.values()):
+        lines.append(
+            "Undefined: the metric has no value for at least one of the seeds (constant"
+            " predictions, nothing to score), so there is no mean, no difference and no best."
+        )
     return [*lines, f"Each cell's runs: {table.name}.csv."]
 
 
@@ -49,6 +55,17 @@ def footnotes(table: Table) -> list[str]:
     lines = [f"{method}: {'; '.join(texts)}." for method, texts in notes.items()]
     stands_in = {(t.row or OURS, t.stand_in) for t in table.tasks.values() if t.stand_in}
     lines += [f"† {row}: nobody published this recipe. {text}" for row, text in sorted(stands_in)]
+    return lines
+
+
+def partial_notes(table: Table) -> list[str]:
+    """What was not whole of the sets behind a row's marked cells."""
+    lines = []
+    for row in table.rows:
+        cells = [cell for (name, _), cell in table.cells.items() if name == row]
+        sets = dict.fromkeys(part for cell in cells for part in cell.partial)
+        if sets:
+            lines.append(f"{PARTIAL} {row}: a part of the data is missing: {', '.join(sets)}.")
     return lines
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pandas as pd
 
 from d2v.params import Experiment
-from d2v.results.cells import Table
+from d2v.results.cells import Cell, Table
 from d2v.results.collect import REPORTED, collect
 from d2v.results.console import console
 from d2v.results.html import page
 from d2v.results.latex import latex, main_file
-from d2v.results.layout import document, label
+from d2v.results.layout import UNDEFINED, document, label
 from d2v.results.markdown import markdown
 from d2v.results.verdicts import answers
 
@@ -54,7 +54,10 @@ def render_console(experiment: Experiment, results: Path, reported: Path = REPOR
 
 
 def as_csv(table: Table) -> str:
-    """Measured cells with four decimals, then reported ones as printed; empty where missing."""
+    """Measured cells with four decimals, then reported ones as printed; empty where missing.
+
+    A value is `undefined` where the metric is for any of its runs.
+    """
     lines = []
     for row in table.rows:
         for column in table.columns:
@@ -66,21 +69,28 @@ def as_csv(table: Table) -> str:
                 "column": column.heading,
                 "metric": column.name,
                 "split": column.split,
-                "value": "" if math.isnan(cell.value) else f"{cell.value:.4f}",
+                "value": _value(cell),
                 "stderr": "" if math.isnan(cell.stderr) else f"{cell.stderr:.4f}",
                 "n": str(cell.n),
                 "kind": "reproduced",
                 "scale": table.experiment.scale,
                 "source": f"experiment {table.experiment.name}",
                 "runs": " ".join(cell.runs),
+                "partial_data": "; ".join(cell.partial),
             }
             lines.append(line)
     for printed in table.reported.to_dict("records"):
         same = {key: printed[key] for key in ("column", "metric", "split", "value", "source")}
-        unknown = {"stderr": "", "n": "", "runs": ""}
+        unknown = {"stderr": "", "n": "", "runs": "", "partial_data": ""}
         kind = {"kind": "reported", "scale": "paper"}
         lines.append({"row": printed["method"], **same, **unknown, **kind})
     return pd.DataFrame(lines).to_csv(index=False, lineterminator="\n")
+
+
+def _value(cell: Cell) -> str:
+    if cell.undefined:
+        return UNDEFINED
+    return "" if math.isnan(cell.value) else f"{cell.value:.4f}"
 
 
 def read_csv(text: str) -> pd.DataFrame:

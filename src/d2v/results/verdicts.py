@@ -98,7 +98,7 @@ def _pays(verdicts: Sequence[Verdict]) -> str:
     if worse := _of(verdicts, "worse"):
         text += f" It hurts on {_named(worse)}."
     if left := _of(verdicts, "open"):
-        text += f" Too few runs to judge {_named(left)}."
+        text += f" It cannot be judged on {_named(left)}."
     return text
 
 
@@ -110,7 +110,9 @@ def _close(verdicts: Sequence[Verdict]) -> str:
     text = f"Of the paper's {len(verdicts)} values: "
     text += f"{told}." if len(open_) < len(verdicts) else "none can be judged yet."
     text += f" {single} from one run each, without a spread." if single else ""
-    missing = len(open_) - single
+    undefined = sum(bool(v.found.undefined) for v in open_)
+    text += f" {undefined} undefined." if undefined else ""
+    missing = len(open_) - single - undefined
     return text + (f" {missing} not measured yet." if missing else "")
 
 

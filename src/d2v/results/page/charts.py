@@ -33,6 +33,7 @@ class Lane:
 
     label: str
     marks: list[Mark]
+    undefined: bool = False  # a metric without a value is said, not drawn
 
 
 Group = tuple[Column, list[Lane]]  # a column of the table
@@ -71,9 +72,11 @@ def _scores(id: str, title: str, groups: Sequence[Group], shared: Sequence[Mark]
             top = y + height / 2 - LINE * len(lines) / 2 + 10.5
             parts += [words(0, top + LINE * i, text) for i, text in enumerate(lines)]
             parts += chain.from_iterable(drawn(m, scale, y + height / 2) for m in lane.marks)
+            if lane.undefined:
+                parts.append(words(gutter + 4, y + height / 2 + 4, "undefined"))
             y += height
         y += 6
-        told.append(f"{column.heading}: " + "; ".join(m.text for lane in lanes for m in lane.marks))
+        told.append(f"{column.heading}: {'; '.join(_texts(lanes))}")
     columns = [column for column, _ in groups]
     unit = _unit(columns)
     axis = svg.below(scale, 0, y, unit)
@@ -108,8 +111,8 @@ def _lanes(table: Table, column: Column) -> list[Lane]:
         if ablation and row in reported:
             text = f"{row}, reported: {number(reported[row])}"
             marks.insert(0, Mark("ours reported", reported[row], text))
-        if marks:
-            lanes.append(Lane(row, marks))
+        if marks or cell.undefined:
+            lanes.append(Lane(row, marks, bool(cell.undefined)))
     return lanes
 
 
@@ -120,6 +123,11 @@ def _reported(table: Table, column: Column) -> dict[str, float]:
 
 
 # --- words ------------------------------------------------------------------------------------
+
+
+def _texts(lanes: Sequence[Lane]) -> list[str]:
+    found = [m.text for lane in lanes for m in lane.marks]
+    return found + [f"{lane.label}: undefined" for lane in lanes if lane.undefined]
 
 
 def _marks(groups: Sequence[Group]) -> list[Mark]:

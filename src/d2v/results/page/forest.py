@@ -12,7 +12,7 @@ from d2v.results.cells import Gain, Table
 from d2v.results.layout import metric_of, spread_text
 from d2v.results.page.marks import ERRORS
 from d2v.results.page.svg import Scale, fitted, tag
-from d2v.results.protocol import NONE
+from d2v.results.protocol import NONE, PARTIAL
 from d2v.results.verdicts import Verdict, against_reported, against_scratch, spread
 from d2v.results.wording import SHORT, number
 
@@ -74,14 +74,16 @@ def _line(verdict: Verdict, scale: Scale) -> Line:
     metric = metric_of(verdict.column).split(", ")[0]
     detail = f"{metric} {' → '.join(values)}"
     strip = _strip(verdict, scale, f"{verdict.name}: {told} {difference}; {detail}")
-    return Line(verdict.name, detail, strip, verdict.kind, told, difference)
+    cell = verdict.table.cells[verdict.row, verdict.column]
+    name = verdict.name + f" {PARTIAL}" * bool(cell.partial)
+    return Line(name, detail, strip, verdict.kind, told, difference)
 
 
 def _told(verdict: Verdict) -> tuple[str, str]:
     """The verdict, and by how much it is better or worse, in words: WER is better if it falls."""
     found = verdict.found
     if math.isnan(found.value):
-        return "not run", ""
+        return "undefined" if found.undefined else "not run", ""
     size = f"{abs(found.value):.1f}"
     size += "" if math.isnan(found.stderr) else f" ± {spread_text(found.stderr)}"
     if verdict.kind in ("better", "worse"):

@@ -1,6 +1,7 @@
 """What the page knows of each run: its metrics file, its curves, and what is wrong with them."""
 
 import json
+import math
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -40,14 +41,13 @@ class Record:
         return [step for step, _ in pairs], [value for _, value in pairs]
 
     def validations(self) -> dict[str, tuple[list[int], list[float]]]:
-        """Steps and values of every metric of the validations."""
+        """Steps and values of every metric of the validations; NaN where it was undefined."""
         found: dict[str, tuple[list[int], list[float]]] = {}
         for line in self.lines:
             for name, value in (line.get("validation") or {}).items():
-                if value is not None:
-                    steps, values = found.setdefault(name, ([], []))
-                    steps.append(line["step"])
-                    values.append(value)
+                steps, values = found.setdefault(name, ([], []))
+                steps.append(line["step"])
+                values.append(math.nan if value is None else value)
         return found
 
 

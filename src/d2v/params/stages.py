@@ -1,0 +1,54 @@
+"""Whether the data of an experiment is what its data stages are going to prepare."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from d2v.params.base import ParamsError
+from d2v.params.experiment import Experiment
+from d2v.params.reading import read_yaml
+
+
+def check_stages(experiment: Experiment, root: Path = Path()) -> None:
+    """Compare `data:` with that of the parameter files that the stages read (`vars:`).
+
+    A variant (`base: paper.yaml`) with data of its own would else run on the data of its base. Only
+    sets that a stage writes into the experiment's folder are looked at; without a file of stages
+    there is nothing to compare. Raises ParamsError with one line for each value that differs.
+    """
+    path = root / experiment.stages
+    if not path.is_file():
+        return
+    known = yaml.safe_load(path.read_text()) or {}
+    written = {out for stage in (known.get("stages") or {}).values() for out in _outs(stage)}
+    faults = []
+    for name in [name for name in known.get("vars") or [] if isinstance(name, str)]:
+        file = Path(os.path.normpath(Path(experiment.stages).parent / name))
+        theirs = read_yaml(root / file).get("data") or {}
+        for key, data in experiment.data.items():
+            if any(f"{experiment.prepared}/{made}" in written for made in data.makes):
+                faults += _differences(key, data.model_dump(mode="json"), theirs.get(key), file)
+    if faults:
+        advice = (
+            f"{experiment.stages} prepares {experiment.prepared} from its own parameters; change"
+            " those, or give the experiment `stages:` and `prepared:` of its own"
+        )
+        raise ParamsError("\n  ".join([f"{len(faults)} fault(s)", *faults, advice]))
+
+
+def _outs(stage: dict[str, Any]) -> list[str]:
+    """Folders that a stage writes, as its file names them."""
+    outs = stage.get("outs") or []
+    return [next(iter(out)) if isinstance(out, dict) else str(out) for out in outs]
+
+
+def _differences(key: str, ours: dict[str, Any], theirs: Any, file: Path) -> list[str]:
+    if not isinstance(theirs, dict):
+        return [f"data.{key}: not in {file}, which the stages read"]
+    return [
+        f"data.{key}.{field}: {value}, but the stages prepare it with {theirs.get(field)} ({file})"
+        for field, value in ours.items()
+        if theirs.get(field) != value
+    ]
