@@ -292,7 +292,7 @@ def test_convolutions_stay_and_the_head_trains_first(folder: Path) -> None:
 def test_freezing_says_what_it_freezes() -> None:
     setting = params.Setting(lr=1e-3, steps=4, freeze="convolutions")
     assert setting.name == "lr0.001-steps4-frozen-convolutions"
-    assert setting.words == "4 steps, rate 0.001, convolutions frozen"
+    assert setting.words == "4 steps, learning rate 0.001, convolutions frozen"
     assert params.Setting(lr=1e-3, steps=4).name == "lr0.001-steps4"
     encoder = params.PatchEncoder(kind="vision", image_size=8, patch_size=4)
     student = Student(encoder, params.Backbone(**BACKBONE))

@@ -71,7 +71,7 @@ def test_every_planned_cell_has_a_number_and_stands_under_the_reported_row(done,
     assert len(frame)
     assert (frame["value"] != "").all(), frame[frame["value"] == ""]
     page = (done / "results" / NAME / "tables" / f"{name}.md").read_text()
-    assert "## Gaps" not in page
+    assert "## Missing runs" not in page
     lines = page.split("\n")
     for row in frame["row"].unique():
         method = row.removesuffix(" (this run)")

@@ -45,7 +45,7 @@ def test_the_three_tables_of_the_mock_explain_themselves(paper: Path) -> None:
     assert "Matthews, ×100 ↑" in glue
     for text in (images, speech, glue):
         assert "Another scale" not in text  # that is the miniature's word
-        assert "## Gaps" not in text  # all has run
+        assert "## Missing runs" not in text  # all has run
         assert "Bold: best mean of its block and column" in text
         assert "Source of every value: arXiv:2202.03555v3" in text
 
@@ -116,6 +116,6 @@ def test_latex_compiles(name: str, tmp_path: Path) -> None:
 def test_the_mock_fills_every_cell(tmp_path: Path) -> None:
     experiment = mock_paper.fill("ablations", tmp_path)
     for table in collect.collect(experiment, tmp_path, REPORTED):
-        assert not table.gaps
+        assert not table.missing
         assert document(table).sections
     assert isinstance(experiment, params.Experiment)

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import re
 import statistics
 from pathlib import Path
 from typing import get_args
@@ -12,7 +13,7 @@ import pytest
 
 from d2v import params, runs
 from d2v.errors import UserError
-from d2v.results import cells, collect, layout, tables
+from d2v.results import cells, collect, layout, tables, verdicts
 
 ROOT = Path(__file__).parents[1]
 REPORTED = ROOT / "params" / "reported.csv"
@@ -125,7 +126,7 @@ def test_the_paper_scale_needs_no_warning(experiment, results):
     frame, markdown = built(full, results, "librispeech")
     assert set(frame.scale) == {"paper"}
     assert "Another scale" not in markdown
-    assert "synthetic" not in markdown.split("\n")[0]
+    assert markdown.startswith("# Speech recognition: LibriSpeech test-other\n")
 
 
 def test_word_errors_go_down(experiment, results):
@@ -154,6 +155,40 @@ def test_glue_pairs_are_averaged_and_the_average_is_over_tasks_within_seeds(expe
     assert "not GLUE itself" in markdown.split("\n")[0]
 
 
+def test_what_the_tables_say_together(experiment, results):
+    found = collect.collect(experiment, results, REPORTED)
+    assert verdicts.answers(found) == [
+        "Pre-training pays on 2 of 4 tasks. It makes no clear difference on sst2 column."
+        " It hurts on mrpc column."
+    ]
+    assert verdicts.answers(found)[0] in tables.render_console(experiment, results, REPORTED)
+    by_name = {v.name: v for v in verdicts.against_scratch(found)}
+    assert by_name["spoken column"].better_by == pytest.approx(35)  # WER: down is better
+    low, high = verdicts.spread(by_name["spoken column"].found, 2)
+    assert (low + high) / 2 == pytest.approx(35)
+    path_of(experiment, results, "finetune/digits/scratch/seed1").unlink()
+    path_of(experiment, results, "finetune/digits/scratch/seed2").unlink()
+    (answer,) = verdicts.answers(collect.collect(experiment, results, REPORTED))
+    assert answer.startswith("Pre-training pays on 1 of 3 tasks.")
+    assert answer.endswith("It cannot be judged on digits column.")
+
+
+def test_numbers_have_a_real_minus(experiment, results):
+    for seed in range(3):
+        path = path_of(experiment, results, f"finetune/sst2/scratch/seed{seed}")
+        path.write_text(path.read_text().replace('"accuracy": 0.6', '"accuracy": -0.6'))
+    frame, markdown = built(experiment, results, "glue")
+    assert "| −63.0 ± 0.6 (n=3) |" in markdown
+    shown = [markdown, tables.render_console(experiment, results, REPORTED)]
+    shown += [(results / "tables" / f"glue.{suffix}").read_text() for suffix in ("tex",)]
+    html = re.sub(r"<style>.*?</style>|<script>.*?</script>|data-value=\S+", "",
+                  (results / "tables" / "glue.html").read_text(), flags=re.S)  # fmt: skip
+    for text in (*shown, html):
+        assert not re.search(r"(?<![\w-])-\d+\.\d", text)
+    # the CSV is for programs
+    assert the_cell(frame, "from scratch", "sst2 column", "accuracy_pct").value == "-63.0000"
+
+
 def test_verdicts_are_honest(experiment, results):
     _, markdown = built(experiment, results, "glue")
     assert "- sst2 column: +0.3 ± 0.9, **no gain (within two standard errors)**" in markdown
@@ -177,7 +212,7 @@ def test_verdict(value, stderr, verdict):
     assert cells.Gain(down, -value, stderr).verdict.startswith(verdict)
 
 
-def test_gaps_are_named_and_shown(experiment, results):
+def test_missing_runs_are_named_and_shown(experiment, results):
     path_of(experiment, results, "finetune/digits/scratch/seed1").unlink()
     path_of(experiment, results, "finetune/digits/data2vec/seed0").write_text('{"metrics": ')
     path_of(experiment, results, "finetune/digits/data2vec/seed2").write_text("[]")
@@ -273,7 +308,13 @@ def test_nothing_has_run_yet(experiment, tmp_path):
 def test_protocol_says_split_seeds_settings_and_decoding(experiment, results):
     _, markdown = built(experiment, results, "librispeech")
     protocol = markdown.split("## Protocol")[1].split("##")[0]
-    for part in ("split test of", "seeds 0, 1, 2", "1200 steps, rate 0.002", "beam 50", "on dev"):
+    for part in (
+        "split test of",
+        "seeds 0, 1, 2",
+        "1200 steps, learning rate 0.002",
+        "beam 50",
+        "on dev",
+    ):
         assert part in protocol
 
 
@@ -284,7 +325,7 @@ def test_protocol_names_the_grid(experiment, results):
     _, markdown = built(searched, results, "imagenet")
     assert (
         "chosen for each arm by accuracy on dev from the same grid"
-        " (rates 0.001, 0.004; steps 300, 900; seeds 100, 101)" in markdown
+        " (learning rates 0.001, 0.004; steps 300, 900; seeds 100, 101)" in markdown
     )
     folder = results / "tables"
     assert sorted(p.name for p in folder.iterdir()) == sorted(
@@ -360,6 +401,10 @@ def test_a_reproduced_row_stands_under_the_reported_one_with_its_gap(full, tmp_p
     assert "Another scale" not in markdown
     assert "Gain" not in markdown
     assert "difference" not in markdown
+    (answer,) = verdicts.answers(collect.collect(full, tmp_path, REPORTED))
+    assert answer.startswith("Of the paper's ")
+    assert ": 1 as reported (within the spread of the seeds), 0 better, 0 worse." in answer
+    assert answer.endswith(" not measured yet.")
     assert the_cell(frame, "data2vec (this run)", "ViT-B", "accuracy_pct").value == "84.1000"
     assert the_cell(frame, "data2vec (this run)", "ViT-L", "accuracy_pct").value == ""
 

@@ -193,7 +193,7 @@ def test_an_edited_rate_reruns_its_arm_only(copied: Path) -> None:
     path.write_text(path.read_text().replace("scratch: {lr: 1e-3", "scratch: {lr: 2e-3"))
     told = snakemake(copied, "-n").stdout
     assert planned(copied) == {"finetune": 4, "tables": 1}
-    assert "Fine-tune cola from scratch, seed 0: 4 steps, rate 0.002" in told
+    assert "Fine-tune cola from scratch, seed 0: 4 steps, learning rate 0.002" in told
     assert "Params have changed" in told
 
 

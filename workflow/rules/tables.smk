@@ -24,7 +24,6 @@ rule tables:
             caption="../report/page.rst",
             category="Page",
         ),
-        plotly=f"{runs.RESULTS}/{experiment.name}/page/plotly.min.js",
         summary=directory(f"{runs.RESULTS}/{experiment.name}/summary"),
     log:
         f"{WORK}/tables.log",

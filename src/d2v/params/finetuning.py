@@ -130,7 +130,7 @@ class Setting(Strict):
     def words(self) -> str:
         """The point for a reader."""
         frozen = {False: "", True: ", features frozen", "convolutions": ", convolutions frozen"}
-        return f"{self.steps} steps, rate {self.lr:g}{frozen[self.freeze]}"
+        return f"{self.steps} steps, learning rate {self.lr:g}{frozen[self.freeze]}"
 
 
 class Grid(Strict):

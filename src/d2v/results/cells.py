@@ -57,6 +57,7 @@ class Cell:
     planned: int  # seeds the experiment asks for; 0: the row has no such task
     runs: tuple[str, ...]
     interval: tuple[float, float] | None = None  # 95 % over examples, of a single run
+    values: tuple[float, ...] = ()  # of each seed
     undefined: tuple[str, ...] = ()  # those of the runs whose metric is undefined
     partial: tuple[str, ...] = ()  # sets that were not whole, and what they lack
 
@@ -125,7 +126,7 @@ class Table:
     columns: list[Column]
     cells: dict[tuple[str, Column], Cell]  # by row and column
     settings: dict[tuple[str, str], str]  # what was used, by task and arm
-    gaps: list[str]  # run ids and what is wrong
+    missing: list[str]  # run ids and what is wrong
     reported: pd.DataFrame
 
     def gain(self, column: Column) -> Gain:

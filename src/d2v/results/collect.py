@@ -225,6 +225,7 @@ def _cell(values: pd.DataFrame, row: str, column: Column, planned: int) -> Cell:
         n=len(numbers),
         planned=planned,
         runs=tuple(mine["run"]),
+        values=tuple(numbers.tolist()),
         undefined=undefined,
         partial=_united(mine["partial"]),
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from d2v.errors import UserError
 from d2v.metrics import named
+from d2v.results.wording import number
 
 if TYPE_CHECKING:
     from d2v.results.statistics import Comparison
@@ -51,7 +52,7 @@ def lines(a: Path, b: Path, split: str = "test", name: str | None = None) -> Ite
             yield f"{sign}  {folder}: {metric.label} undefined"
             continue
         bounds = _bounds(*statistics.interval(rows[folder], name))
-        yield f"{sign}  {folder}: {metric.label} {100 * value:.2f} {bounds}"
+        yield f"{sign}  {folder}: {metric.label} {number(100 * value, '.2f')} {bounds}"
     if undefined:
         yield (
             f"B − A: not compared, because {metric.label} is undefined for"
@@ -61,8 +62,9 @@ def lines(a: Path, b: Path, split: str = "test", name: str | None = None) -> Ite
     else:
         found = statistics.compare(rows[a], rows[b], name)
         yield (
-            f"B − A: {100 * found.difference:+.2f} {_bounds(found.low, found.high, '+')},"
-            f" p = {found.p:.2g} ({found.test}): {verdict(found, metric.higher_is_better)}"
+            f"B − A: {number(100 * found.difference, '+.2f')}"
+            f" {_bounds(found.low, found.high, '+')}, p = {found.p:.2g} ({found.test}):"
+            f" {verdict(found, metric.higher_is_better)}"
         )
     yield (
         f"{len(rows[a])} examples of split {split}; values times 100 ({metric.unit}), in brackets"
@@ -83,7 +85,7 @@ def verdict(found: "Comparison", higher_is_better: bool) -> str:
 def _bounds(low: float, high: float, sign: str = "") -> str:
     if math.isnan(low) or math.isnan(high):
         return "[undefined]"
-    return f"[{100 * low:{sign}.2f}, {100 * high:{sign}.2f}]"
+    return f"[{number(100 * low, sign + '.2f')}, {number(100 * high, sign + '.2f')}]"
 
 
 def _score(folder: Path, rows: Sequence[Any], split: str, name: str) -> float:

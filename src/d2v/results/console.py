@@ -8,15 +8,16 @@ from d2v.results.protocol import partial_notes
 
 
 def console(table: Table) -> str:
-    """Measured rows, differences, gaps, and the paper's data2vec values."""
-    title = document(table).title
-    lines = [title, "=" * len(title), *_aligned(measured(table, scores(table)))]
+    """Measured rows, differences, missing runs, and the paper's data2vec values."""
+    shown = document(table)
+    lines = [shown.title, "=" * len(shown.title), shown.subtitle]
+    lines += _aligned(measured(table, scores(table)))
     lines += [f"  {note}" for note in partial_notes(table)]
     lines += [f"  gain · {gain}".replace("**", "") for gain in gains(table)]
     further = [c for c in table.columns if not c.headline]
     if 0 < len(further) <= WIDE:
         lines += ["", "further metrics of the same runs", *_aligned(measured(table, further))]
-    lines += [f"  gap · {gap}" for gap in table.gaps]
+    lines += [f"  missing · {run}" for run in table.missing]
     scale = " (another scale)" if table.experiment.scale == "miniature" else ""
     reported = reported_grid(table)
     for row in reported.rows:

@@ -23,12 +23,13 @@ class Head:
 
 @dataclass(frozen=True)
 class Entry:
-    """A cell as it is shown; `value` is what it sorts by, `hover` where it comes from."""
+    """A cell as it is shown; it sorts by `value`; `hover` and `runs` say where it is from."""
 
     text: str
     value: float | None = None
     best: bool = False
     hover: str = ""
+    runs: tuple[str, ...] = ()
     verdict: str = ""
     apart: bool = False  # never the best: not of the same data as the others
 
@@ -37,7 +38,7 @@ class Entry:
 class Row:
     """A line: a group's name, a reported or a measured method, or a difference to one."""
 
-    kind: Literal["group", "reported", "measured", "gap"]
+    kind: Literal["group", "reported", "measured", "difference"]
     name: str
     entries: list[Entry] = field(default_factory=list)
     setup: str = ""
@@ -69,4 +70,5 @@ class Document:
 
     name: str
     title: str
+    subtitle: str  # experiment, and place in the paper
     sections: list[Section]

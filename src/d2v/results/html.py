@@ -1,17 +1,19 @@
-"""A document as HTML: a fragment for the results page, and a file that stands alone.
+"""A document as HTML: parts for the results page, and a file that stands alone.
 
-Columns sort by their buttons (assets/tables.js); a cell's source or runs show when it is pointed
-at, and below the table when it is tapped.
+Columns sort by their heads (assets/tables.js); where a cell comes from shows when it is pointed at,
+and in a list below the table, which needs neither mouse nor script.
 """
 
 import html
 import re
+from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
 
 from d2v.results.grid import Document, Entry, Grid, Head, Row, Section
 
 MARKS = (("**", "strong"), ("*", "em"), ("`", "code"))
+ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5}(?:v\d+)?)")
 
 
 def page(document: Document) -> str:
@@ -22,27 +24,73 @@ def page(document: Document) -> str:
             '<html lang="en">',
             '<head><meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            '<link rel="icon" href="data:,">',
             f"<title>{html.escape(document.title)}</title>",
             f"<style>{asset('style.css')}</style></head>",
-            f"<body><main><h1>{inline(document.title)}</h1>",
-            fragment(document),
+            f'<body class="alone"><main><h1>{inline(document.title)}</h1>',
+            f'<p class="subtitle">{inline(document.subtitle)}</p>',
+            *(_section(section, document.title) for section in document.sections),
             f"</main><script>{asset('tables.js')}</script></body></html>\n",
         ]
     )
 
 
-def fragment(document: Document, level: int = 2) -> str:
-    """Its sections, with headings of the given level."""
-    return "\n".join(_section(section, level) for section in document.sections)
+def words(section: Section) -> str:
+    """What stands above a section's table."""
+    return "\n".join(f'<p class="note">{inline(text)}</p>' for text in section.paragraphs)
+
+
+def points(section: Section) -> str:
+    """What stands below it."""
+    listed = "".join(f"<li>{inline(point)}</li>" for point in section.points)
+    return f"<ul>{listed}</ul>" if listed else ""
+
+
+def grid(grid: Grid, caption: str) -> str:
+    """A table in a box of its own, which scrolls sideways where it must, and says so."""
+    names = ['<th scope="col"><span class="unseen">method</span></th>']
+    names += [f'<th scope="col">{inline(grid.setup)}</th>'] * bool(grid.setup)
+    head = "".join([*names, *map(_head, grid.heads)])
+    bodies: list[list[str]] = [[]]
+    for row in grid.rows:
+        if row.kind == "group" and bodies[-1]:
+            bodies.append([])
+        bodies[-1].append(_row(row, grid))
+    body = "\n".join(f"<tbody>\n{chr(10).join(rows)}\n</tbody>" for rows in bodies)
+    name = html.escape(caption)
+    return (
+        '<div class="holder">'
+        f'<div class="wide" role="region" tabindex="0" aria-label="Table: {name}">'
+        f'<table class="results"><caption class="unseen">{name}</caption>'
+        f"<thead><tr>{head}</tr></thead>\n{body}\n</table></div>"
+        '<p class="hint" aria-hidden="true">The table scrolls sideways →</p>'
+        '<output class="source"></output></div>'
+    )
+
+
+def sources(grid: Grid, root: str) -> str:
+    """Where each number comes from; `root` leads from the file to the results folder."""
+    found: dict[str, list[str]] = {}  # by source: the rows that have all of theirs from there
+    for row in grid.rows:
+        name = ", ".join(filter(None, (row.name, row.setup if not row.citation else "")))
+        if told := "; ".join(_sources(row, grid.heads, root)):
+            found.setdefault(told, []).append(name)
+    if not found:
+        return ""
+    listed = "\n".join(f"<li>{inline('; '.join(n))}: {told}</li>" for told, n in found.items())
+    return (
+        '<details class="sources"><summary>Where each number comes from</summary>'
+        f"<ul>\n{listed}\n</ul></details>"
+    )
 
 
 def inline(text: str) -> str:
-    """Escaped text with its marks."""
+    """Escaped text with its marks, and links to arXiv."""
     text = html.escape(text, quote=False)
     for mark, tag in MARKS:
         sign = re.escape(mark)
         text = re.sub(rf"{sign}(\S(?:.*?\S)?){sign}", rf"<{tag}>\1</{tag}>", text)
-    return text
+    return ARXIV.sub(r'<a href="https://arxiv.org/abs/\1">\g<0></a>', text)
 
 
 @cache
@@ -51,42 +99,46 @@ def asset(name: str) -> str:
     return (files("d2v.results") / "assets" / name).read_text(encoding="utf-8")
 
 
-def _section(section: Section, level: int) -> str:
-    parts = [f"<h{level}>{inline(section.heading)}</h{level}>"] if section.heading else []
-    parts += [f"<p>{inline(paragraph)}</p>" for paragraph in section.paragraphs]
+def _section(section: Section, title: str) -> str:
+    parts = [f"<h2>{inline(section.heading)}</h2>"] if section.heading else []
+    parts.append(words(section))
     if section.grid is not None:
-        parts.append(_grid(section.grid))
-    if section.points:
-        points = "".join(f"<li>{inline(point)}</li>" for point in section.points)
-        parts.append(f"<ul>{points}</ul>")
-    return "\n".join(parts)
+        parts += [grid(section.grid, section.heading or title), sources(section.grid, "../")]
+    return "\n".join(filter(None, [*parts, points(section)]))
 
 
-def _grid(grid: Grid) -> str:
-    words = ["<th></th>", *[f"<th>{inline(grid.setup)}</th>"] * bool(grid.setup)]
-    head = "".join([*words, *map(_head, grid.heads)])
-    bodies: list[list[str]] = [[]]
-    for row in grid.rows:
-        if row.kind == "group" and bodies[-1]:
-            bodies.append([])
-        bodies[-1].append(_row(row, grid))
-    body = "\n".join(f"<tbody>\n{chr(10).join(rows)}\n</tbody>" for rows in bodies)
-    return (
-        f'<div class="wide"><table class="results"><thead><tr>{head}</tr></thead>\n{body}\n'
-        '</table></div><output class="source"></output>'
+def _sources(row: Row, heads: list[Head], root: str) -> Iterator[str]:
+    """What each column is from; without their names, if it is the same for all of the row."""
+    found: dict[str, list[str]] = {}
+    for head, entry in zip(heads, row.entries, strict=False):
+        runs = ", ".join(_run(run, root) for run in entry.runs)
+        if told := runs or inline(entry.hover):
+            found.setdefault(told, []).append(inline(head.heading or head.label))
+    if len(found) == 1:
+        yield from found
+    else:
+        yield from (f"{', '.join(columns)} – {told}" for told, columns in found.items())
+
+
+def _run(names: str, root: str) -> str:
+    """Links to the metrics of a run, or of the runs that a mean over tasks is of."""
+    return " + ".join(
+        f'<a href="{root}runs/{html.escape(name)}/metrics.json">{html.escape(name)}</a>'
+        for name in names.split(" ")
     )
 
 
 def _head(head: Head) -> str:
     metric = f"<small>{inline(head.metric)}</small>" if head.metric else ""
     name = f"<span>{inline(head.heading)}</span>" if head.heading else ""
-    return f'<th aria-sort="none"><button type="button">{name}{metric}</button></th>'
+    return f'<th scope="col" class="sorts">{name}{metric}</th>'
 
 
 def _row(row: Row, grid: Grid) -> str:
     if row.kind == "group":
         columns = 1 + bool(grid.setup) + len(grid.heads)
-        return f'<tr class="group"><th colspan="{columns}">{inline(row.name)}</th></tr>'
+        name = f'<th scope="rowgroup" colspan="{columns}">{inline(row.name)}</th>'
+        return f'<tr class="group">{name}</tr>'
     setup = f"<td>{inline(row.setup)}</td>" if grid.setup else ""
     cells = "".join(map(_entry, row.entries))
     return f'<tr class="{row.kind}"><th scope="row">{inline(row.name)}</th>{setup}{cells}</tr>'

@@ -65,7 +65,8 @@ def _table(document: Document, section: Section) -> str:
     grid = section.grid
     assert grid is not None
     heading = section.heading or document.title
-    caption = " ".join([f"{heading}.", *section.paragraphs]).replace("..", ".")
+    opening = [] if section.heading else [document.subtitle]
+    caption = " ".join([f"{heading}.", *opening, *section.paragraphs]).replace("..", ".")
     lines = [r"\begin{table}[!htbp]", r"\centering", rf"\caption{{{inline(caption)}}}"]
     if not section.heading:
         lines.append(rf"\label{{tab:{document.name.replace('_', '-')}}}")

@@ -25,14 +25,14 @@ from d2v.results.cells import (
 )
 from d2v.results.grid import Document, Entry, Grid, Head, Row, Section
 from d2v.results.protocol import NONE, PARTIAL, footnotes, joined, partial_notes, protocol, units
-from d2v.results.wording import MINIATURE, TITLES
+from d2v.results.wording import MINIATURE, TITLES, number
 
 UNDEFINED = "undefined"
 WIDE = 8  # columns of further metrics that fit beside each other
 
 
 def document(table: Table) -> Document:
-    """Measured and reported rows, gains, protocol, gaps in the runs."""
+    """Measured and reported rows, gains, protocol, missing runs."""
     apart = table.experiment.scale == "miniature"
     parts = [_scores(table) if apart else _together(table)]
     if notes := partial_notes(table):
@@ -44,11 +44,11 @@ def document(table: Table) -> Document:
     if further := _further(table):
         parts.append(further)
     parts.append(Section("Protocol", points=protocol(table)))
-    if table.gaps:
-        parts.append(Section("Gaps", points=table.gaps))
+    if table.missing:
+        parts.append(Section("Missing runs", points=table.missing))
     if apart:
         parts.append(_reported_apart(table))
-    return Document(table.name, _title(table), parts)
+    return Document(table.name, title(table), _subtitle(table), parts)
 
 
 def label(row: str) -> str:
@@ -63,7 +63,7 @@ def measured(table: Table, columns: list[Column]) -> Grid:
     if {SCRATCH, OURS} <= set(table.rows):
         gains = [table.gain(c) for c in columns]
         entries = [Entry(signed(g), _number(g.value), verdict=g.short) for g in gains]
-        rows.append(Row("gap", "difference", entries))
+        rows.append(Row("difference", "difference", entries))
     return Grid([_head(c) for c in columns], rows)
 
 
@@ -171,7 +171,7 @@ def _reproduced(table: Table, row: str, heads: list[Head], found: dict[str, Colu
     rows = [_measured_row(table, row, columns, label(row) + " †" * stands_in)]
     gaps = [table.gap(row, c) if c else None for c in columns]
     if any(gaps):
-        rows.append(Row("gap", "gap to the reported", [_gap_entry(g) for g in gaps]))
+        rows.append(Row("difference", "gap to the reported", [_gap_entry(g) for g in gaps]))
     return rows
 
 
@@ -200,7 +200,7 @@ def _marked(rows: list[Row], directions: list[Literal["↑", "↓", ""]]) -> lis
                 replace(entry, best=_is_best(entry, best[column]))
                 for column, entry in enumerate(row.entries)
             ]
-            marked.append(replace(row, entries=entries) if row.kind != "gap" else row)
+            marked.append(replace(row, entries=entries) if row.kind != "difference" else row)
     return marked
 
 
@@ -234,11 +234,12 @@ def _entry(cell: Cell) -> Entry:
         return Entry(NONE, verdict="not run", hover="not run yet")
     spread = "" if math.isnan(cell.stderr) else f" ± {spread_text(cell.stderr)}"
     if cell.interval is not None:
-        spread = f" [{cell.interval[0]:.1f}, {cell.interval[1]:.1f}]"
+        low, high = (number(bound, ".1f") for bound in cell.interval)
+        spread = f" [{low}, {high}]"
     planned = "" if cell.n == cell.planned else f" of {cell.planned}"
-    hover = f"mean {cell.value:.2f} of {cell.n}: {', '.join(cell.runs)}"
-    text = f"{cell.value:.1f}{spread} (n={cell.n}{planned}){mark}"
-    return Entry(text, cell.value, hover=hover, apart=bool(cell.partial))
+    hover = f"mean {number(cell.value, '.2f')} of {cell.n}: {', '.join(cell.runs)}"
+    text = f"{number(cell.value, '.1f')}{spread} (n={cell.n}{planned}){mark}"
+    return Entry(text, cell.value, hover=hover, runs=cell.runs, apart=bool(cell.partial))
 
 
 def _printed(line: dict[Any, Any] | None) -> Entry:
@@ -256,14 +257,19 @@ def _printed_head(column: str, metric: str) -> Head:
 
 def _head(column: Column) -> Head:
     """Metric, decoding, unit and direction of a column."""
+    return Head(column.heading, metric_of(column), _direction(column))
+
+
+def metric_of(column: Column) -> str:
+    """Name, decoding and unit of what a column counts."""
     if column.heading == AVERAGE:
-        return Head(AVERAGE, "mean over tasks", _direction(column))
+        return "mean over tasks"
     metrics = [METRICS[name] for name in column.metrics]
     labels = [metric.label for metric in metrics]
     name = labels[0] if len(labels) == 1 else f"mean of {joined(labels)}"
     if column.decoding and metrics[0].column == "prediction":
         name = f"{name}, {column.decoding}"
-    return Head(column.heading, f"{name}, {metrics[0].unit}", _direction(column))
+    return f"{name}, {metrics[0].unit}"
 
 
 def _direction(column: Column) -> Literal["↑", "↓"]:
@@ -280,7 +286,7 @@ def signed(gain: Gain | Gap) -> str:
     if math.isnan(gain.value):
         return NONE
     spread = "" if math.isnan(gain.stderr) else f" ± {spread_text(gain.stderr)}"
-    return f"{gain.value:+.1f}{spread}".replace("-", "−")
+    return f"{number(gain.value, '+.1f')}{spread}"
 
 
 def _number(value: float) -> float | None:
@@ -290,10 +296,15 @@ def _number(value: float) -> float | None:
 # --- words ------------------------------------------------------------------------------------
 
 
-def _title(table: Table) -> str:
-    number, what, _ = TITLES[table.name]
-    small = f" – {MINIATURE[table.name]}" if table.experiment.scale == "miniature" else ""
-    return f"{table.experiment.title}: {what}{small} (in the shape of the paper's {number})"
+def title(table: Table) -> str:
+    """What is measured, and on which set."""
+    _, what, sets = TITLES[table.name]
+    small = MINIATURE.get(table.name, sets) if table.experiment.scale == "miniature" else sets
+    return f"{what[0].upper()}{what[1:]}: {small}"
+
+
+def _subtitle(table: Table) -> str:
+    return f"{table.experiment.title}, in the shape of the paper's {TITLES[table.name][0]}."
 
 
 def _opening(table: Table) -> list[str]:

@@ -5,7 +5,7 @@ from d2v.results.grid import Document, Entry, Grid, Row, Section
 
 def markdown(document: Document) -> str:
     """The whole file."""
-    parts = [f"# {document.title}"]
+    parts = [f"# {document.title}", document.subtitle]
     for section in document.sections:
         parts += _section(section)
     return "\n\n".join(parts) + "\n"

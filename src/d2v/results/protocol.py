@@ -36,7 +36,7 @@ def protocol(table: Table) -> list[str]:
             "Undefined: the metric has no value for at least one of the seeds (constant"
             " predictions, nothing to score), so there is no mean, no difference and no best."
         )
-    return [*lines, f"Each cell's runs: {table.name}.csv, beside this file."]
+    return [*lines, f"Each cell's runs: {table.name}.csv."]
 
 
 def units(table: Table) -> str:
@@ -105,9 +105,9 @@ def _chosen(task: Finetune) -> str:
         return f"fixed beforehand for each arm{where}"
     rates, steps = _list(f"{lr:g}" for lr in task.grid.lr), _list(task.grid.steps)
     frozen = "; features trained or frozen" if len(task.grid.freeze) > 1 else ""
-    tried = f"(rates {rates}; steps {steps}{frozen}; seeds {_list(task.grid.seeds)})"
+    tried = f"(learning rates {rates}; steps {steps}{frozen}; seeds {_list(task.grid.seeds)})"
     if task.grid.best_over == "table":
-        return f"the one best rate over all tasks of the row on {split} {tried}"
+        return f"the one best learning rate over all tasks of the row on {split} {tried}"
     return (
         f"chosen for each arm by {METRICS[task.metrics[0]].label} on {split} from the same grid"
         f" {tried}"

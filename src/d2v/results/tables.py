@@ -15,6 +15,7 @@ from d2v.results.html import page
 from d2v.results.latex import latex, main_file
 from d2v.results.layout import UNDEFINED, document, label
 from d2v.results.markdown import markdown
+from d2v.results.verdicts import answers
 
 SUFFIXES = ("csv", "md", "tex", "html")
 
@@ -40,12 +41,13 @@ def build(experiment: Experiment, results: Path, reported: Path = REPORTED) -> l
 
 
 def render_console(experiment: Experiment, results: Path, reported: Path = REPORTED) -> str:
-    """The tables as plain text for a terminal, and where their files are."""
+    """The tables as plain text, what they say together, and where their files are."""
     tables = collect(experiment, results, reported)
     folder = results / "tables"
     return "\n\n".join(
         [
             *map(console, tables),
+            *answers(tables),
             f"tables: {folder}/*.md, *.html (to read), *.tex (to cite), *.csv (cells)",
         ]
     )

@@ -5,7 +5,7 @@ TITLES: dict[str, tuple[str, str, str]] = {
     "imagenet": ("Table 1", "image classification", "ImageNet-1K"),
     "librispeech": ("Table 2", "speech recognition", "LibriSpeech test-other"),
     "audioset": ("Table 3", "audio events", "AudioSet's evaluation set"),
-    "glue": ("Table 4", "natural language understanding", "GLUE development sets"),
+    "glue": ("Table 4", "language understanding", "GLUE development sets"),
     "ablation_layers": ("Figure 2", "number K of averaged layers", "reduced settings"),
     "ablation_targets": ("Table 5", "what of a block is the target", "LibriSpeech dev-other"),
     "ablation_loss": ("Table 7", "loss function", "LibriSpeech dev-other"),
@@ -16,6 +16,18 @@ MINIATURE: dict[str, str] = {
     "imagenet": "MNIST digits, few labels",
     "librispeech": "synthetic speech (espeak-ng voices)",
     "glue": "small tasks in GLUE's format, not GLUE itself",
+}
+# in a list of contents
+SHORT: dict[str, str] = {
+    "imagenet": "Images",
+    "librispeech": "Speech",
+    "audioset": "Sounds",
+    "glue": "Language",
+    "ablation_layers": "Averaged layers",
+    "ablation_targets": "Targets",
+    "ablation_loss": "Loss",
+    "ablation_masks": "Masks",
+    "ablation_context": "Context",
 }
 REPORTED_UNITS: dict[str, str] = {
     "imagenet": "Top-1 accuracy in % ↑ on ImageNet-1K validation images.",
@@ -36,3 +48,8 @@ REPORTED_UNITS: dict[str, str] = {
     "ablation_masks": "Word error rate in % ↓ on dev-other without language model. Its setup is not"
     " that of Table 5 and not fully described: compare within the table only.",
 }
+
+
+def number(value: float, form: str = "g") -> str:
+    """A number as people read it, with a real minus sign."""
+    return format(value, form).replace("-", "−")

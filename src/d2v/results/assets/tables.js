@@ -1,6 +1,7 @@
 "use strict";
-// Sorts a table by a column within each of its groups; a gap stays under its row. A third press
-// brings the given order back.
+// Heads become buttons that sort a table by their column, within each of its groups; a difference
+// stays under its row. A third press brings the given order back.
+// A table that is wider than its box says so.
 for (const table of document.querySelectorAll("table.results")) {
   const heads = [...table.tHead.rows[0].cells];
   const bodies = [...table.tBodies].map((body) => ({
@@ -9,12 +10,17 @@ for (const table of document.querySelectorAll("table.results")) {
     items: items(body),
   }));
   heads.forEach((head, column) => {
-    const button = head.querySelector("button");
-    if (button) button.addEventListener("click", () => sort(head, column));
+    if (!head.classList.contains("sorts")) return;
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...head.childNodes);
+    button.addEventListener("click", () => sort(head, column));
+    head.append(button);
+    head.setAttribute("aria-sort", "none");
   });
   table.addEventListener("click", (event) => {
     const cell = event.target.closest("td");
-    const place = table.parentElement.nextElementSibling;
+    const place = table.closest(".holder")?.querySelector("output.source");
     if (cell && place) place.textContent = cell.title;
   });
 
@@ -32,11 +38,19 @@ for (const table of document.querySelectorAll("table.results")) {
   }
 }
 
+for (const box of document.querySelectorAll(".holder > .wide")) {
+  const hint = box.parentElement.querySelector(".hint");
+  const watch = new ResizeObserver(() => {
+    hint.style.display = box.scrollWidth > box.clientWidth + 1 ? "block" : "none";
+  });
+  watch.observe(box);
+}
+
 function items(body) {
   const found = [];
   for (const row of body.rows) {
     if (row.classList.contains("group")) continue;
-    if (row.classList.contains("gap") && found.length) found.at(-1).push(row);
+    if (row.classList.contains("difference") && found.length) found.at(-1).push(row);
     else found.push([row]);
   }
   return found;

@@ -1,9 +1,8 @@
-"""Writes `index.html` and what it needs beside it."""
+"""Writes `index.html`: one file that needs neither network, nor a script, nor files beside it."""
 
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from importlib.resources import files
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,20 @@ from markupsafe import Markup
 
 from d2v import runs
 from d2v.params import Experiment
-from d2v.results import html
+from d2v.results import html, verdicts
 from d2v.results.cells import Table
+from d2v.results.grid import Section
 from d2v.results.layout import document
-from d2v.results.page import charts, cost, examples, records
+from d2v.results.page import amounts, charts, cost, examples, records
+from d2v.results.page.attention import attention
+from d2v.results.page.curves import curves
+from d2v.results.page.forest import forests
+from d2v.results.page.svg import Chart, glyph
+from d2v.results.wording import SHORT, TITLES, number
 
-PLOTLY = "plotly.min.js"
+KINDS = {"pretrain": "pre-training", "select": "trial", "finetune": "fine-tuning"}
+OPEN = 2  # groups of learning curves that are unfolded
+UNFOLDED = ("", "Missing runs")  # sections of a table
 
 
 def build(
@@ -27,9 +34,9 @@ def build(
     found: Sequence[records.Record],
     tables: Sequence[Table],
 ) -> Path:
-    """Write `<results>/index.html` and `<results>/page/`; returns the page.
+    """Write `<results>/index.html`; returns it.
 
-    What has not run is shown as a gap, unreadable files are named. The same runs give the same
+    What has not run is named as missing, and so are unreadable files. The same runs give the same
     bytes: dates are those of the runs.
     """
     environment = jinja2.Environment(
@@ -39,28 +46,26 @@ def build(
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.globals["glyph"] = lambda kind: Markup(glyph(kind))
+    environment.filters["number"] = number
     text = environment.get_template("page.html.j2").render(
         title=experiment.title,
         miniature=experiment.scale == "miniature",
         states=_states(found),
+        facts=_facts(found),
         faults=[f"{r.run.id}: {r.fault}" for r in found if r.fault not in ("", "not run yet")],
-        newest=max((_finished(r) for r in found), default=""),
-        commits=Counter(_provenance(r, "git_commit") for r in found if r.finished),
+        answers=verdicts.answers(tables),
+        forests=forests(tables),
         tables=[_table(table) for table in tables],
         curves=[*_curves(found)],
-        looks=[
-            _chart(charts.attention(name, look))
-            for name, look in examples.looks(experiment, results)
-        ],
+        unfolded=OPEN,
+        looks=[_chart(attention(name, look)) for name, look in examples.looks(experiment, results)],
         examples=examples.collect(experiment, results),
         cost=cost.rows(experiment, found),
         runs=[_run(experiment, record) for record in found],
         style=Markup(html.asset("style.css")),
         scripts=Markup(html.asset("tables.js") + html.asset("page.js")),
     )
-    folder = results / "page"
-    folder.mkdir(parents=True, exist_ok=True)
-    _copy_plotly(folder / PLOTLY)
     path = results / "index.html"
     partial = path.with_name("index.html.part")
     partial.write_text(text, encoding="utf-8", newline="\n")
@@ -69,12 +74,39 @@ def build(
 
 
 def _table(table: Table) -> dict[str, Any]:
+    """The scores beside their chart; then what else there is, folded."""
     shown = document(table)
+    first, *others = shown.sections
+    assert first.grid is not None
+    apart = [_chart(chart) for chart in amounts.by_amount(table)]
+    at_scale = table.experiment.scale == "paper"
     return {
         "id": table.name,
+        "nav": SHORT[table.name],
         "title": shown.title,
-        "body": Markup(html.fragment(shown, 3)),
-        "charts": [_chart(chart) for chart in charts.of_table(table)],
+        "subtitle": f"In the shape of the paper's {TITLES[table.name][0]}.",
+        "charts": apart if apart and at_scale else [_chart(c) for c in charts.measured(table)],
+        "words": Markup(html.words(first)),
+        "grid": Markup(html.grid(first.grid, shown.title)),
+        "sources": Markup(html.sources(first.grid, "")),
+        "parts": [
+            _part(section, apart if section.heading.startswith("Reported") else [])
+            for section in others
+        ],
+        "files": [f"tables/{table.name}.{suffix}" for suffix in ("csv", "md", "tex", "html")],
+    }
+
+
+def _part(section: Section, apart: list[dict[str, Any]]) -> dict[str, Any]:
+    grid = section.grid
+    return {
+        "heading": section.heading,
+        "folded": section.heading not in UNFOLDED,
+        "charts": apart,
+        "words": Markup(html.words(section)),
+        "grid": Markup(html.grid(grid, section.heading)) if grid else "",
+        "sources": Markup(html.sources(grid, "")) if grid else "",
+        "points": Markup(html.points(section)),
     }
 
 
@@ -83,19 +115,22 @@ def _curves(found: Sequence[records.Record]) -> Iterable[dict[str, Any]]:
     trained = [r for r in found if r.run.kind != "decode"]
     for (kind, name), group in groupby(trained, lambda r: (r.run.kind, r.run.name)):
         members = list(group)
-        title = {"select": "grid of "}.get(kind, "") + name
-        shown = charts.curves(members, f"{kind}/{name}")
+        shown = curves(members, f"{kind}/{name}")
         yield {
-            "title": title,
+            "title": f"{name}: {KINDS.get(kind, kind)}",
+            "count": f"{len(members)} run" + "s" * (len(members) > 1),
             "charts": [_chart(chart) for chart in shown],
-            "gap": "" if shown else "no log of these runs is here",
         }
 
 
-def _chart(chart: charts.Chart) -> dict[str, Any]:
-    # "</" would end the script element that holds it
-    figure = Markup(chart.figure.to_json().replace("</", "<\\/"))
-    return {"id": chart.id, "figure": figure, "note": chart.note}
+def _chart(chart: Chart) -> dict[str, Any]:
+    return {
+        "id": chart.id,
+        "title": chart.title,
+        "svg": Markup(chart.svg),
+        "note": chart.note,
+        "key": chart.key,
+    }
 
 
 def _run(experiment: Experiment, record: records.Record) -> dict[str, Any]:
@@ -113,13 +148,14 @@ def _run(experiment: Experiment, record: records.Record) -> dict[str, Any]:
         "memory, MiB": provenance.get("peak_mib", ""),
     }
     metrics = [
-        f"{split} {name} {value:.4f}" if isinstance(value, float) else f"{split} {name} {value}"
+        f"{split} {name} {number(value, '.4f') if isinstance(value, float) else value}"
         for split, values in (record.content.get("metrics") or {}).items()
         for name, value in values.items()
     ]
     return {
         "id": record.run.id,
         "state": "finished" if record.finished else record.fault,
+        "link": f"runs/{record.run.id}/metrics.json" if record.finished else "",
         "metrics": ", ".join(metrics),
         "rows": {name: value for name, value in rows.items() if value and record.finished},
         "parameters": "\n".join(runs.as_lines(runs.resolve(experiment, record.run.id))),
@@ -127,8 +163,27 @@ def _run(experiment: Experiment, record: records.Record) -> dict[str, Any]:
 
 
 def _states(found: Sequence[records.Record]) -> str:
+    """What was run."""
     done = sum(record.finished for record in found)
-    return f"{done} of {len(found)} runs are finished"
+    counts = Counter(KINDS[r.run.kind] for r in found if r.run.kind in KINDS)
+    kinds = ", ".join(f"{n} {kind}" + "s" * (n > 1) for kind, n in counts.items())
+    return f"{done} of {len(found)} runs are finished ({kinds})."
+
+
+def _facts(found: Sequence[records.Record]) -> dict[str, str]:
+    """When and on what it was run."""
+    done = [record for record in found if record.finished]
+    hours = sum(r.content.get("train_s") or 0.0 for r in done) / 3600
+    commits = Counter(str(_provenance(r, "git_commit"))[:12] or "unknown" for r in done)
+    facts = {
+        "training": f"{hours:,.1f} h" if hours else "",
+        "device": ", ".join(sorted({str(_provenance(r, "device")) for r in done} - {""})),
+        "newest run": max((_finished(r) for r in done), default="")[:16].replace("T", " "),
+        "commit": ", ".join(
+            commit if len(commits) == 1 else f"{commit} ({n} runs)" for commit, n in commits.items()
+        ),
+    }
+    return {name: text for name, text in facts.items() if text}
 
 
 def _finished(record: records.Record) -> str:
@@ -137,13 +192,3 @@ def _finished(record: records.Record) -> str:
 
 def _provenance(record: records.Record, name: str) -> Any:
     return (record.content.get("provenance") or {}).get(name, "")
-
-
-def _copy_plotly(path: Path) -> None:
-    """Plotly's script, from its own package; it is left alone where it is already."""
-    source = files("plotly") / "package_data" / PLOTLY
-    text = source.read_bytes()
-    if not path.exists() or path.stat().st_size != len(text):
-        partial = path.with_name(path.name + ".part")
-        partial.write_bytes(text)
-        os.replace(partial, path)

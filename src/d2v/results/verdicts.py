@@ -1,0 +1,135 @@
+"""What all tables of an experiment say together, for the page and the terminal."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from d2v.results.cells import AVERAGE, OURS, SCRATCH, Column, Gain, Gap, Table
+
+Kind = Literal["better", "same", "worse", "open"]
+KINDS: dict[str, Kind] = {
+    "gain": "better",
+    "no gain": "same",
+    "loss": "worse",
+    "better": "better",
+    "within the spread": "same",
+    "worse": "worse",
+}  # of the verdicts of Gain and Gap; the others cannot be judged
+NAMED = 6  # tasks that a sentence names
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A measured value against another: from scratch, or what the paper reports."""
+
+    table: Table
+    column: Column
+    row: str
+    other: float
+    found: Gain | Gap
+
+    @property
+    def kind(self) -> Kind:
+        """Better, worse, neither, or open."""
+        return KINDS.get(self.found.verdict.split(" (")[0], "open")
+
+    @property
+    def better_by(self) -> float:
+        """The difference, positive where it is the better direction."""
+        return self.found.value if self.column.higher_is_better else -self.found.value
+
+    @property
+    def name(self) -> str:
+        """The task, and the row if it is another than data2vec's; of an ablation the row."""
+        if self.table.name.startswith("ablation"):
+            return self.row
+        return self.column.heading + (f", {self.row}" if self.row != OURS else "")
+
+
+def against_scratch(tables: Iterable[Table]) -> list[Verdict]:
+    """Gains of pre-training: a verdict for each score."""
+    return [
+        Verdict(t, c, OURS, t.cells[SCRATCH, c].value, t.gain(c))
+        for t in tables
+        if {SCRATCH, OURS} <= set(t.rows)
+        for c in t.columns
+        if c.headline
+    ]
+
+
+def against_reported(tables: Iterable[Table]) -> list[Verdict]:
+    """Gaps to the paper, at its scale."""
+    found = [
+        (t, c, row, t.gap(row, c))
+        for t in tables
+        if t.experiment.scale == "paper"
+        for c in t.columns
+        for row in t.rows
+        if t.cells[row, c].planned
+    ]
+    return [
+        Verdict(t, c, row, t.cells[row, c].value - gap.value, gap)
+        for t, c, row, gap in found
+        if gap is not None
+    ]
+
+
+def answers(tables: Sequence[Table]) -> list[str]:
+    """Does pre-training pay, and how close is this to the paper? A sentence or more of each."""
+    found = []
+    if gains := [v for v in against_scratch(tables) if v.column.heading != AVERAGE]:
+        found.append(_pays(gains))
+    if gaps := against_reported(tables):
+        found.append(_close(gaps))
+    return found
+
+
+def _pays(verdicts: Sequence[Verdict]) -> str:
+    better = _of(verdicts, "better")
+    judged = [v for v in verdicts if v.kind != "open"]
+    if not judged:
+        return "Whether pre-training pays cannot be judged yet."
+    share = f"all {len(judged)}" if len(better) == len(judged) > 1 else f"{len(better)} of"
+    share += "" if share.startswith("all") else f" {len(judged)}"
+    text = f"Pre-training pays on {share} {'task' if len(judged) == 1 else 'tasks'}."
+    if same := _of(verdicts, "same"):
+        text += f" It makes no clear difference on {_named(same)}."
+    if worse := _of(verdicts, "worse"):
+        text += f" It hurts on {_named(worse)}."
+    if left := _of(verdicts, "open"):
+        text += f" It cannot be judged on {_named(left)}."
+    return text
+
+
+def _close(verdicts: Sequence[Verdict]) -> str:
+    same, better, worse = (len(_of(verdicts, kind)) for kind in ("same", "better", "worse"))
+    open_ = _of(verdicts, "open")
+    single = sum(not math.isnan(v.found.value) for v in open_)
+    told = f"{same} as reported (within the spread of the seeds), {better} better, {worse} worse"
+    text = f"Of the paper's {len(verdicts)} values: "
+    text += f"{told}." if len(open_) < len(verdicts) else "none can be judged yet."
+    text += f" {single} from one run each, without a spread." if single else ""
+    undefined = sum(bool(v.found.undefined) for v in open_)
+    text += f" {undefined} undefined." if undefined else ""
+    missing = len(open_) - single - undefined
+    return text + (f" {missing} not measured yet." if missing else "")
+
+
+def _of(verdicts: Iterable[Verdict], kind: Kind) -> list[Verdict]:
+    return [v for v in verdicts if v.kind == kind]
+
+
+def _named(verdicts: Sequence[Verdict]) -> str:
+    names = [v.name for v in verdicts]
+    if len(names) > NAMED:
+        return f"{len(names)} tasks"
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def spread(found: Gain | Gap, errors: float) -> tuple[float, float] | None:
+    """So many standard errors to each side of a difference, in the better direction's sign."""
+    if math.isnan(found.value) or math.isnan(found.stderr):
+        return None
+    sign = 1 if found.column.higher_is_better else -1
+    return sign * found.value - errors * found.stderr, sign * found.value + errors * found.stderr
