@@ -1,6 +1,5 @@
 """Writes `index.html` and what it needs beside it."""
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
@@ -12,6 +11,7 @@ import jinja2
 from markupsafe import Markup
 
 from d2v import runs
+from d2v.files import write_bytes, write_text
 from d2v.params import Experiment
 from d2v.results import html
 from d2v.results.cells import Table
@@ -58,14 +58,9 @@ def build(
         style=Markup(html.asset("style.css")),
         scripts=Markup(html.asset("tables.js") + html.asset("page.js")),
     )
-    folder = results / "page"
-    folder.mkdir(parents=True, exist_ok=True)
-    _copy_plotly(folder / PLOTLY)
-    path = results / "index.html"
-    partial = path.with_name("index.html.part")
-    partial.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(partial, path)
-    return path
+    _copy_plotly(results / "page" / PLOTLY)
+    write_text(results / "index.html", text)
+    return results / "index.html"
 
 
 def _table(table: Table) -> dict[str, Any]:
@@ -144,6 +139,4 @@ def _copy_plotly(path: Path) -> None:
     source = files("plotly") / "package_data" / PLOTLY
     text = source.read_bytes()
     if not path.exists() or path.stat().st_size != len(text):
-        partial = path.with_name(path.name + ".part")
-        partial.write_bytes(text)
-        os.replace(partial, path)
+        write_bytes(path, text)
