@@ -306,3 +306,24 @@ def test_only_the_first_process_killed_the_second_call_waits_for_dvc(clone):
     assert set(repro(["digits"], clone)) <= {"layout_digits", "digits"}
     assert json.loads(run(clone, "dvc", "status", "--json", "dvc.yaml")) == {}
     assert changed(clone) == ""
+
+
+@pytest.mark.slow
+def test_documents_in_the_place_of_a_set_stay_and_a_failed_stage_keeps_the_set(clone):
+    made = clone / "prepared" / "mini" / "lm"
+    before = {path.name: path.read_bytes() for path in made.iterdir()}
+    edit(clone, "ngram: 3", "ngram: 1")
+    with pytest.raises(UserError, match="an n-gram order of at least 2"):
+        repro(["lm"], clone)
+    assert {path.name: path.read_bytes() for path in made.iterdir()} == before
+    edit(clone, "ngram: 1", "ngram: 3")
+    shutil.rmtree(made)
+    made.mkdir()
+    (made / "thesis.tex").write_text("five years of work")
+    with pytest.raises(UserError, match=r"lm: .*d2v did not write thesis\.tex in it"):
+        repro(["lm"], clone)
+    assert [path.name for path in made.iterdir()] == ["thesis.tex"]
+    shutil.rmtree(made)
+    repro(["lm"], clone)
+    assert {path.name: path.read_bytes() for path in made.iterdir()} == before
+    assert changed(clone) == ""

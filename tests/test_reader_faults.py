@@ -10,6 +10,7 @@ from PIL import Image
 from small_sets import corpus_folder, glue_folder, image_tree, speech_tree, write_lines
 
 from d2v.data import prepare
+from d2v.data.shards import write_meta
 from d2v.errors import UserError
 
 Plant = Callable[[Path], object]
@@ -30,12 +31,14 @@ def expect_fault(tmp_path: Path, message: str, *command: object) -> None:
     """The command fails with this message, and what was prepared before stays as it was."""
     out = tmp_path / "prepared" / "set"
     out.mkdir(parents=True)
-    (out / "meta.json").write_text("before")
+    write_meta(out)
+    before = (out / "meta.json").read_bytes()
     with pytest.raises(UserError, match=message) as caught:
         run(*command, "-o", out)
     assert "\n" not in str(caught.value)
     assert [p.name for p in out.parent.iterdir()] == ["set"]
     assert [p.name for p in out.iterdir()] == ["meta.json"]
+    assert (out / "meta.json").read_bytes() == before
 
 
 def cut(path: str, at: float = 0.6) -> Plant:

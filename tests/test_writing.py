@@ -16,6 +16,7 @@ import pytest
 from d2v.data.shards import PARTS, hash_of, written_whole
 from d2v.data.writing import Example, cut, write_split
 from d2v.errors import UserError
+from d2v.files import MARK
 
 SHARD = 1000  # bytes
 SIZES = [100 * (number % 7) for number in range(60)]
@@ -69,7 +70,7 @@ def undisturbed(tmp_path_factory) -> str:
     out = tmp_path_factory.mktemp("whole") / "set"
     counts = write(out)
     assert counts.sum() == 15 * (0 + 1 + 2 + 3)
-    assert [p.name for p in out.iterdir()] == ["train"]
+    assert {p.name for p in out.iterdir()} == {"train", MARK}
     assert len(list((out / "train").glob("*.bin"))) == len(cut(SIZES, SHARD)) > 10
     return hash_of(out)
 

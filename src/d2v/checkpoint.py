@@ -9,11 +9,9 @@ disk (fsync takes longer than a small checkpoint): what a power cut tears, the h
 checkpoint before it is used.
 """
 
-import hashlib
 import itertools
 import json
 import random
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from d2v.errors import UserError
+from d2v.files import remove_folder, rename, sha256
 
 SCHEMA_VERSION = 2
 MODEL, TRAINING, META = "model.safetensors", "training.safetensors", "checkpoint.json"
@@ -64,13 +63,13 @@ def save(
     left.
     """
     part = root / f"step-{step}.part"
-    shutil.rmtree(part, ignore_errors=True)
+    remove_folder(part)
     try:
         return _write(part, root / f"step-{step}", step, model, training, meta)
     except SafetensorError as error:  # it says so of a full disk, too
         raise OSError(str(error)) from None
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        remove_folder(part)
 
 
 def _write(
@@ -93,8 +92,8 @@ def _write(
         "sha256": hashes,
     }
     (part / META).write_text(json.dumps({**head, **meta}, indent=1))
-    shutil.rmtree(final, ignore_errors=True)
-    part.rename(final)
+    remove_folder(final)
+    rename(part, final)
     return final
 
 
@@ -165,8 +164,8 @@ def latest(root: Path, say: Callable[[str], None] = print) -> Path | None:
             verify(folder)
         except Damaged as error:
             aside = folder.with_name(folder.name + ".damaged")
-            shutil.rmtree(aside, ignore_errors=True)
-            folder.rename(aside)
+            remove_folder(aside)
+            rename(folder, aside)
             say(f"{error}; set aside, the checkpoint before it is used")
             continue
         except Unreadable as error:
@@ -189,7 +188,7 @@ def prune(root: Path, keep: int) -> None:
             kept.add(f"step-{best['step']}")
     for folder in root.glob("step-*"):
         if folder.name not in kept:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_folder(folder)
 
 
 # --- optimiser --------------------------------------------------------------------------------
@@ -292,8 +291,3 @@ def _reading(path: Path) -> Iterator[None]:
         raise Damaged(f"{path}: {error.strerror}") from None
     except OSError as error:
         raise Unreadable(f"{path}: cannot be read now ({error.strerror})") from None
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

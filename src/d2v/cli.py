@@ -1,13 +1,19 @@
 """`d2v`: one command for data, runs and tables. Heavy imports wait until they are needed."""
 
 import argparse
+import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from d2v.errors import UserError
+
+if TYPE_CHECKING:
+    from d2v.params import Experiment
 
 EXPERIMENT = Path("params/mini.yaml")
 # commands with a command line of their own: module with main(argv) or [:function], what it does
@@ -23,6 +29,14 @@ OWN = {
     "verify": ("d2v.results.verify", "compute every number again from the stored predictions"),
     "compare": ("d2v.results.compare", "two runs on the same examples: difference, interval, p"),
     "classify": ("d2v.inference_cli:classify_main", "print the class of files or texts"),
+}
+
+MENDED_BY = {
+    errno.EROFS: "; d2v writes work/, results/ and what -o names: give it a disk it may write",
+    errno.EACCES: "; ask for the right to it, or work in a folder of your own",
+    errno.EPERM: "; ask for the right to it, or work in a folder of your own",
+    errno.ENOSPC: "; make room on that disk",
+    errno.EDQUOT: "; make room in your quota",
 }
 
 
@@ -78,6 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     What the user can mend is one line on standard error; D2V_DEBUG=1 shows where it was raised.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         if words and words[0] in OWN:
             module, _, function = OWN[words[0]][0].partition(":")
@@ -96,6 +112,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `d2v status | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 141
+    except OSError as error:
+        if os.environ.get("D2V_DEBUG") or error.errno is None:
+            raise
+        print(f"error: {_of_disk(error)}", file=sys.stderr)
+        return 2
+
+
+def _of_disk(error: OSError) -> str:
+    """What a file system refuses, in one line: the file, why, and what to do about it."""
+    file = error.filename if error.filename2 is None else error.filename2
+    where = "" if file is None else f"{os.fsdecode(file) if isinstance(file, bytes) else file}: "
+    return f"{where}{error.strerror}{MENDED_BY.get(error.errno or 0, '')}"
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -115,36 +143,59 @@ def _check(args: argparse.Namespace) -> None:
     )
 
 
+def _check_place(experiment: "Experiment") -> None:
+    """Raise UserError where neither the project nor anything of the experiment is.
+
+    Else work/ and results/ would be left in some folder, and data be missing there.
+    """
+    from d2v import runs
+
+    prepared = Path(experiment.prepared)
+    signs = [Path("Snakefile"), runs.RESULTS / experiment.name, runs.WORK / experiment.name]
+    if not any(path.exists() for path in [*signs, *([] if prepared.is_absolute() else [prepared])]):
+        raise UserError(
+            f"{Path.cwd()}: neither a Snakefile nor {prepared}, results/{experiment.name} or"
+            f" work/{experiment.name} is here; run d2v in the folder of the project"
+        )
+
+
 def _reproduce(args: argparse.Namespace) -> int:
     from d2v import reproduce
 
+    if not Path("Snakefile").is_file():
+        raise UserError(f"{Path.cwd()}: no Snakefile here; run d2v in the folder of the project")
     return reproduce.reproduce(args.params, args.cores)
 
 
 def _run(args: argparse.Namespace) -> None:
-    from d2v import launch
+    from d2v import launch, params
 
+    _check_place(params.load(args.params))
     launch.run(args.params, args.run, args.launch)
 
 
 def _select(args: argparse.Namespace) -> None:
     from d2v import params, select
 
-    select.choose(params.load(args.params), args.task)
+    experiment = params.load(args.params)
+    _check_place(experiment)
+    select.choose(experiment, args.task)
 
 
 def _tables(args: argparse.Namespace) -> None:
     from d2v import params, runs
+    from d2v.files import remove_file
     from d2v.results import summary, tables
     from d2v.results.page import build, records
 
     experiment = params.load(args.params)
+    _check_place(experiment)
     results = runs.RESULTS / experiment.name
     found = records.collect(experiment, results, runs.WORK / experiment.name)
     summary.write(found, results)
     done = sum(record.finished for record in found)
     if done < len(found):  # the mark that the workflow sets on tables of finished runs
-        (results / "tables" / runs.COMPLETE).unlink(missing_ok=True)
+        remove_file(results / "tables" / runs.COMPLETE)
     page = build.build(experiment, results, found, tables.build(experiment, results))
     print(tables.render_console(experiment, results))
     if done < len(found):

@@ -9,7 +9,7 @@ kept as they are done, so that a run that was killed goes on where it was:
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from d2v import metrics, params, predictions, provenance, runs, tune
+from d2v import files, metrics, params, predictions, provenance, runs, tune
 from d2v.decode import Language, greedy
 from d2v.decoders import Counted, Decoders
 from d2v.errors import UserError
@@ -105,8 +105,7 @@ def outputs(experiment: Experiment, source: Run, name: str) -> Outputs:
     for row, tensor in zip(rows, emissions, strict=True):
         if greedy(tensor) != row.greedy:
             raise UserError(f"{path}: {row.id} reads otherwise than in the predictions: {again}")
-    with path.open("rb") as content:
-        return Outputs(name, rows, emissions, file_digest(content, "sha256").hexdigest())
+    return Outputs(name, rows, emissions, files.sha256(path))
 
 
 def _search(

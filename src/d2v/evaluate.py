@@ -1,6 +1,5 @@
 """Predictions of a task over a dataset."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from d2v import params
 from d2v.data.sampler import cut
+from d2v.files import whole
 from d2v.predictions import Prediction, score_rows
 
 Keep = Callable[[str, Tensor], None]  # id of an example, log-probabilities (T, letters)
@@ -98,10 +98,9 @@ def write_emissions(path: Path, emissions: Mapping[str, Tensor]) -> None:
 
     A search for decoding weights reads them; float32, so that it sees what an inline one would.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    save_file({id: e.to("cpu", torch.float32).contiguous() for id, e in emissions.items()}, partial)
-    os.replace(partial, path)
+    tensors = {id: e.to("cpu", torch.float32).contiguous() for id, e in emissions.items()}
+    with whole(path) as draft:
+        save_file(tensors, draft)
 
 
 def validator(

@@ -1,7 +1,6 @@
 """Carry out one run: data, task, training, evaluation, and `metrics.json` as the last file."""
 
 import json
-import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +27,7 @@ from d2v.data import build_dataset
 from d2v.data.letters import LETTERS
 from d2v.data.official import lacking
 from d2v.errors import UserError, spared
-from d2v.files import read_json, write_json
+from d2v.files import read_json, remove_file, remove_folder, write_json
 from d2v.interop import matching
 from d2v.model import Student
 from d2v.runs import Run
@@ -139,7 +138,7 @@ def _pretrain(
     if distributed.join().main:
         path = runs.result_folder(experiment, run) / "attention.json"
         with spared("the picture of attention"):
-            path.unlink(missing_ok=True)
+            remove_file(path)
             if look := showcase.attention(task, dataset):
                 write_json(path, look)
     return {**_training(summary), "metrics": {}}
@@ -359,7 +358,7 @@ def _enter(work: Path, defining: dict[str, Any]) -> int:
     if before["attempts"] and before["code_sha256"] != code:
         if before["finished"]:
             print("the code has changed since this run was finished: it starts again")
-            shutil.rmtree(work / "checkpoints", ignore_errors=True)
+            remove_folder(work / "checkpoints")
             before = {"attempts": 0}
         else:
             print("the code has changed since this run was cut off: it goes on with the new code")

@@ -4,12 +4,14 @@ What imports PyTorch waits until the command line is known to be good.
 """
 
 import argparse
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from d2v import params
 from d2v.errors import UserError
+from d2v.outputs import check_new
 
 if TYPE_CHECKING:
     from d2v.inference import Features, Layers
@@ -24,6 +26,7 @@ def features_main(argv: Sequence[str] | None = None) -> None:
     a = parser.parse_args(argv)
     if a.layers != "all" and not a.layers.isdecimal():
         raise UserError(f"--layers {a.layers}: all, or the number of one layer")
+    check_new(a.out, [a.checkpoint], ours=_is_features)
     from d2v.data.inputs import expanded
     from d2v.data.layout import progress
     from d2v.inference import save_features
@@ -37,6 +40,17 @@ def features_main(argv: Sequence[str] | None = None) -> None:
     layers: Layers = "all" if a.layers == "all" else int(a.layers)
     count = save_features(model, a.inputs, a.out, layers, shown)
     print(f"{a.out}: {count} input(s)")
+
+
+def _is_features(path: Path) -> bool:
+    """Whether `d2v features` wrote a file: a safetensors file that names its inputs."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            head = json.loads(file.read(length)) if length < path.stat().st_size else {}
+        return "inputs" in head["__metadata__"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def transcribe_main(argv: Sequence[str] | None = None) -> None:

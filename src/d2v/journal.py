@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from d2v.files import write_bytes
+
 Record = dict[str, Any]
 
 
@@ -18,15 +20,12 @@ class Journal:
     def __init__(self, path: Path, work: Record) -> None:
         """Read what is there of `work`: everything that its pieces depend on."""
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
         head, *lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
         whole = lines[:-1]  # behind the last line break is nothing, or a broken line
         same = bool(lines) and _parse(head) == {"work": work}
         self.records = [r for r in map(_parse, whole) if r is not None] if same else []
         if not same or len(self.records) != len(whole) or lines[-1]:
-            draft = path.with_name(f".{path.name}.{os.getpid()}")
-            draft.write_bytes(b"".join(map(_line, [{"work": work}, *self.records])))
-            draft.replace(path)
+            write_bytes(path, b"".join(map(_line, [{"work": work}, *self.records])))
 
     def add(self, record: Record) -> None:
         """Append a record, on the disk when this returns."""

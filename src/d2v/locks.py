@@ -2,12 +2,13 @@
 
 import fcntl
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
+
+from d2v.files import remove_folder
 
 _claims: list[IO[str]] = []  # kept open for the life of the process
 
@@ -60,14 +61,14 @@ def _locked(folder: Path) -> int:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a living process holds the lock."""
+    """Whether a living process holds the lock; no, if nobody can tell. Writes nothing."""
     try:
-        with path.open("r+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
+    except OSError:
+        return False
     return False
 
 
@@ -94,7 +95,7 @@ def claim(folder: Path, wait: bool = False) -> bool:
     try:
         alone = _exclusive(file, wait)
         if alone:
-            shutil.rmtree(folder / "locks", ignore_errors=True)
+            remove_folder(folder / "locks")
             (folder / "locks").mkdir()
         fcntl.flock(file, fcntl.LOCK_SH)
     except OSError:  # a file system without flock: leave Snakemake's lock alone

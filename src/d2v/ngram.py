@@ -9,13 +9,13 @@ every corpus: the counts of counts that Kneser-Ney needs vanish for a vocabulary
 """
 
 import math
-import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from d2v.errors import UserError
+from d2v.files import whole
 
 START, END, UNKNOWN = "<s>", "</s>", "<unk>"
 NEVER = -99.0  # log10 probability of a start, which is never predicted (ARPA convention)
@@ -33,10 +33,7 @@ def write_arpa(sentences: Iterable[str], order: int, path: str | Path) -> None:
         raise UserError(f"an n-gram order of at least 2 is needed, got {order}")
     counts = _count(sentences, order)
     log_probs, backoffs = _estimate(counts)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    with partial.open("w", encoding="utf-8", newline="\n") as file:
+    with whole(Path(path)) as draft, draft.open("w", encoding="utf-8", newline="\n") as file:
         file.write("\\data\\\n")
         for n, grams in enumerate(log_probs, start=1):
             file.write(f"ngram {n}={len(grams)}\n")
@@ -46,7 +43,6 @@ def write_arpa(sentences: Iterable[str], order: int, path: str | Path) -> None:
                 backoff = f"\t{backoffs[gram]:.7f}" if n < len(log_probs) else ""
                 file.write(f"{grams[gram]:.7f}\t{' '.join(gram)}{backoff}\n")
         file.write("\n\\end\\\n")
-    os.replace(partial, path)
 
 
 def _count(sentences: Iterable[str], order: int) -> list[Counter[Gram]]:

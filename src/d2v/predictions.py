@@ -1,6 +1,5 @@
 """Predictions in a file, and the metrics of that file."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from d2v import metrics
 from d2v.errors import UserError
+from d2v.files import write_text
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,7 @@ def write_predictions(path: str | Path, rows: Sequence[Prediction]) -> None:
         if any(mark in field for field in fields for mark in "\t\n\r"):
             raise UserError(f"{path}: example {row.id!r} has a tab or line break; remove it")
         lines.append("\t".join(fields))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    partial.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
-    os.replace(partial, path)
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def _columns(rows: Sequence[Prediction]) -> list[str]:

@@ -8,6 +8,7 @@ from torch import Tensor
 from d2v import checkpoint, params
 from d2v.data.shards import hash_of
 from d2v.errors import UserError
+from d2v.files import sha256
 from d2v.identity import identity
 from d2v.interop import matching
 from d2v.interop.content import Content, refuse_faults
@@ -31,7 +32,7 @@ def load(released: params.Released) -> tuple[Content, dict[str, Any]]:
     if not path.exists():
         where = f"get it from {released.url}" if released.url else "get it"
         raise UserError(f"{path}: no such file or folder; {where} and put it there")
-    found = hash_of(path) if path.is_dir() else checkpoint.sha256(path)
+    found = hash_of(path) if path.is_dir() else sha256(path)
     if released.sha256 not in (None, found):
         raise UserError(f"{path}: its SHA-256 is {found}, not {released.sha256}; get it again")
     content = read(path)

@@ -18,6 +18,7 @@ from typing import Any
 
 from d2v.cluster import Cluster, minutes
 from d2v.errors import UserError
+from d2v.files import rename
 from d2v.job import Job
 from d2v.places import Ending, Record, State
 
@@ -264,7 +265,7 @@ def _adopt(folder: Path, number: str) -> None:
 
     wanted = JobPaths(folder, number).submitted_pickle
     for stray in [] if wanted.exists() else folder.glob("*.pkl"):
-        stray.rename(wanted)
+        rename(stray, wanted)
         return
 
 

@@ -1,7 +1,7 @@
 """A safetensors file that is written tensor by tensor, so that memory stays small."""
 
 import json
-import os
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from d2v.errors import UserError
+from d2v.files import whole
 
 ENTRY = 160  # bytes that a tensor takes at most in the header
 LONGEST = 100_000_000  # header that readers of the format take
@@ -31,12 +32,13 @@ class TensorFile:
             )
         self.header: dict[str, Any] = {"__metadata__": self.metadata}
         self.end = 0
-        self.part = path.with_name(f".{path.name}.{os.getpid()}.part")
 
     def __enter__(self) -> "TensorFile":
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = self.part.open("wb")
-        self.file.seek(8 + self.room)
+        with ExitStack() as stack:
+            draft = stack.enter_context(whole(self.path))
+            self.file = stack.enter_context(draft.open("wb"))
+            self.file.seek(8 + self.room)
+            self.ending = stack.pop_all()
         return self
 
     def add(self, name: str, tensor: Tensor) -> None:
@@ -56,12 +58,9 @@ class TensorFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is None:
+        with self.ending:
+            if error is not None:
+                raise error
             text = json.dumps(self.header, separators=(",", ":")).encode()
             self.file.seek(0)
             self.file.write(self.room.to_bytes(8, "little") + text.ljust(self.room))
-        self.file.close()
-        if kind is None:
-            self.part.replace(self.path)
-        else:
-            self.part.unlink(missing_ok=True)

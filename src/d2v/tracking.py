@@ -7,13 +7,13 @@ here changes a result.
 
 import importlib
 import os
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from d2v.errors import UserError, spared
+from d2v.files import remove_folder
 
 HOOK = "D2V_TRACKER"
 
@@ -46,7 +46,7 @@ class TensorBoard:
 
         self.event, self.summary = event_pb2.Event, summary_pb2.Summary
         if not step:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.writer = EventFileWriter(str(folder))
         if step:

@@ -1,6 +1,5 @@
 """The one loop: pre-training and fine-tuning, one process or several."""
 
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from d2v import (
 from d2v.data import sampler
 from d2v.errors import OutOfMemory
 from d2v.feeding import Examples
+from d2v.files import remove_folder, rename
 from d2v.health import Health
 from d2v.identity import identity
 from d2v.saving import Saver
@@ -232,8 +232,8 @@ class _Loop:
         if folder is None or checkpoint.read_meta(folder)["identity"] == self.meta["identity"]:
             return folder
         aside = self.checkpoints.with_name("checkpoints-of-other-parameters")
-        shutil.rmtree(aside, ignore_errors=True)
-        self.checkpoints.rename(aside)
+        remove_folder(aside)
+        rename(self.checkpoints, aside)
         print(f"the parameters have changed: checkpoints moved to {aside}, starting afresh")
         return None
 

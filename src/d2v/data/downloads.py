@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import io
-import os
 import sys
 import time
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from tqdm import tqdm
 
 from d2v.data.writing import LOG_S
 from d2v.errors import UserError
-from d2v.files import read_json, write_json
+from d2v.files import read_json, remove_file, rename, write_json
 
 RETRIES = 5  # one after another that bring nothing new
 PAUSE_S = 2.0  # before the first retry; doubled each time
@@ -43,27 +42,41 @@ def download(remote: Remote, folder: Path) -> Path:
     """The file in `folder`: there already and intact, or downloaded, going on from NAME.part.
 
     A known checksum is verified; the found sha256 is noted in checksums.json and verified the next
-    time. Raises UserError: no answer after some retries, another checksum.
+    time. Raises UserError: no answer after some retries, another checksum, or a file of that name
+    that did not come from here.
     """
     target = folder / remote.name
     if target.exists() and intact(remote, target):
         return target
-    folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"{remote.name}.part"
+    _refuse_foreign(remote, target, part)
+    folder.mkdir(parents=True, exist_ok=True)
     _receive(remote, part)
     known = remote.digest
     if known and (found := digest(part, known.partition(":")[0])) != known:
-        part.unlink()
-        _stamp(part).unlink(missing_ok=True)
+        remove_file(part)
+        remove_file(_stamp(part))
         raise UserError(
             f"{remote.url}: the checksum is {found}, not {known}; nothing was kept: try again"
         )
     record = read_json(folder / RECORD) or {}
     record[remote.name] = {"url": remote.url, "sha256": digest(part, "sha256")}
     write_json(folder / RECORD, record)
-    os.replace(part, target)
-    _stamp(part).unlink(missing_ok=True)
+    rename(part, target)
+    remove_file(_stamp(part))
     return target
+
+
+def _refuse_foreign(remote: Remote, target: Path, part: Path) -> None:
+    """Raise UserError for a file that would be replaced, although no download left it."""
+    noted = remote.name in (read_json(target.parent / RECORD) or {})
+    if target.exists() and not noted:
+        raise UserError(
+            f"{target}: not the file that {remote.url} gives (it should have {remote.digest});"
+            " move it away"
+        )
+    if part.exists() and not _stamp(part).exists():
+        raise UserError(f"{part}: not of a download of d2v; move it away")
 
 
 def digest(path: Path, kind: str) -> str:
@@ -112,13 +125,13 @@ def _request(remote: Remote, part: Path) -> None:
         if answer.status_code == 416:
             if found == f"bytes */{have}":  # all of it was here
                 return
-            part.unlink()
+            remove_file(part)
             raise OSError("the server has another file now")
         answer.raise_for_status()
         if answer.status_code != 206:
             have = 0
         elif not found.startswith(f"bytes {have}-"):
-            part.unlink()
+            remove_file(part)
             raise OSError("the server sent another part than was asked for")
         length = int(answer.headers.get("Content-Length", 0))
         total = have + length if length else 0

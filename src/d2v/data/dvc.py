@@ -14,6 +14,7 @@ import yaml
 
 from d2v.data.fetch import fetch
 from d2v.errors import UserError
+from d2v.files import remove_file
 from d2v.locks import held, process_start
 
 _LOCK = Path(".dvc/tmp/d2v.lock")
@@ -77,7 +78,7 @@ def _clear_dead(rwlock: Path) -> None:
         if time.monotonic() > deadline:
             return
         time.sleep(0.05)
-    rwlock.unlink(missing_ok=True)
+    remove_file(rwlock)
 
 
 def named(targets: Sequence[str], stages: Path) -> list[str]:
@@ -104,6 +105,11 @@ def _reason(said: list[str], ran: list[str], code: int) -> str:
     own = [line.removeprefix("error: ") for line in said if line.startswith("error: ")]
     if own:
         return f"{ran[-1]}: {own[-1]}" if ran else own[-1]
+    if any(line.endswith("is not a git repository") for line in said):
+        return (
+            "DVC wants a git repository, and this folder is none (an unpacked archive?): run"
+            " `git init`, or `dvc config --local core.no_scm true`"
+        )
     dvc = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR: ")]
     last = dvc or [line for line in said if line] or [f"exit code {code}"]
     return f"DVC: {last[-1]}; `dvc repro` shows the whole story"

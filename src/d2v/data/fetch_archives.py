@@ -1,6 +1,5 @@
 """Archives unpacked below a folder, and nowhere else."""
 
-import os
 import tarfile
 import zipfile
 import zlib
@@ -11,6 +10,7 @@ from d2v.data.parallel import Advance
 from d2v.data.shards import written_whole
 from d2v.data.writing import progress_of
 from d2v.errors import UserError
+from d2v.files import MARK, remove_folder, rename, sha256
 
 BLOCK = 2**20
 
@@ -47,15 +47,20 @@ def unpack(archive: Path, target: Path) -> None:
 
 
 def merge(folder: Path, into: Path) -> None:
-    """Move a folder's files into another one, below the same names, and remove it."""
+    """Move what d2v unpacked in a folder into another one, below the same names, and remove it.
+
+    What is there already stays as it is; files that differ are named.
+    """
     into.mkdir(parents=True, exist_ok=True)
     for path in sorted(folder.iterdir()):
         target = into / path.name
         if path.is_dir() and target.is_dir():
             merge(path, target)
-        else:
-            os.replace(path, target)
-    folder.rmdir()
+        elif not target.exists() and not target.is_symlink() and path.name != MARK:
+            rename(path, target)
+        elif path.name != MARK and not (target.is_file() and sha256(path) == sha256(target)):
+            print(f"{target}: left as it was; the archive has another one", flush=True)
+    remove_folder(folder)
 
 
 def _broken(archive: Path, error: Exception) -> str:

@@ -8,6 +8,7 @@ from d2v.data.downloads import Remote, download
 from d2v.data.fetch_archives import merge, unpack
 from d2v.errors import UserError
 from d2v.locks import alone_in
+from d2v.outputs import check_into
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ def fetch_official(name: str, target: Path) -> list[str]:
     wanted = chosen.split(",") if chosen else list(parts)
     if unknown := [part for part in wanted if part not in parts]:
         raise UserError(f"{dataset} has no part {unknown[0]}; it has {', '.join(parts)}")
-    target.mkdir(parents=True, exist_ok=True)
+    check_into(target)
     with alone_in(target):  # a second fetch waits for the first one, and finds what it brought
         return [new for part in wanted for new in fetch_parts(parts[part], target)]
 

@@ -15,10 +15,22 @@ from pathlib import Path
 from d2v import params as p
 from d2v.data import fetch
 from d2v.errors import UserError
+from d2v.outputs import check_folder
+
+FOLDERS: dict[type, tuple[str, ...]] = {
+    p.Digits: ("imagenet",),
+    p.SpokenDigits: ("LibriSpeech",),
+    p.Verses: ("corpus", "glue_data"),
+}
 
 
 def write_layout(data: p.Data, sources: Path, out: Path) -> None:
-    """Write one data set below `out`; raises UserError when a source is missing."""
+    """Write one data set below `out`.
+
+    Raises UserError when a source is missing, or where d2v may not write.
+    """
+    for name in FOLDERS.get(type(data), ()):
+        check_folder(out / name, [sources / wheel.file for wheel in fetch.WHEELS])
     if isinstance(data, p.Digits):
         from d2v.data.mini_digits import write_digits
 

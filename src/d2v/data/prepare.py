@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from d2v.errors import UserError
+from d2v.outputs import check_folder
 
 
 def parser() -> argparse.ArgumentParser:
@@ -159,9 +160,12 @@ def _command(
 def main(argv: Sequence[str] | None = None) -> None:
     """Run `d2v prepare COMMAND ...`.
 
-    Raises UserError naming the file (and line) at fault; then nothing is written.
+    Raises UserError naming the file (and line) at fault, or an OUT that d2v did not write; then
+    nothing is written.
     """
     args = parser().parse_args(argv)
+    read = (args.source, getattr(args, "tokenizer", None), getattr(args, "limited", None))
+    check_folder(args.out, read)  # before hours of reading
     if args.command == "imagefolder":
         from d2v.data.imagefolder import prepare_imagefolder
 

@@ -7,14 +7,13 @@ Everything is byte-identical when written again from the same input, on any mach
 compressed (zlib versions differ) and no time or path is stored.
 """
 
+import hashlib
 import json
 import mmap
-import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
-from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any, overload
 from zipfile import BadZipFile
@@ -23,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from d2v.errors import UserError
-from d2v.locks import alone_in
+from d2v.files import MARK, remove_file, remove_folder, sha256
+from d2v.outputs import filled
 
 SCHEMA = 1  # of meta.json and of the index
 SHARD_BYTES = 256 * 2**20
@@ -105,7 +105,10 @@ def as_arrays(name: str, values: list[Any]) -> dict[str, npt.NDArray[Any]]:
     """A column as it is stored: one array of numbers, or the UTF-8 of all texts and their ends."""
     if not values or not isinstance(values[0], str):
         return {name: np.asarray(values, np.float64 if _floats(values) else np.int64)}
-    encoded = [value.encode() for value in values]
+    try:
+        encoded = [value.encode() for value in values]
+    except UnicodeEncodeError as error:
+        raise UserError(f"{error.object!r}: this {name} is not UTF-8; rename the file") from None
     return {
         f"{name}.utf8": np.frombuffer(b"".join(encoded), np.uint8),
         f"{name}.ends": np.cumsum([len(e) for e in encoded], dtype=np.int64),
@@ -149,39 +152,32 @@ def written_whole(out: Path) -> Iterator[Path]:
     Until then `out` is as it was. After a kill, or an error behind much finished work, the shards
     that `write_split` finished stay in OUT.tmp for the next call, which goes on with them; all else
     is cleared away. Others that write the same folder wait.
+
+    Raises UserError if OUT, OUT.old or OUT.tmp holds anything that d2v did not write.
     """
-    out = Path(out)
-    temporary, old = out.with_name(out.name + ".tmp"), out.with_name(out.name + ".old")
-    with alone_in(temporary):  # a writer whose parent was killed may still be at it
-        shutil.rmtree(old, ignore_errors=True)
-        _clear(temporary)
-        try:
-            yield temporary
-        except BaseException:
-            finished = sum(path.stat().st_size for path in temporary.rglob("*.bin"))
-            if finished < WORTH_KEEPING:
-                shutil.rmtree(temporary)
-            raise
-        shutil.rmtree(temporary / PARTS, ignore_errors=True)
-        if out.exists():
-            out.rename(old)
-        temporary.rename(out)
-        shutil.rmtree(old, ignore_errors=True)
+    with filled(Path(out), _clear, _worth_keeping) as temporary:
+        yield temporary
+        remove_folder(temporary / PARTS)
+
+
+def _worth_keeping(temporary: Path) -> bool:
+    # safe: only looks
+    return sum(path.stat().st_size for path in temporary.rglob("*.bin")) >= WORTH_KEEPING
 
 
 def _clear(temporary: Path) -> None:
     """Remove what is not a finished shard or a finished split of `write_split`."""
     parts = temporary / PARTS
     splits = [key.parent for key in parts.glob("*/key") if any(key.parent.glob("*.npz"))]
-    kept = {PARTS, *(split.name for split in splits)} if splits else set()
+    kept = {MARK, *([PARTS, *(split.name for split in splits)] if splits else [])}
     for path in temporary.iterdir():
         if path.name not in kept:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            remove_folder(path) if path.is_dir() else remove_file(path)
     for path in parts.glob("*"):
         if path not in splits:
-            shutil.rmtree(path)
-    for draft in parts.glob("*/*.*.*"):
-        draft.unlink()
+            remove_folder(path)
+    for draft in parts.glob("*/.*"):
+        remove_file(draft)
 
 
 def write_meta(folder: Path, **entries: Any) -> None:
@@ -209,20 +205,19 @@ def read_meta(folder: Path) -> dict[str, Any]:
 
 
 def hash_of(folder: Path) -> str:
-    """SHA-256 over names and contents of all files but meta.json, in the order of their names."""
+    """SHA-256 over names and contents of all files but meta.json, in the order of their names.
+
+    The mark of d2v (d2v.outputs) does not count.
+    """
+    # safe: only reads
     paths = {p: p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*")) if p.is_file()}
     named = {
         path: name
         for path, name in paths.items()
-        if name != "meta.json" and not name.startswith(f"{PARTS}/")
+        if name not in ("meta.json", MARK) and not name.startswith(f"{PARTS}/")
     }
-    total = sha256()
+    total = hashlib.sha256()
     with ThreadPoolExecutor() as pool:  # hashing lets other threads run
-        for name, digest in zip(named.values(), pool.map(_digest, named), strict=True):
+        for name, digest in zip(named.values(), pool.map(sha256, named), strict=True):
             total.update(f"{digest}  {name}\n".encode())
     return total.hexdigest()
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return file_digest(file, "sha256").hexdigest()

@@ -11,7 +11,6 @@ preparation are kept if the input is still the same.
 
 import itertools
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,6 +27,7 @@ from tqdm import tqdm
 
 from d2v.data.parallel import Advance, cores, run_all
 from d2v.data.shards import PARTS, SHARD_BYTES, Shards, as_arrays, join_arrays
+from d2v.files import remove_file, remove_folder, rename, whole
 
 Item = TypeVar("Item")
 Columns = dict[str, int | float | str]
@@ -85,9 +85,9 @@ def write_split(
     key = _key(items, sizes, examples, shard_bytes)
     parts_folder = folder.parent / PARTS / folder.name
     if _read(parts_folder / "key") != key:
-        (parts_folder / "key").unlink(missing_ok=True)  # before what it vouches for
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.rmtree(parts_folder, ignore_errors=True)
+        remove_file(parts_folder / "key")  # before what it vouches for
+        remove_folder(folder)
+        remove_folder(parts_folder)
         parts_folder.mkdir(parents=True)
         (parts_folder / "key").write_text(key)
     if not (folder / "index.npz").exists():
@@ -162,7 +162,7 @@ def _join(folder: Path, parts: list[_Part]) -> None:
     for part in parts:
         payloads = part.done.with_suffix(".bin")
         if payloads.exists():  # else a kill came after it was moved
-            payloads.replace(folder / payloads.name)
+            rename(payloads, folder / payloads.name)
     kept = {} if counts is None else {"counts": counts}
     drafts = parts[0].folder
     _save(drafts / "counts.npz", kept, drafts)
@@ -181,12 +181,10 @@ def _whole(path: Path, drafts: Path) -> Iterator[IO[bytes]]:
     Until then it is called after this process: a worker that outlives a killed parent for a moment
     and the one that does its work again write two files of equal content.
     """
-    draft = drafts / f"{path.name}.{os.getpid()}"
-    with open(draft, "wb") as file:
+    with whole(path, drafts) as draft, open(draft, "wb") as file:
         yield file
         file.flush()
         os.fsync(file.fileno())
-    draft.replace(path)
 
 
 def _key(items: Sequence[Any], sizes: Sequence[int], examples: Any, shard_bytes: int) -> str:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from d2v.errors import UserError
+from d2v.files import sha256
+from d2v.outputs import check_new
 
 if TYPE_CHECKING:
     from d2v.interop.content import Content
@@ -29,9 +30,7 @@ def convert(
     """
     source = Path(source)
     out = Path(out) if out is not None else Path(f"{_name(source)}-{to}")
-    if out.exists():
-        raise UserError(f"{out}: exists; name another folder with -o, or remove it")
-    from d2v.checkpoint import sha256
+    check_new(out, [source])
     from d2v.interop import hf_export, own
     from d2v.interop.reading import read
     from d2v.interop.tokenizing import write_tokenizer

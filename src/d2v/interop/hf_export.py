@@ -17,7 +17,8 @@ from d2v.interop import hf_config, hf_processor, huggingface, names
 from d2v.interop.card import model_card
 from d2v.interop.content import Content, ImageInput, TokenInput, WaveInput
 from d2v.interop.hf_import import CONFIG, PROCESSOR, SAFE, SCALE, TOKENIZER_SETTINGS
-from d2v.interop.own import distinct, whole_folder
+from d2v.interop.own import distinct
+from d2v.outputs import new_folder
 
 BARE = {
     "speech": "Data2VecAudioModel",
@@ -43,7 +44,7 @@ def write(content: Content, out: Path, drop_head: bool = False) -> list[str]:
     notes = _left_out(content, with_head)
     config = {"architectures": [(WITH_HEAD if with_head else BARE)[kind]]}
     config |= hf_config.config(a) | _outputs(content, with_head)
-    with whole_folder(out) as part:
+    with new_folder(out) as part:
         save_file(_theirs(content, pairs), part / SAFE, metadata={"format": "pt"})
         _write_json(part / CONFIG, config)
         notes += _write_inputs(content, part, with_head)

@@ -9,9 +9,7 @@ A run's tokenizer is read from its prepared data, as long as that lies where it 
 """
 
 import json
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from d2v import checkpoint
 from d2v.checkpoint import META, MODEL, SCHEMA_VERSION
 from d2v.data.record import inputs_of, tokenizer_files
 from d2v.errors import UserError
-from d2v.files import read_json
+from d2v.files import read_json, sha256
 from d2v.interop.content import (
     Architecture,
     Content,
@@ -32,6 +30,7 @@ from d2v.interop.content import (
     TokenInput,
     first_fault,
 )
+from d2v.outputs import new_folder
 
 
 def read(folder: Path) -> Content:
@@ -68,7 +67,7 @@ def write(content: Content, out: Path) -> None:
 
     Raises UserError if the folder exists.
     """
-    with whole_folder(out) as part:
+    with new_folder(out) as part:
         save_file(distinct(content.tensors), part / MODEL)
         for name, data in content.files.items():
             (part / name).write_bytes(data)
@@ -80,7 +79,7 @@ def write(content: Content, out: Path) -> None:
             "files": sorted(content.files),
             "notes": content.notes,
             "provenance": content.provenance,
-            "sha256": {name: checkpoint.sha256(part / name) for name in (MODEL, *content.files)},
+            "sha256": {name: sha256(part / name) for name in (MODEL, *content.files)},
         }
         (part / META).write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
 
@@ -105,21 +104,6 @@ def distinct(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         found[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
         seen.add(found[name].data_ptr())
     return found
-
-
-@contextmanager
-def whole_folder(out: Path) -> Iterator[Path]:
-    """A new folder that is filled under another name, and renamed when all went well."""
-    if out.exists():
-        raise UserError(f"{out}: exists; name another folder with -o, or remove it")
-    part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
-        yield part
-        part.rename(out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 # --- the trainer's ----------------------------------------------------------------------------

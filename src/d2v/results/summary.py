@@ -1,12 +1,12 @@
 """The metrics and curves of all runs in small files, for `dvc metrics` and `dvc plots`."""
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from d2v.files import remove_file, write_text
 from d2v.results.page.records import Record
 
 CURVES = ("loss", "target_std", "prediction_std", "grad_norm", "lr")
@@ -15,22 +15,24 @@ CURVES = ("loss", "target_std", "prediction_std", "grad_norm", "lr")
 def write(found: Sequence[Record], results: Path) -> None:
     """`<results>/summary/metrics/<run>.json` and `curves/<run>.csv` of what there is.
 
-    The folder is made anew, so that nothing stays of runs that are gone.
+    Files of runs that are gone are removed.
     """
-    folder, fresh = results / "summary", results / "summary.part"
-    shutil.rmtree(fresh, ignore_errors=True)
-    for name in ("metrics", "curves"):
-        (fresh / name).mkdir(parents=True)
+    folder = results / "summary"
+    texts: dict[Path, str] = {}
     for record in found:
         if record.content.get("metrics"):
-            path = fresh / "metrics" / f"{record.run.id}.json"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(record.content["metrics"], indent=1) + "\n")
+            path = folder / "metrics" / f"{record.run.id}.json"
+            texts[path] = json.dumps(record.content["metrics"], indent=1) + "\n"
         if record.lines:
-            path = fresh / "curves" / f"{record.run.id}.csv"
-            path.parent.mkdir(parents=True, exist_ok=True)
             frame = pd.DataFrame(record.lines)
             names = ["step", *(name for name in CURVES if name in frame)]
-            frame[names].to_csv(path, index=False, lineterminator="\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    fresh.rename(folder)
+            path = folder / "curves" / f"{record.run.id}.csv"
+            texts[path] = frame[names].to_csv(index=False, lineterminator="\n")
+    for name, suffix in (("metrics", "json"), ("curves", "csv")):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        # no other names than those of runs, so that nothing of another's is removed
+        for kind in ("pretrain", "select", "finetune", "decode"):
+            for path in set((folder / name / kind).glob(f"**/seed*.{suffix}")) - texts.keys():
+                remove_file(path)
+    for path, text in texts.items():
+        write_text(path, text)

@@ -2,11 +2,11 @@
 
 import io
 import math
-import os
 from pathlib import Path
 
 import pandas as pd
 
+from d2v.files import write_text
 from d2v.params import Experiment
 from d2v.results.cells import Cell, Table
 from d2v.results.collect import REPORTED, collect
@@ -28,15 +28,14 @@ def build(experiment: Experiment, results: Path, reported: Path = REPORTED) -> l
     Returns the tables.
     """
     folder = results / "tables"
-    folder.mkdir(parents=True, exist_ok=True)
     tables = collect(experiment, results, reported)
     for table in tables:
         shown = document(table)
         texts = (as_csv(table), markdown(shown), latex(shown), page(shown))
         for suffix, text in zip(SUFFIXES, texts, strict=True):
-            _write(folder / f"{table.name}.{suffix}", text)
-    _write(folder / "tables.tex", main_file(experiment.title, [table.name for table in tables]))
-    _write(folder / "references.bib", reported.with_name("references.bib").read_text("utf-8"))
+            write_text(folder / f"{table.name}.{suffix}", text)
+    write_text(folder / "tables.tex", main_file(experiment.title, [table.name for table in tables]))
+    write_text(folder / "references.bib", reported.with_name("references.bib").read_text("utf-8"))
     return tables
 
 
@@ -96,9 +95,3 @@ def _value(cell: Cell) -> str:
 def read_csv(text: str) -> pd.DataFrame:
     """The cells of `as_csv`, all as text."""
     return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(partial, path)

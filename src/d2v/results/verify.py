@@ -49,7 +49,7 @@ def verify(experiment: params.Experiment, results: Path) -> Report:
     Raises UserError if there are no runs.
     """
     report = Report()
-    for path in sorted((results / "runs").rglob("metrics.json")):
+    for path in sorted((results / "runs").rglob("metrics.json")):  # safe: only reads
         report.faults += _run(path, report)
     if not report.runs and not report.faults:
         raise UserError(f"{results}/runs: no metrics.json of any run; nothing to verify")

@@ -1,6 +1,5 @@
 """Writes `index.html`: one file that needs neither network, nor a script, nor files beside it."""
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import groupby
@@ -11,6 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 from d2v import runs
+from d2v.files import write_text
 from d2v.params import Experiment
 from d2v.results import html, verdicts
 from d2v.results.cells import Table
@@ -66,11 +66,8 @@ def build(
         style=Markup(html.asset("style.css")),
         scripts=Markup(html.asset("tables.js") + html.asset("page.js")),
     )
-    path = results / "index.html"
-    partial = path.with_name("index.html.part")
-    partial.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(partial, path)
-    return path
+    write_text(results / "index.html", text)
+    return results / "index.html"
 
 
 def _table(table: Table) -> dict[str, Any]:
