@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet --no-input install
 
-.PHONY: help demo demo-full test lint format data dag report lock bench gpu-wheels smoke named
+.PHONY: help demo demo-full test lint format data dag docs report lock bench gpu-wheels smoke named
 .DELETE_ON_ERROR:
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make data       fetch and prepare the miniature data sets"
 	@echo "make lint       ruff, mypy, snakefmt, deps of the data stages"
 	@echo "make format     ruff and snakefmt, rewriting files"
+	@echo "make docs       the documentation as a site in site/"
 	@echo "make lock       requirements.lock from pyproject.toml"
 	@echo "make dag        the graph of the workflow's rules as Mermaid text"
 	@echo "make bench      speed and memory beside a peer (10 minutes); BASELINE=file: what got slower"
@@ -55,6 +56,10 @@ format: $(READY)
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 	@$(BIN)/snakefmt Snakefile workflow
+
+docs: $(READY)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@echo "site/index.html"
 
 dag: $(READY)
 	@$(BIN)/snakemake --rulegraph mermaid-js

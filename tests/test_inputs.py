@@ -18,6 +18,7 @@ from d2v import cli, devices
 from d2v.data import inputs, prepare
 from d2v.data.augment import resized
 from d2v.data.encodings import encoding
+from d2v.data.sizing import sized
 from d2v.data.sound import RATE
 from d2v.errors import UserError
 from d2v.interop.content import ImageInput
@@ -229,12 +230,10 @@ SIZES = [(334, 500), (375, 500), (336, 500), (500, 338), (257, 257), (224, 301),
 
 
 @pytest.mark.parametrize("shape", SIZES)
-def test_the_centre_is_torchvisions_and_that_of_evaluation(tmp_path, shape):
+def test_the_centre_is_torchvisions_and_that_of_evaluation(shape):
     pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
-    model = d2v.load(folder(tmp_path / "c", "vision"))
-    encoder = model.params.encoder.model_copy(update={"image_size": 224})
     how = ImageInput(mean=[0.5] * 3, std=[0.5] * 3, resize=256)
-    found = inputs._sized(pixels, encoder, how)
+    found = sized(pixels, 224, how)
     picture = Image.fromarray(pixels)
     bicubic = v2.InterpolationMode.BICUBIC
     reference = v2.CenterCrop(224)(v2.Resize(256, bicubic)(picture))

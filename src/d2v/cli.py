@@ -131,8 +131,8 @@ def _check(args: argparse.Namespace) -> None:
     from d2v.params import prepared
 
     experiment = params.load(args.params)
-    params.check_stages(experiment)
     prepared.check(experiment, args.params, runs.all_datasets(experiment))
+    params.check_stages(experiment)
     found = runs.all_runs(experiment)
     counts = {
         kind: sum(r.kind == kind for r in found)

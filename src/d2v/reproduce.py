@@ -22,8 +22,8 @@ def reproduce(experiment_path: Path, cores: str) -> int:
     """
     started = time.perf_counter()
     experiment = params.load(experiment_path)
-    params.check_stages(experiment)
     prepared.check(experiment, experiment_path, runs.all_datasets(experiment))
+    params.check_stages(experiment)
     # one whose caller was killed goes on by itself; the claim passes to Snakemake for the same case
     locks.claim(Path(".snakemake"), wait=True)
     command = [sys.executable, "-m", "snakemake", "--profile", str(PROFILE), "--cores", cores]

@@ -12,8 +12,8 @@ EXPERIMENT = config.get("experiment", "params/mini.yaml")
 LAUNCH = config.get("launch", "local")  # where runs are carried out; a profile says
 try:
     experiment = params.load(EXPERIMENT)
-    params.check_stages(experiment)
     prepared.check(experiment, Path(EXPERIMENT), runs.all_datasets(experiment))
+    params.check_stages(experiment)
     machines = cluster.load()
     if LAUNCH not in launch.PLACES:
         raise UserError(f"launch={LAUNCH}: must be one of {', '.join(launch.PLACES)}")
