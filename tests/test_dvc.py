@@ -118,6 +118,14 @@ def test_unknown_set_and_wrong_folder_are_one_sentence(tmp_path):
         repro([], tmp_path)
 
 
+def test_an_unpacked_archive_without_git_is_told_the_remedy(tmp_path):
+    for name in ("dvc.yaml", "params/mini.yaml", ".dvc/config"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    with pytest.raises(UserError, match=r"git repository.* `git init`, or `dvc config --local"):
+        repro(["lm"], tmp_path)
+
+
 # --- the official sets -------------------------------------------------------------------------
 
 OFFICIAL = Path("workflow/paper/dvc.yaml")

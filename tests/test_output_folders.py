@@ -54,6 +54,7 @@ def box(tmp_path_factory) -> Path:
         (box / name / "thesis.tex").write_text(f"{name}: five years of work")
     (box / "link").symlink_to("docs")
     (box / "dangling").symlink_to("nowhere")
+    (box / "circle").symlink_to("circle")
     (box / "file").write_text("a file")
     (box / "empty").mkdir()
     with written_whole(box / "ours") as folder:
@@ -101,6 +102,7 @@ def targets(box: Path, source: Path) -> list[str]:
     return [
         *("docs", "docs/notes", "docs/../docs", "fresh", "late", "empty", "ours", "file"),
         *("link", "link/", "link/new", "link/notes", "dangling", "dangling/new", "file/new"),
+        *("circle", "circle/new"),
         *("", ".", "..", "docs/..", "/", str(box), "/proc/x", "/dev/null", "a\nb", "a\udcff"),
         *(str(source), str(source.parent), str(source / "new"), str(inside), str(inside / "new")),
         os.path.relpath(source, box),
@@ -357,3 +359,38 @@ def test_every_command_is_one_of_these(capsys) -> None:
         told = capsys.readouterr().out
         names_one = re.search(r"^ +(-o|--out|--to FOLDER|--output)\b", told, re.MULTILINE)
         assert bool(names_one) == (command in NAMED - {"prepare"}), command
+
+
+def test_names_that_are_not_utf8_are_said(tmp_path, monkeypatch, capsys) -> None:
+    image_tree(tmp_path / "set")
+    images = tmp_path / "set/train/n01"
+    os.rename(next(images.iterdir()), os.fsencode(images) + b"/caf\xe9.JPEG")
+    image_tree(tmp_path / "folder")
+    os.rename(tmp_path / "folder", os.fsencode(tmp_path) + b"/caf\xe9")
+    monkeypatch.chdir(tmp_path)
+    before = tree(tmp_path)
+    for source in ("set", "caf\udce9"):
+        refused(["prepare", "imagefolder", source, "-o", "out"], tmp_path, before, capsys)
+        cli.main(["prepare", "imagefolder", source, "-o", "out"])
+        assert "not UTF-8; rename" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_line_and_nothing_is_left(box: Path, commands, tmp_path) -> None:
+    if os.geteuid() or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
+        pytest.skip("no small disk can be made here")
+    image_tree(tmp_path / "images", each=60)
+    (tmp_path / "disk").mkdir()
+    convert, _ = commands["convert"]
+    for words in (
+        ["prepare", "imagefolder", str(tmp_path / "images"), "-o", "disk/new/set"],
+        [*convert, "-o", "disk/new/set"],
+    ):
+        script = (
+            f"mount -t tmpfs -o size=48k,nr_inodes=99 tmpfs {tmp_path}/disk && cd {tmp_path}"
+            f' && {{ {sys.executable} -m d2v.cli "$@"; echo $?; find disk; }}'
+        )
+        command = ["unshare", "-m", "sh", "-c", script, "sh", *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+        assert done.stdout.split()[-2:] == ["2", "disk"], done.stdout
+        assert re.fullmatch(r"(warning: .*\n)*error: .*disk/new.*No space left.*\n", done.stderr)

@@ -137,7 +137,7 @@ def _check_way(out: Path) -> None:
         if part.is_symlink():
             raise UserError(
                 f"{out}: {part} is a symbolic link, and d2v writes through none; give"
-                f" {out.resolve()}"
+                f" {os.path.realpath(out)}"
             )
         if part.name == ".." and not part.exists():
             raise UserError(f"{out}: there is no {part}")
@@ -159,12 +159,12 @@ def _check_text(path: Path) -> None:
 
 
 def _check_apart(out: Path, sources: Iterable[Path | None]) -> None:
-    real = out.resolve()
+    real = Path(os.path.realpath(out))  # resolve() fails where links go in circles
     for source in sources:
         if source is None:
             continue
         _check_text(source)
-        read = source.resolve()
+        read = Path(os.path.realpath(source))
         if real == read or real in read.parents or read in real.parents:
             what = "is" if real == read else "holds" if real in read.parents else "lies in"
             raise UserError(f"{out}: {what} the source {source}, which is only read; name another")
