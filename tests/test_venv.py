@@ -62,7 +62,7 @@ def venv(interpreter: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def archive(folder: Path) -> None:
     """some-1.2.tar.gz, whose set-up would compile."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True)  # pip keeps what is there, which would not be told apart
     with tarfile.open(folder / "some-1.2.tar.gz", "w:gz") as file:
         info = tarfile.TarInfo("some-1.2/setup.py")
         info.size = 7
@@ -140,6 +140,9 @@ def test_a_package_without_a_wheel_is_installed_without_its_compiled_part(
     source = ".venv/sources/some/some-1.2"
     assert venv.calls[3:] == [".venv/some.txt", source, "."]
     assert Path(source, "setup.py").read_text().endswith("setuptools.setup(version='1.2')\n")
+    Path("pyproject.toml").write_text("changed")
+    venv.main()
+    assert venv.calls[7:] == [".venv/first.txt", ".venv/most.txt", ".venv/some.txt", source, "."]
 
 
 # --- which Python -----------------------------------------------------------------------------

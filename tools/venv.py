@@ -69,6 +69,7 @@ def install(python, folder, stamp, lock):
     run(install + wheels + locked + [entries(folder, "most", lambda name: name not in apart)])
     for name in apart:
         source = os.path.join(folder, "sources", name)
+        shutil.rmtree(source, ignore_errors=True)  # of an earlier lock
         listed = entries(folder, name, lambda other, name=name: other == name)
         run(download + ["--no-binary", name, "--dest", source] + locked + [listed])
         run(install + unpacked + [python_part(source)])

@@ -20,6 +20,7 @@ class Arpa:
     """
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self.grams: dict[Gram, tuple[float, float]] = {}  # log10 probability, log10 back-off
         try:
             with path.open(encoding="utf-8") as file:
@@ -54,8 +55,8 @@ class Arpa:
         if len(counts) < 2:
             raise ValueError("an order of at least 2 is needed")
         if sum(counts) > MOST:
-            raise ValueError(
-                f"it has {sum(counts):,} n-grams, more than the {MOST:,} that are read without"
+            raise UserError(
+                f"{self.path}: it has {sum(counts):,} n-grams, more than the {MOST:,} that are read without"
                 " flashlight-text: install with Python 3.11 or 3.12, or take a pruned model"
             )
         for order, count in enumerate(counts, start=1):
