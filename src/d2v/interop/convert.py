@@ -33,10 +33,12 @@ def convert(
         raise UserError(f"{out}: exists; name another folder with -o, or remove it")
     from d2v.checkpoint import sha256
     from d2v.interop import hf_export, own
+    from d2v.interop.module import empty_of, whole
     from d2v.interop.reading import read
     from d2v.interop.tokenizing import write_tokenizer
 
     content = read(source)
+    whole(content, empty_of(content).state_dict())
     content.provenance.setdefault("format", content.format)
     content.provenance.setdefault("source", content.source.name)
     if content.source.is_file():
