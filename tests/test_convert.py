@@ -8,6 +8,7 @@ import pytest
 import torch
 import workspace
 from own_builds import folder
+from safetensors.torch import load_file, save_file
 
 import d2v
 from d2v import checkpoint, cli, execute
@@ -177,3 +178,37 @@ def test_every_recipe_can_be_built(tmp_path):
             a = Architecture(encoder=p.encoder, backbone=p.backbone, regression=p.regression)
             assert Architecture.model_validate(a.model_dump(mode="json")) == a
             assert len(empty(a).state_dict()) > 10
+
+
+def test_names_of_files_in_a_checkpoint_lead_nowhere_else(tmp_path, small_prepared):
+    made = folder(tmp_path / "a", "text", small_prepared / "tokenizer")
+    (tmp_path / "secret").write_text("x")
+    meta = json.loads((made / "checkpoint.json").read_text())
+    meta["files"].append("../secret")
+    (made / "checkpoint.json").write_text(json.dumps(meta))
+    with pytest.raises(UserError, match=r"tokenizer has a file '../secret'"):
+        d2v.convert(made, "d2v", tmp_path / "out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "secret"]
+
+
+def test_a_tensor_of_a_folder_that_does_not_fit_is_named_also_by_convert(tmp_path):
+    made = folder(tmp_path / "a", "vision")
+    tensors = load_file(made / "model.safetensors")
+    tensors["head.out.bias"] = torch.ones(3, dtype=torch.int64)
+    tensors["student.encoder.cls"] = tensors["student.encoder.cls"][0]
+    save_file(tensors, made / "model.safetensors")
+    with pytest.raises(UserError) as error:
+        d2v.convert(made, "d2v", tmp_path / "out")
+    said = str(error.value)
+    assert "2 tensor(s) do not fit" in said
+    assert "head.out.bias: int64, numbers with a fraction are expected" in said
+    assert "student.encoder.cls: [1, 32], [1, 1, 32] is expected" in said
+
+
+def test_a_configuration_of_more_layers_than_tensors_builds_no_modules(tmp_path):
+    made = folder(tmp_path / "a", "vision")
+    meta = json.loads((made / "checkpoint.json").read_text())
+    meta["architecture"]["backbone"]["depth"] = 10**9
+    (made / "checkpoint.json").write_text(json.dumps(meta))
+    with pytest.raises(UserError, match="1000000000 layers in its configuration, "):
+        d2v.load(made)

@@ -105,6 +105,21 @@ def test_other_names_are_refused_with_both() -> None:
     assert line == "vision: not known, so not compared: names of classes"
 
 
+def test_classes_of_imagenet_are_known_by_number_or_in_words() -> None:
+    made = content("vision")
+    words = ["tench, Tinca tinca", "goldfish, Carassius auratus", "crane"]
+    numbers = ["n01440764", "n01443537", "n02012849"]
+    data = made.inputs.model_copy(update={"classes": numbers})
+    made.inputs = made.inputs.model_copy(update={"classes": words})
+    assert matching.fitted(made, data) == (made, [])
+    made.inputs = made.inputs.model_copy(update={"classes": words[::-1]})
+    found, _ = matching.fitted(made, data)
+    before, after = (c.tensors["head.out.bias"] for c in (made, found))
+    assert torch.equal(before.flip(0), after)
+    with pytest.raises(UserError, match="'crane' of the weights, 'n00000001' of the data"):
+        matching.fitted(made, data.model_copy(update={"classes": [*numbers[:2], "n00000001"]}))
+
+
 def test_a_tokenizer_has_one_hash_in_a_set_and_in_a_checkpoint(
     tmp_path: Path, small_prepared: Path
 ) -> None:

@@ -106,8 +106,12 @@ def read_meta(folder: Path) -> dict[str, Any]:
         with _reading(folder / META):
             meta: dict[str, Any] = json.loads((folder / META).read_text())
         version = meta["schema_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise Damaged(f"{folder}/{META}: not a checkpoint ({error!r})") from None
+        if not isinstance(version, int):
+            raise ValueError(f"schema_version {version!r}")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        # that of bytes which are no UTF-8 has all of them
+        reason = str(error) if isinstance(error, UnicodeDecodeError) else repr(error)
+        raise Damaged(f"{folder}/{META}: not a checkpoint ({reason[:200]})") from None
     while version in MIGRATIONS:
         meta = MIGRATIONS[version](meta)
         version = meta["schema_version"]

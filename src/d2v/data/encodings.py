@@ -34,6 +34,8 @@ def encoding(kind: Kind, files: Mapping[str, bytes]) -> Encoding:
     Raises UserError if the package for it is missing, and what that package raises for bad files.
     """
     if kind == "sentencepiece":
+        if not files["tokenizer.model"]:  # which it would take for a model
+            raise ValueError("tokenizer.model is empty")
         model = sentencepiece.SentencePieceProcessor(model_proto=files["tokenizer.model"])
         # <mask> is not in the model: no text encodes to it
         return Encoding(

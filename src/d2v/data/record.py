@@ -4,7 +4,8 @@ Training keeps this record in every checkpoint, so that weights can be compared 
 read where their own data is gone.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,20 @@ def _classes(meta: Mapping[str, Any], task: params.Task | None) -> list[str] | N
     if not isinstance(task, params.Classify | params.Tag) or not names:
         return None
     return list(names) if len(names) == task.classes else None
+
+
+def spelt_out(classes: Sequence[str]) -> list[str]:
+    """Names of ImageNet's classes (n01440764) in words, as others have them; other names as given.
+
+    Two classes of ImageNet-1K are called crane.
+    """
+    if not all(re.fullmatch(r"n\d{8}", name) for name in classes):
+        return list(classes)
+    from timm.data.imagenet_info import ImageNetInfo
+
+    known = ImageNetInfo("imagenet-1k")
+    words = {name: known.label_name_to_description(name) for name in known.label_names()}
+    return [words.get(name, name) for name in classes]
 
 
 # --- tokenizers -------------------------------------------------------------------------------

@@ -142,6 +142,17 @@ def renamed(
     return found
 
 
+def refuse_more_modules(a: Architecture, tensors: Mapping[str, Any], where: Path) -> None:
+    """Raise UserError for a configuration of more layers than there are tensors.
+
+    Modules that the file has no weights for would be made in vain, however many they are.
+    """
+    front = [getattr(a.encoder, "position_depth", 0), len(getattr(a.encoder, "conv_layers", ()))]
+    layers = a.backbone.depth + sum(front)
+    if layers > len(tensors):
+        raise UserError(f"{where}: {layers} layers in its configuration, {len(tensors)} tensors")
+
+
 def refuse_faults(where: Path, faults: list[str]) -> None:
     """Raise UserError with all faults of a checkpoint's tensors, one a line, if there are any."""
     if faults:

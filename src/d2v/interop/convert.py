@@ -32,10 +32,12 @@ def convert(
     out = Path(out) if out is not None else Path(f"{_name(source)}-{to}")
     check_new(out, [source])
     from d2v.interop import hf_export, own
+    from d2v.interop.module import empty_of, whole
     from d2v.interop.reading import read
     from d2v.interop.tokenizing import write_tokenizer
 
     content = read(source)
+    whole(content, empty_of(content).state_dict())
     content.provenance.setdefault("format", content.format)
     content.provenance.setdefault("source", content.source.name)
     if content.source.is_file():

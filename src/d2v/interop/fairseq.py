@@ -15,7 +15,14 @@ from torch import Tensor
 from d2v import params
 from d2v.errors import UserError
 from d2v.interop import fairseq_inputs, grids, names
-from d2v.interop.content import Architecture, Content, ImageInput, first_fault, renamed
+from d2v.interop.content import (
+    Architecture,
+    Content,
+    ImageInput,
+    first_fault,
+    refuse_more_modules,
+    renamed,
+)
 from d2v.interop.hf_import import MAY_BE_ABSENT, fill_mask_embedding
 from d2v.interop.module import empty
 from d2v.interop.pickles import plain
@@ -134,6 +141,7 @@ def _ours(
     teacher: dict[str, Tensor] | None,
 ) -> dict[str, Tensor]:
     a = content.architecture
+    refuse_more_modules(a, tensors, content.source)
     pairs = names.student(family, a)
     pairs = [
         p._replace(ours=f"regression.{p.ours.removeprefix('head.')}")

@@ -16,8 +16,9 @@ from d2v.errors import UserError
 from d2v.interop import hf_config, hf_processor, huggingface, names
 from d2v.interop.card import model_card
 from d2v.interop.content import Content, ImageInput, TokenInput, WaveInput
-from d2v.interop.hf_import import CONFIG, PROCESSOR, SAFE, SCALE, TOKENIZER_SETTINGS
-from d2v.interop.own import distinct
+from d2v.interop.hf_import import CONFIG, PROCESSOR, SAFE, SCALE
+from d2v.interop.own import TOKENIZER_SETTINGS, distinct
+from d2v.interop.tokenizing import readable_tokenizer
 from d2v.outputs import new_folder
 
 BARE = {
@@ -191,7 +192,8 @@ def _write_texts(content: Content, inputs: TokenInput, part: Path) -> list[str]:
     if inputs.tokenizer == "sentencepiece":
         from d2v.interop.spm import hf_tokenizer
 
-        tokenizer = hf_tokenizer(content.files["tokenizer.model"], content.architecture.encoder)
+        with readable_tokenizer(content):
+            tokenizer = hf_tokenizer(content.files["tokenizer.model"], content.architecture.encoder)
         (part / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
     else:
         for name, data in content.files.items():

@@ -16,10 +16,11 @@ from d2v.interop.content import (
     ImageInput,
     TokenInput,
     WaveInput,
+    refuse_more_modules,
     renamed,
 )
 from d2v.interop.module import empty
-from d2v.interop.own import read_tensors
+from d2v.interop.own import TOKENIZER_SETTINGS, read_tensors
 
 CONFIG, SAFE, PICKLED = "config.json", "model.safetensors", "pytorch_model.bin"
 SCALE = "d2v_label_scale"  # our own key: labels of a regression are divided by this
@@ -30,7 +31,6 @@ TOKENIZERS = {
     "tokenizers": ("tokenizer.json",),
     "bpe": ("vocab.json", "merges.txt"),
 }
-TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 PROCESSOR, PROCESSORS = "preprocessor_config.json", "processor_config.json"
 
 
@@ -57,6 +57,7 @@ def read(folder: Path) -> Content:
         inputs=WaveInput(),
         tensors={},
     )
+    refuse_more_modules(architecture, tensors, folder)
     content.tensors = _ours(content, tensors, kind)
     {"speech": _waves, "vision": _images, "text": _texts}[kind](content, folder, config)
     return content
@@ -165,7 +166,7 @@ def _letters(folder: Path, blank: int, outputs: int) -> list[str] | None:
     vocab = _optional_json(folder / "vocab.json")
     if not vocab:
         return None
-    by_id = {int(i): str(token) for token, i in vocab.items()}
+    by_id = {i: str(token) for token, i in vocab.items() if isinstance(i, int)}
     if sorted(by_id)[:outputs] != list(range(outputs)):
         raise UserError(f"{folder / 'vocab.json'}: no letter for each of {outputs} outputs")
     letters = [by_id[i] for i in range(outputs)]

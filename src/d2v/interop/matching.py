@@ -95,7 +95,10 @@ def fitted(content: Content, data: Inputs) -> tuple[Content, list[str]]:
         if theirs is None:
             unknown.append(f"names of {name}")
             continue
-        order = places(theirs, ours, f"{content.source}: {name}")
+        named = record.spelt_out(ours) if set(ours).isdisjoint(theirs) else ours
+        if theirs == named:
+            continue
+        order = places(theirs, named, f"{content.source}: {name}")
         content = _reordered(content, name, ours, order)
         lines.append(f"{content.source}: the head's {name} are put into the data's order")
     return content, lines + _untold(content.source, unknown)

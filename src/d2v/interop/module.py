@@ -11,8 +11,9 @@ from torch.overrides import TorchFunctionMode
 
 from d2v import params
 from d2v.ema import Teacher
+from d2v.errors import UserError
 from d2v.heads import LetterHead
-from d2v.interop.content import Architecture, Content, refuse_faults
+from d2v.interop.content import Architecture, Content, refuse_faults, refuse_more_modules
 from d2v.model import Student, regression_head
 from d2v.task import build_head
 from d2v.transformer import Kept
@@ -120,8 +121,27 @@ def filled(content: Content) -> Model:
 
     Raises UserError that lists every missing, surplus and wrongly shaped tensor.
     """
-    model = empty(content.architecture)
-    wanted = model.state_dict()
+    model = empty_of(content)
+    model.load_state_dict(whole(content, model.state_dict()), assign=True)
+    model.content = content
+    return model.eval()
+
+
+def empty_of(content: Content) -> Model:
+    """The modules of a checkpoint without values; raises UserError if there cannot be any."""
+    refuse_more_modules(content.architecture, content.tensors, content.source)
+    try:
+        return empty(content.architecture)
+    except (RuntimeError, ValueError, OverflowError, MemoryError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{content.source}: no model of these sizes ({reason})") from None
+
+
+def whole(content: Content, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The checkpoint's tensors as the modules want them: floats, and those of the student shared.
+
+    Raises UserError that lists every missing, surplus and wrongly shaped tensor.
+    """
     tensors = with_shared(content.tensors, wanted, content.architecture.shared or ())
     faults = [f"{name}: missing" for name in wanted if name not in tensors]
     faults += [f"{name}: surplus" for name in tensors if name not in wanted]
@@ -130,10 +150,13 @@ def filled(content: Content) -> Model:
         for name, tensor in tensors.items()
         if name in wanted and tensor.shape != wanted[name].shape
     ]
+    faults += [
+        f"{name}: {str(tensor.dtype).removeprefix('torch.')}, numbers with a fraction are expected"
+        for name, tensor in tensors.items()
+        if not tensor.is_floating_point()
+    ]
     refuse_faults(content.source, faults)
-    model.load_state_dict(tensors, assign=True)
-    model.content = content
-    return model.eval()
+    return {name: tensor.float() for name, tensor in tensors.items()}
 
 
 def with_shared(

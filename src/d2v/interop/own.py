@@ -20,6 +20,7 @@ from torch import Tensor
 
 from d2v import checkpoint
 from d2v.checkpoint import META, MODEL, SCHEMA_VERSION
+from d2v.data.encodings import FILES
 from d2v.data.record import inputs_of, tokenizer_files
 from d2v.errors import UserError
 from d2v.files import read_json, sha256
@@ -32,6 +33,9 @@ from d2v.interop.content import (
 )
 from d2v.outputs import new_folder
 
+# beside a Hugging Face tokenizer
+TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+
 
 def read(folder: Path) -> Content:
     """A converted checkpoint, or one that the trainer wrote.
@@ -40,13 +44,13 @@ def read(folder: Path) -> Content:
     """
     meta = checkpoint.read_meta(folder)
     tensors = read_tensors(folder / MODEL)
-    if meta["kind"] == "training":
-        return _run(folder, meta, tensors)
     try:
+        if meta["kind"] == "training":
+            return _run(folder, meta, tensors)
         architecture = Architecture.model_validate(meta["architecture"])
         inputs: Any = TypeAdapter(Inputs).validate_python(meta["inputs"])
-        files = {name: (folder / name).read_bytes() for name in meta["files"]}
-    except (KeyError, ValidationError) as error:
+        files = _files(folder, meta["files"])
+    except (KeyError, TypeError, ValueError) as error:
         raise checkpoint.Damaged(f"{folder / META}: {first_fault(error)}") from None
     except OSError as error:
         raise checkpoint.Damaged(f"{error.filename}: {error.strerror}") from None
@@ -60,6 +64,14 @@ def read(folder: Path) -> Content:
         notes=list(meta["notes"]),
         provenance=dict(meta["provenance"]),
     )
+
+
+def _files(folder: Path, names: list[str]) -> dict[str, bytes]:
+    """Files of the tokenizer; their names come from a file, so none may lead elsewhere."""
+    known = {name for files in FILES.values() for name in files} | set(TOKENIZER_SETTINGS)
+    if strange := [name for name in names if name not in known]:
+        raise ValueError(f"tokenizer has a file {strange[0]!r}")
+    return {name: (folder / name).read_bytes() for name in names}
 
 
 def write(content: Content, out: Path) -> None:

@@ -21,6 +21,18 @@ def read(path: str | Path) -> Content:
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
+    try:
+        return _read(path)
+    except UserError:
+        raise
+    except Exception as error:  # an entry of a file may be anything, and then raise anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(
+            f"{path}: an entry is not as its format has it ({reason}); fetch or make it again"
+        ) from error
+
+
+def _read(path: Path) -> Content:
     if path.is_file() and path.name in (MODEL, META) and (path.parent / META).is_file():
         path = path.parent
     if path.is_dir():

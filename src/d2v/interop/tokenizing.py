@@ -1,6 +1,7 @@
 """Tokenizers of checkpoints: texts to ids, and as a prepared set for labelled texts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from d2v.data.encodings import FILES, encoding
@@ -16,7 +17,21 @@ def tokenizer(content: Content) -> Encode:
 
     Raises UserError where the checkpoint has no tokenizer, or the package for it is missing.
     """
-    return encoding(_inputs(content).tokenizer, content.files).encode  # type: ignore[arg-type]
+    kind = _inputs(content).tokenizer
+    with readable_tokenizer(content):
+        return encoding(kind, content.files).encode  # type: ignore[arg-type]
+
+
+@contextmanager
+def readable_tokenizer(content: Content) -> Iterator[None]:
+    """Say in a sentence that the tokenizer's files cannot be read."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # of whatever package
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{content.source}: its tokenizer cannot be read ({reason})") from error
 
 
 def write_tokenizer(content: Content, out: Path) -> None:
