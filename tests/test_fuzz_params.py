@@ -42,7 +42,17 @@ NUMBERS = {
     float: [-0.1, 0.0, 1e-6, 0.01, 0.3, 0.5, 0.9, 0.99, 1.0, 1.5, 2.0, 10.0, math.inf, math.nan],
 }
 WORDS = ["train", "dev", "test", "train+dev", "eval", "vision", "speech", "text", "sounds"]
-WORDS += ["labels-2.0", "labels-1.{seed}", "rand-m9-mstd0.5-inc1", "cola", "stsb", "digits", ""]
+WORDS += [
+    "labels-2.0",
+    "labels-1.{seed}",
+    "rand-m9-mstd0.5-inc1",
+    "rand-n0-p1.0",
+    "mild-m9",
+    "cola",
+    "stsb",
+    "digits",
+    "",
+]
 JUNK = [None, True, -3, 0.5, "x", [], {}, [1], {"kind": "none"}]
 LARGEST = 12  # of what takes long when it is large
 LIMITED = {"depth", "position_depth", "micro_batches"}

@@ -70,6 +70,8 @@ REFUSED: list[tuple[str, Any, str]] = [
     (f"{V}.view.random_resized_crop", [1.0, 0.2], "random_resized_crop [1.0, 0.2] is no range"),
     (f"{V}.view.resize", 20, "view.resize 20 is less than encoder.image_size 24"),
     (f"{V}.view.decode", "device", "view.decode device needs view.random_resized_crop"),
+    (f"{D}.view.rand_augment", "mild-m9", f"{D}: view.rand_augment: timm has no 'mild-m9'"),
+    (f"{D}.view.rand_augment", "rand-m9-mstd0.5-inc1", None),
     (f"{V}.encoder.channels", 4, "encoder.channels is 4: images have 1 or 3"),
     (f"{V}.train", {"steps": 9, "sized": {"size": 9, "micro_batches": 1}}, "have one size"),
     (f"{S}.train", {"steps": 9, "sized": {"size": 31999, "micro_batches": 1}}, "31999 is less"),

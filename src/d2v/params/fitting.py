@@ -5,6 +5,7 @@ concerns their own keys only (d2v.params.model, d2v.params.training).
 """
 
 import math
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -76,6 +77,10 @@ TASK_METRICS: dict[str, tuple[str, ...]] = {
     "ctc": ("wer", "cer", "greedy_wer", "greedy_cer"),
 }
 SPECIAL = 5  # ids of <s>, <pad>, </s>, <unk> and <mask>
+# names of timm's RandAugment: magnitude, its deviation and bound, operations, probability, set
+RAND_AUGMENT = re.compile(
+    r"rand(-(m\d+|mstd\d+(\.\d+)?|mmax\d+|inc[01]|n\d+|p(0(\.\d+)?|1(\.0+)?)|t(weights|3aw?)))*"
+)
 # augmentation that is made of arrays and pictures, by libraries that have nothing else
 ON_HOST = ("shift", "rand_augment", "erase", "mixup", "cutmix")
 
@@ -298,6 +303,10 @@ def _images(encoder: PatchEncoder, view: ImageAugment) -> Iterator[str]:
         yield f"encoder.channels is {encoder.channels}: images have 1 or 3"
     if encoder.channels == 1 and (view.normalise == "imagenet" or view.rand_augment):
         yield "view.normalise imagenet and view.rand_augment need encoder.channels 3"
+    if view.rand_augment is not None and not RAND_AUGMENT.fullmatch(view.rand_augment):
+        yield (
+            f"view.rand_augment: timm has no {view.rand_augment!r}; it is like rand-m9-mstd0.5-inc1"
+        )
     if view.resize is not None and view.resize < encoder.image_size:
         yield (
             f"view.resize {view.resize} is less than encoder.image_size {encoder.image_size}:"
