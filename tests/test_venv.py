@@ -142,7 +142,7 @@ def test_a_package_without_a_wheel_is_installed_without_its_compiled_part(
     assert Path(source, "setup.py").read_text().endswith("setuptools.setup(version='1.2')\n")
     Path("pyproject.toml").write_text("changed")
     venv.main()
-    assert venv.calls[7:] == [".venv/first.txt", ".venv/most.txt", ".venv/some.txt", source, "."]
+    assert venv.calls[6:] == [".venv/first.txt", ".venv/most.txt", ".venv/some.txt", source, "."]
 
 
 # --- which Python -----------------------------------------------------------------------------
