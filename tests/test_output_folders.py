@@ -1,5 +1,6 @@
 """Hostile outputs: no command deletes, renames or changes anything that d2v did not write."""
 
+import fcntl
 import os
 import re
 import shutil
@@ -134,7 +135,10 @@ def test_what_is_not_ours_stays(box: Path, commands, name: str, monkeypatch, cap
 
 
 def test_layouts_leave_alone_what_is_not_theirs(tmp_path, monkeypatch, capsys) -> None:
+    written: list[Path] = []
+
     def write(data: object, wheel: Path, out: Path) -> None:
+        written.append(out)
         with written_whole(out) as folder:
             (folder / "train").mkdir()
 
@@ -152,6 +156,7 @@ def test_layouts_leave_alone_what_is_not_theirs(tmp_path, monkeypatch, capsys) -
     before = tree(box)
     for target in ("disk", "old", "late", "linked", "link", "link/new", "file", "/proc"):
         refused([*words, target], box, before, capsys)
+    assert not [out for out in written if out.parts[1] != "proc"]  # refused before any work
     assert cli.main([*words, "new/folder"]) == 0
     assert cli.main([*words, "new/folder"]) == 0  # its own is replaced
     assert "new/folder/imagenet: replaces what d2v wrote there before" in capsys.readouterr().out
@@ -330,19 +335,24 @@ def test_a_read_only_disk_is_one_line(on_read_only_disk: Path, tmp_path) -> None
         if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
             pytest.skip("no mount name spaces here")
 
-    def run(*words: str) -> tuple[int, str]:
+    def run(*words: str) -> tuple[int, str, str]:
         done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=100)
         assert tree(box) == before
-        return done.returncode, done.stderr
+        return done.returncode, done.stderr, done.stdout
 
-    assert run("status", "--params", TINY) == (0, "")
+    lock = os.open(box / "work/tiny/pretrain/text/seed0/lock", os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    code, told, shown = run("status", "--params", TINY)
+    os.close(lock)
+    assert (code, told) == (0, "")
+    assert re.search(r"^pretrain/text/seed0 +running", shown, re.MULTILINE)
     for words in (
         ["run", "pretrain/text/seed0", "--params", TINY],
         ["tables", "--params", TINY],
         ["reproduce", "--params", TINY],
         ["prepare", "imagefolder", "images", "-o", "new/folder"],
     ):
-        code, told = run(*words)
+        code, told, _ = run(*words)
         assert code == 2, words
         assert re.fullmatch(r"error: .*(work|results|snakemake|new/folder).*\n", told), told
 
