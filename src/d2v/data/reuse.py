@@ -1,4 +1,4 @@
-"""What the finished shards of an interrupted preparation were made from: only equal ones are kept."""
+"""What finished shards of an interrupted preparation were made from: only equal ones are kept."""
 
 from collections.abc import Sequence
 from hashlib import sha256
