@@ -6,15 +6,15 @@ import subprocess
 import sys
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from d2v.data.shards import PARTS, hash_of, written_whole
-from d2v.data.writing import Example, cut, write_split
+from d2v.data.shards import PARTS, Shards, hash_of, written_whole
+from d2v.data.writing import MANY, Example, cut, write_split
 from d2v.errors import UserError
 from d2v.files import MARK
 
@@ -50,7 +50,7 @@ def slowly(log: str, number: int) -> Iterator[Example]:
     yield from examples(number)
 
 
-def write(out: Path, workers: int | None = 1, how=examples) -> np.ndarray:
+def write(out: Path, workers: int | None = 1, how=examples, shard_bytes: int = SHARD) -> np.ndarray:
     with written_whole(out) as folder:
         written = write_split(
             folder / "train",
@@ -59,7 +59,7 @@ def write(out: Path, workers: int | None = 1, how=examples) -> np.ndarray:
             sizes=SIZES,
             label="train",
             workers=workers,
-            shard_bytes=SHARD,
+            shard_bytes=shard_bytes,
         )
         assert written.counts is not None
         return written.counts
@@ -103,6 +103,90 @@ def test_a_fault_is_told_and_what_was_finished_is_used_later(
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_all_broken_items_are_told_and_the_other_shards_kept(
+    tmp_path, undisturbed, workers, monkeypatch, capfd
+):
+    monkeypatch.setattr("d2v.data.shards.WORTH_KEEPING", 1)
+    bad = tmp_path / "bad"
+    bad.write_text("13 41 55")
+    with pytest.raises(UserError, match=r"item13\.flac: broken \(2 more broken, named above\)"):
+        write(tmp_path / "set", workers, partial(listed, str(bad)))
+    said = capfd.readouterr().err
+    assert [f"item{n}.flac: broken" in said for n in (12, 13, 41, 55)] == [False, True, True, True]
+    broken_parts = sum(any(a <= n < b for n in (13, 41, 55)) for a, b in cut(SIZES, SHARD))
+    kept = list((tmp_path / "set.tmp" / PARTS / "train").glob("[0-9]*.npz"))
+    assert len(kept) == len(cut(SIZES, SHARD)) - broken_parts
+    bad.write_text("")
+    write(tmp_path / "set", workers, partial(listed, str(bad)))
+    assert hash_of(tmp_path / "set") == undisturbed
+
+
+def listed(bad: str, number: int) -> Iterator[Example]:
+    if str(number) in Path(bad).read_text().split():
+        raise UserError(f"item{number}.flac: broken")
+    yield from examples(number)
+
+
+def test_a_shard_full_of_broken_items_is_given_up(tmp_path, capsys):
+    def all_broken(number: int) -> Iterator[Example]:
+        raise UserError(f"item{number}.flac: broken")
+
+    with pytest.raises(UserError, match=r"item0\.flac: broken \(19 more"):
+        write(tmp_path / "set", 1, all_broken, shard_bytes=10**9)
+    assert len(capsys.readouterr().err.splitlines()) == MANY
+
+
+def test_a_repaired_file_costs_its_own_shard_only(tmp_path, monkeypatch):
+    """Before and behind a whole split, which is then joined already."""
+    monkeypatch.setattr("d2v.data.shards.WORTH_KEEPING", 1)
+    for number in range(6):
+        (tmp_path / f"{number}").write_bytes(b"%d" % number * 10)
+    log = tmp_path / "log"
+
+    def run(*splits: str, ends: Sequence[int] = (6,)) -> None:
+        """Splits of the files from 0 to their ends."""
+        with written_whole(tmp_path / "set") as folder:
+            for name, end in zip(splits, ends, strict=True):
+                write_split(
+                    folder / name,
+                    [tmp_path / f"{number}" for number in range(end)],
+                    partial(noted, str(log)),
+                    sizes=[10] * end,
+                    label=name,
+                    workers=1,
+                    shard_bytes=20,
+                )
+
+    (tmp_path / "5").write_bytes(b"broken")
+    with pytest.raises(UserError, match="5: broken"):
+        run("train")
+    (tmp_path / "5").write_bytes(b"good")
+    log.write_text("")
+    run("train")
+    assert log.read_text().split() == ["4", "5"]
+    assert bytes(Shards(tmp_path / "set" / "train").payload(5)) == b"good"
+
+    (tmp_path / "5").write_bytes(b"broken")
+    with pytest.raises(UserError, match="5: broken"):
+        run("a", "b", ends=[5, 6])
+    (tmp_path / "0").write_bytes(b"another")  # of the split that was joined
+    log.write_text("")
+    run("a", ends=[5])
+    assert log.read_text().split() == ["0", "1"]
+    found = Shards(tmp_path / "set" / "a")
+    assert [bytes(found.payload(n))[:7] for n in (0, 1, 4)] == [b"another", b"1" * 7, b"4" * 7]
+    assert len(found) == 5
+
+
+def noted(log: str, path: Path) -> Iterator[Example]:
+    with open(log, "a") as file:
+        file.write(f"{path.name}\n")
+    if path.read_bytes() == b"broken":
+        raise UserError(f"{path.name}: broken")
+    yield Example(path.read_bytes(), {"id": path.name})
+
+
 def test_after_a_fault_behind_little_work_nothing_is_left(tmp_path):
     with pytest.raises(UserError):
         write(tmp_path / "set", 1, partial(broken, 55))
@@ -133,11 +217,13 @@ def test_a_killed_preparation_goes_on_and_gives_the_same_bytes(tmp_path, undistu
     script.write_text(SCRIPT.format(tests=tests, out=str(out), log=str(log), workers=workers))
     parts = tmp_path / "set.tmp" / PARTS / "train"
 
-    process = subprocess.Popen([sys.executable, script])
+    process = subprocess.Popen([sys.executable, script], stderr=subprocess.PIPE)
     while process.poll() is None and len(list(parts.glob("0*.npz"))) < 4:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    assert process.stderr is not None
+    process.stderr.read()  # ends with the last worker, which outlives its parent for a moment
     assert not out.exists()
     kept = {path.stem: inode(path.with_suffix(".bin")) for path in parts.glob("0*.npz")}
     assert len(kept) >= 4

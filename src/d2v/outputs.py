@@ -5,8 +5,10 @@ written into it. Such a folder is replaced only as long as it holds nothing else
 """
 
 import errno
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,11 +22,13 @@ from d2v.files import (
     remove_folder,
     rename,
     replace_folder,
+    sha256,
     write_json,
 )
 from d2v.locks import alone_in
 
 OURS = {"written_by": "d2v"}
+PARTS = ".parts"  # of an interrupted preparation: what is finished (d2v.data.writing)
 LONGEST = 240  # bytes of a name; drafts beside it are called a little longer, 255 at most
 
 
@@ -69,12 +73,29 @@ def _refuse(error: OSError) -> None:
 
 
 def _is_prepared_set(folder: Path) -> bool:
-    from d2v.data.shards import hash_of  # which imports this module
-
     meta = read_json(folder / "meta.json")
     if not isinstance(meta, dict) or not {"schema", "sha256"} <= meta.keys():
         return False
     return bool(hash_of(folder) == meta["sha256"])
+
+
+def hash_of(folder: Path) -> str:
+    """SHA-256 over names and contents of all files but meta.json, in the order of their names.
+
+    The mark of d2v (d2v.outputs) does not count.
+    """
+    # safe: only reads
+    paths = {p: p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*")) if p.is_file()}
+    named = {
+        path: name
+        for path, name in paths.items()
+        if name not in ("meta.json", MARK) and not name.startswith(f"{PARTS}/")
+    }
+    total = hashlib.sha256()
+    with ThreadPoolExecutor() as pool:  # hashing lets other threads run
+        for name, digest in zip(named.values(), pool.map(sha256, named), strict=True):
+            total.update(f"{digest}  {name}\n".encode())
+    return total.hexdigest()
 
 
 # --- what may be written ----------------------------------------------------------------------

@@ -31,7 +31,7 @@ SILENT = {
     "places.py", "plan.py", "plan_cli.py", "provenance.py", "reproduce.py", "select.py", "slurm.py",
     "staleness.py", "status.py", "streaming.py", "data/downloads.py", "data/dvc.py",
     "data/espeak.py", "data/inputs.py", "data/layout.py", "data/official.py", "data/parallel.py",
-    "data/sizing.py", "data/writing.py", "finished.py",
+    "data/reuse.py", "data/sizing.py", "data/writing.py", "finished.py",
 }  # fmt: skip
 SILENT_PREFIXES = ("data/fetch", "data/mini", "data/prepare", "results/")
 

@@ -6,7 +6,6 @@ from typing import Any
 from torch import Tensor
 
 from d2v import checkpoint, params
-from d2v.data.shards import hash_of
 from d2v.errors import UserError
 from d2v.files import sha256
 from d2v.identity import identity
@@ -14,6 +13,7 @@ from d2v.interop import matching
 from d2v.interop.content import Content, refuse_faults
 from d2v.interop.reading import read
 from d2v.model import Student
+from d2v.outputs import hash_of
 
 STUDENT = "student."
 # what the weights' own settings may say otherwise: it acts in training only

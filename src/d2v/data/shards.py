@@ -7,11 +7,9 @@ Everything is byte-identical when written again from the same input, on any mach
 compressed (zlib versions differ) and no time or path is stored.
 """
 
-import hashlib
 import json
 import mmap
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -22,13 +20,12 @@ import numpy as np
 import numpy.typing as npt
 
 from d2v.errors import UserError
-from d2v.files import MARK, remove_file, remove_folder, sha256
-from d2v.outputs import filled
+from d2v.files import MARK, remove_file, remove_folder
+from d2v.outputs import PARTS, filled, hash_of
 
 SCHEMA = 1  # of meta.json and of the index
 SHARD_BYTES = 256 * 2**20
 WORTH_KEEPING = SHARD_BYTES  # of a preparation that ended with an error
-PARTS = ".parts"  # of an interrupted preparation: what is finished (d2v.data.writing)
 _PLACE = ("shard", "offset", "length")
 
 
@@ -202,22 +199,3 @@ def read_meta(folder: Path) -> dict[str, Any]:
     if meta.get("schema") != SCHEMA:
         raise UserError(f"{path}: schema {meta.get('schema')}, not {SCHEMA}; prepare again")
     return dict(meta)
-
-
-def hash_of(folder: Path) -> str:
-    """SHA-256 over names and contents of all files but meta.json, in the order of their names.
-
-    The mark of d2v (d2v.outputs) does not count.
-    """
-    # safe: only reads
-    paths = {p: p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*")) if p.is_file()}
-    named = {
-        path: name
-        for path, name in paths.items()
-        if name not in ("meta.json", MARK) and not name.startswith(f"{PARTS}/")
-    }
-    total = hashlib.sha256()
-    with ThreadPoolExecutor() as pool:  # hashing lets other threads run
-        for name, digest in zip(named.values(), pool.map(sha256, named), strict=True):
-            total.update(f"{digest}  {name}\n".encode())
-    return total.hexdigest()

@@ -2,14 +2,17 @@
 
 Items are cut into shards by their sizes, so the bytes depend on the input only, never on the number
 of workers. Each shard is made as a whole by one process; finished ones of an interrupted
-preparation are kept if the input is still the same.
+preparation are kept if their input is still the same. A broken item keeps its shard from being
+finished, not the others: all are told at the end.
 
     OUT.tmp/.parts/<split>/key          what the parts were made from
+    OUT.tmp/.parts/<split>/00007.key    what this one is made from
     OUT.tmp/.parts/<split>/00007.bin    payloads of a finished shard
     OUT.tmp/.parts/<split>/00007.npz    its columns, written last
 """
 
 import itertools
+import json
 import os
 import sys
 import time
@@ -26,11 +29,15 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from d2v.data.parallel import Advance, cores, run_all
-from d2v.data.shards import PARTS, SHARD_BYTES, Shards, as_arrays, join_arrays
-from d2v.files import remove_file, remove_folder, rename, whole
+from d2v.data.reuse import forget, key_of, made_by, text_of
+from d2v.data.shards import SHARD_BYTES, Shards, as_arrays, join_arrays
+from d2v.errors import UserError
+from d2v.files import rename, whole
+from d2v.outputs import PARTS
 
 Item = TypeVar("Item")
 Columns = dict[str, int | float | str]
+MANY = 20  # broken items after which a shard is given up
 LOG_S = 30.0  # between two lines of progress where there is no terminal
 
 
@@ -62,6 +69,15 @@ class _Part:
     def done(self) -> Path:
         return self.folder / f"{self.number:05d}.npz"
 
+    @property
+    def faults(self) -> Path:
+        """What is said of its broken items, if there are any."""
+        return self.done.with_suffix(".faults")
+
+
+class _Broken(Exception):
+    """What is said of the broken items of a part."""
+
 
 def write_split(
     folder: Path,
@@ -80,22 +96,25 @@ def write_split(
     the bytes each item takes. Items are paths, texts, numbers or tuples of them: a path counts as
     changed when its time of modification does.
 
-    Raises what `examples` raises, and ValueError if the columns of two examples differ.
+    Raises UserError if items are broken, after the shards without any are made: with what
+    `examples` raised for the first one, all others are told on standard error. Raises what else
+    `examples` raises, and ValueError if the columns of two examples differ.
     """
-    key = _key(items, sizes, examples, shard_bytes)
     parts_folder = folder.parent / PARTS / folder.name
-    if _read(parts_folder / "key") != key:
-        remove_file(parts_folder / "key")  # before what it vouches for
-        remove_folder(folder)
-        remove_folder(parts_folder)
-        parts_folder.mkdir(parents=True)
+    places = cut(sizes, shard_bytes)
+    parts = [_Part(parts_folder, n, items[a:b], examples) for n, (a, b) in enumerate(places)]
+    how = made_by(examples, shard_bytes)
+    keys = {
+        part.done.stem: key_of(how, part.items, sizes[a:b])
+        for part, (a, b) in zip(parts, places, strict=True)
+    }
+    key = sha256("".join(keys.values()).encode()).hexdigest()
+    if text_of(parts_folder / "key") != key:
+        forget(folder, parts_folder, keys)
         (parts_folder / "key").write_text(key)
     if not (folder / "index.npz").exists():
-        parts = [
-            _Part(parts_folder, number, items[first:end], examples)
-            for number, (first, end) in enumerate(cut(sizes, shard_bytes))
-        ]
         _make(parts, label, len(items), workers or cores())
+        _refuse_broken(parts)
         _join(folder, parts)
     with np.load(parts_folder / "counts.npz") as found:
         return Written(Shards(folder), found["counts"] if "counts" in found.files else None)
@@ -113,22 +132,33 @@ def cut(sizes: Sequence[int], shard_bytes: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(bounds))
 
 
+def _refuse_broken(parts: list[_Part]) -> None:
+    faults = [t for p in parts if p.faults.exists() for t in json.loads(p.faults.read_text())]
+    if faults:
+        more = f" ({len(faults) - 1} more broken, named above)" if len(faults) > 1 else ""
+        raise UserError(faults[0] + more)
+
+
 def _make(parts: list[_Part], label: str, total: int, workers: int) -> None:
     """Make the parts that are not there yet."""
     left = [part for part in parts if not part.done.exists()]
+    for part in left:
+        part.faults.unlink(missing_ok=True)  # safe: of an earlier try, in OUT.tmp
     done = total - sum(len(part.items) for part in left)
     with progress_of(label, total, done) as advance:
         run_all(_write_part, left, workers, advance)
 
 
 def _write_part(part: _Part, advance: Advance) -> None:
-    """Write one shard: payloads, then columns; each gets its name only when it is whole."""
+    """Write one shard: payloads, then columns; each gets its name only when it is whole.
+
+    Of one with broken items only what is said of them.
+    """
     columns: dict[str, list[Any]] = {"offset": [], "length": []}
     counts: npt.NDArray[np.int64] | None = None
-    payloads = part.done.with_suffix(".bin")
-    with _whole(payloads, part.folder) as file:
-        for item in part.items:
-            for example in part.examples(item):
+    try:
+        with _whole(part.done.with_suffix(".bin"), part.folder) as file:
+            for example in _examples(part, advance):
                 if not columns["offset"]:
                     columns |= {name: [] for name in example.columns}
                 if columns.keys() != {"offset", "length"} | example.columns.keys():
@@ -141,10 +171,28 @@ def _write_part(part: _Part, advance: Advance) -> None:
                     columns[name].append(value)
                 if example.counts is not None:
                     counts = example.counts if counts is None else counts + example.counts
-            advance(1)
+    except _Broken as broken:
+        part.faults.write_text(json.dumps(broken.args[0]))
+        return
     arrays = {k: v for name, values in columns.items() for k, v in as_arrays(name, values).items()}
     kept = arrays if counts is None else arrays | {"+counts": counts}
     _save(part.done, kept, part.folder)
+
+
+def _examples(part: _Part, advance: Advance) -> Iterator[Example]:
+    """The examples of all items; raises _Broken behind the last, or the MANYth broken one."""
+    faults: list[str] = []
+    for item in part.items:
+        try:
+            yield from part.examples(item)
+        except UserError as error:
+            faults.append(str(error))
+            print(f"warning: {error}", file=sys.stderr, flush=True)
+            if len(faults) == MANY:
+                break
+        advance(1)
+    if faults:
+        raise _Broken(faults)
 
 
 def _join(folder: Path, parts: list[_Part]) -> None:
@@ -185,32 +233,6 @@ def _whole(path: Path, drafts: Path) -> Iterator[IO[bytes]]:
         yield file
         file.flush()
         os.fsync(file.fileno())
-
-
-def _key(items: Sequence[Any], sizes: Sequence[int], examples: Any, shard_bytes: int) -> str:
-    """SHA-256 of what the parts depend on: items, sizes, parameters and the readers' code."""
-    made_by = (
-        getattr(examples, "func", examples),
-        getattr(examples, "args", ()),
-        getattr(examples, "keywords", {}),
-    )
-    digest = sha256(f"{made_by[0].__qualname__} {made_by[1:]} {shard_bytes}\n".encode())
-    for module in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(module.read_bytes())
-    for item, size in zip(items, sizes, strict=True):
-        digest.update(f"{item!r} {size} {_changed(item)}\n".encode())
-    return digest.hexdigest()
-
-
-def _changed(item: Any) -> list[int]:
-    """Times of modification of the paths in an item."""
-    if isinstance(item, Path):
-        return [item.stat().st_mtime_ns]
-    return [t for part in item for t in _changed(part)] if isinstance(item, tuple) else []
-
-
-def _read(path: Path) -> str | None:
-    return path.read_text() if path.exists() else None
 
 
 @contextmanager
