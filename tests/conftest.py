@@ -8,6 +8,17 @@ from small_sets import corpus_folder, glue_folder, image_tree, speech_tree
 from d2v.data import prepare
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--no-onednn", action="store_true", help="compute without oneDNN")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("no_onednn"):
+        import torch
+
+        torch.backends.mkldnn.enabled = False
+
+
 @pytest.fixture(scope="session")
 def small_prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of prepared images, speech, tokenizer, corpus, SST-2, MRPC and STS-B."""

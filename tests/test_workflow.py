@@ -46,12 +46,7 @@ def planned(folder: Path, *words: str) -> dict[str, int]:
     """Jobs that `snakemake -n` would run, by rule."""
     told = snakemake(folder, "-n", *words)
     assert told.returncode == 0, told.stdout + told.stderr
-    stats = re.search(r"^job +count\n-.*\n((?:\w+ +\d+\n)+)", told.stdout + told.stderr, re.M)
-    if stats is None:
-        assert "Nothing to be done" in told.stdout + told.stderr
-        return {}
-    found = {name: int(n) for name, n in map(str.split, stats[1].splitlines())}
-    return {name: n for name, n in found.items() if name not in ("all", "total")}
+    return workspace.jobs(told.stdout + told.stderr)
 
 
 def test_every_run_has_metrics_with_provenance(done: Path) -> None:

@@ -1,6 +1,7 @@
 """A folder in which the whole workflow can run on small data, and how to call `d2v` there."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -47,6 +48,16 @@ def _prepare(layouts: Path, out: Path) -> None:
         "cola": ["glue", "CoLA", str(cola), *tokens],
     }.items():
         prepare.main([*words, "-o", str(out / name)])
+
+
+def jobs(told: str) -> dict[str, int]:
+    """Jobs by rule that `snakemake -n` says it would run."""
+    stats = re.search(r"^job +count\n-.*\n((?:\w+ +\d+\n)+)", told, re.M)
+    if stats is None:
+        assert "Nothing to be done" in told
+        return {}
+    found = {name: int(n) for name, n in map(str.split, stats[1].splitlines())}
+    return {name: n for name, n in found.items() if name not in ("all", "total")}
 
 
 def call(folder: Path, *words: str, **options: object) -> subprocess.CompletedProcess[str]:
