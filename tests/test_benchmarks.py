@@ -58,11 +58,24 @@ def test_base_sizes_are_those_of_the_recipes() -> None:
         assert (p.backbone.dim, p.backbone.depth, p.encoder.kind) == (768, 12, kind)
 
 
+@pytest.fixture(scope="module")
+def benched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Where `bench.py` wrote the steps of all kinds, and what it said of an impossible baseline."""
+    folder = tmp_path_factory.mktemp("bench")
+    before: Any = copy.deepcopy(FOUND)
+    before["step"]["text"] = {"fraction_of_gemm": 1e9}
+    (folder / "before").write_text(json.dumps(before))
+    words = ["--tiny", "--threads", "1", "--parts", "step", "-o", str(folder)]
+    done = call("bench.py", *words, "--baseline", str(folder / "before"))
+    assert done.returncode == 1, done.stderr
+    return folder, done.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", batches.KINDS)
-def test_a_step_is_measured_beside_its_peer(kind: str) -> None:
-    words = ["--tiny", "--threads", "1", "--repeat", "2", "--warm-up", "1", "--kinds", kind]
-    row = step.run(words)["step"][kind]
+def test_a_step_is_measured_beside_its_peer(kind: str, benched: tuple[Path, str]) -> None:
+    (written,) = benched[0].glob("*cpu.json")
+    row = json.loads(written.read_text())["step"][kind]
     assert row["ratio"] == pytest.approx(row["peer_seconds"] / row["seconds"])
     assert row["kept_ratio"] == pytest.approx(row["peer_kept_seconds"] / row["seconds"])
     assert 0 < row["fraction_of_gemm"] < 1
@@ -173,7 +186,7 @@ def call(script: str, *words: str) -> subprocess.CompletedProcess[str]:
     command = [str(ROOT / "benchmarks" / script), *words]
     command = command if script.endswith(".sh") else [sys.executable, *command]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHON": sys.executable}
-    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=900)
 
 
 def test_loaders_are_measured_beside_loose_files() -> None:
@@ -198,18 +211,12 @@ def test_the_loader_is_the_bottleneck_or_not() -> None:
 
 
 @pytest.mark.slow
-def test_bench_says_what_got_slower(tmp_path: Path) -> None:
-    baseline = tmp_path / "before.json"
-    before: Any = copy.deepcopy(FOUND)
-    before["step"]["text"] = {"fraction_of_gemm": 1e9}
-    baseline.write_text(json.dumps(before))
-    words = ["--tiny", "--threads", "1", "--parts", "step", "-o", str(tmp_path)]
-    done = call("bench.py", *words, "--baseline", str(baseline))
-    assert done.returncode == 1, done.stderr
-    assert "step, text, fraction of matrix products: 1e+09 -> " in done.stdout
-    (found,) = [json.loads(p.read_text()) for p in tmp_path.glob("*cpu.json")]
+def test_bench_says_what_got_slower(benched: tuple[Path, str]) -> None:
+    folder, said = benched
+    assert "step, text, fraction of matrix products: 1e+09 -> " in said
+    (found,) = [json.loads(p.read_text()) for p in folder.glob("*cpu.json")]
     assert found["step"]["speech"].keys() >= {"ratio", "peer_seconds", "split"}
-    (plot,) = tmp_path.glob("*.svg")
+    (plot,) = folder.glob("*.svg")
     assert "front end" in plot.read_text()
 
 

@@ -121,9 +121,9 @@ def test_files_through_transformers_give_the_same(tmp_path, tokenizer, kind):
             reference = theirs(**batch, output_hidden_states=True)
         for layer, states in found.hidden.items():
             other = reference.hidden_states[layer][0]
-            assert torch.allclose(states, other, rtol=1e-5, atol=1e-5)
+            assert torch.allclose(states, other, rtol=1e-5, atol=1e-4)
         # logits are as large as 34, where float32 has steps of 4e-6
-        assert torch.allclose(found.logits, reference.logits[0], rtol=1e-5, atol=1e-5)
+        assert torch.allclose(found.logits, reference.logits[0], rtol=1e-5, atol=1e-4)
 
 
 def test_lines_of_a_file_are_inputs(tmp_path, tokenizer):

@@ -43,6 +43,8 @@ def test_fifty_steps_are_the_same_bits(
     trajectory.train(small_prepared, again, kind)
 
     command = [sys.executable, trajectory.__file__, str(small_prepared), str(killed), kind]
+    if not torch.backends.mkldnn.enabled:  # pytest --no-onednn: there as here
+        command.append(trajectory.NO_ONEDNN)
     assert subprocess.run(command, stdout=subprocess.DEVNULL).returncode == -signal.SIGKILL
     assert [f.name for f in (killed / "checkpoints").iterdir()] == ["step-23"]
     capsys.readouterr()

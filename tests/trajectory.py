@@ -94,12 +94,17 @@ def train(prepared: Path, work: Path, kind: str, lives: int | None = None) -> Su
     )
 
 
+NO_ONEDNN = "--no-onednn"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("prepared", type=Path)
     parser.add_argument("work", type=Path)
     parser.add_argument("kind", choices=KINDS)
+    parser.add_argument(NO_ONEDNN, action="store_true")
     a = parser.parse_args()
+    torch.backends.mkldnn.enabled = not a.no_onednn
     train(a.prepared, a.work, a.kind, lives=KILLED_AFTER)
 
 
