@@ -9,6 +9,7 @@ from test_speech_sets import fails, run, sound
 
 from d2v.data.shards import Shards, read_meta
 from d2v.data.sound import RATE, decode
+from d2v.errors import UserError
 
 
 @pytest.fixture
@@ -115,6 +116,23 @@ def test_damaged_clips_are_named(audio, tmp_path, name):
         assert Shards(tmp_path / "set" / "balanced").numbers("samples")[0] == 3200
     path.write_bytes(b"")
     fails(f"{name}: corrupt audio", tmp_path / "again", "audioset", audio, "--workers", 1)
+
+
+def test_endless_cells_are_told_in_a_short_sentence(audio, tmp_path):
+    endless = "A" * 200_000  # longer than Python's reader of CSV takes
+    path = audio / "eval_segments.csv"
+    good = path.read_text()
+    for row, said in (
+        (f'pqr, 0.000, 10.000, "/m/{endless[:9000]}"', "is no class"),
+        (f'pqr, 0.000, 10.000, "{endless}"', "YTID, start, end"),
+    ):
+        path.write_text(f"{good}{row}\n")
+        with pytest.raises(UserError, match=rf"eval_segments\.csv:6: .*{said}") as caught:
+            run("audioset", audio, "-o", tmp_path / "set")
+        assert len(str(caught.value)) < 500
+    path.write_text(good)
+    (audio / "class_labels_indices.csv").write_text(f"index,mid,display_name\n0,/m/a,{endless}\n")
+    fails("class_labels_indices.csv:1: columns", tmp_path / "set", "audioset", audio)
 
 
 def test_a_list_that_is_cut_off_is_told(audio, tmp_path):

@@ -289,6 +289,14 @@ def test_faults_are_named_and_nothing_is_written(tmp_path: Path, run, fault: str
     assert not (tmp_path / "p").exists()
 
 
+def test_an_endless_label_is_shown_by_its_beginning(tmp_path: Path, run) -> None:
+    source = folder(tmp_path / "SST-2", "SST-2")
+    with (source / "dev.tsv").open("a") as file:
+        file.write("a cat\t" + "1" * 200_000 + "\n")
+    with pytest.raises(UserError, match=r"dev\.tsv:26: label '1{60}\.\.\.' is none of 0, 1"):
+        run("SST-2", source)
+
+
 def test_columns_and_files_that_are_missing_are_named(tmp_path: Path, run) -> None:
     source = folder(tmp_path / "x", "MNLI")
     write_lines(source / "dev_matched.tsv", "\t".join(MNLI), *rows("MNLI", MNLI))

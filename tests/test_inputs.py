@@ -241,6 +241,16 @@ def test_the_centre_is_torchvisions_and_that_of_evaluation(shape):
     assert np.array_equal(found, resized(picture, 256, 224, shape))
 
 
+@pytest.mark.parametrize("shape", [(227, 231), (225, 226), (229, 224)])
+def test_a_centre_without_resizing_is_torchvisions(tmp_path, shape):
+    """Half a pixel is rounded to even: 1.5 to 2, 0.5 to 0, 2.5 to 2."""
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    model = d2v.load(folder(tmp_path / "c", "vision"))
+    encoder = model.params.encoder.model_copy(update={"image_size": 224})
+    found = inputs._sized(pixels, encoder, ImageInput(mean=[0.5] * 3, std=[0.5] * 3))
+    assert np.array_equal(found, np.asarray(v2.CenterCrop(224)(Image.fromarray(pixels))))
+
+
 def test_broken_images_are_refused_as_by_preparation(tmp_path):
     model = d2v.load(folder(tmp_path / "c", "vision"))
     (path,) = images(tmp_path, ((48, 30),))

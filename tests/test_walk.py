@@ -314,6 +314,12 @@ def test_unlabelled_speech_is_read_through_links(tmp_path, capsys):
     refused("300: the target of this link does not exist", tmp_path / "no", "librilight", source)
 
 
+def test_a_folder_in_place_of_a_voice_file_is_named(tmp_path):
+    sound(tmp_path / "light" / "100" / "book" / "a.flac")
+    (tmp_path / "light" / "100" / "book" / "a.json").mkdir()
+    refused(r"a\.json: no list voice_activity", tmp_path / "out", "librilight", tmp_path / "light")
+
+
 def test_lists_of_limited_supervision_are_read_through_links(tmp_path, capsys):
     source, out = tmp_path / "limited", tmp_path / "out"
     for path in ("limited/1h/0/clean/1/2/1-2-0000", "disk/3/4/3-4-0000", "limited/9h/5-6-0000"):
