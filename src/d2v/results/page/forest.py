@@ -72,7 +72,7 @@ def _line(verdict: Verdict, scale: Scale) -> Line:
     values = [NONE if math.isnan(v) else number(v, ".1f") for v in (verdict.other, mine)]
     told, difference = _told(verdict)
     metric = metric_of(verdict.column).split(", ")[0]
-    detail = f"{metric} {' → '.join(values)}"
+    detail = f"{metric}: {' → '.join(values)}"
     strip = _strip(verdict, scale, f"{verdict.name}: {told} {difference}; {detail}")
     cell = verdict.table.cells[verdict.row, verdict.column]
     name = verdict.name + f" {PARTIAL}" * bool(cell.partial)
@@ -105,10 +105,10 @@ def _strip(verdict: Verdict, scale: Scale, label: str) -> str:
         low, high = map(scale, bounds)
         kind = f"whisker {verdict.kind}"
         parts.append(tag("line", x1=_at(low), x2=_at(high), y1=middle, y2=middle, class_=kind))
-        parts += [_upright(x, middle - 4, middle + 4, kind) for x in (low, high)]
+        parts += [_upright(x, middle - 6, middle + 6, kind) for x in (low, high)]
     if not math.isnan(verdict.better_by):
         at = _at(scale(verdict.better_by))
-        parts.append(tag("circle", cx=at, cy=middle, r=4.5, class_=f"mark {verdict.kind}"))
+        parts.append(tag("circle", cx=at, cy=middle, r=3.5, class_=f"mark {verdict.kind}"))
     return tag("svg", *parts, role="img", aria_label=label, class_="strip", height=HEIGHT)
 
 
