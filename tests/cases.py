@@ -23,6 +23,13 @@ class Case(NamedTuple):
 
 
 CASES = {
+    "01": Case(
+        "a command replaces only folders that this project wrote",
+        [
+            "test_output_folders.py::test_what_is_not_ours_stays",
+            "test_output_folders.py::test_layouts_leave_alone_what_is_not_theirs",
+        ],
+    ),
     "02": Case(
         "an undefined metric has no winner and no p",
         [
@@ -50,6 +57,13 @@ CASES = {
     "06": Case(
         "a 16-bit PNG has the levels of its 8-bit copy",
         ["test_cases.py::test_16_bit_images_keep_their_levels"],
+    ),
+    "07": Case(
+        "phases of a schedule add up to 1",
+        [
+            "test_params_fit.py::test_cases_of_the_check",
+            "test_params_fit.py::test_what_cannot_work_is_one_line",
+        ],
     ),
     "08": Case(
         "two tasks for one cell are refused",
@@ -81,6 +95,20 @@ CASES = {
             "test_finished.py::test_a_model_that_knows_no_word_is_refused",
         ],
     ),
+    "16": Case(
+        "what the check accepts can run",
+        [
+            "test_params_fit.py::test_what_cannot_work_is_one_line",
+            "test_params_fit.py::test_texts_longer_than_positions_are_refused",
+            "test_fuzz_params.py::test_what_is_accepted_makes_a_step",
+        ],
+    ),
+    "17": Case(
+        "a read-only checkout is one line",
+        [
+            "test_output_folders.py::test_a_read_only_disk_is_one_line",
+        ],
+    ),
     "19": Case(
         "letters that look like special symbols are letters",
         ["test_cases.py::test_no_text_encodes_to_a_special_symbol"],
@@ -88,6 +116,50 @@ CASES = {
     "24": Case(
         "emulated bfloat16 is not bfloat16",
         ["test_cases.py::test_emulated_bfloat16_is_left_off"],
+    ),
+    "25": Case(
+        "released classes in another order score as their names say",
+        [
+            "test_matching.py::test_released_classes_in_another_order_score_as_their_names_say",
+            "test_matching.py::test_another_normalisation_than_the_checkpoints_is_refused",
+        ],
+    ),
+    "26": Case(
+        "fine-tuning on another tokenizer is refused",
+        [
+            "test_matching.py::test_fine_tuning_on_another_tokenizer_is_refused",
+        ],
+    ),
+    "center_crop": Case(
+        "inference cuts the centre as torchvision and evaluation do",
+        [
+            "test_inputs.py::test_the_centre_is_torchvisions_and_that_of_evaluation",
+        ],
+    ),
+    "hf_crop": Case(
+        "an image processor that resizes, then crops, is followed",
+        [
+            "test_processor.py::test_pixels_are_those_of_the_processor",
+            "test_processor.py::test_logits_after_resizing_and_cropping",
+        ],
+    ),
+    "mask_token_decay": Case(
+        "the mask embedding of the vision recipe is decayed",
+        [
+            "test_optim.py::test_the_mask_embedding_of_the_vision_recipe_is_decayed",
+        ],
+    ),
+    "unfreeze_adam": Case(
+        "Adam counts on while parameters are frozen",
+        [
+            "test_adam.py::test_the_counter_of_frozen_parameters_runs_on",
+        ],
+    ),
+    "data-02": Case(
+        "a failed stage keeps the prepared set",
+        [
+            "test_dvc.py::test_documents_in_the_place_of_a_set_stay_and_a_failed_stage_keeps_the_set",
+        ],
     ),
     "data-03": Case(
         "data of a variant is prepared, or refused",
@@ -101,6 +173,49 @@ CASES = {
         [
             "test_tables.py::test_a_cell_from_a_set_that_is_not_whole_is_marked_and_never_the_best",
             "test_finetuning.py::test_a_run_says_what_its_data_or_that_of_its_pretraining_lacks",
+        ],
+    ),
+    "data-06": Case(
+        "a broken file costs its own shard; all are told",
+        [
+            "test_writing.py::test_all_broken_items_are_told_and_the_other_shards_kept",
+            "test_writing.py::test_a_repaired_file_costs_its_own_shard_only",
+        ],
+    ),
+    "data-07": Case(
+        "a PNG among JPEG files is decoded on the host",
+        [
+            "test_on_device.py::test_a_png_among_the_jpeg_files_is_decoded_on_the_host",
+        ],
+    ),
+    "data-10": Case(
+        "paths with spaces stay one word",
+        [
+            "test_dvc.py::test_paths_with_spaces_stay_one_word",
+        ],
+    ),
+    "data-12": Case(
+        "ImageNet's label lists are read",
+        [
+            "test_walk.py::test_imagenet_is_read_through_links_with_its_lists",
+        ],
+    ),
+    "data-13": Case(
+        "warnings and progress of a data stage are told",
+        [
+            "test_dvc.py::test_warnings_and_progress_of_a_stage_are_told",
+        ],
+    ),
+    "data-17": Case(
+        "waiting for another call is told",
+        [
+            "test_dvc.py::test_waiting_for_another_call_is_told",
+        ],
+    ),
+    "data-18": Case(
+        "the remedy for stale data names its stages",
+        [
+            "test_dvc.py::test_the_remedy_for_stale_data_names_its_stages",
         ],
     ),
 }

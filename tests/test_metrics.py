@@ -10,7 +10,8 @@ import pytest
 
 from d2v import metrics
 from d2v.errors import UserError
-from d2v.params.finetuning import TASK_METRICS, MetricName
+from d2v.params.finetuning import MetricName
+from d2v.params.fitting import TASK_METRICS
 
 
 @pytest.mark.parametrize(
