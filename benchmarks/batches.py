@@ -29,7 +29,10 @@ TINY: dict[str, dict[str, Any]] = {
         "backbone": {"position_bias": {"kind": "shared_2d", "window": [4, 4]}},
         "mask": {"patches": 9, "min_block": 4, "max_block": 16},
     },
-    "text": {"encoder": {"vocab_size": 100, "max_positions": 32}},
+    "text": {
+        "encoder": {"vocab_size": 100, "max_positions": 32},
+        "view": {"max_tokens": 32},
+    },
 }
 
 

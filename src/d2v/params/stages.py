@@ -23,13 +23,17 @@ def check_stages(experiment: Experiment, root: Path = Path()) -> None:
         return
     known = yaml.safe_load(path.read_text()) or {}
     written = {out for stage in (known.get("stages") or {}).values() for out in _outs(stage)}
+    compared = {
+        key: data.model_dump(mode="json")
+        for key, data in experiment.data.items()
+        if any(f"{experiment.prepared}/{made}" in written for made in data.makes)
+    }
     faults = []
     for name in [name for name in known.get("vars") or [] if isinstance(name, str)]:
         file = Path(os.path.normpath(Path(experiment.stages).parent / name))
-        theirs = read_yaml(root / file).get("data") or {}
-        for key, data in experiment.data.items():
-            if any(f"{experiment.prepared}/{made}" in written for made in data.makes):
-                faults += _differences(key, data.model_dump(mode="json"), theirs.get(key), file)
+        theirs = (read_yaml(root / file).get("data") or {}) if compared else {}
+        for key, ours in compared.items():
+            faults += _differences(key, ours, theirs.get(key), file)
     if faults:
         advice = (
             f"{experiment.stages} prepares {experiment.prepared} from its own parameters; change"
