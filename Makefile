@@ -40,7 +40,7 @@ smoke: $(READY)
 	@$(BIN)/d2v --help > /dev/null
 	@$(BIN)/d2v check --params params/mini.yaml
 	@$(BIN)/snakemake --rulegraph mermaid-js > /dev/null
-	@$(BIN)/python -m pytest -m smoke $(addprefix tests/test_,smoke.py decode.py lexicon_search.py)
+	@$(BIN)/python -m pytest -m smoke $(addprefix tests/,cli/test_smoke.py evaluation/test_ctc.py evaluation/test_lexicon_search.py)
 
 data: $(READY)
 	@$(BIN)/d2v data

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from d2v import params
 from d2v.data.examples import hiding
-from d2v.frames import frame_count
-from d2v.masking import MASKED, RANDOM, block_masks, span_masks, token_masks
+from d2v.model.frames import frame_count
+from d2v.model.masking import MASKED, RANDOM, block_masks, span_masks, token_masks
 
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = ("speech", "vision", "text")

@@ -21,10 +21,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from d2v import ngram, params
+from d2v import params
+from d2v.data import ngram
 from d2v.data.letters import LETTERS, encode, spell
-from d2v.decode import Language
-from d2v.decoders import decode_all
+from d2v.evaluation.beam_search import decode_all
+from d2v.evaluation.ctc import Language
 
 FRAMES = 50  # a second
 WORDS, SENTENCES, LENGTH = 20_000, 40_000, 12

@@ -1,7 +1,7 @@
 """What a GPU makes of the step: equality first, then speed over batch sizes (gpu.sh starts this).
 
 equality   A few steps of the recipes without chance, from the same weights and batches: float32
-           eager is the reference; with its parts compiled (d2v.compiling) float32 may differ by
+           eager is the reference; with its parts compiled float32 may differ by
            LOSS_FLOAT32, bfloat16 (eager and compiled) by LOSS_MIXED, relative, in every step's
            loss. One that differs more: exit code 1. It takes at most half of the time.
 speed      Seconds of a step at several batch sizes: ours compiled and eager, the peer eager, all
@@ -24,7 +24,7 @@ import torch
 from steps import Clock, Ours, Stepper, Theirs, gemm_gflops
 from torch._dynamo.utils import counters
 
-from d2v import flops
+from d2v.jobs import flops
 
 LOSS_FLOAT32, LOSS_MIXED = 1e-4, 2e-2
 STEPS = 3

@@ -16,7 +16,7 @@ import batches
 import torch
 from steps import Ours
 
-from d2v import distributed
+from d2v.training import distributed
 
 REPEAT = 2
 LENGTHS = {"speech": (0.5, 1.0, 2.0), "text": (0.25, 0.5, 1.0)}  # of batches.SIZES

@@ -27,7 +27,8 @@ import torch
 from synthetic import write_images, write_speech, write_text
 
 from d2v import params
-from d2v.data import build_dataset, examples, prepare
+from d2v.cli import prepare
+from d2v.data import build_dataset, examples
 from d2v.data.sampler import SizedBatches
 
 H100, CORES = 2800, 16  # images a second of ViT-B, beside so many cores

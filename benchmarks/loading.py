@@ -33,7 +33,8 @@ from pathlib import Path
 from loose import Table, Work, each, measure_images, measure_speech
 from synthetic import write_images, write_speech
 
-from d2v.data import imagefolder, librispeech, writing
+from d2v.data import writing
+from d2v.data.readers import imagefolder, librispeech
 from d2v.data.shards import Shards
 
 RESULTS = Path(__file__).parent / "results"

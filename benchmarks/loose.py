@@ -12,7 +12,8 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from d2v.data import imagefolder, sound
+from d2v.data import sound
+from d2v.data.readers import imagefolder
 from d2v.data.shards import Shards
 
 REPEATS = 3

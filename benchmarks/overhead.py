@@ -22,14 +22,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from d2v import cli
+from d2v.cli import commands as cli
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = [sys.executable]
 D2V = [*PYTHON, "-m", "d2v.cli"]
 HELP_S, START_S = 0.5, 3.0  # what the help and the start of a command may take
 MODEL = (
-    "import d2v.execute; from d2v import params, task;"
+    "import d2v.experiment.execute; from d2v import params, task;"
     "task.Pretraining(params.load('params/paper.yaml').pretrain['{}'])"
 )
 HELPS = {
@@ -77,7 +77,7 @@ def _cpu_of_children() -> float:
 
 def graph(repeat: int) -> dict[str, Times]:
     """Times of the workflow where nothing is computed."""
-    sys.path.insert(0, str(ROOT / "tests"))
+    sys.path.insert(0, str(ROOT / "tests/helpers"))
     import workspace  # the folder that the tests run the whole workflow in
 
     found = {"dry run, paper": seconds([*SNAKEMAKE, *PAPER], repeat)}

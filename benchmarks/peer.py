@@ -4,7 +4,7 @@
 hooks for the feed-forward outputs that targets are made of (vision: `output_hidden_states`),
 `torch.optim.AdamW` and a loop over parameters for the moving average; eager. It computes what this
 project computes: with the same weights and without dropout the losses are equal
-(tests/test_benchmarks.py). Nothing is slow on purpose: attention is PyTorch's fused kernel
+(tests/project/test_benchmarks.py). Nothing is slow on purpose: attention is PyTorch's fused kernel
 (`sdpa`), the teacher runs under `no_grad`, the speech front end runs once for student and teacher,
 and the regression head sees masked positions only.
 """
@@ -19,9 +19,9 @@ import transformers
 from torch import Tensor, nn
 
 from d2v import params
-from d2v.ema import decay
 from d2v.interop import hf_config, huggingface, names
 from d2v.interop.content import Architecture
+from d2v.model.ema import decay
 
 transformers.utils.logging.set_verbosity_error()
 PAD = 1
@@ -206,7 +206,7 @@ def head(p: params.Pretrain) -> nn.Module:
 
 
 def take_over(peer: Peer, ours: Mapping[str, Tensor]) -> None:
-    """Give the peer this project's weights (d2v.model.Data2Vec), and the teacher a copy of them."""
+    """Give the peer this project's weights (Data2Vec), and the teacher a copy of them."""
     p = peer.p
     theirs = names.to_reference(ours, huggingface.student(p.encoder, p.backbone))
     missing, unexpected = peer.student.load_state_dict(theirs, strict=False)

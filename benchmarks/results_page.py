@@ -2,7 +2,7 @@
 
     python benchmarks/results_page.py [--runs 400] [-o FILE]
 
-The runs are generated in the shapes of params/paper.yaml with more seeds (tests/mock_paper.py):
+The runs are generated in the shapes of params/paper.yaml with more seeds (mock_paper.py):
 metrics, logs of 20,000 steps for pre-trainings and 2,000 for the others; one metrics.json cannot be
 read. The goal: 400 runs in 20 seconds and 1 GB.
 """
@@ -17,13 +17,14 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests/helpers"))
 STEPS = {"pretrain": 20_000}
 
 
 def many(count: int):  # type: ignore[no-untyped-def]
     """The paper's experiment with so many fine-tuning seeds that it has at least `count` runs."""
-    from d2v import params, runs
+    from d2v import params
+    from d2v.experiment import runs
 
     experiment = params.load(ROOT / "params" / "paper.yaml")
     seeds = 1
@@ -41,7 +42,7 @@ def fill(experiment, folder: Path) -> int:  # type: ignore[no-untyped-def]
     """Metrics and logs of all its runs; returns how many there are."""
     import mock_paper
 
-    from d2v import runs
+    from d2v.experiment import runs
 
     found = runs.all_runs(experiment)
     for run in found:

@@ -20,8 +20,8 @@ import batches
 import steps
 import torch
 
-from d2v import checkpoint
-from d2v.saving import Saver
+from d2v.training import checkpoint
+from d2v.training.saving import Saver
 
 EXAMPLES = {"speech": (160_000, 1), "vision": (224, 2), "text": (512, 2)}
 

@@ -5,10 +5,10 @@
 All sides see the same batches (speech 1 x 10 s, vision 2 x 224^2, text 2 x 512 tokens: random,
 with the recipe's masks and dropouts). Each lives in a process of its own, as its users start it,
 and they take turns: matrix product, ours, peer, again. Medians count. `ratio` is the peer's time
-over ours; `fraction` the step's operations (d2v.flops) over its time and over the rate of a
+over ours; `fraction` the step's operations (d2v.jobs.flops) over its time and over the rate of a
 2048 x 2048 matrix product in the same run; memory is the peak of the side's process above what its
 imports take. The peer is explained in peer.py. `kept` is the peer in a process that keeps freed
-memory as d2v.devices lets ours do: the ratio to it is what is gained in the step itself.
+memory as d2v.training.devices lets ours do: the ratio to it is what is gained in the step itself.
 """
 
 import argparse
@@ -26,7 +26,7 @@ import batches
 import torch
 from steps import PARTS, Ours, Stepper, Theirs, gemm_gflops
 
-from d2v import flops
+from d2v.jobs import flops
 
 SIDES = ("ours", "peer", "kept")
 WARM_UP = 4  # steps until memory is where it stays

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from d2v import compiling, devices, optim, params
-from d2v.task import Pretraining
+from d2v import params
+from d2v.training import compiling, devices, optim
+from d2v.training.task import Pretraining
 
 Batch = dict[str, Tensor]
 PARTS = ("front end", "teacher", "student", "backward", "optimiser", "ema")
@@ -94,7 +95,7 @@ class Stepper:
 
 
 class Ours(Stepper):
-    """As d2v.trainer makes it: gradients scaled and clipped in one pass, fused AdamW; `backend`
+    """As the trainer makes it: gradients scaled and clipped in one pass, fused AdamW; `backend`
     compiles the parts as train.compile does.
     """
 
@@ -131,7 +132,7 @@ class Ours(Stepper):
         loss.backward()
 
     def move(self, loss: Tensor, count: Tensor) -> None:
-        """As d2v.trainer."""
+        """As d2v.training.trainer."""
         scale = 1.0 / count.clamp(min=1).float()
         norm = optim.scale_and_clip(self.parameters, scale, self.clip)
         optim.update(self.optimiser, norm, loss)

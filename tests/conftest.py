@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from small_sets import corpus_folder, glue_folder, image_tree, speech_tree
 
-from d2v.data import prepare
+from d2v.cli import prepare
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -192,6 +192,6 @@ def command_line_page() -> str:
 
 def help_of(*words: str) -> str:
     environment = {**os.environ, "COLUMNS": "100", "PYTHONPATH": str(ROOT / "src")}
-    command = [sys.executable, "-m", "d2v.cli", *words, "--help"]
+    command = [sys.executable, "-m", "d2v.cli.commands", *words, "--help"]
     run = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return run.stdout

@@ -6,7 +6,7 @@
 A module counts if it is imported where it is loaded, or inside a function that the stage reaches:
 one that a reached function or the body of a module names. Imports for type checkers do not count,
 nor do the branches of the command line that belong to other commands. Reading too much is
-possible, too little is not, as long as modules are imported by statements (tests/test_dvc_deps.py
+possible, too little is not, as long as modules are imported by statements (test_dvc_deps.py
 runs every kind of stage and compares).
 """
 
@@ -24,8 +24,8 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = ("dvc.yaml", "workflow/paper/dvc.yaml", "workflow/released/dvc.yaml")
 # the module of each command of stages; the word that chooses a branch comes after the command
 ENTRIES = {
-    "prepare": "d2v.data.prepare",
-    "layout": "d2v.data.mini",
+    "prepare": "d2v.cli.prepare",
+    "layout": "d2v.data.mini.mini",
     "convert": "d2v.interop.convert",
 }
 Symbol = tuple[str, str]  # module, and a name in it
@@ -188,7 +188,7 @@ def _choice(test: ast.expr) -> str | None:
 def modules_of(command: str, folder: Path = ROOT / "src") -> list[str]:
     """Files that a stage's command imports, as its deps name them, sorted.
 
-    `d2v.cli`, which only finds the command, is left out.
+    `d2v.cli.commands`, which only finds the command, is left out.
     """
     words = command.split()
     reach = Reach(Source(folder), words[2])

@@ -10,18 +10,20 @@ d2v.convert("checkpoint", to="hf")        a folder for Hugging Face's classes
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from d2v.inference import classify, features, save_features, transcribe
     from d2v.interop.convert import convert
-    from d2v.loading import load
+    from d2v.interop.inference import classify, features, save_features, transcribe
+    from d2v.interop.loading import load
 
 __version__ = "0.1.0"
 __all__ = ["classify", "convert", "features", "load", "save_features", "transcribe"]
 
 # torch is imported when one of these is first used, so that the command line starts at once
 _PLACES = {
-    "load": "d2v.loading",
+    "load": "d2v.interop.loading",
     "convert": "d2v.interop.convert",
-    **dict.fromkeys(("features", "transcribe", "classify", "save_features"), "d2v.inference"),
+    **dict.fromkeys(
+        ("features", "transcribe", "classify", "save_features"), "d2v.interop.inference"
+    ),
 }
 
 

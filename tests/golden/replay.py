@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from d2v import optim
-from d2v.encoders.text import PAD, position_ids
 from d2v.interop import names
-from d2v.moments import channel_std
-from d2v.task import Pretraining
-from d2v.transformer import Kept
+from d2v.model.encoders.text import PAD, position_ids
+from d2v.model.running_stats import channel_std
+from d2v.model.transformer import Kept
+from d2v.training import optim
+from d2v.training.task import Pretraining
 
 CASES = Path(__file__).parent / "cases"  # those the repository keeps
 INPUTS = ("wav", "wav_padding_mask", "img", "src_tokens", "target_tokens", "mask")

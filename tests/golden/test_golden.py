@@ -7,7 +7,7 @@ import torch
 from replay import CASES, Case
 
 from d2v.interop import names
-from d2v.task import Pretraining
+from d2v.training.task import Pretraining
 
 
 def test_equal(case, record, group):

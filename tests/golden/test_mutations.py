@@ -7,9 +7,11 @@ import compare
 import torch.nn.functional as F
 from replay import CASES, Case, replay
 
-from d2v import ema, model, optim, params
-from d2v.encoders.speech import SpeechEncoder
-from d2v.encoders.vision import VisionEncoder
+from d2v import params
+from d2v.model import data2vec, ema
+from d2v.model.encoders.speech import SpeechEncoder
+from d2v.model.encoders.vision import VisionEncoder
+from d2v.training import optim
 
 
 def change(case, **groups):
@@ -34,7 +36,7 @@ def one_layer_more(case, patch):
 
 def top_layers_shifted(case, patch):
     """The K layers below the top one, as if the list had the input in front and not the output."""
-    forward = model.Teacher.forward
+    forward = data2vec.Teacher.forward
 
     def shifted(self, *inputs, keep, **wanted):
         one_more = replace(keep, top=None if keep.top is None else keep.top + 1)
@@ -42,7 +44,7 @@ def top_layers_shifted(case, patch):
         layers = {name: found[:-1] for name, found in output.layers.items()}
         return replace(output, layers=layers)
 
-    patch.setattr(model.Teacher, "forward", shifted)
+    patch.setattr(data2vec.Teacher, "forward", shifted)
 
 
 def norm_over_the_other_axis(case, patch):
@@ -58,7 +60,7 @@ def norm_over_the_batch(case, patch):
     def wrong(x, kind):
         return F.batch_norm(x.transpose(1, 2), None, None, training=True).transpose(1, 2)
 
-    patch.setattr(model, "normalise", wrong)
+    patch.setattr(data2vec, "normalise", wrong)
 
 
 def ema_before_the_optimiser(case, patch):
@@ -132,7 +134,7 @@ def mask_for_its_contrary(case, patch):
 
 
 def loss_at_the_seen_positions(case, patch):
-    forward = model.Data2Vec.forward
+    forward = data2vec.Data2Vec.forward
 
     def wrong(self, batch):
         shown = {**batch, "mask": ~batch["mask"]}
@@ -144,11 +146,11 @@ def loss_at_the_seen_positions(case, patch):
         finally:
             del encoder.mask_features
 
-    patch.setattr(model.Data2Vec, "forward", wrong)
+    patch.setattr(data2vec.Data2Vec, "forward", wrong)
 
 
 def teacher_with_mask(case, patch):
-    targets = model.Data2Vec.targets
+    targets = data2vec.Data2Vec.targets
 
     def wrong(self, x, padding, batch, masked=None):
         encoder = self.student.encoder
@@ -162,12 +164,12 @@ def teacher_with_mask(case, patch):
         finally:
             del own.local_features
 
-    patch.setattr(model.Data2Vec, "targets", wrong)
+    patch.setattr(data2vec.Data2Vec, "targets", wrong)
 
 
 def student_for_teacher(case, patch):
     """Targets from the student's blocks, in evaluation mode and without a mask."""
-    targets = model.Data2Vec.targets
+    targets = data2vec.Data2Vec.targets
 
     def wrong(self, x, padding, batch, masked=None):
         own = copy.deepcopy(self.teacher.backbone.state_dict())
@@ -176,7 +178,7 @@ def student_for_teacher(case, patch):
         self.teacher.backbone.load_state_dict(own)
         return found
 
-    patch.setattr(model.Data2Vec, "targets", wrong)
+    patch.setattr(data2vec.Data2Vec, "targets", wrong)
 
 
 def shared_modules_averaged(case, patch):

@@ -4,8 +4,11 @@ import atexit
 import sys
 from pathlib import Path
 
-from d2v import cluster, launch, locks, params, runs, staleness
-from d2v.errors import UserError
+from d2v.jobs import cluster, launch, staleness
+from d2v.util import locks
+from d2v import params
+from d2v.experiment import runs
+from d2v.util.errors import UserError
 from d2v.params import prepared
 
 EXPERIMENT = config.get("experiment", "params/mini.yaml")

@@ -1,9 +1,12 @@
-"""Prepared data: shards, readers of the official layouts, and the data sets of the trainer."""
+"""Prepared data: shards, readers of the official layouts, and the data sets of the trainer.
+
+Imports: util, params, model.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from d2v.errors import UserError
+from d2v.util.errors import UserError
 
 if TYPE_CHECKING:  # preparing data needs no torch
     from d2v import params

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from d2v import params
-from d2v.errors import UserError
+from d2v.util.errors import UserError
 
 GREY = (128, 128, 128)
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from d2v.data.pieces import Piece, cut_file, lines_of
 from d2v.data.walk import refuse_dangling, walk, warn_unused
-from d2v.errors import UserError
+from d2v.util.errors import UserError
 
 PIECE_BYTES = 4 * 2**20  # of a file that one process reads at a time
 _PACKED = 3  # bytes of text for one compressed byte, about

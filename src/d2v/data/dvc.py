@@ -12,10 +12,10 @@ from pathlib import Path
 
 import yaml
 
-from d2v.data.fetch import fetch
-from d2v.errors import UserError
-from d2v.files import remove_file
-from d2v.locks import held, process_start
+from d2v.data.fetch.fetch import fetch
+from d2v.util.errors import UserError
+from d2v.util.files import remove_file
+from d2v.util.locks import held, process_start
 
 _LOCK = Path(".dvc/tmp/d2v.lock")
 STAGES = Path("dvc.yaml")  # of the miniature

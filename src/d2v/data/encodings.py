@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import sentencepiece
 
-from d2v.errors import UserError
+from d2v.util.errors import UserError
 
 Kind = Literal["sentencepiece", "tokenizers", "bpe"]
 FILES: dict[Kind, tuple[str, ...]] = {

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from d2v.data.layout import LISTS, lines
 from d2v.data.shards import Shards, Texts, read_meta
-from d2v.errors import UserError
+from d2v.util.errors import UserError
 
 IN_MEMORY = 256 * 2**20  # bytes; sets that take more when decoded are decoded at every access
 Item = TypeVar("Item")

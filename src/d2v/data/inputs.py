@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,18 +15,21 @@ from torch import Tensor
 
 from d2v import params
 from d2v.data.augment import array
-from d2v.data.imagefolder import picture
 from d2v.data.layout import lines
+from d2v.data.model_inputs import ImageInput, TokenInput, WaveInput
+from d2v.data.readers.imagefolder import picture
 from d2v.data.sizing import sized
 from d2v.data.sound import RATE
 from d2v.data.sound import samples as samples_of_file
 from d2v.data.speech import padded
 from d2v.data.text import join
 from d2v.data.tokenizer import PADDING
-from d2v.errors import UserError
-from d2v.frames import frame_count
-from d2v.interop.content import ImageInput, TokenInput, WaveInput
-from d2v.interop.module import Model
+from d2v.model.frames import frame_count
+from d2v.util.errors import UserError
+
+if TYPE_CHECKING:  # what has weights lies above data
+    from d2v.interop.module import Model
+
 
 # beginnings and ends of what is the name of a file, whatever lies between
 STARTS = ("/", "./", "../", "~/")
@@ -47,7 +50,7 @@ class Input:
     value: np.ndarray
 
 
-def batches(model: Model, inputs: Sequence[str | Path]) -> Iterator[tuple[list[str], Any]]:
+def batches(model: "Model", inputs: Sequence[str | Path]) -> Iterator[tuple[list[str], Any]]:
     """Names and batch, in the order of the inputs; padded where that changes nothing.
 
     Raises UserError naming the input that cannot be read.
@@ -78,7 +81,7 @@ def only_alike(encoder: params.Encoder) -> bool:
     )
 
 
-def expanded(model: Model, inputs: Sequence[str | Path]) -> list[tuple[str, str]]:
+def expanded(model: "Model", inputs: Sequence[str | Path]) -> list[tuple[str, str]]:
     """Name and file of each input; of texts, name and text: a file's lines, or the text itself.
 
     Raises UserError if there is none.
@@ -113,7 +116,7 @@ def _check_text(item: str) -> None:
         )
 
 
-def read(model: Model, inputs: Sequence[str | Path]) -> Iterator[Input]:
+def read(model: "Model", inputs: Sequence[str | Path]) -> Iterator[Input]:
     """The inputs, one after another; raises UserError naming one that cannot be read."""
     encoder, how = model.params.encoder, model.inputs
     for name, content in expanded(model, inputs):

@@ -8,7 +8,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from d2v.data.walk import check_name, refuse_dangling, warn_unused
-from d2v.errors import UserError, quoted
+from d2v.util.errors import UserError, quoted
 
 Item = TypeVar("Item")
 LISTS = "lists"  # folder of label lists beside the split folders

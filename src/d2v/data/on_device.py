@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from d2v.data.imagefolder import decode
+from d2v.data.readers.imagefolder import decode
 from d2v.data.views import Choice
-from d2v.errors import UserError
+from d2v.util.errors import UserError
 
 JPEG = b"\xff\xd8"
 

@@ -12,7 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
-from d2v.errors import UserError
+from d2v.util.errors import UserError
 
 Job = TypeVar("Job")
 Advance = Callable[[int], None]  # told how many more items are done

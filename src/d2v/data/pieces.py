@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from d2v.errors import UserError
+from d2v.util.errors import UserError
 
 
 class Piece(NamedTuple):

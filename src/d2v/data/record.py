@@ -13,8 +13,8 @@ from typing import Any
 from d2v import params
 from d2v.data.encodings import FILES, Kind, encoding
 from d2v.data.letters import LETTERS
-from d2v.files import read_json
-from d2v.interop.content import RATE, ImageInput, Inputs, TokenInput, WaveInput
+from d2v.data.model_inputs import RATE, ImageInput, Inputs, TokenInput, WaveInput
+from d2v.util.files import read_json
 
 # means and deviations of red, green, blue in [0, 1] that recipes give
 NORMALISATIONS: dict[str, Any] = {

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Sampler
 
-from d2v.errors import UserError
 from d2v.params import Sized, Train
+from d2v.util.errors import UserError
 
 Ints = npt.NDArray[np.int64]
 

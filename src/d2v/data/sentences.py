@@ -7,7 +7,7 @@ import numpy as np
 
 from d2v.data.shards import Shards, read_meta
 from d2v.data.tokenizer import Tokenizer
-from d2v.errors import UserError
+from d2v.util.errors import UserError
 
 
 def sentences(prepared: Path, split: str, ids: Iterable[str]) -> dict[str, str]:

@@ -19,9 +19,9 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
-from d2v.errors import UserError
-from d2v.files import MARK, remove_file, remove_folder
-from d2v.outputs import PARTS, filled, hash_of
+from d2v.util.errors import UserError
+from d2v.util.files import MARK, remove_file, remove_folder
+from d2v.util.outputs import PARTS, filled, hash_of
 
 SCHEMA = 1  # of meta.json and of the index
 SHARD_BYTES = 256 * 2**20

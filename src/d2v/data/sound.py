@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from d2v.errors import UserError
+from d2v.util.errors import UserError
 
 RATE = 16_000  # samples a second
 UNKNOWN = 0x7FFFF000  # a WAV file written to a pipe says that it has so many bytes, or more

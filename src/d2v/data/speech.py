@@ -12,9 +12,9 @@ from d2v import params
 from d2v.data.examples import Batch, Decoded, Example, Examples, Place, Source, hiding
 from d2v.data.letters import LETTERS, PADDING, encode
 from d2v.data.sound import FLAC, normalise, range_of, samples_of
-from d2v.errors import UserError
-from d2v.frames import frame_count
-from d2v.masking import channel_masks, rng, span_masks
+from d2v.model.frames import frame_count
+from d2v.model.masking import channel_masks, rng, span_masks
+from d2v.util.errors import UserError
 
 __all__ = ["LETTERS", "Utterances", "Waves", "encode", "normalise", "padded"]
 

@@ -8,8 +8,8 @@ import torch
 from d2v import params
 from d2v.data.examples import Batch, Example, Picked, Place, Source
 from d2v.data.speech import Waves, padded
-from d2v.errors import UserError
-from d2v.masking import rng
+from d2v.model.masking import rng
+from d2v.util.errors import UserError
 
 
 class TaggedSounds(Waves):

@@ -7,8 +7,8 @@ import torch
 from d2v import params
 from d2v.data.examples import Batch, Example, Examples, Place, Source, hiding
 from d2v.data.tokenizer import END, PADDING, SPECIAL, START
-from d2v.errors import UserError
-from d2v.masking import MASKED, RANDOM, rng, token_masks
+from d2v.model.masking import MASKED, RANDOM, rng, token_masks
+from d2v.util.errors import UserError
 
 
 class _Tokens(Examples):

@@ -14,7 +14,7 @@ from d2v.data.documents import PIECE_BYTES, find_parts, read_sentences
 from d2v.data.encodings import FILES, Kind, encoding
 from d2v.data.shards import read_meta, write_meta, written_whole
 from d2v.data.writing import progress_of
-from d2v.errors import UserError
+from d2v.util.errors import UserError
 
 START, PADDING, END, UNKNOWN = range(4)  # <s> <pad> </s> <unk>; <mask> is the last id
 SPECIAL = 5

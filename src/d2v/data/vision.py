@@ -9,11 +9,11 @@ from d2v import params
 from d2v.data import on_device
 from d2v.data.augment import array, crop, erase, image, mixing, resized, seed_of
 from d2v.data.examples import Batch, Decoded, Example, Examples, Place, Source, hiding
-from d2v.data.imagefolder import picture
+from d2v.data.readers.imagefolder import picture
 from d2v.data.views import Choice, draw, finished, part, reduction
-from d2v.errors import UserError
-from d2v.masking import block_masks, rng
+from d2v.model.masking import block_masks, rng
 from d2v.params.fitting import seen_by
+from d2v.util.errors import UserError
 
 __all__ = ["Images", "crop"]
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from d2v.errors import UserError
+from d2v.util.errors import UserError
 
 SHOWN = 3  # names in a warning
 

@@ -31,9 +31,9 @@ from tqdm import tqdm
 from d2v.data.parallel import Advance, cores, run_all
 from d2v.data.reuse import forget, key_of, made_by, text_of
 from d2v.data.shards import SHARD_BYTES, Shards, as_arrays, join_arrays
-from d2v.errors import UserError
-from d2v.files import rename, whole
-from d2v.outputs import PARTS
+from d2v.util.errors import UserError
+from d2v.util.files import rename, whole
+from d2v.util.outputs import PARTS
 
 Item = TypeVar("Item")
 Columns = dict[str, int | float | str]

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from d2v.files import sha256
-from d2v.outputs import check_new
+from d2v.util.files import sha256
+from d2v.util.outputs import check_new
 
 if TYPE_CHECKING:
     from d2v.interop.content import Content

@@ -6,10 +6,11 @@ from typing import Any
 
 from d2v import params
 from d2v.data.letters import LETTERS
+from d2v.data.model_inputs import RATE, ImageInput, Inputs, TokenInput, WaveInput
 from d2v.data.record import NORMALISATIONS
-from d2v.errors import UserError
-from d2v.interop.content import RATE, Content, ImageInput, Inputs, TokenInput, WaveInput
+from d2v.interop.content import Content
 from d2v.interop.pickles import plain
+from d2v.util.errors import UserError
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 DICTIONARY, VOCABULARY, MERGES = "dict.txt", "encoder.json", "vocab.bpe"

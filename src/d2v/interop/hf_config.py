@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from d2v import params
-from d2v.errors import UserError
 from d2v.interop.content import Architecture, first_fault
+from d2v.util.errors import UserError
 
 TYPES = {"data2vec-audio": "speech", "data2vec-vision": "vision", "data2vec-text": "text"}
 # of transformers' configuration classes, for keys that a config.json leaves out

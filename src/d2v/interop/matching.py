@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from d2v.data import record
-from d2v.errors import UserError
-from d2v.interop.content import Content, ImageInput, Inputs, TokenInput
+from d2v.data.model_inputs import ImageInput, Inputs, TokenInput
+from d2v.interop.content import Content
+from d2v.util.errors import UserError
 
 # what inputs are made of, and what people call it; tokenizers are compared apart
 INPUTS = {

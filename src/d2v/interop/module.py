@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from d2v import params
-from d2v.ema import Teacher
-from d2v.errors import UserError
-from d2v.heads import LetterHead
 from d2v.interop.content import Architecture, Content, refuse_faults, refuse_more_modules
-from d2v.model import Student, regression_head
-from d2v.task import build_head
-from d2v.transformer import Kept
+from d2v.model.data2vec import Student, regression_head
+from d2v.model.ema import Teacher
+from d2v.model.heads import LetterHead
+from d2v.model.transformer import Kept
+from d2v.training.task import build_head
+from d2v.util.errors import UserError
 
 
 class Model(nn.Module):

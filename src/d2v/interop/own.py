@@ -18,20 +18,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from d2v import checkpoint
-from d2v.checkpoint import META, MODEL, SCHEMA_VERSION
 from d2v.data.encodings import FILES
+from d2v.data.model_inputs import Inputs, TokenInput
 from d2v.data.record import inputs_of, tokenizer_files
-from d2v.errors import UserError
-from d2v.files import read_json, sha256
-from d2v.interop.content import (
-    Architecture,
-    Content,
-    Inputs,
-    TokenInput,
-    first_fault,
-)
-from d2v.outputs import new_folder
+from d2v.interop.content import Architecture, Content, first_fault
+from d2v.training import checkpoint
+from d2v.training.checkpoint import META, MODEL, SCHEMA_VERSION
+from d2v.util.errors import UserError
+from d2v.util.files import read_json, sha256
+from d2v.util.outputs import new_folder
 
 # beside a Hugging Face tokenizer
 TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")

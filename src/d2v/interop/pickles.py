@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import torch
 
-from d2v.errors import UserError
+from d2v.util.errors import UserError
 
 # names of configuration objects in files of fairseq, data2vec_vision and DeepSpeed
 INERT = frozenset(

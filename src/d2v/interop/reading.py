@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from d2v.checkpoint import META, MODEL
-from d2v.errors import UserError
 from d2v.interop import beit, fairseq, hf_import, own, pickles
 from d2v.interop.content import Content
+from d2v.training.checkpoint import META, MODEL
+from d2v.util.errors import UserError
 
 FORMATS = (
     "a folder of d2v or of Hugging Face's Data2Vec models, or a file of fairseq or data2vec_vision"

@@ -5,9 +5,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from d2v.data.encodings import FILES, encoding
+from d2v.data.model_inputs import TokenInput
 from d2v.data.shards import write_meta, written_whole
-from d2v.errors import UserError
-from d2v.interop.content import Content, TokenInput
+from d2v.interop.content import Content
+from d2v.util.errors import UserError
 
 Encode = Callable[[str], list[int]]
 

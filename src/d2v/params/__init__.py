@@ -2,6 +2,8 @@
 
 A file is read whole, checked whole, and every fault is reported at once with its dotted path:
 unknown keys name the nearest valid one. Nothing runs before the parameters are valid.
+
+Imports: util.
 """
 
 from d2v.params.base import Count, Fraction, ParamsError, Positive, Rate, Strict, hash_of

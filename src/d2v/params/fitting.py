@@ -21,13 +21,7 @@ from d2v.params.model import (
     TokenMask,
     WaveEncoder,
 )
-from d2v.params.training import (
-    ImageAugment,
-    Portions,
-    TokenAugment,
-    View,
-    WaveAugment,
-)
+from d2v.params.training import ImageAugment, Portions, TokenAugment, View, WaveAugment
 
 if TYPE_CHECKING:
     from d2v.params.finetuning import Finetune

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
-from d2v import plan, runs
+from d2v.experiment import runs
+from d2v.jobs import plan
+from d2v.jobs.plan import Job, Speed
 from d2v.params import Experiment
-from d2v.plan import Job, Speed
 from d2v.results.columns import aligned
 
 JOBS = ["", "runs", "updates", "examples", "FLOP", "GPUs", "GPU-hours", "CPU-hours"]

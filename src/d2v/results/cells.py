@@ -9,14 +9,12 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from d2v.metrics import METRICS
+from d2v.evaluation.metrics import METRICS
 from d2v.params import Experiment, Finetune
 
 SCRATCH, OURS = "from scratch", "data2vec"
 AVERAGE = "average"
 RELEASED = ", released weights"
-# GLUE tasks with two metrics are scored by the mean of both (paper 4.3)
-PAIRS = (("accuracy", "f1"), ("pearson", "spearman"))
 
 
 @dataclass(frozen=True)
@@ -160,12 +158,6 @@ class Table:
     def tasks(self) -> dict[str, Finetune]:
         """The table's fine-tunings, by name."""
         return {k: v for k, v in self.experiment.finetune.items() if v.table == self.name}
-
-
-def headline(task: Finetune) -> tuple[str, ...]:
-    """Metrics whose mean is the task's score."""
-    pair = next((p for p in PAIRS if set(p) <= set(task.metrics)), None)
-    return pair or (task.metrics[0],)
 
 
 def row_of(experiment: Experiment, task: Finetune, arm: str) -> str:

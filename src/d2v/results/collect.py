@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from d2v import runs
-from d2v.errors import UserError
-from d2v.metrics import METRICS
+from d2v.evaluation.metrics import METRICS, headline
+from d2v.evaluation.predictions import read_predictions
+from d2v.experiment import runs
 from d2v.params import Experiment, Finetune, Setting
-from d2v.predictions import read_predictions
-from d2v.results.cells import AVERAGE, SCRATCH, Cell, Column, Table, headline, row_of
+from d2v.results.cells import AVERAGE, SCRATCH, Cell, Column, Table, row_of
+from d2v.util.errors import UserError
 
 REPORTED = Path("params/reported.csv")
 # fmt: off

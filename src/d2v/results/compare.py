@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from d2v.errors import UserError
-from d2v.metrics import named
+from d2v.evaluation.metrics import named
 from d2v.results.wording import number
+from d2v.util.errors import UserError
 
 if TYPE_CHECKING:
     from d2v.results.statistics import Comparison
@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> None:
 
 def lines(a: Path, b: Path, split: str = "test", name: str | None = None) -> Iterator[str]:
     """What is printed; raises UserError where the runs cannot be compared."""
-    from d2v.predictions import read_predictions
+    from d2v.evaluation.predictions import read_predictions
     from d2v.results import statistics
 
     told = {folder: _read(folder) for folder in (a, b)}
@@ -89,7 +89,7 @@ def _bounds(low: float, high: float, sign: str = "") -> str:
 
 
 def _score(folder: Path, rows: Sequence[Any], split: str, name: str) -> float:
-    from d2v.predictions import score_rows
+    from d2v.evaluation.predictions import score_rows
 
     try:
         return score_rows(rows, [name])[name]

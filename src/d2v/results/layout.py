@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Literal
 
-from d2v.metrics import METRICS
+from d2v.evaluation.metrics import METRICS
 from d2v.results.cells import (
     AVERAGE,
     OURS,

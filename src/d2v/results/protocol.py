@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from d2v.metrics import METRICS
+from d2v.evaluation.metrics import METRICS
 from d2v.params import Decode, Finetune, Pretrain
 from d2v.results.cells import AVERAGE, OURS, SCRATCH, Table, row_of
 from d2v.results.wording import REPORTED_UNITS

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from d2v import metrics
-from d2v.predictions import Prediction, score_rows
+from d2v.evaluation import metrics
+from d2v.evaluation.predictions import Prediction, score_rows
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

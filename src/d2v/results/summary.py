@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from d2v.files import remove_file, write_text
 from d2v.results.page.records import Record
+from d2v.util.files import remove_file, write_text
 
 CURVES = ("loss", "target_std", "prediction_std", "grad_norm", "lr")
 

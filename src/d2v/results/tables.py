@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from d2v.files import write_text
 from d2v.params import Experiment
 from d2v.results.cells import Cell, Table
 from d2v.results.collect import REPORTED, collect
@@ -16,6 +15,7 @@ from d2v.results.latex import latex, main_file
 from d2v.results.layout import UNDEFINED, document, label
 from d2v.results.markdown import markdown
 from d2v.results.verdicts import answers
+from d2v.util.files import write_text
 
 SUFFIXES = ("csv", "md", "tex", "html")
 

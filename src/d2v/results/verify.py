@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from d2v import params
-from d2v.errors import UserError
+from d2v.util.errors import UserError
 
 KEY = ["row", "column", "metric", "split", "kind"]
 SHOWN = ["value", "stderr", "n", "runs"]
@@ -58,7 +58,7 @@ def verify(experiment: params.Experiment, results: Path) -> Report:
 
 
 def _run(path: Path, report: Report) -> Iterator[str]:
-    from d2v.predictions import score
+    from d2v.evaluation.predictions import score
 
     try:
         stored: dict[str, dict[str, Any]] = json.loads(path.read_text("utf-8"))["metrics"]

@@ -16,7 +16,7 @@ SIDE, SPACE = 108, 14  # of a picture and between two, in pixels
 
 
 def attention(name: str, found: dict[str, Any]) -> Chart:
-    """The last block's attention, mean over heads, from one masked position (d2v.showcase)."""
+    """The last block's attention, mean over heads, from one masked position."""
     place = f"{svg.slug(name)}-attention"
     title = f"{name.removeprefix('pretrain/')}: example {found['example']}"
     if found["image"] is None:

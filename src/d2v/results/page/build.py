@@ -9,8 +9,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from d2v import runs
-from d2v.files import write_text
+from d2v.experiment import runs
 from d2v.params import Experiment
 from d2v.results import html, verdicts
 from d2v.results.cells import Table
@@ -22,6 +21,7 @@ from d2v.results.page.curves import curves
 from d2v.results.page.forest import forests
 from d2v.results.page.svg import Chart, glyph
 from d2v.results.wording import SHORT, TITLES, number
+from d2v.util.files import write_text
 
 KINDS = {"pretrain": "pre-training", "select": "trial", "finetune": "fine-tuning"}
 OPEN = 2  # groups of learning curves that are unfolded

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from d2v.metrics import METRICS
+from d2v.evaluation.metrics import METRICS
 from d2v.results.cells import AVERAGE, OURS, SCRATCH, Column, Table
 from d2v.results.layout import scores
 from d2v.results.page import svg

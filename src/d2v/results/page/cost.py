@@ -23,7 +23,7 @@ class Cost:
 
 def rows(experiment: Experiment, found: Sequence[Record]) -> list[Cost]:
     """A line for the runs of each name, and the sum of all."""
-    from d2v import plan
+    from d2v.jobs import plan
 
     speed = plan.speed_of("h100", 0.4, None)
     operations = {job.run: job.pflop for job in plan.plan(experiment, speed)}

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from d2v.metrics import METRICS
+from d2v.evaluation.metrics import METRICS
 from d2v.results.page import svg
 from d2v.results.page.records import Record
 from d2v.results.page.svg import WIDTH, Chart, Scale, fitted

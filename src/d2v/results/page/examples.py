@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from d2v import runs
 from d2v.data.sentences import sentences
-from d2v.errors import UserError
-from d2v.files import read_json
+from d2v.evaluation.predictions import Prediction, read_predictions
+from d2v.experiment import runs
 from d2v.params import Experiment
-from d2v.predictions import Prediction, read_predictions
+from d2v.util.errors import UserError
+from d2v.util.files import read_json
 
 SHOWN = 5
 
@@ -83,7 +83,7 @@ def collect(experiment: Experiment, results: Path) -> list[Shown]:
 
 
 def looks(experiment: Experiment, results: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What attention sees (d2v.showcase), of the first seed of each pre-training that has it."""
+    """What attention sees, of the first seed of each pre-training that has it."""
     for run in runs.pretrain_runs(experiment):
         found = read_json(results / "runs" / run.id / "attention.json")
         if found is not None and run.seed == experiment.pretrain[run.name].seeds[0]:

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from d2v import runs
+from d2v.experiment import runs
 from d2v.params import Experiment
 
 POINTS = 250  # of a curve

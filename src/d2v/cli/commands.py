@@ -1,0 +1,232 @@
+"""`d2v`: one command for data, runs and tables. Heavy imports wait until they are needed."""
+
+import argparse
+import errno
+import importlib
+import io
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from d2v.util.errors import UserError
+
+if TYPE_CHECKING:
+    from d2v.params import Experiment
+
+EXPERIMENT = Path("params/mini.yaml")
+# commands with a command line of their own: module with main(argv) or [:function], what it does
+OWN = {
+    "fetch": ("d2v.data.fetch.fetch", "get raw sources: of the miniature, or an official set"),
+    "layout": ("d2v.data.mini.mini", "write a miniature set in its official on-disk layout"),
+    "prepare": ("d2v.cli.prepare", "turn an official layout into shards"),
+    "plan": ("d2v.cli.plan", "what an experiment costs: updates, FLOP, GPU-hours, disk"),
+    "data": ("d2v.data.dvc", "fetch, and bring prepared sets up to date with DVC"),
+    "convert": ("d2v.interop.convert", "write a checkpoint of any known format in another one"),
+    "features": ("d2v.cli.inference:features_main", "write hidden states and logits of inputs"),
+    "transcribe": ("d2v.cli.inference:transcribe_main", "print what is said in audio files"),
+    "verify": ("d2v.results.verify", "compute every number again from the stored predictions"),
+    "compare": ("d2v.results.compare", "two runs on the same examples: difference, interval, p"),
+    "classify": ("d2v.cli.inference:classify_main", "print the class of files or texts"),
+}
+
+MENDED_BY = {
+    errno.EROFS: "; d2v writes work/, results/ and what -o names: give it a disk it may write",
+    errno.EACCES: "; ask for the right to it, or work in a folder of your own",
+    errno.EPERM: "; ask for the right to it, or work in a folder of your own",
+    errno.ENOSPC: "; make room on that disk",
+    errno.EDQUOT: "; make room in your quota",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """Command line of `d2v`."""
+    top = argparse.ArgumentParser(prog="d2v", description=__doc__.split(". ")[0] + ".")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (_, text) in OWN.items():
+        own = commands.add_parser(name, help=text, add_help=False)
+        own.add_argument("rest", nargs="*")
+
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument(
+            "--params",
+            type=Path,
+            default=EXPERIMENT,
+            metavar="FILE",
+            help="parameters of the experiment (default: %(default)s)",
+        )
+        return command
+
+    add("check", "check a parameter file and count its runs")
+    reproduce = add("reproduce", "run the whole workflow of an experiment and print its tables")
+    reproduce.add_argument("--cores", default="all", help="cores to use (default: all)")
+    run = add("run", "carry out one run as a job, or attach to its job")
+    run.add_argument("run", metavar="RUN", help="for example pretrain/vision/seed0")
+    run.add_argument(
+        "--launch",
+        choices=("local", "slurm", "debug"),
+        default="local",
+        help="local: a job here that outlives this command; slurm: a job of the cluster, as"
+        " params/cluster.yaml says; debug: in this process",
+    )
+    grid_choice = add("select", "choose a task's setting from the finished points of its grid")
+    grid_choice.add_argument("task", metavar="TASK", help="name under finetune:")
+    add("tables", "build the tables from all metrics and print them")
+    status = add("status", "show every run of the experiment")
+    status.add_argument(
+        "--watch",
+        nargs="?",
+        type=float,
+        const=10.0,
+        metavar="SECONDS",
+        help="show it again every so many seconds (default: 10) until all runs have ended",
+    )
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `d2v`; returns the exit code.
+
+    What the user can mend is one line on standard error; D2V_DEBUG=1 shows where it was raised.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        if words and words[0] in OWN:
+            module, _, function = OWN[words[0]][0].partition(":")
+            getattr(importlib.import_module(module), function or "main")(words[1:])
+            return 0
+        args = parser().parse_args(words)
+        return COMMANDS[args.command](args) or 0
+    except UserError as error:
+        if os.environ.get("D2V_DEBUG"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("cancelled", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `d2v status | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
+    except OSError as error:
+        if os.environ.get("D2V_DEBUG") or error.errno is None:
+            raise
+        print(f"error: {_of_disk(error)}", file=sys.stderr)
+        return 2
+
+
+def _of_disk(error: OSError) -> str:
+    """What a file system refuses, in one line: the file, why, and what to do about it."""
+    file = error.filename if error.filename2 is None else error.filename2
+    where = "" if file is None else f"{os.fsdecode(file) if isinstance(file, bytes) else file}: "
+    return f"{where}{error.strerror}{MENDED_BY.get(error.errno or 0, '')}"
+
+
+def _check(args: argparse.Namespace) -> None:
+    from d2v import params
+    from d2v.experiment import runs
+    from d2v.params import prepared
+
+    experiment = params.load(args.params)
+    prepared.check(experiment, args.params, runs.all_datasets(experiment))
+    params.check_stages(experiment)
+    found = runs.all_runs(experiment)
+    counts = {
+        kind: sum(r.kind == kind for r in found)
+        for kind in ("pretrain", "select", "finetune", "decode")
+    }
+    print(
+        f"{args.params}: valid; " + ", ".join(f"{n} {kind}" for kind, n in counts.items()) + " runs"
+    )
+
+
+def _check_place(experiment: "Experiment") -> None:
+    """Raise UserError where neither the project nor anything of the experiment is.
+
+    Else work/ and results/ would be left in some folder, and data be missing there.
+    """
+    from d2v.experiment import runs
+
+    prepared = Path(experiment.prepared)
+    signs = [Path("Snakefile"), runs.RESULTS / experiment.name, runs.WORK / experiment.name]
+    if not any(path.exists() for path in [*signs, *([] if prepared.is_absolute() else [prepared])]):
+        raise UserError(
+            f"{Path.cwd()}: neither a Snakefile nor {prepared}, results/{experiment.name} or"
+            f" work/{experiment.name} is here; run d2v in the folder of the project"
+        )
+
+
+def _reproduce(args: argparse.Namespace) -> int:
+    from d2v.cli import reproduce
+
+    if not Path("Snakefile").is_file():
+        raise UserError(f"{Path.cwd()}: no Snakefile here; run d2v in the folder of the project")
+    return reproduce.reproduce(args.params, args.cores)
+
+
+def _run(args: argparse.Namespace) -> None:
+    from d2v import params
+    from d2v.jobs import launch
+
+    _check_place(params.load(args.params))
+    launch.run(args.params, args.run, args.launch)
+
+
+def _select(args: argparse.Namespace) -> None:
+    from d2v import params
+    from d2v.experiment import grid_choice
+
+    experiment = params.load(args.params)
+    _check_place(experiment)
+    grid_choice.choose(experiment, args.task)
+
+
+def _tables(args: argparse.Namespace) -> None:
+    from d2v import params
+    from d2v.experiment import runs
+    from d2v.results import summary, tables
+    from d2v.results.page import build, records
+    from d2v.util.files import remove_file
+
+    experiment = params.load(args.params)
+    _check_place(experiment)
+    results = runs.RESULTS / experiment.name
+    found = records.collect(experiment, results, runs.WORK / experiment.name)
+    summary.write(found, results)
+    done = sum(record.finished for record in found)
+    if done < len(found):  # the mark that the workflow sets on tables of finished runs
+        remove_file(results / "tables" / runs.COMPLETE)
+    page = build.build(experiment, results, found, tables.build(experiment, results))
+    print(tables.render_console(experiment, results))
+    if done < len(found):
+        print(f"preview: {done} of {len(found)} runs are finished; `d2v reproduce` runs the others")
+    print(f"page: {page}")
+
+
+def _status(args: argparse.Namespace) -> None:
+    from d2v import params
+    from d2v.jobs import status
+
+    experiment = params.load(args.params)
+    if args.watch is not None:
+        status.watch(experiment, args.watch)
+        return
+    for line in status.lines(experiment):
+        print(line)
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
+    "check": _check,
+    "reproduce": _reproduce,
+    "run": _run,
+    "select": _select,
+    "tables": _tables,
+    "status": _status,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""`d2v features`, `d2v transcribe`, `d2v classify`: what a checkpoint says of files and texts.
+
+What imports PyTorch waits until the command line is known to be good.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from d2v import params
+from d2v.util.errors import UserError
+from d2v.util.outputs import check_new
+
+if TYPE_CHECKING:
+    from d2v.interop.inference import Features, Layers
+    from d2v.interop.module import Model
+
+
+def features_main(argv: Sequence[str] | None = None) -> None:
+    """Command line of `d2v features`."""
+    parser = _parser("features", "write hidden states and logits to a safetensors file")
+    parser.add_argument("--layers", default="all", metavar="all|K", help="0 enters the first block")
+    parser.add_argument("-o", "--out", type=Path, default=Path("features.safetensors"))
+    a = parser.parse_args(argv)
+    if a.layers != "all" and not a.layers.isdecimal():
+        raise UserError(f"--layers {a.layers}: all, or the number of one layer")
+    check_new(a.out, [a.checkpoint], ours=_is_features)
+    from d2v.data.inputs import expanded
+    from d2v.data.layout import progress
+    from d2v.interop.inference import save_features
+
+    model = _model(a)
+    total = len(expanded(model, a.inputs))
+
+    def shown(found: Iterator["Features"]) -> Iterator["Features"]:
+        return progress(found, "features", total)
+
+    layers: Layers = "all" if a.layers == "all" else int(a.layers)
+    count = save_features(model, a.inputs, a.out, layers, shown)
+    print(f"{a.out}: {count} input(s)")
+
+
+def _is_features(path: Path) -> bool:
+    """Whether `d2v features` wrote a file: a safetensors file that names its inputs."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            head = json.loads(file.read(length)) if length < path.stat().st_size else {}
+        return "inputs" in head["__metadata__"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def transcribe_main(argv: Sequence[str] | None = None) -> None:
+    """Command line of `d2v transcribe`: a line a file, name and words."""
+    parser = _parser("transcribe", "print what is said in audio files")
+    usual = params.Decode()
+    parser.add_argument("--lm", type=Path, metavar="FOLDER", help="lexicon and language model")
+    parser.add_argument("--beam", type=int, default=usual.beam)
+    parser.add_argument("--lm-weight", type=float, default=usual.lm_weight)
+    parser.add_argument("--word-score", type=float, default=usual.word_score)
+    parser.add_argument("--silence-score", type=float, default=usual.silence_score)
+    a = parser.parse_args(argv)
+    decode = usual.model_copy(
+        update={k: getattr(a, k) for k in ("beam", "lm_weight", "word_score", "silence_score")}
+    )
+    from d2v.interop.inference import transcribe
+
+    for name, words in transcribe(_model(a), a.inputs, a.lm, decode):
+        print(f"{name}\t{words}", flush=True)
+
+
+def classify_main(argv: Sequence[str] | None = None) -> None:
+    """Command line of `d2v classify`: a line an input, name, class and probability."""
+    a = _parser("classify", "print the class of files or texts").parse_args(argv)
+    from d2v.interop.inference import classify
+
+    for found in classify(_model(a), a.inputs):
+        if found.scores:
+            print(f"{found.name}\t{found.prediction}\t{max(found.scores.values()):.4f}", flush=True)
+        else:
+            print(f"{found.name}\t{found.prediction:.4f}", flush=True)
+
+
+def _parser(name: str, text: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"d2v {name}", description=text)
+    parser.add_argument("checkpoint", type=Path, metavar="CKPT", help="of any known format")
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="files; of text models, files (their lines are the inputs) or texts",
+    )
+    parser.add_argument("--device", help="default: cuda if there is one, else cpu")
+    return parser
+
+
+def _model(a: argparse.Namespace) -> "Model":
+    from d2v.interop.inference import device
+    from d2v.interop.loading import load
+
+    return load(a.checkpoint, device(a.device))

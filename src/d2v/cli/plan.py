@@ -1,0 +1,46 @@
+"""Command line of `d2v plan`."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from d2v import params
+from d2v.jobs import plan
+from d2v.results import budget
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """`d2v plan [FILE]`."""
+    parser = argparse.ArgumentParser(
+        prog="d2v plan", description="what an experiment costs, before anything is started"
+    )
+    parser.add_argument(
+        "experiment", nargs="?", type=Path, default=Path("params/mini.yaml"), metavar="FILE",
+        help="parameters of the experiment (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--device", default="h100", help=f"one of {', '.join(plan.PEAK)}")
+    parser.add_argument(
+        "--utilisation", default=str(plan.USUAL), metavar="SHARE",
+        help="share of the device's rate of matrix products that training reaches: a number, or"
+        " one a modality, vision=0.5,text=0.45,speech=0.4 (default: %(default)s of each)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--measured", type=Path, metavar="FILE",
+        help="result of a benchmark (benchmarks/results/*.json), in place of both",
+    )  # fmt: skip
+    parser.add_argument(
+        "--only", nargs="+", metavar="RUN",
+        help="runs to plan, in place of all: pretrain/text-base, 'finetune/*'",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="every run, for programs")
+    args = parser.parse_args(argv)
+    utilisation = plan.shares(args.utilisation)
+    experiment = params.load(args.experiment)
+    speed = plan.speed_of(args.device, utilisation, args.measured)
+    jobs = plan.plan(experiment, speed)
+    if args.only:
+        jobs = plan.chosen(jobs, args.only)
+    if args.json:
+        print(plan.as_json(jobs, speed))
+        return
+    print(budget.report(experiment, jobs, speed))

@@ -1,0 +1,256 @@
+"""`d2v prepare`: official on-disk layouts to shards, tokenizer and language model.
+
+Every command reads one source, checks all of it, and writes one folder: whole, or not at all.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from d2v.util.errors import UserError
+from d2v.util.outputs import check_folder
+
+
+def parser() -> argparse.ArgumentParser:
+    """Command line of `d2v prepare`."""
+    top = argparse.ArgumentParser(prog="d2v prepare", description=__doc__.split("\n")[0])
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    images = _command(commands, "imagefolder", "SPLIT/CLASS/NAME.JPEG: images and their classes")
+    images.add_argument("source", type=Path, metavar="SRC", help="folder of split folders")
+
+    imagenet = _command(commands, "imagenet", "ImageNet-1K: the official archives, or extracted")
+    imagenet.add_argument("source", type=Path, metavar="SRC", help="folder that holds them")
+
+    speech = _command(commands, "librispeech", "SPLIT/SPEAKER/CHAPTER/*.flac with .trans.txt")
+    speech.add_argument("source", type=Path, metavar="SRC", help="folder of split folders")
+
+    for command in (images, speech):
+        command.add_argument(
+            "--splits", nargs="+", metavar="SPLIT", help="split folders (default: all but lists)"
+        )
+
+    speech.add_argument(
+        "--limited",
+        type=Path,
+        metavar="DIR",
+        help="Libri-light's librispeech_finetuning: writes the lists 10min, 1h, 10h",
+    )
+    light = _command(commands, "librilight", "Libri-light: unlabelled speech, without its pauses")
+    light.add_argument("source", type=Path, metavar="SRC", help="folder of small, medium, large")
+    light.add_argument(
+        "--seconds", type=float, default=30.0, metavar="S", help="longest piece (default: 30)"
+    )
+    for command, what in ((speech, "numbers of utterances"), (light, "hours of its subsets")):
+        command.add_argument(
+            "--official", action="store_true", help=f"compare with the official {what}"
+        )
+    for command in (imagenet, speech, light):
+        command.add_argument(
+            "--allow-partial", action="store_true", help="go on if not all of the set is there"
+        )
+
+    for command in (images, imagenet, speech):
+        command.add_argument(
+            "--headers",
+            action="store_true",
+            help="decode nothing: check headers and ends of files, know no colours or levels",
+        )
+    for command in (speech, light):
+        command.add_argument(
+            "--pcm",
+            action="store_true",
+            help="write bare 16-bit samples: no decoder when training, about twice the space",
+        )
+
+    sounds = _command(commands, "audioset", "AudioSet: segment lists and 16 kHz clips")
+    sounds.add_argument("source", type=Path, metavar="SRC", help="folder of the lists and clips/")
+    sounds.add_argument(
+        "--most-missing",
+        type=float,
+        default=0.2,
+        metavar="SHARE",
+        help="of a list's clips that may be missing (default: 0.2)",
+    )
+    for command in (images, imagenet, speech, light, sounds):
+        _add_workers(command)
+
+    _add_text(commands)
+
+    lm = _command(commands, "lm", "lexicon and n-gram model of a split's transcripts")
+    lm.add_argument("source", type=Path, metavar="LIBRISPEECH_SPLIT", help="one split folder")
+    lm.add_argument("--order", type=int, required=True, metavar="N", help="longest n-gram, words")
+
+    official = _command(commands, "official-lm", "the official 4-gram model and lexicon")
+    official.add_argument(
+        "source", type=Path, metavar="SRC", help="folder of both (openslr.org/11)"
+    )
+    return top
+
+
+def _add_text(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    tokenizer = _command(commands, "tokenizer", "train a sentencepiece BPE model")
+    corpus = _command(commands, "corpus", "plain text to blocks of tokens")
+    for command in (tokenizer, corpus):
+        command.add_argument(
+            "source",
+            type=Path,
+            metavar="CORPUS",
+            help="folder of *.txt (one sentence or paragraph a line, blank line between documents)"
+            " or *.jsonl (a document a line), also as .gz",
+        )
+        command.add_argument(
+            "--field", default="text", metavar="KEY", help="text in a JSON line (default: text)"
+        )
+    tokenizer.add_argument(
+        "--vocab-size", type=int, required=True, metavar="N", help="ids, with the 5 special ones"
+    )
+    tokenizer.add_argument(
+        "--sentences",
+        type=int,
+        metavar="N",
+        help="train on N lines at most, drawn evenly (default: 4 million)",
+    )
+    tokenizer.add_argument("--cased", action="store_true", help="keep upper case")
+    tokenizer.add_argument(
+        "--byte-fallback",
+        action="store_true",
+        help="spell rare characters in bytes, for text of many scripts (default: all have ids)",
+    )
+    corpus.add_argument(
+        "--block", type=int, required=True, metavar="N", help="most tokens, with <s> and </s>"
+    )
+
+    glue = _command(commands, "glue", "TSV files of a GLUE task")
+    glue.add_argument(
+        "task", metavar="TASK", help="CoLA, MNLI, MRPC, QNLI, QQP, RTE, SST-2 or STS-B"
+    )
+    glue.add_argument("source", type=Path, metavar="SRC", help="folder of the TSV files")
+    glue.add_argument("--official", action="store_true", help="compare with GLUE's numbers of rows")
+    glue.add_argument(
+        "--allow-partial", action="store_true", help="go on if not all of the set is there"
+    )
+    for command in (corpus, glue):
+        command.add_argument(
+            "--tokenizer",
+            type=Path,
+            required=True,
+            metavar="T",
+            help="folder made by `d2v prepare tokenizer`",
+        )
+        _add_workers(command)
+
+
+def _add_workers(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--workers", type=int, metavar="N", help="processes (default: one for each core)"
+    )
+
+
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, help: str
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=help, description=help)
+    command.add_argument(
+        "-o", "--out", type=Path, required=True, metavar="OUT", help="folder to write"
+    )
+    return command
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run `d2v prepare COMMAND ...`.
+
+    Raises UserError naming the file (and line) at fault, or an OUT that d2v did not write; then
+    nothing is written.
+    """
+    args = parser().parse_args(argv)
+    read = (args.source, getattr(args, "tokenizer", None), getattr(args, "limited", None))
+    check_folder(args.out, read)  # before hours of reading
+    if args.command == "imagefolder":
+        from d2v.data.readers.imagefolder import prepare_imagefolder
+
+        prepare_imagefolder(args.source, args.out, args.splits, args.workers, headers=args.headers)
+    elif args.command == "imagenet":
+        from d2v.data.readers.imagenet import prepare_imagenet
+
+        prepare_imagenet(
+            args.source, args.out, args.workers, args.allow_partial, headers=args.headers
+        )
+    elif args.command == "librispeech":
+        if args.pcm and args.headers:
+            raise UserError("--pcm decodes every file: leave out --headers")
+        from d2v.data.readers.librispeech import prepare_librispeech
+
+        prepare_librispeech(
+            args.source,
+            args.out,
+            args.splits,
+            args.workers,
+            limited=args.limited,
+            official=args.official,
+            allow_partial=args.allow_partial,
+            headers=args.headers,
+            pcm=args.pcm,
+        )
+    elif args.command == "librilight":
+        from d2v.data.readers.librilight import prepare_librilight
+
+        prepare_librilight(
+            args.source,
+            args.out,
+            args.seconds,
+            args.workers,
+            official=args.official,
+            allow_partial=args.allow_partial,
+            pcm=args.pcm,
+        )
+    elif args.command == "audioset":
+        from d2v.data.readers.audioset import prepare_audioset
+
+        prepare_audioset(args.source, args.out, args.workers, args.most_missing)
+    elif args.command == "official-lm":
+        from d2v.data.readers.language_model import prepare_official_lm
+
+        opened: Callable[[Path], object] | None = None
+        if find_spec("flashlight"):  # which reads KenLM's binaries
+            from d2v.evaluation.ctc import Language
+
+            opened = Language
+        prepare_official_lm(args.source, args.out, opened)
+    elif args.command == "tokenizer":
+        from d2v.data.tokenizer import SAMPLE, prepare_tokenizer
+
+        prepare_tokenizer(
+            args.source,
+            args.out,
+            args.vocab_size,
+            field=args.field,
+            most=SAMPLE if args.sentences is None else args.sentences,
+            cased=args.cased,
+            byte_fallback=args.byte_fallback,
+        )
+    elif args.command == "corpus":
+        from d2v.data.readers.corpus import prepare_corpus
+
+        prepare_corpus(args.source, args.tokenizer, args.out, args.block, args.field, args.workers)
+    elif args.command == "glue":
+        from d2v.data.readers.glue import prepare_glue
+
+        prepare_glue(
+            args.task,
+            args.source,
+            args.tokenizer,
+            args.out,
+            args.workers,
+            official=args.official,
+            allow_partial=args.allow_partial,
+        )
+    else:
+        from d2v.data.readers.librispeech import prepare_lm
+
+        prepare_lm(args.source, args.out, args.order)
+
+
+if __name__ == "__main__":
+    main()

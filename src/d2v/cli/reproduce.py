@@ -1,0 +1,62 @@
+"""`d2v reproduce`: the whole workflow of an experiment, then its tables and what it cost."""
+
+import resource
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+from d2v import params
+from d2v.experiment import runs
+from d2v.params import prepared
+from d2v.util import locks
+from d2v.util.files import read_json
+
+PROFILE = Path("workflow/profiles/local")
+
+
+def reproduce(experiment_path: Path, cores: str) -> int:
+    """Run what is missing or out of date; print tables, folders, time and memory.
+
+    Returns Snakemake's exit code. Raises UserError before anything runs when the parameters are
+    wrong.
+    """
+    started = time.perf_counter()
+    experiment = params.load(experiment_path)
+    prepared.check(experiment, experiment_path, runs.all_datasets(experiment))
+    params.check_stages(experiment)
+    # one whose caller was killed goes on by itself; the claim passes to Snakemake for the same case
+    locks.claim(Path(".snakemake"), wait=True)
+    command = [sys.executable, "-m", "snakemake", "--profile", str(PROFILE), "--cores", cores]
+    command += ["--config", f"experiment={experiment_path}"]
+    code = subprocess.run(command, pass_fds=locks.claimed()).returncode
+    if code:
+        print(
+            "The workflow stopped; what is done is kept. Mend what the error above says, and run"
+            " the same command again: it goes on from there.",
+            file=sys.stderr,
+        )
+        return code
+    from d2v.results import tables
+
+    results = runs.RESULTS / experiment.name
+    print(tables.render_console(experiment, results))
+    print(f"\n{_cost(experiment, time.perf_counter() - started)}")
+    print(f"page {results / 'index.html'}  tables {results / 'tables'}/")
+    print(f"runs {results / 'runs'}/  logs {runs.WORK}/")
+    return 0
+
+
+def _cost(experiment: params.Experiment, seconds: float) -> str:
+    """This time's duration, and the sum and the peak over all runs."""
+    found = [read_json(runs.metrics_path(experiment, run)) for run in runs.all_runs(experiment)]
+    told = [metrics["provenance"] for metrics in found if metrics]
+    spent = timedelta(seconds=round(sum(p["wall_s"] for p in told)))
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    other = children / (2**20 if sys.platform == "darwin" else 2**10)
+    largest = max([other, *(p["peak_mib"] or 0 for p in told)])
+    return (
+        f"{timedelta(seconds=round(seconds))} now; {len(told)} runs took {spent} in all;"
+        f" largest process {largest:.0f} MiB"
+    )

@@ -1,0 +1,1 @@
+"""The miniature's data sets, made from small open packages."""

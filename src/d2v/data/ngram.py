@@ -1,0 +1,134 @@
+"""Word n-gram language models in ARPA format, with interpolated Witten-Bell smoothing.
+
+    P(w | h) = (c(h w) + t(h) P(w | h')) / (c(h) + t(h))
+
+with c the counts, t(h) the number of different words seen after h, and h' the history h without
+its first word; below the unigrams stands the uniform distribution (Witten and Bell, 1991, method
+C; Chen and Goodman, 1998, section 2.4). Chosen over Kneser-Ney because its weights are defined for
+every corpus: the counts of counts that Kneser-Ney needs vanish for a vocabulary of ten digits.
+"""
+
+import math
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+from d2v.util.errors import UserError
+from d2v.util.files import whole
+
+START, END, UNKNOWN = "<s>", "</s>", "<unk>"
+NEVER = -99.0  # log10 probability of a start, which is never predicted (ARPA convention)
+
+Gram = tuple[str, ...]
+
+
+def write_arpa(sentences: Iterable[str], order: int, path: str | Path) -> None:
+    """Estimate an n-gram model of sentences (words between blanks) and write it as ARPA.
+
+    The file depends on the sentences' counts only. Orders beyond the longest sentence are left
+    out. Raises UserError for an order below 2 (KenLM reads none), no words, or a reserved word.
+    """
+    if order < 2:
+        raise UserError(f"an n-gram order of at least 2 is needed, got {order}")
+    counts = _count(sentences, order)
+    log_probs, backoffs = _estimate(counts)
+    with whole(Path(path)) as draft, draft.open("w", encoding="utf-8", newline="\n") as file:
+        file.write("\\data\\\n")
+        for n, grams in enumerate(log_probs, start=1):
+            file.write(f"ngram {n}={len(grams)}\n")
+        for n, grams in enumerate(log_probs, start=1):
+            file.write(f"\n\\{n}-grams:\n")
+            for gram in sorted(grams):
+                backoff = f"\t{backoffs[gram]:.7f}" if n < len(log_probs) else ""
+                file.write(f"{grams[gram]:.7f}\t{' '.join(gram)}{backoff}\n")
+        file.write("\n\\end\\\n")
+
+
+def _count(sentences: Iterable[str], order: int) -> list[Counter[Gram]]:
+    """Counts of the n-grams of each length 1..order; the start counts as history only."""
+    counts: list[Counter[Gram]] = [Counter() for _ in range(order)]
+    for number, sentence in enumerate(sentences, start=1):
+        words = sentence.split()
+        for reserved in (START, END, UNKNOWN):
+            if reserved in words:
+                raise UserError(f"sentence {number} has the reserved word {reserved}; remove it")
+        padded = (START, *words, END)
+        for n in range(1, order + 1):
+            first = 1 if n == 1 else 0  # the start itself is no event
+            for i in range(first, len(padded) - n + 1):
+                counts[n - 1][padded[i : i + n]] += 1
+    if len(counts[0]) < 2:
+        raise UserError("the language model's text has no words")
+    return [grams for grams in counts if grams]
+
+
+def _estimate(counts: list[Counter[Gram]]) -> tuple[list[dict[Gram, float]], dict[Gram, float]]:
+    """log10 P(w | h) of each seen n-gram, by length; log10 back-off weight of every n-gram.
+
+    What an unseen word gets after h is weight(h) P(w | h'), so that the interpolated model has the
+    back-off form of ARPA exactly.
+    """
+    totals: defaultdict[Gram, int] = defaultdict(int)  # c(h)
+    types: defaultdict[Gram, int] = defaultdict(int)  # t(h)
+    for grams in counts:
+        for gram, count in grams.items():
+            totals[gram[:-1]] += count
+            types[gram[:-1]] += 1
+    weight = {h: types[h] / (totals[h] + types[h]) for h in totals}
+    uniform = 1 / (len(counts[0]) + 1)  # over all words, the end, and the unknown word
+    probs: dict[Gram, float] = {(UNKNOWN,): weight[()] * uniform}
+    for grams in counts:
+        for gram, count in grams.items():
+            history = gram[:-1]
+            below = probs[gram[1:]] if history else uniform
+            probs[gram] = count / (totals[history] + types[history]) + weight[history] * below
+    by_length: list[dict[Gram, float]] = [{} for _ in counts]
+    for gram, prob in probs.items():
+        by_length[len(gram) - 1][gram] = math.log10(prob)
+    by_length[0][(START,)] = NEVER
+    # a history never continued (it ends in </s> or is unknown) hands everything down: weight 1
+    backoffs = {g: math.log10(weight.get(g, 1.0)) for grams in by_length for g in grams}
+    return by_length, backoffs
+
+
+def unigrams(path: Path) -> set[str]:
+    """Words of an ARPA file, without those in angle brackets.
+
+    Raises UserError when its list of unigrams is missing or not UTF-8.
+    """
+    found: set[str] = set()
+    inside = False
+    try:
+        with path.open(encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("\\"):
+                    if inside:
+                        break
+                    inside = line.strip() == "\\1-grams:"
+                elif inside and len(fields := line.split()) > 1:
+                    found.add(fields[1])
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a UTF-8 file ({error.reason})") from None
+    if not inside:
+        raise UserError(f"{path}: no list \\1-grams: in it, which an ARPA file has")
+    return found - {START, END, UNKNOWN}
+
+
+def report_known(model: Path, known: Collection[str], words: Collection[str]) -> None:
+    """Print on stderr the share of the lexicon's `words` that a language model knows.
+
+    Raises UserError when it knows none: then every word would have the same score.
+    """
+    count = sum(word in known for word in words)
+    if not count:
+        raise UserError(
+            f"{model}: the language model knows none of the lexicon's {len(words):,} words (such as"
+            f" {min(words)}); use a model of upper-case words, or another lexicon"
+        )
+    print(
+        f"{model}: the language model knows {count:,} of the lexicon's {len(words):,} words"
+        f" ({100 * count / len(words):.1f} %)",
+        file=sys.stderr,
+        flush=True,
+    )

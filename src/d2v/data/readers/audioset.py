@@ -1,0 +1,199 @@
+"""AudioSet's segment lists, and 16 kHz clips, to shards.
+
+    SRC/class_labels_indices.csv                                number, id and name of each class
+    SRC/{balanced_train,unbalanced_train,eval}_segments.csv     YTID, start, end, "id,id,..."
+    SRC/clips/**/YTID.flac or .wav                              also as YYTID or YTID_START
+
+Clips vanish from the web: those that are not there are counted and said, not refused.
+"""
+
+import csv
+import io
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from d2v.data.layout import lines
+from d2v.data.shards import write_meta, written_whole
+from d2v.data.sound import RATE, check_finite, check_length, decode, level_columns
+from d2v.data.walk import walk, warn_unused
+from d2v.data.writing import Columns, Example, write_split
+from d2v.util.errors import UserError, quoted
+
+SPLITS = {
+    "unbalanced": "unbalanced_train_segments.csv",
+    "balanced": "balanced_train_segments.csv",
+    "eval": "eval_segments.csv",
+}
+CLASSES = "class_labels_indices.csv"
+Clip = tuple[Path, str, str]  # file, id, numbers of its classes
+FLOATS = ("FLOAT", "DOUBLE")  # WAV files of samples from -1 to 1
+
+
+def prepare_audioset(
+    source: Path, out: Path, workers: int | None = None, most_missing: float = 0.2
+) -> None:
+    """Write the clips as FLAC, with their levels and the numbers of their classes ("3,17").
+
+    meta.json gets the names of the classes and how many clips of each list are missing.
+
+    Raises UserError naming the file (and line): missing list, list that is cut off, broken line,
+    unknown class, clip listed twice, no clip of a list or more than the share `most_missing` not
+    there, broken audio, other rate than 16 kHz, more than one channel.
+    """
+    names, numbers = _classes(source / CLASSES)
+    folder = source / "clips"
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; the clips (16 kHz, mono) belong there")
+    files = _files(folder)
+    lists = {split: _segments(source / file, numbers) for split, file in SPLITS.items()}
+    splits: dict[str, dict[str, int]] = {}
+    found = {
+        split: [(name, _find(files, name, start), labels) for name, start, labels in segments]
+        for split, segments in lists.items()
+    }
+    used = {path for clips in found.values() for _, path, _ in clips}
+    warn_unused(folder, set(files.values()) - used, "in none of the lists")
+    with written_whole(out) as temporary:
+        for split, segments in found.items():
+            clips = [
+                (Path(path), name, labels) for name, path, labels in segments if path is not None
+            ]
+            missing = len(segments) - len(clips)
+            _judge(source / SPLITS[split], missing, len(segments), most_missing)
+            shards, _ = write_split(
+                temporary / split,
+                clips,
+                _example,
+                sizes=[path.stat().st_size for path, *_ in clips],
+                label=split,
+                workers=workers,
+            )
+            samples = int(shards.numbers("samples").sum())
+            splits[split] = {"examples": len(shards), "samples": samples, "missing": missing}
+        write_meta(
+            temporary,
+            dataset=out.name,
+            kind="audioset",
+            source=source.as_posix(),
+            splits=splits,
+            classes=names,
+            rate=RATE,
+        )
+
+
+def _example(clip: Clip) -> Iterator[Example]:
+    path, name, labels = clip
+    payload = path.read_bytes()
+    if path.suffix == ".wav":
+        payload = _as_flac(payload, path)
+    columns: Columns = {"id": name, "labels": labels}
+    yield Example(payload, columns | level_columns(decode(payload, path)))
+
+
+def _as_flac(payload: bytes, path: Path) -> bytes:
+    """A WAV file of any format as FLAC with 16 bits."""
+    check_length(payload, path)
+    try:
+        with soundfile.SoundFile(io.BytesIO(payload)) as file:
+            rate, floats = file.samplerate, file.subtype in FLOATS
+            wave = file.read(dtype="float64" if floats else "int16")
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise UserError(f"{path}: corrupt audio ({error}); replace or remove it") from None
+    if floats:  # read as integers, samples from -1 to 1 would all be 0
+        check_finite(wave, path)
+        wave = np.clip(np.rint(wave * 2**15), -(2**15), 2**15 - 1).astype(np.int16)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, wave, rate, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def _files(folder: Path) -> dict[str, str]:
+    """Paths of the sound files below a folder by their names; texts, as there may be millions."""
+    found: dict[str, str] = {}
+    others, double = [], []
+    tree = walk(folder)
+    for path in tree.files:
+        stem, suffix = os.path.splitext(os.path.basename(path))
+        if suffix not in (".flac", ".wav"):
+            others.append(path)
+            continue
+        if stem in found:
+            double.append(found[stem])
+        found[stem] = path
+    warn_unused(folder, others, "neither .flac nor .wav")
+    warn_unused(folder, double, "another file has the same name")
+    warn_unused(folder, tree.dangling, "links whose targets do not exist")
+    warn_unused(folder, tree.repeated, "links to folders that are read already")
+    return found
+
+
+def _classes(path: Path) -> tuple[list[str], dict[str, str]]:
+    """Names of the classes in the order of their numbers, and numbers by id."""
+    try:
+        rows = list(csv.DictReader(line for _, line in lines(path)))
+        numbers = {row["mid"]: str(int(row["index"])) for row in rows}
+        names = [row["display_name"] for row in rows]
+    except (KeyError, TypeError, ValueError, csv.Error):
+        raise UserError(f"{path}:1: columns index, mid and display_name are expected") from None
+    if not rows or list(numbers.values()) != [str(n) for n in range(len(rows))]:
+        raise UserError(f"{path}: the classes are not numbered 0, 1, 2, ...")
+    return names, numbers
+
+
+def _segments(path: Path, numbers: dict[str, str]) -> list[tuple[str, str, str]]:
+    """Name, start in seconds and numbers of the classes of each line."""
+    found: dict[str, tuple[str, str, str]] = {}
+    declared = None
+    for number, line in lines(path):
+        if line.startswith("#") and (told := re.search(r"num_segs=(\d+)", line)):
+            declared = int(told[1])
+        if not line.strip() or line.startswith("#"):
+            continue
+        row = _cells(line)
+        if len(row) != 4:
+            raise UserError(f'{path}:{number}: YTID, start, end and "classes" are expected')
+        ids = row[3].split(",")
+        if unknown := [i for i in ids if i not in numbers]:
+            raise UserError(f"{path}:{number}: {quoted(unknown[0])} is no class of {CLASSES}")
+        if row[0] in found:
+            raise UserError(f"{path}:{number}: {row[0][:60]} is listed twice")
+        labels = ",".join(map(str, sorted({int(numbers[i]) for i in ids})))
+        found[row[0]] = row[0], row[1].removesuffix(".000"), labels
+    if not found:
+        raise UserError(f"{path}: no segments in it")
+    if declared is not None and declared != len(found):
+        raise UserError(
+            f"{path}: {len(found):,} segments, but its head says num_segs={declared:,}; get the"
+            " whole list"
+        )
+    return list(found.values())
+
+
+def _cells(line: str) -> list[str]:
+    """The cells of a line; none if a quotation mark or an overlong cell spoils it."""
+    try:
+        return next(csv.reader([line], skipinitialspace=True))
+    except csv.Error:
+        return []
+
+
+def _find(files: dict[str, str], name: str, start: str) -> str | None:
+    return next((files[n] for n in (name, f"Y{name}", f"{name}_{start}") if n in files), None)
+
+
+def _judge(path: Path, missing: int, total: int, most: float) -> None:
+    """Say how many clips of a list are not there; raises UserError if they are too many or all."""
+    if not missing:
+        return
+    text = f"{path}: {missing:,} of {total:,} clips are not there"
+    if missing == total:
+        raise UserError(f"{text}; put them into clips/, called YTID.flac or YTID.wav")
+    if missing > most * total:
+        raise UserError(f"{text}; get more of them, or allow it with --most-missing SHARE")
+    print(f"warning: {text}", file=sys.stderr)

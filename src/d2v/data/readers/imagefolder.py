@@ -1,0 +1,212 @@
+"""ImageFolder trees (ImageNet's layout) to shards: SPLIT/CLASS/NAME.JPEG and lists/*.txt."""
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from d2v.data.layout import copy_lists, split_folders, subfolders, visible_files
+from d2v.data.pixels import as_rgb, check_mode
+from d2v.data.shards import write_meta, written_whole
+from d2v.data.walk import refuse_twice, warn_unused
+from d2v.data.writing import Columns, Example, Written, write_split
+from d2v.util.errors import UserError
+
+SUFFIXES = {".jpeg", ".jpg", ".png"}
+ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}  # what the last bytes of a whole file hold
+LAST = 1024
+
+
+def prepare_imagefolder(
+    source: Path,
+    out: Path,
+    splits: Sequence[str] | None = None,
+    workers: int | None = None,
+    *,
+    headers: bool = False,
+) -> None:
+    """Write shards of the image files as they are; the id of an example is CLASS/NAME.
+
+    meta.json gets the sorted class names and the mean and standard deviation of red, green, blue
+    and grey over the train split (the first one if none is called train), in [0, 1]. With `headers`
+    nothing is decoded: only the two ends of a file are looked at, and no colours are counted.
+
+    Raises UserError naming the file or folder: unreadable image, other kind of file, empty class or
+    split, class that not every split knows, id twice, label list that names an absent id.
+    """
+    folders = split_folders(source, splits)
+    classes = _classes(folders)
+    label = {name: i for i, name in enumerate(classes)}
+    with written_whole(out) as temporary:
+        written = {}
+        for folder in folders:
+            files = _image_files(folder)
+            written[folder.name] = write_split(
+                temporary / folder.name,
+                [(path, label[path.parent.name]) for path in files],
+                partial(_example, headers),
+                sizes=[path.stat().st_size for path in files],
+                label=folder.name,
+                workers=workers,
+            )
+        copy_lists(source, temporary, {i for w in written.values() for i in w.shards.texts("id")})
+        write_images_meta(temporary, out.name, source, written, classes)
+
+
+def write_images_meta(
+    temporary: Path,
+    name: str,
+    source: Path,
+    written: dict[str, Written],
+    classes: list[str],
+    **entries: object,
+) -> None:
+    """Write meta.json of a set of images, with the colours of the train or the first split."""
+    colours = written.get("train") or next(iter(written.values()))
+    mean, std = (None, None) if colours.counts is None else statistics(colours.counts)
+    write_meta(
+        temporary,
+        dataset=name,
+        kind="imagefolder",
+        source=source.as_posix(),
+        splits={split: {"examples": len(w.shards)} for split, w in written.items()},
+        classes=classes,
+        mean=mean,
+        std=std,
+        **entries,
+    )
+
+
+def _example(headers: bool, item: tuple[Path, int]) -> Iterator[Example]:
+    path, label = item
+    name = f"{path.parent.name}/{path.stem}"
+    yield image_example(path.read_bytes(), name, label, path, headers)
+
+
+def image_example(
+    payload: bytes, name: str, label: int, where: Path | str, headers: bool
+) -> Example:
+    """An image file with its size and, unless only `headers` are read, histograms of its colours.
+
+    Raises UserError with `where` if the file is broken.
+    """
+    image = _unread(payload, where) if headers else picture(payload, where)
+    columns: Columns = {
+        "id": name,
+        "label": label,
+        "height": image.height,
+        "width": image.width,
+    }
+    return Example(payload, columns, None if headers else _histograms(image))
+
+
+def decode(payload: bytes | memoryview, name: Path | str) -> np.ndarray:
+    """An image file as RGB: (H, W, 3) uint8.
+
+    Raises UserError with the name if the file is broken.
+    """
+    return np.asarray(picture(payload, name))
+
+
+def picture(
+    payload: bytes | memoryview, name: Path | str, by: int = 1, *, upright: bool = False
+) -> Image.Image:
+    """An image file as RGB; a JPEG file `by` (1, 2, 4, 8) times smaller, sides rounded up.
+
+    `upright` turns it as its EXIF orientation says: inference does, preparation, training and
+    evaluation do not, as torchvision's ImageFolder does not.
+
+    Raises UserError with the name if the file is broken.
+    """
+    with _faults_of(name), Image.open(io.BytesIO(payload)) as image:
+        if by > 1:  # formats other than JPEG leave it
+            image.draft(None, (image.width // by, image.height // by))
+        return as_rgb(image, upright=upright)
+
+
+def _unread(payload: bytes, name: Path | str) -> Image.Image:
+    """An image file whose header and last bytes are there."""
+    with _faults_of(name), Image.open(io.BytesIO(payload)) as image:
+        if ENDS.get(image.format or "", b"") not in payload[-LAST:]:
+            raise OSError("its end is missing")
+        check_mode(image)
+        return image
+
+
+@contextmanager
+def _faults_of(name: Path | str) -> Iterator[None]:
+    try:
+        yield
+    except UnidentifiedImageError:
+        raise UserError(f"{name}: not a readable image; replace or remove it") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{name}: corrupt image ({error}); replace or remove it") from None
+
+
+def grey(image: np.ndarray) -> np.ndarray:
+    """Luma of an image: (H, W, 3) to (H, W), as Pillow's mode L."""
+    return np.asarray(Image.fromarray(image).convert("L"))
+
+
+def _histograms(image: Image.Image) -> np.ndarray:
+    """Counts (4, 256) of the values of red, green, blue and grey of an RGB image.
+
+    Integers, so that their sum is the same on every machine, in any order.
+    """
+    counts = image.histogram() + image.convert("L").histogram()
+    return np.array(counts, np.int64).reshape(4, 256)
+
+
+def statistics(histograms: np.ndarray) -> tuple[list[float], list[float]]:
+    """Means and standard deviations of red, green, blue and grey, in [0, 1], six places."""
+    mean, std = [], []
+    for counts in histograms.tolist():
+        pixels = sum(counts)
+        total = sum(count * value for value, count in enumerate(counts))
+        squares = sum(count * value * value for value, count in enumerate(counts))
+        mean.append(round(total / pixels / 255, 6))
+        std.append(round((squares * pixels - total * total) ** 0.5 / pixels / 255, 6))
+    return mean, std
+
+
+def _classes(folders: list[Path]) -> list[str]:
+    """Sorted class names, which all splits must share."""
+    named = {f: [c.name for c in subfolders(f)] for f in folders}
+    for folder, names in named.items():
+        if not names:
+            raise UserError(f"{folder}: an empty split: no class folders in it")
+    known = sorted(set().union(*named.values()))
+    for folder, names in named.items():
+        if missing := sorted(set(known) - set(names)):
+            raise UserError(
+                f"{folder}: no class folder {missing[0]} ({len(missing)} missing), which another"
+                " split has"
+            )
+    return known
+
+
+def _image_files(folder: Path) -> list[Path]:
+    files = []
+    warn_unused(folder, visible_files(folder), "not in the folder of a class")
+    refuse_twice(subfolders(folder))
+    for group in subfolders(folder):
+        found = visible_files(group)
+        if inner := subfolders(group):
+            raise UserError(
+                f"{inner[0]}: a folder inside the folder of a class; move its images to {group}"
+            )
+        if not found:
+            raise UserError(f"{group}: no images in it")
+        stems: set[str] = set()
+        for path in found:
+            if path.suffix.lower() not in SUFFIXES:
+                raise UserError(f"{path}: not an image file ({', '.join(sorted(SUFFIXES))})")
+            if path.stem in stems:
+                raise UserError(f"{path}: another image in {group} has the same name")
+            stems.add(path.stem)
+        files += found
+    return files

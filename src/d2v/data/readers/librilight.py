@@ -1,0 +1,202 @@
+"""Libri-light's unlabelled speech to shards, without its pauses.
+
+    SRC/{small,medium,large}/SPEAKER/BOOK/*.flac, each with a .json; or SRC/SPEAKER/BOOK/*.flac
+
+Files are up to hours long. The .json beside each says where somebody speaks. As the set's own
+cut_by_vad.py does, the pauses are left out, and what is spoken is strung together up to a longest
+length: wav2vec 2.0 (section 4.1) got 53.2 thousand hours so. Unlike there, a longer span is cut up.
+Pieces are FLAC again unless asked otherwise: equal bytes need the same version of libFLAC.
+"""
+
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+from d2v.data.readers.official import LIBRILIGHT_HOURS, check_hours
+from d2v.data.shards import write_meta, written_whole
+from d2v.data.sound import FLAC, PCM, RATE, as_pcm, decode, level_columns
+from d2v.data.walk import refuse_dangling, walk, warn_unused
+from d2v.data.writing import Columns, Example, write_split
+from d2v.util.errors import UserError
+
+SPLIT = "train"
+SHORTEST_S = 2.0  # the recipes leave out anything shorter
+SUBSETS = tuple(LIBRILIGHT_HOURS)
+DUPLICATE = "duplicate"  # which Libri-light hands out beside: of books that are in the subsets
+Span = tuple[int, int]  # first sample, and the one behind the last
+
+
+class Recording(NamedTuple):
+    """A file to be cut; its pieces are called NAME#0, NAME#1 ..."""
+
+    path: Path
+    voice: Path | None  # .json
+    name: str
+    speaker: str
+    subset: str  # empty where the tree has none
+
+
+def prepare_librilight(
+    source: Path,
+    out: Path,
+    seconds: float = 30.0,
+    workers: int | None = None,
+    *,
+    official: bool = False,
+    allow_partial: bool = False,
+    pcm: bool = False,
+) -> None:
+    """Write pieces of at most `seconds` seconds, with their levels and speakers.
+
+    They are FLAC files or, with `pcm`, bare samples, which need no decoder later.
+
+    meta.json gets the hours of each subset before cutting; `official` compares them with those of
+    Libri-light, which `allow_partial` makes a warning.
+
+    Raises UserError naming the file: broken FLAC, other rate than 16 kHz, more than one channel,
+    unreadable .json, a folder without any FLAC, a FLAC outside of a speaker's folder.
+    """
+    if seconds < SHORTEST_S:
+        raise UserError(f"--seconds {seconds:g}: pieces of less than {SHORTEST_S:g} s are left out")
+    found = recordings(source)
+    with written_whole(out) as temporary:
+        shards, counts = write_split(
+            temporary / SPLIT,
+            found,
+            partial(_pieces, seconds, pcm),
+            sizes=[recording.path.stat().st_size for recording in found],
+            label=SPLIT,
+            workers=workers,
+        )
+        if not len(shards):
+            raise UserError(f"{source}: no piece of {SHORTEST_S:g} s or more in it")
+        hours = _hours(found, counts)
+        entries = {"complete": check_hours(hours, allow_partial)} if official else {}
+        samples = int(shards.numbers("samples").sum())
+        write_meta(
+            temporary,
+            dataset=out.name,
+            kind="librispeech",
+            source=source.as_posix(),
+            splits={SPLIT: {"examples": len(shards), "samples": samples}},
+            rate=RATE,
+            encoding=PCM if pcm else FLAC,
+            seconds=seconds,
+            hours=hours,
+            **entries,
+        )
+
+
+def recordings(source: Path) -> list[Recording]:
+    """The FLAC files of the subsets, or of a tree without any; what lies beside is left out."""
+    if not source.is_dir():
+        raise UserError(f"{source}: no such folder")
+    subsets = [subset for subset in SUBSETS if (source / subset).is_dir()]
+    if subsets:
+        beside = {path for path in source.iterdir() if not path.name.startswith(".")}
+        known = {source / name for name in (*subsets, DUPLICATE)}
+        warn_unused(source, beside - known, f"beside {', '.join(subsets)}")
+    found = []
+    for subset in subsets or [""]:
+        for path in _files(source / subset):
+            parts = path.relative_to(source / subset).parts
+            if len(parts) < 2:
+                raise UserError(f"{path}: not in the folder of a speaker (SPEAKER/BOOK/*.flac)")
+            voice = path.with_suffix(".json")
+            name, there = f"{parts[0]}/{path.stem}", voice if voice.exists() else None
+            found.append(Recording(path, there, name, parts[0], subset))
+    if not found:
+        raise UserError(f"{source}: no FLAC files in it")
+    names = Counter(recording.name for recording in found)
+    return [
+        recording  # two books may call their chapters the same
+        if names[recording.name] == 1
+        else recording._replace(name=recording.path.relative_to(source).with_suffix("").as_posix())
+        for recording in found
+    ]
+
+
+def _files(folder: Path) -> list[Path]:
+    """The FLAC files below a folder in the order of their paths; warns of other files."""
+    tree = walk(folder)
+    refuse_dangling(tree.dangling)
+    others = [path for path in tree.files if not path.endswith((".flac", ".json"))]
+    warn_unused(folder, others, "neither FLAC nor JSON")
+    sounds = {path[: -len(".flac")] for path in tree.files if path.endswith(".flac")}
+    lone = [p for p in tree.files if p.endswith(".json") and p[: -len(".json")] not in sounds]
+    warn_unused(folder, lone, "JSON without a FLAC file of the same name")
+    warn_unused(folder, tree.repeated, "links to folders that are read already")
+    return sorted(Path(path) for path in tree.files if path.endswith(".flac"))
+
+
+def _pieces(seconds: float, pcm: bool, recording: Recording) -> Iterator[Example]:
+    """Pieces of one file; the first one's counts have the samples of the file by subset."""
+    path, voice, name, speaker, subset = recording
+    wave = decode(path.read_bytes(), path)
+    counts = np.array([len(wave) if subset == known else 0 for known in SUBSETS], np.int64)
+    if voice is None and len(wave) > seconds * RATE:
+        raise UserError(f"{path}: too long, and no {path.stem}.json says where it can be cut")
+    spans = _voiced(voice, len(wave)) if voice else [(0, len(wave))]
+    for number, piece in enumerate(strung(spans, round(seconds * RATE))):
+        samples = np.concatenate([wave[start:end] for start, end in piece])
+        payload = as_pcm(samples) if pcm else _as_flac(samples)
+        columns: Columns = {"id": f"{name}#{number}", "speaker": speaker}
+        columns |= level_columns(samples)
+        yield Example(payload, columns, None if number else counts)
+
+
+def _as_flac(samples: npt.NDArray[np.int16]) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, RATE, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def _voiced(path: Path, samples: int) -> list[Span]:
+    """Where somebody speaks in a file of so many samples."""
+    try:
+        spans = json.loads(path.read_text(encoding="utf-8"))["voice_activity"]
+        found = [(round(start * RATE), min(round(end * RATE), samples)) for start, end in spans]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: no list voice_activity of pairs ({error!r})") from None
+    return [(start, end) for start, end in found if 0 <= start < end]
+
+
+def strung(spans: list[Span], longest: int) -> list[list[Span]]:
+    """Spans in pieces: as many as make at most `longest` samples together; longer ones are cut up.
+
+    Pieces of less than SHORTEST_S are left out.
+    """
+    pieces: list[list[Span]] = []
+    lengths: list[int] = []
+    for first, end in spans:
+        for start in range(first, end, longest):
+            span = (start, min(start + longest, end))
+            length = span[1] - span[0]
+            if pieces and lengths[-1] + length <= longest:
+                pieces[-1].append(span)
+                lengths[-1] += length
+            else:
+                pieces.append([span])
+                lengths.append(length)
+    shortest = round(SHORTEST_S * RATE)
+    return [piece for piece, n in zip(pieces, lengths, strict=True) if n >= shortest]
+
+
+def _hours(found: list[Recording], counts: npt.NDArray[np.int64] | None) -> Mapping[str, float]:
+    """Hours of each subset that is there, before cutting; of files that gave a piece."""
+    there = {recording.subset for recording in found}
+    if counts is None:
+        return {}
+    return {
+        subset: round(int(count) / RATE / 3600, 3)
+        for subset, count in zip(SUBSETS, counts, strict=True)
+        if subset in there
+    }

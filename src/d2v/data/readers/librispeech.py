@@ -1,0 +1,210 @@
+"""LibriSpeech trees to shards: SPLIT/SPEAKER/CHAPTER/*.flac with .trans.txt, and lists/*.txt."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from d2v.data.layout import copy_lists, lines, split_folders, subfolders, visible_files
+from d2v.data.letters import ALPHABET, LETTERS, frames_needed, spell
+from d2v.data.readers.limited import write_limited
+from d2v.data.readers.official import check_counts
+from d2v.data.shards import Shards, write_meta, written_whole
+from d2v.data.sound import FLAC, PCM, RATE, as_pcm, decode, level_columns, opened
+from d2v.data.walk import warn_unused
+from d2v.data.writing import Columns, Example, write_split
+from d2v.model.frames import frame_count
+from d2v.util.errors import UserError, quoted
+
+# (kernel, stride) of wav2vec 2.0's convolutions, which all recipes have: 20 ms per frame
+WAV2VEC = ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2))
+NAMED = 10  # utterances in a warning
+
+
+def prepare_librispeech(
+    source: Path,
+    out: Path,
+    splits: Sequence[str] | None = None,
+    workers: int | None = None,
+    *,
+    limited: Path | None = None,
+    official: bool = False,
+    allow_partial: bool = False,
+    headers: bool = False,
+    pcm: bool = False,
+) -> None:
+    """Write shards of the FLAC files as they are, with transcripts, numbers of samples and levels.
+
+    With `pcm` their samples are written, which need no decoder later. With `headers` nothing is
+    decoded now: only the header of a file is looked at. Its level stays unknown then, and training
+    decodes utterances as a whole.
+
+    `limited` is Libri-light's folder of limited supervision: its lists of utterances are written as
+    label lists 10min, 1h and 10h. `official` compares the counts with those of LibriSpeech, which
+    `allow_partial` makes a warning.
+
+    Raises UserError naming the file (and line): broken FLAC, other rate than 16 kHz, more than one
+    channel, audio without transcript or the reverse, empty transcript, letter outside the alphabet,
+    utterance twice or in the wrong folder, empty split, label list that names an absent utterance.
+    """
+    folders = split_folders(source, splits)
+    splits_meta: dict[str, dict[str, int]] = {}
+    ids: set[str] = set()
+    with written_whole(out) as temporary:
+        for folder in folders:
+            transcripts = read_transcripts(folder)
+            for path, _ in transcripts:
+                if path.stem in ids:
+                    raise UserError(f"{path}: another split has an utterance of the same name")
+                ids.add(path.stem)
+            written = write_split(
+                temporary / folder.name,
+                transcripts,
+                partial(_example, headers, pcm),
+                sizes=[path.stat().st_size for path, _ in transcripts],
+                label=folder.name,
+                workers=workers,
+            )
+            samples = int(written.shards.numbers("samples").sum())
+            splits_meta[folder.name] = {"examples": len(transcripts), "samples": samples}
+            if short := _warn_of_short(folder, written.shards):
+                splits_meta[folder.name]["unaligned"] = short
+        copy_lists(source, temporary, ids)
+        if limited is not None:
+            write_limited(limited, temporary, ids, allow_partial)
+        counts = {split: found["examples"] for split, found in splits_meta.items()}
+        entries = {}
+        if official:
+            entries["complete"] = check_counts("librispeech", counts, allow_partial)
+        write_meta(
+            temporary,
+            dataset=out.name,
+            kind="librispeech",
+            source=source.as_posix(),
+            splits=splits_meta,
+            rate=RATE,
+            encoding=PCM if pcm else FLAC,
+            **entries,
+        )
+
+
+def _example(headers: bool, pcm: bool, item: tuple[Path, str]) -> Iterator[Example]:
+    path, text = item
+    payload = path.read_bytes()
+    columns: Columns = {"id": path.stem, "text": text, "speaker": path.parts[-3]}
+    if headers:
+        with opened(payload, path) as file:
+            columns["samples"] = file.frames
+    else:
+        wave = decode(payload, path)
+        columns |= level_columns(wave)
+        payload = as_pcm(wave) if pcm else payload
+    yield Example(payload, columns)
+
+
+def _warn_of_short(folder: Path, shards: Shards) -> int:
+    """Name the utterances that have too few frames for CTC to align their letters; their number."""
+    frames = frame_count(shards.numbers("samples"), WAV2VEC)
+    needed = [frames_needed(text) for text in shards.texts("text")]
+    short = [
+        f"{name} ({has} frames, needs {needs})"
+        for name, has, needs in zip(shards.texts("id"), frames.tolist(), needed, strict=True)
+        if has < needs
+    ]
+    if short:
+        more = f" and {len(short) - NAMED} more" if len(short) > NAMED else ""
+        print(
+            f"warning: {folder}: {len(short)} of {len(needed)} transcripts are too long for their"
+            f" audio, so CTC training learns nothing from them: {', '.join(short[:NAMED])}{more};"
+            " check or remove them",
+            file=sys.stderr,
+        )
+    return len(short)
+
+
+def prepare_lm(split: Path, out: Path, order: int) -> None:
+    """Write lm.arpa, lexicon.txt and tokens.txt of a split's transcripts for beam search.
+
+    Raises UserError as prepare_librispeech does for transcripts, and for an order below 2.
+    """
+    from d2v.data.ngram import report_known, unigrams, write_arpa
+
+    sentences = [text for _, text in read_transcripts(split)]
+    words = sorted({word for sentence in sentences for word in sentence.split()})
+    with written_whole(out) as temporary:
+        write_arpa(sentences, order, temporary / "lm.arpa")
+        report_known(temporary / "lm.arpa", unigrams(temporary / "lm.arpa"), words)
+        _write(temporary / "lexicon.txt", [f"{word}\t{spell(word)}" for word in words])
+        _write(temporary / "tokens.txt", LETTERS)
+        write_meta(
+            temporary,
+            dataset=out.name,
+            kind="lm",
+            source=split.as_posix(),
+            order=order,
+            sentences=len(sentences),
+            words=len(words),
+        )
+
+
+def read_transcripts(folder: Path) -> list[tuple[Path, str]]:
+    """Audio files and transcripts of a split, sorted by speaker, chapter and utterance.
+
+    Raises UserError as prepare_librispeech does for transcripts; decodes no audio.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    warn_unused(folder, _strays(folder), "not FLAC files of a SPEAKER/CHAPTER with transcript")
+    pairs = [
+        pair
+        for speaker in subfolders(folder)
+        for chapter in subfolders(speaker)
+        for pair in _chapter(chapter)
+    ]
+    if not pairs:
+        raise UserError(f"{folder}: an empty split: no SPEAKER/CHAPTER folders with audio in it")
+    return pairs
+
+
+def _strays(folder: Path) -> Iterator[Path]:
+    """What lies in a split where nothing is read."""
+    yield from visible_files(folder)
+    for speaker in subfolders(folder):
+        yield from visible_files(speaker)
+        for chapter in subfolders(speaker):
+            yield from subfolders(chapter)
+            known = f"{speaker.name}-{chapter.name}.trans.txt"
+            for path in visible_files(chapter):
+                if path.suffix != ".flac" and path.name != known:
+                    yield path
+
+
+def _chapter(chapter: Path) -> Iterator[tuple[Path, str]]:
+    prefix = f"{chapter.parent.name}-{chapter.name}"
+    path = chapter / f"{prefix}.trans.txt"
+    files = {p.stem: p for p in visible_files(chapter) if p.suffix == ".flac"}
+    if not path.exists():
+        raise UserError(f"{path}: missing; {chapter} has {len(files)} FLAC file(s)")
+    texts: dict[str, str] = {}
+    for number, line in lines(path):
+        name, _, text = line.partition(" ")
+        where, shown = f"{path}:{number}", name[:60]
+        if not name.startswith(prefix + "-"):
+            raise UserError(f"{where}: {quoted(name)} is no utterance of {prefix}")
+        if name in texts:
+            raise UserError(f"{where}: {shown} has a transcript already")
+        if name not in files:
+            raise UserError(f"{where}: {shown} has a transcript but no FLAC file")
+        if not text.strip():
+            raise UserError(f"{where}: {shown} has an empty transcript")
+        if odd := sorted(set(text) - ALPHABET - {" "}):
+            raise UserError(f"{where}: {odd[0]!r} is none of the letters A to Z and '")
+        texts[name] = " ".join(text.split())
+    if silent := sorted(set(files) - set(texts)):
+        raise UserError(f"{files[silent[0]]}: no transcript in {path.name}")
+    for name in sorted(files):
+        yield files[name], texts[name]
+
+
+def _write(path: Path, rows: Sequence[str]) -> None:
+    path.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")

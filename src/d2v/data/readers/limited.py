@@ -1,0 +1,75 @@
+"""Libri-light's lists of limited supervision: which utterances make 10 min, 1 h and 10 h.
+
+    SRC/1h/{0..5}/{clean,other}/SPEAKER/CHAPTER/*.flac      10 min each; the list 10min is 1h/0
+    SRC/9h/{clean,other}/SPEAKER/CHAPTER/*.flac             10h is 1h and 9h
+
+which is librispeech_finetuning.tgz; or SRC/{10min,1h,10h}.txt with an utterance a line. Only names
+are read: audio and transcripts are those of LibriSpeech. Another random subset of 10 minutes is
+0.3 WER away (fairseq#3041).
+"""
+
+import itertools
+from collections.abc import Collection
+from pathlib import Path
+
+from d2v.data.layout import LISTS, lines
+from d2v.data.readers.official import tell
+from d2v.data.walk import refuse_dangling, walk, warn_unused
+from d2v.util.errors import UserError
+
+# utterances as the folders of the official archive have them
+FOLDERS = {"10min": ("1h/0",), "1h": ("1h",), "10h": ("1h", "9h")}
+
+
+def write_limited(
+    source: Path, out: Path, ids: Collection[str], allow_partial: bool = False
+) -> dict[str, int]:
+    """Write lists/{10min,1h,10h}.txt beside a prepared LibriSpeech; returns their lengths.
+
+    Raises UserError: neither folders nor lists, a list without utterances, and one that names an
+    utterance which the prepared set lacks; `allow_partial` leaves those out, with a warning.
+    """
+    if not source.is_dir():
+        raise UserError(f"{source}: no such folder")
+    known = frozenset(ids)
+    (out / LISTS).mkdir(exist_ok=True)
+    lengths = {}
+    for name in FOLDERS:
+        listed = sorted(_utterances(source, name))
+        if len(set(listed)) < len(listed):
+            double = next(a for a, b in itertools.pairwise(listed) if a == b)
+            raise UserError(f"{source}: {double} stands twice in {name}")
+        absent = [utterance for utterance in listed if utterance not in known]
+        if absent:
+            fault = f"{absent[0]} of {name} ({len(absent)} of {len(listed)}) in no split"
+            tell(f"{source}: LibriSpeech", [fault], allow_partial)
+        kept = [utterance for utterance in listed if utterance in known]
+        text = "".join(f"{utterance}\n" for utterance in kept)
+        (out / LISTS / f"{name}.txt").write_text(text)
+        lengths[name] = len(kept)
+    return lengths
+
+
+def _utterances(source: Path, name: str) -> list[str]:
+    path = source / f"{name}.txt"
+    if path.exists():
+        found = [line.strip() for _, line in lines(path) if line.strip()]
+    else:
+        missing = [folder for folder in FOLDERS[name] if not (source / folder).is_dir()]
+        if missing:
+            raise UserError(f"{source}: neither {path.name} nor a folder {missing[0]} in it")
+        folders = [source / folder for folder in FOLDERS[name]]
+        found = [stem for folder in folders for stem in _stems(folder)]
+    if not found:
+        raise UserError(f"{source}: no utterances of {name}")
+    return found
+
+
+def _stems(folder: Path) -> list[str]:
+    """Names of the FLAC files below a folder, without suffix."""
+    tree = walk(folder)
+    refuse_dangling(tree.dangling)
+    others = [path for path in tree.files if not path.endswith((".flac", ".txt"))]
+    warn_unused(folder, others, "no FLAC files")
+    warn_unused(folder, tree.repeated, "links to folders that are read already")
+    return [Path(path).stem for path in tree.files if path.endswith(".flac")]

@@ -1,0 +1,115 @@
+"""From the letters' log-probabilities of a CTC model to words: greedily, or by beam search."""
+
+import sys
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from d2v import params
+from d2v.data.letters import LETTERS
+from d2v.data.ngram import report_known, unigrams
+from d2v.util.errors import UserError
+
+BLANK, SILENCE, UNKNOWN = "<s>", "|", "<unk>"
+NEVER_WRITTEN = frozenset({BLANK, "<pad>", "</s>", UNKNOWN})
+MODELS = ("lm.bin", "lm.arpa")  # KenLM's own format, which processes share; or text
+
+
+def greedy(log_probs: Tensor, letters: Sequence[str] = LETTERS) -> str:
+    """Words of the best path through (T, letters): repeats merged, blanks dropped."""
+    best = (letters[i] for i, _ in groupby(log_probs.argmax(-1).tolist()))
+    text = "".join(letter for letter in best if letter not in NEVER_WRITTEN)
+    return " ".join(text.replace(SILENCE, " ").split())
+
+
+class Language:
+    """Lexicon, letters and n-gram of a prepared set, loaded once for any number of searches.
+
+    The folder has lexicon.txt (a word and its letters a line, `ONE  O N E |`), lm.bin or lm.arpa
+    (KenLM's binary or text; the first is preferred) and tokens.txt (a letter a line, in the order
+    of the model's outputs). Raises UserError when a file is missing or broken, or the letters are
+    not the model's.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        folder = Path(folder)
+        lexicon, model, tokens = _files(folder)
+        found = tokens.read_text(encoding="utf-8").split()
+        if found != list(LETTERS):
+            raise UserError(
+                f"{tokens}: not the letters that models predict here: {' '.join(found)!r} instead"
+                f" of {' '.join(LETTERS)!r}"
+            )
+        spellings = _spellings(lexicon)
+        self.searches = _searches()
+        self.lexicon = self.searches.Lexicon(spellings, model)
+        known = unigrams(model) if model.suffix == ".arpa" else self.lexicon.known()
+        report_known(model, known, spellings)
+
+
+class BeamSearch:
+    """Beam search over a lexicon with an n-gram language model (paper 4.2).
+
+    `lm` is a folder as `Language` reads it, or one that is loaded already. Scores of hypotheses
+    that are merged are not added up but the best one is kept, all letters are tried in every frame,
+    and words outside the lexicon are never written: as wav2vec 2.0's decoding and torchaudio's.
+    """
+
+    def __init__(self, lm: str | Path | Language, decode: params.Decode) -> None:
+        language = lm if isinstance(lm, Language) else Language(lm)
+        self._search = language.searches.Search(language.lexicon, decode)
+
+    def __call__(self, log_probs: Tensor) -> str:
+        """Words of the best hypothesis of (T, letters)."""
+        if log_probs.ndim != 2 or log_probs.shape[1] != len(LETTERS):
+            raise ValueError(f"(T, {len(LETTERS)}) is expected, got {tuple(log_probs.shape)}")
+        if not len(log_probs):
+            return ""
+        words, _ = self._search(log_probs.to("cpu", torch.float32).contiguous())
+        return " ".join(words)
+
+
+def _searches() -> ModuleType:
+    """flashlight-text's search where it is installed, else our own: the same words, more slowly."""
+    try:
+        from d2v.evaluation import flashlight_search
+    except ImportError:
+        from d2v.evaluation import lexicon_search
+
+        print(lexicon_search.SLOWER, file=sys.stderr, flush=True)
+        return lexicon_search
+    return flashlight_search
+
+
+def _spellings(lexicon: Path) -> dict[str, list[list[str]]]:
+    """Each word's ways to be spelt; raises UserError naming the line or word that is wrong."""
+    found: dict[str, list[list[str]]] = {}
+    try:
+        lines = lexicon.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{lexicon}: not a UTF-8 file ({error.reason})") from None
+    for line in lines:
+        word, *letters = line.split() or [""]
+        if not letters:
+            raise UserError(f"{lexicon}: Invalid line: {line}")
+        if strange := [letter for letter in letters if letter not in LETTERS]:
+            raise UserError(f"{lexicon}: {word} has {strange[0]!r}, which is no letter here")
+        found.setdefault(word, []).append(letters)
+    if not found:
+        raise UserError(f"{lexicon}: no words")
+    return found
+
+
+def _files(folder: Path) -> tuple[Path, Path, Path]:
+    """Lexicon, language model and letters."""
+    lexicon, tokens = folder / "lexicon.txt", folder / "tokens.txt"
+    models = [folder / name for name in MODELS]
+    model = next((path for path in models if path.is_file()), models[-1])
+    for path in (lexicon, model, tokens):
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; run `d2v data {folder.name}` to make it")
+    return lexicon, model, tokens

@@ -1,0 +1,115 @@
+"""Predictions of a task over a dataset."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from d2v import params
+from d2v.data.sampler import cut
+from d2v.evaluation.predictions import Prediction, score_rows
+from d2v.util.files import whole
+
+Keep = Callable[[str, Tensor], None]  # id of an example, log-probabilities (T, letters)
+
+
+class Dataset(Protocol):
+    """What evaluation needs of a dataset (d2v.data.build_dataset)."""
+
+    @property
+    def ids(self) -> Sequence[str]: ...
+    @property
+    def references(self) -> Sequence[Any]: ...
+    @property
+    def sizes(self) -> Any: ...  # (N,) integers; asked for where batches go by length
+    def __len__(self) -> int: ...
+    def __getitem__(self, at: tuple[int, int], /) -> dict[str, Any]: ...
+    def collate(self, examples: list[dict[str, Any]], /) -> dict[str, Any]: ...
+
+
+def batches(dataset: Dataset, train: params.Portions) -> list[list[int]]:
+    """Indices of each forward pass: as many examples as a micro-batch of training holds.
+
+    By length where training goes by length; an example that is too long for that has its own pass.
+    """
+    if train.sized is None:
+        assert train.micro_batch is not None
+        order, ends = np.arange(len(dataset)), range(0, len(dataset), train.micro_batch)
+        return [order[start : start + train.micro_batch].tolist() for start in ends]
+    order = np.argsort(-dataset.sizes, kind="stable")
+    parts = np.split(order, cut(dataset.sizes[order], train.sized.size)[:-1])
+    return [part.tolist() for part in parts]
+
+
+def run_predictions(
+    task: nn.Module,
+    dataset: Dataset,
+    passes: Sequence[Sequence[int]],
+    *,
+    workers: int = 0,
+    keep: Keep | None = None,
+) -> list[Prediction]:
+    """Predictions for every example in the dataset's order; `passes` are indices, as by `batches`.
+
+    The task is put into evaluation mode and back. Where it gives log-probabilities of letters, the
+    prediction is their greedy reading, and `keep` gets them.
+    """
+    device = next(task.parameters()).device
+    training = task.training
+    task.eval()
+    loader: DataLoader[Any] = DataLoader(
+        dataset,  # type: ignore[arg-type]
+        batch_sampler=[[(0, i) for i in indices] for indices in passes],
+        collate_fn=dataset.collate,
+        num_workers=workers,
+        generator=torch.Generator(),  # the loader draws a seed: not from the run's generator
+    )
+    rows: dict[int, Prediction] = {}
+    with torch.inference_mode():
+        for indices, inputs in zip(passes, loader, strict=True):
+            inputs = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
+            outputs = task.predict(inputs)  # type: ignore[operator]
+            for i, output in zip(indices, outputs, strict=True):
+                rows[i] = _row(dataset.ids[i], dataset.references[i], output)
+                if keep is not None:
+                    keep(dataset.ids[i], output["logits"].clone())  # without its padding
+    task.train(training)
+    return [rows[i] for i in range(len(rows))]
+
+
+def _row(id: str, reference: Any, output: dict[str, Any]) -> Prediction:
+    if "probabilities" in output:
+        return Prediction(id, reference, " ".join(f"{p:.6g}" for p in output["probabilities"]))
+    if "logits" not in output:
+        return Prediction(id, reference, output["prediction"])
+    from d2v.evaluation.ctc import greedy
+
+    letters = greedy(output["logits"])
+    return Prediction(id, reference, letters, letters)
+
+
+def write_emissions(path: Path, emissions: Mapping[str, Tensor]) -> None:
+    """Write log-probabilities (T, letters) of each example under its id, float32, atomically.
+
+    A search for decoding weights reads them; float32, so that it sees what an inline one would.
+    """
+    tensors = {id: e.to("cpu", torch.float32).contiguous() for id, e in emissions.items()}
+    with whole(path) as draft:
+        save_file(tensors, draft)
+
+
+def validator(
+    dataset: Dataset, train: params.Portions, names: Sequence[str]
+) -> Callable[[nn.Module, int], dict[str, float]]:
+    """A function (task, step) -> metrics for the trainer's validations: greedy, without search."""
+    passes = batches(dataset, train)
+
+    def validate(task: nn.Module, step: int) -> dict[str, float]:
+        return score_rows(run_predictions(task, dataset, passes, workers=train.workers), names)
+
+    return validate

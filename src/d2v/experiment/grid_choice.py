@@ -1,0 +1,117 @@
+"""Choose a fine-tuning's rate and steps from its grid, on the development split only."""
+
+import math
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+from d2v.evaluation import metrics
+from d2v.evaluation.metrics import headline
+from d2v.experiment import runs
+from d2v.params import Experiment, Setting
+from d2v.util.errors import UserError
+from d2v.util.files import read_json, write_json
+
+
+@dataclass(frozen=True)
+class Point:
+    """A setting and what it gave: metrics on the development split, means over the grid's seeds."""
+
+    setting: Setting
+    dev: dict[str, float]
+    score: float  # what decides
+
+
+def choose(experiment: Experiment, name: str) -> None:
+    """Write `chosen.json`: for each arm the best setting, its dev metrics, and all that was tried.
+
+    Every arm chooses from the same grid: by the task's first metric, or, with grid.best_over:
+    table, the rate with the best mean score over all tasks of the row (paper 4.3). Raises UserError
+    for a task without a grid or when a point has not been run.
+    """
+    finetune = experiment.finetune.get(name)
+    if finetune is None or finetune.grid is None:
+        raise UserError(f"finetune.{name} has no grid to choose from")
+    chosen: dict[str, Any] = {}
+    for arm in finetune.arms:
+        points = _points(experiment, name, arm)
+        if finetune.grid.best_over == "table":
+            found = points[_best_rate(experiment, name, arm)]
+        else:
+            try:
+                found = best(points, finetune.metrics[0])
+            except UserError as error:
+                raise UserError(f"finetune.{name}, arm {arm}: {error}") from None
+        chosen[arm] = {
+            **found.setting.model_dump(mode="json"),
+            "dev": found.dev,
+            "tried": [{**p.setting.model_dump(mode="json"), "dev": p.dev} for p in points],
+        }
+        print(f"{name}, {arm}: {found.setting.name}, dev {finetune.metrics[0]} {found.score:.4f}")
+    write_json(runs.chosen_path(experiment, name), chosen)
+
+
+def best(points: list[Point], metric: str) -> Point:
+    """The point with the best score; of equal ones the cheaper: fewer steps, then a lower rate.
+
+    Raises UserError where the score of every point is undefined.
+    """
+    if not any(math.isfinite(point.score) for point in points):
+        raise UserError(_undefined(metric))
+    cheap_first = sorted(points, key=lambda p: (p.setting.steps, p.setting.lr))
+    found = cheap_first[0]
+    for point in cheap_first[1:]:
+        if metrics.better(metric, point.score, found.score):
+            found = point
+    return found
+
+
+def _best_rate(experiment: Experiment, name: str, arm: str) -> int:
+    """Place in the grid of the rate with the best mean of the row's scores; the lowest of equals.
+
+    Scores are those of the table: the mean of two metrics where a task has two.
+    """
+    means = []
+    tasks = runs.chosen_together(experiment, name)
+    for place, rate in enumerate(experiment.finetune[name].grid.lr):  # type: ignore[union-attr]
+        scores = []
+        for task in tasks:
+            dev = _points(experiment, task, arm)[place].dev
+            scores.append(statistics.fmean(dev[m] for m in headline(experiment.finetune[task])))
+        mean = statistics.fmean(scores)  # undefined where one score is: then any other is better
+        means.append((-mean if math.isfinite(mean) else math.inf, rate, place))
+    if math.isinf(min(means)[0]):
+        raise UserError(f"finetune.{name}, arm {arm}: {_undefined('mean score of the row')}")
+    return min(means)[2]
+
+
+def _undefined(what: str) -> str:
+    return f"{what} is undefined on the development split at every point of the grid"
+
+
+def _points(experiment: Experiment, name: str, arm: str) -> list[Point]:
+    """The points of a task's grid in its order."""
+    grid = experiment.finetune[name].grid
+    assert grid
+    return [_point(experiment, name, arm, setting) for setting in grid.settings()]
+
+
+def _point(experiment: Experiment, name: str, arm: str, setting: Setting) -> Point:
+    finetune = experiment.finetune[name]
+    assert finetune.grid
+    scores: list[dict[str, Any]] = []
+    for seed in finetune.grid.seeds:
+        path = runs.metrics_path(experiment, runs.Run("select", name, seed, arm, setting.name))
+        found = read_json(path)
+        if found is None:
+            raise UserError(f"{path} is missing: run the workflow, which does every point first")
+        scores.append(found["metrics"]["dev"])
+    dev: dict[str, float] = {
+        key: statistics.fmean(_number(s.get(key)) for s in scores) for key in finetune.metrics
+    }
+    return Point(setting, dev, dev[finetune.metrics[0]])
+
+
+def _number(value: Any) -> float:
+    """A metric of metrics.json; NaN where it is missing or not a number, as undefined ones are."""
+    return float(value) if isinstance(value, int | float) else math.nan

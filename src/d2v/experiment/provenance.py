@@ -1,0 +1,114 @@
+"""Where a number comes from: code, parameters, data, seed, versions, machine, cost."""
+
+import os
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from hashlib import sha256
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).parents[1]
+LIBRARIES = (
+    "torch",
+    "torchvision",
+    "torchaudio",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "jiwer",
+    "timm",
+)
+# Rooms with a say in a run's numbers. Of data, what reads prepared sets: what writes them (readers,
+# mini, fetch) has a say through the set's own hash. jobs, results and cli start, show and describe.
+ROOMS = ("params", "model", "data", "training", "evaluation", "interop", "experiment", "util")
+WRITERS = ("data/readers", "data/mini", "data/fetch")
+
+
+def code_files() -> Iterator[Path]:
+    """Source files that define a result, relative to the package, in order."""
+    for room in sorted(ROOMS):
+        for path in sorted((PACKAGE / room).rglob("*.py")):  # safe: only reads
+            name = path.relative_to(PACKAGE)
+            if not name.as_posix().startswith(WRITERS):
+                yield name
+
+
+def code_sha256() -> str:
+    """SHA-256 over names and contents of `code_files()`."""
+    digest = sha256()
+    for name in code_files():
+        content = (PACKAGE / name).read_bytes()
+        digest.update(f"{name.as_posix()} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, this package and the libraries that compute."""
+    found = {"python": platform.python_version(), "d2v": metadata.version("d2v")}
+    return found | {name: metadata.version(name) for name in LIBRARIES}
+
+
+def git() -> dict[str, Any]:
+    """Commit of the checkout the package lies in and whether files differ from it; else None."""
+
+    def ask(*arguments: str) -> str | None:
+        command = ["git", "-C", str(PACKAGE), *arguments]
+        try:
+            answer = subprocess.run(command, capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        return answer.stdout.strip()
+
+    commit = ask("rev-parse", "HEAD")
+    return {"git_commit": commit, "dirty": bool(ask("status", "--porcelain")) if commit else None}
+
+
+def device() -> dict[str, Any]:
+    """What computed: name of the GPU or the processor's kind, and the threads."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    name = torch.cuda.get_device_name() if cuda else f"cpu ({platform.machine()})"
+    return {"device": name, "threads": torch.get_num_threads()}
+
+
+def peak_mib() -> float:
+    """Largest resident set of this process or of one of its finished children, MiB."""
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    sizes = [
+        resource.getrusage(who).ru_maxrss
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    ]
+    return round(max(sizes) * unit / 2**20, 1)
+
+
+def incomplete(known: dict[str, Any]) -> dict[str, Any]:
+    """Provenance of a run whose description failed: what is known, all else None."""
+    unknown = ("git_commit", "dirty", "code_sha256", "device", "threads", "processes", "peak_mib")
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {**dict.fromkeys(unknown), **known, "versions": {}, "finished": now}
+
+
+def describe(
+    *, params_sha256: str, data_sha256: dict[str, str], seed: int, wall_s: float, attempts: int
+) -> dict[str, Any]:
+    """Provenance of a run that ends now; `wall_s` is of its last attempt."""
+    return {
+        **git(),
+        "params_sha256": params_sha256,
+        "data_sha256": data_sha256,
+        "code_sha256": code_sha256(),
+        "seed": seed,
+        "versions": versions(),
+        **device(),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "wall_s": round(wall_s, 2),
+        "attempts": attempts,
+        "peak_mib": peak_mib(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }

@@ -1,0 +1,161 @@
+"""What a loaded model says of files and texts: hidden states, transcripts, classes.
+
+Deterministic; an input's outputs do not depend on what else is given, up to rounding.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from d2v import params
+from d2v.data.inputs import batches
+from d2v.data.letters import LETTERS
+from d2v.evaluation.ctc import BeamSearch, greedy
+from d2v.interop.matching import places
+from d2v.interop.module import Model
+from d2v.util.errors import UserError
+
+Inputs = Sequence[str | Path]
+Layers = Literal["all"] | int
+
+
+@dataclass(frozen=True)
+class Features:
+    """Of one input: `hidden` by layer, (T, D) float32 on the CPU, and `logits` if there is a head.
+
+    Layer 0 is what enters the first block, l the output of block l; a class token is the first
+    position; padding is cut off. Logits are (outputs,), of letters (T, letters).
+    """
+
+    name: str
+    hidden: dict[int, Tensor]
+    logits: Tensor | None
+
+
+@dataclass(frozen=True)
+class Class:
+    """Of one input: the name of the best class and how probable it is, or a number."""
+
+    name: str
+    prediction: str | float
+    scores: dict[str, float]  # of all classes; empty for a number
+
+
+def features(model: Model, inputs: Inputs, layers: Layers = "all") -> Iterator[Features]:
+    """Hidden states and logits of each input, in order.
+
+    `inputs` are paths, or texts (a path to a text file means its lines). Raises UserError for a
+    layer that the model has not got, and naming an input that cannot be read.
+    """
+    depth = model.params.backbone.depth
+    if layers != "all" and not 0 <= layers <= depth:
+        raise UserError(f"no layer {layers}: this model has 0 (what enters the first) to {depth}")
+    chosen = range(depth + 1) if layers == "all" else [layers]
+    device = next(model.parameters()).device
+    for names, batch in batches(model, inputs):
+        batch = {key: tensor.to(device) for key, tensor in batch.items()}
+        hidden, logits, padding = model.hidden(batch)
+        prefix = model.student.encoder.prefix
+        lengths = [hidden[0].shape[1]] * len(names)
+        if padding is not None:
+            lengths = (prefix + (~padding).sum(1)).tolist()
+        for i, (name, length) in enumerate(zip(names, lengths, strict=True)):
+            states = {layer: hidden[layer][i, :length].float().cpu() for layer in chosen}
+            yield Features(name, states, _logits(logits, i, length - prefix))
+
+
+def _logits(logits: Tensor | None, i: int, length: int) -> Tensor | None:
+    if logits is None:
+        return None
+    row = logits[i].float().cpu()
+    return row[:length] if row.ndim == 2 else row
+
+
+def transcribe(
+    model: Model,
+    inputs: Inputs,
+    lm: str | Path | None = None,
+    decode: params.Decode | None = None,
+) -> Iterator[tuple[str, str]]:
+    """Name and words of each utterance: of the best path, or of a beam search with `lm`.
+
+    `lm` is a folder with lexicon, language model and letters. Raises UserError for a model without
+    letters, and with `lm` for one of other letters.
+    """
+    letters = model.letters
+    if not isinstance(model.params.task, params.CTC) or letters is None:
+        raise UserError(
+            f"{model.content.source}: not fine-tuned for transcripts: it has no letters"
+        )
+    search = None
+    if lm is not None:
+        order = places(letters, LETTERS, f"{model.content.source}: letters")
+        search = BeamSearch(lm, decode or params.Decode())
+    for found in features(model, inputs, model.params.backbone.depth):
+        assert found.logits is not None
+        log_probs = found.logits.log_softmax(-1)
+        yield found.name, search(log_probs[:, order]) if search else greedy(log_probs, letters)
+
+
+def classify(model: Model, inputs: Inputs) -> Iterator[Class]:
+    """Class or number of each input; of tags, the most probable one and all scores.
+
+    Texts of tasks with two are given with a tab between them. Raises UserError for a model without
+    classes.
+    """
+    task = model.params.task
+    if task is None or isinstance(task, params.CTC):
+        raise UserError(f"{model.content.source}: not fine-tuned for classes: it has no such head")
+    names = model.classes or [str(i) for i in range(model.params.outputs or 0)]
+    for found in features(model, inputs, model.params.backbone.depth):
+        assert found.logits is not None
+        if isinstance(task, params.Regress):
+            yield Class(found.name, found.logits.item() * task.scale, {})
+            continue
+        tags = isinstance(task, params.Tag)  # whose outputs are log-probabilities
+        scores = found.logits.exp() if tags else found.logits.softmax(-1)
+        best = names[int(scores.argmax())]
+        yield Class(found.name, best, dict(zip(names, scores.tolist(), strict=True)))
+
+
+def save_features(
+    model: Model,
+    inputs: Inputs,
+    out: str | Path,
+    layers: Layers = "all",
+    progress: Callable[[Iterator[Features]], Iterator[Features]] = iter,
+) -> int:
+    """Write `i.hidden.l` and `i.logits` of the i-th input to a safetensors file; returns how many.
+
+    The file is written while the inputs are read, and appears whole or not at all. Its metadata
+    has the names of the inputs.
+    """
+    from d2v.data.inputs import expanded
+    from d2v.interop.streaming import TensorFile
+
+    names = [name for name, _ in expanded(model, inputs)]
+    per_input = 1 + (model.params.backbone.depth + 1 if layers == "all" else 1)
+    with TensorFile(Path(out), {"inputs": names}, len(names) * per_input) as file:
+        count = 0
+        for i, found in enumerate(progress(features(model, inputs, layers))):
+            for layer, states in found.hidden.items():
+                file.add(f"{i}.hidden.{layer}", states)
+            if found.logits is not None:
+                file.add(f"{i}.logits", found.logits)
+            count += 1
+    return count
+
+
+def device(name: str | None) -> torch.device:
+    """The device asked for; by default a GPU if there is one. Raises UserError without it."""
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(name)
+        torch.zeros(1, device=found)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name}: {str(error).splitlines()[0]}") from None
+    return found

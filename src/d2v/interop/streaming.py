@@ -1,0 +1,66 @@
+"""A safetensors file that is written tensor by tensor, so that memory stays small."""
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from d2v.util.errors import UserError
+from d2v.util.files import whole
+
+ENTRY = 160  # bytes that a tensor takes at most in the header
+LONGEST = 100_000_000  # header that readers of the format take
+
+
+class TensorFile:
+    """Float32 tensors under their names; the file appears when all are written.
+
+    The header comes first in the file and is known last: room for `tensors` entries is left.
+    """
+
+    def __init__(self, path: Path, metadata: dict[str, Any], tensors: int) -> None:
+        self.path, self.metadata = path, {k: json.dumps(v) for k, v in metadata.items()}
+        self.room = -(-(len(json.dumps(self.metadata)) + 64 + tensors * ENTRY) // 64) * 64
+        if self.room > LONGEST:
+            raise UserError(
+                f"{path}: {tensors} tensors are too many for one file; give fewer inputs, or one"
+                " layer"
+            )
+        self.header: dict[str, Any] = {"__metadata__": self.metadata}
+        self.end = 0
+
+    def __enter__(self) -> "TensorFile":
+        with ExitStack() as stack:
+            draft = stack.enter_context(whole(self.path))
+            self.file = stack.enter_context(draft.open("wb"))
+            self.file.seek(8 + self.room)
+            self.ending = stack.pop_all()
+        return self
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """Append a tensor."""
+        data = tensor.detach().to("cpu", torch.float32).contiguous().numpy().astype("<f4")
+        self.file.write(data.tobytes())
+        start, self.end = self.end, self.end + data.nbytes
+        self.header[name] = {
+            "dtype": "F32",
+            "shape": list(data.shape),
+            "data_offsets": [start, self.end],
+        }
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self.ending:
+            if error is not None:
+                raise error
+            text = json.dumps(self.header, separators=(",", ":")).encode()
+            self.file.seek(0)
+            self.file.write(self.room.to_bytes(8, "little") + text.ljust(self.room))

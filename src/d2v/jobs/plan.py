@@ -1,0 +1,228 @@
+"""`d2v plan`: what an experiment costs, before anything is started.
+
+Nothing is read but parameters. Operations are counted from the models (d2v.jobs.flops). Time
+follows from a device's rate and a utilisation, or from a measured rate. Disk follows from the sets'
+known sizes and the weights. Validation, evaluation and data loading are not counted.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from d2v import params
+from d2v.experiment import runs
+from d2v.experiment.runs import Run
+from d2v.jobs import cluster
+from d2v.params import Experiment, Finetune, Pretrain
+from d2v.util.errors import UserError
+
+KEPT = 2  # checkpoints of a run on disk (d2v.training.trainer.KEEP)
+# dense bf16 (V100: fp16) matrix products by the maker's data sheets, operations a second
+PEAK = {"v100": 125e12, "a100": 312e12, "h100": 989e12, "h200": 989e12}
+MODALITIES = ("vision", "speech", "text")
+USUAL = 0.4  # utilisation
+SPEECH_S = 12.3  # mean utterance of LibriSpeech: 961 h / 281,241
+LABELLED_TOKENS = 128  # GLUE: more than the mean length of any of its tasks
+RATE = 16_000
+# about, once prepared; GB
+DISK_GB = {
+    "imagenet": 150, "librispeech": 62, "librilight": 3600, "audioset": 350, "lm": 4,
+    "corpus": 7, "tokenizer": 0.01,
+}  # fmt: skip
+# decoding with a beam search: seconds of one core a second of speech, at a beam of 500; twice what
+# benchmarks/decoding.py found with a small language model
+DECODING = 0.1
+DEV_HOURS, TEST_HOURS = 5.3, 16.2  # LibriSpeech: dev-other; test-other, test-clean, dev-clean
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run and what it takes."""
+
+    run: str
+    table: str
+    updates: int
+    examples: float  # seen, with repetitions
+    pflop: float  # 1e15 operations
+    gpus: int
+    gpu_hours: float
+    hours: float
+    cpu_hours: float
+    disk_gb: float
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Operations a second of one GPU, and where the figure comes from."""
+
+    flops: dict[str, float]  # by modality
+    source: str
+
+
+def plan(experiment: Experiment, speed: Speed) -> list[Job]:
+    """Every run of the experiment in the order in which they could be done."""
+    places = cluster.load().slurm
+    jobs = []
+    for run in runs.all_runs(experiment):
+        resources = places.of(run.id)
+        gpus = resources.nodes * max(resources.gpus, 1)
+        jobs.append(_job(experiment, run, speed, gpus))
+    return jobs
+
+
+def _job(experiment: Experiment, run: Run, speed: Speed, gpus: int) -> Job:
+    if run.kind == "decode":
+        return _decoding(experiment, run)
+    from d2v.jobs import (
+        flops,  # here: it imports torch, which a mistake in a file need not wait for
+    )
+
+    model = runs.pretrain_of(experiment, run)
+    train: params.Portions
+    if run.kind == "pretrain":
+        table, train, steps = _served(experiment, run.name), model.train, model.train.steps
+        size = _size(model, labelled=False)
+        one = flops.pretraining(model, size)
+        copies = 4  # student, teacher, two moments of Adam
+    else:
+        task = experiment.finetune[run.name]
+        table, train = task.table, task.train
+        setting = runs.given_setting(experiment, run)
+        steps = setting.steps if setting else max(task.grid.steps if task.grid else [0])
+        frozen = bool(setting and setting.freeze)
+        size = _size(model, labelled=True)
+        one = flops.finetuning(model, size, _outputs(task), frozen)
+        copies = 3
+    if runs.released_of(experiment, run):
+        steps, copies = 0, 1
+    examples = steps * _examples(train, size)
+    work = examples * one
+    if model.encoder.kind not in speed.flops:
+        raise UserError(f"{speed.source}: holds no rate of {model.encoder.kind}, for {run.id}")
+    hours = work / speed.flops[model.encoder.kind] / 3600
+    disk = KEPT * copies * 4 * flops.parameter_count(model, size) / 1e9
+    return Job(run.id, table, steps, examples, work / 1e15, gpus, hours, hours / gpus, 0.0, disk)
+
+
+def _served(experiment: Experiment, pretrain: str) -> str:
+    """The first table that needs a pre-training, itself or one that starts from it."""
+    needed = {pretrain}
+    while more := {n for n, p in experiment.pretrain.items() if p.start_from in needed} - needed:
+        needed |= more
+    tables = [task.table for task in experiment.finetune.values() if task.pretrain in needed]
+    return tables[0] if tables else "none"
+
+
+def _decoding(experiment: Experiment, run: Run) -> Job:
+    decode = experiment.finetune[run.name].decode
+    assert decode
+    assert decode.search
+    search = decode.search.trials * DEV_HOURS * decode.search.beam / 500
+    hours = DECODING * (search + (DEV_HOURS + TEST_HOURS) * decode.beam / 500)
+    table = experiment.finetune[run.name].table
+    return Job(run.id, table, 0, 0.0, 0.0, 0, 0.0, hours / decode.cpus, hours, 0.1)
+
+
+def _size(p: Pretrain, labelled: bool) -> int:
+    """Typical length of an example: samples, or tokens."""
+    if isinstance(p.view, params.WaveAugment):
+        longest = p.view.max_samples if not labelled else None
+        return min(round(SPEECH_S * RATE), longest or round(SPEECH_S * RATE))
+    if isinstance(p.view, params.TokenAugment):
+        return min(LABELLED_TOKENS, p.view.max_tokens) if labelled else p.view.max_tokens
+    return 1
+
+
+def _examples(train: params.Portions, size: int) -> float:
+    """Examples an optimiser step."""
+    if train.sized:
+        return train.sized.micro_batches * train.sized.size / size
+    assert train.batch
+    return train.batch
+
+
+def _outputs(task: Finetune) -> int:
+    return getattr(task.task, "classes", 32)
+
+
+def chosen(jobs: Sequence[Job], patterns: Sequence[str]) -> list[Job]:
+    """The jobs that any pattern names, with or without what follows kind and name.
+
+    Raises UserError for a pattern that names none.
+    """
+    for pattern in patterns:
+        if not any(_is(job, pattern) for job in jobs):
+            raise UserError(f"--only {pattern}: no such run; try pretrain/* or {jobs[0].run}")
+    return [job for job in jobs if any(_is(job, pattern) for pattern in patterns)]
+
+
+def _is(job: Job, pattern: str) -> bool:
+    return fnmatchcase(job.run, pattern) or fnmatchcase(job.run, f"{pattern}/*")
+
+
+def shares(words: str) -> dict[str, float]:
+    """Utilisation by modality: one number for all, or `vision=0.5,speech=0.4`, others as usual.
+
+    Raises UserError for what is no share, and for modalities that do not exist or occur twice.
+    """
+    if "=" not in words:
+        return dict.fromkeys(MODALITIES, _share(words))
+    found: dict[str, float] = {}
+    for word in words.split(","):
+        kind, _, share = word.strip().partition("=")
+        if kind not in MODALITIES or kind in found:
+            raise UserError(
+                f"--utilisation {words}: '{word.strip()}': each of {', '.join(MODALITIES)} once"
+                " at most, with = and its share"
+            )
+        found[kind] = _share(share)
+    return dict.fromkeys(MODALITIES, USUAL) | found
+
+
+def _share(word: str) -> float:
+    try:
+        share = float(word)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise UserError(f"--utilisation: '{word}': a share above 0, at most 1, is needed")
+    return share
+
+
+def speed_of(device: str, utilisation: float | Mapping[str, float], measured: Path | None) -> Speed:
+    """Rate of a device at a utilisation (of all, or by modality), or as a benchmark measured it.
+
+    Raises UserError for an unknown device and a file that is no benchmark's.
+    """
+    if measured is None:
+        if device not in PEAK:
+            raise UserError(f"--device {device}: known are {', '.join(PEAK)}")
+        if not isinstance(utilisation, Mapping):
+            utilisation = dict.fromkeys(MODALITIES, utilisation)
+        if len(set(utilisation.values())) == 1:
+            words = f"{next(iter(utilisation.values())):.0%}"
+        else:
+            words = ", ".join(f"{share:.0%} ({kind})" for kind, share in utilisation.items())
+        peak = PEAK[device]
+        return Speed(
+            {kind: peak * share for kind, share in utilisation.items()},
+            f"{device} at {words} of {peak / 1e12:.0f} TFLOP/s, assumed",
+        )
+    try:
+        found = json.loads(measured.read_text())
+        gemm = 1e9 * float(found["gemm_gflops"])
+        rates = {kind: gemm * float(s["fraction_of_gemm"]) for kind, s in found["step"].items()}
+        return Speed(rates, f"{found['device']}, measured ({measured})")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{measured}: no result of a benchmark of steps ({type(error).__name__}: {error})"
+        ) from None
+
+
+def as_json(jobs: Sequence[Job], speed: Speed) -> str:
+    """The same for programs."""
+    content: dict[str, Any] = {"speed": asdict(speed), "jobs": [asdict(job) for job in jobs]}
+    return json.dumps(content, indent=1)

@@ -1,0 +1,67 @@
+"""A warning when prepared data is out of date; DVC is asked in the background."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from d2v.data.dvc import STAGES, named
+from d2v.util.locks import held, is_held
+
+LOCK = Path(".dvc/tmp/d2v.lock")  # of `d2v data`: one DVC at a time
+
+
+class Watch:
+    """`dvc status` of the stages that make some data sets, while the workflow is being planned."""
+
+    def __init__(self, datasets: Sequence[str], stages: Path) -> None:
+        """Start asking, unless the file of stages or all data is missing, or DVC is at work."""
+        self.stages = stages
+        self.process: subprocess.Popen[str] | None = None
+        if datasets and stages.exists() and not is_held(LOCK):
+            targets = named(datasets, stages)
+            with held(LOCK) as lock:  # passed on: a `d2v data` that comes next waits for the answer
+                self.process = subprocess.Popen(
+                    [sys.executable, "-m", "dvc", "status", "--json", "--with-deps", *targets],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    env=os.environ | {"DVC_NO_ANALYTICS": "1"},
+                    text=True,
+                    pass_fds=[lock.fileno()],
+                )
+
+    def report(self) -> None:
+        """Wait for the answer and print the warning, once."""
+        process, self.process = self.process, None
+        if process is None:
+            return
+        answer, _ = process.communicate()
+        stale = parse(answer)
+        if stale:
+            print(
+                f"warning: prepared data is out of date (stages {', '.join(stale)}):"
+                f" {remedy(stale, self.stages)}, and what has changed is then run again",
+                file=sys.stderr,
+            )
+
+
+def remedy(stale: Sequence[str], stages: Path) -> str:
+    """The command that makes these stages of a file up to date."""
+    if stages == STAGES:
+        return "`d2v data` makes it again"
+    names = " ".join(stage.rpartition(":")[2] for stage in stale)
+    return (
+        f"`d2v data {names} --stages {stages}` makes it again (to keep what you prepared by hand:"
+        f" `dvc commit --force {' '.join(stale)}`)"
+    )
+
+
+def parse(answer: str) -> list[str]:
+    """Stages out of date in the output of `dvc status --json`; none if DVC could not tell."""
+    try:
+        return sorted(json.loads(answer))
+    except json.JSONDecodeError:
+        return []

@@ -1,0 +1,164 @@
+"""Where an experiment stands: one line a run."""
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from d2v.experiment import runs
+from d2v.jobs import slurm
+from d2v.jobs.job import PULSE_S, word_of
+from d2v.jobs.local import State
+from d2v.params import Experiment
+from d2v.util import locks
+from d2v.util.errors import UserError
+from d2v.util.files import read_json
+
+Queue = Mapping[str, State]  # by job id
+Row = tuple[str, ...]
+HEAD = ("run", "state", "step", "rate", "ETA", "loss", "std t/p", "node", "GPU MiB")
+LEFT = ("run", "state", "node")  # the other columns are numbers
+ENDS = ("done", "failed", "stopped", "cancelled", "refused")  # a run goes no further by itself
+CLEAR = "\x1b[H\x1b[J"
+
+
+def watch(experiment: Experiment, seconds: float) -> None:
+    """Show the lines again and again until no run is left to wait for, or Ctrl-C."""
+    try:
+        while True:
+            rows = _rows(experiment)
+            print((CLEAR if sys.stdout.isatty() else "") + "\n".join(_table(rows)), flush=True)
+            if all(row[1] in ENDS for row in rows):
+                return
+            time.sleep(seconds)
+    except KeyboardInterrupt:
+        return
+
+
+def lines(experiment: Experiment) -> Iterator[str]:
+    """Every run with its state and newest numbers, and a count of states.
+
+    rate: examples per second. std t/p: of targets and predictions. GPU MiB: what the first GPU of
+    the job needed so far.
+    """
+    yield from _table(_rows(experiment))
+
+
+def _rows(experiment: Experiment) -> list[Row]:
+    queue = cluster_queue(experiment)
+    return [_row(experiment, run, queue) for run in runs.all_runs(experiment)]
+
+
+def _table(rows: list[Row]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(HEAD, *rows, strict=True)]
+    for row in (HEAD, *rows):
+        cells = [
+            cell.ljust(width) if name in LEFT else cell.rjust(width)
+            for name, cell, width in zip(HEAD, row, widths, strict=True)
+        ]
+        yield "  ".join(cells).rstrip()
+    counts = Counter(row[1] for row in rows)
+    yield ", ".join(f"{n} {state}" for state, n in counts.items())
+
+
+def cluster_queue(experiment: Experiment) -> Queue:
+    """Slurm's word about the jobs of the experiment, in one question; empty without such jobs."""
+    found = (read_json(_folder(experiment, run) / "job.json") for run in runs.all_runs(experiment))
+    ids = [job["id"] for job in found if job and job["place"] == "slurm" and job["id"]]
+    return (slurm.queue("-j", ",".join(ids)) or {}) if ids else {}
+
+
+def state_of(experiment: Experiment, run: runs.Run, queue: Queue | None = None) -> str:
+    """missing, queued, requeued, running, ending, done, or how it ended.
+
+    failed: the job told why; stopped: it was cut off; cancelled; refused: the cluster did not take
+    it. `queue` is what the cluster says; without its word that of the launcher counts, as long as
+    the job gives signs of life.
+    """
+    folder = _folder(experiment, run)
+    job = read_json(folder / "job.json")
+    here = job is None or job["place"] != "slurm"
+    if here and locks.is_held(folder / "lock"):
+        return "running"
+    word = word_of(folder, job["attempt"]) if job else None
+    told = word is not None and not word["lost_peer"]
+    if job and not here and not told:
+        state = (queue or {}).get(job["id"] or "")
+        if state is not None and state.phase != "ending":
+            return "requeued" if state.phase == "queued" and state.restarts else state.phase
+        if state is None and _beats(folder, job):
+            return "running"
+    if runs.metrics_path(experiment, run).exists():
+        return "done"
+    if job is None:
+        return "missing"
+    if job.get("state") in ("refused", "cancelled"):
+        return str(job["state"])
+    return "failed" if told and word and word["error"] else "stopped"
+
+
+def _row(experiment: Experiment, run: runs.Run, queue: Queue) -> Row:
+    folder = _folder(experiment, run)
+    state = state_of(experiment, run, queue)
+    last = _last_line(folder / "log.jsonl")
+    pulse = read_json(folder / "pulse.json") or {}
+    step, rate, steps = last.get("step"), last.get("examples_per_s"), _steps(experiment, run)
+    spread = [_number(last.get(name), 3) for name in ("target_std", "prediction_std")]
+    return (
+        run.id,
+        state,
+        "-" if step is None else f"{step}/{steps or '?'}",
+        _number(rate, 1),
+        _left(step, steps, last.get("steps_per_s")) if state == "running" else "-",
+        _number(last.get("loss"), 4),
+        "-" if spread == ["-", "-"] else "/".join(spread),
+        pulse.get("node") or "-" if state == "running" else "-",
+        _number(pulse.get("gpu_mib"), 0),
+    )
+
+
+def _steps(experiment: Experiment, run: runs.Run) -> int | None:
+    """Optimiser steps of a run; None as long as its grid is not searched."""
+    if run.kind == "pretrain":
+        return experiment.pretrain[run.name].train.steps
+    try:
+        return runs.setting_of(experiment, run).steps
+    except UserError:
+        return None
+
+
+def _left(step: int | None, steps: int | None, rate: float | None) -> str:
+    """Time to go at the rate of the newest steps."""
+    if not step or not steps or not rate:
+        return "-"
+    return str(timedelta(seconds=round((steps - step) / rate)))
+
+
+def _beats(folder: Path, job: Mapping[str, Any]) -> bool:
+    """Whether the job said lately that it lives."""
+    pulse = read_json(folder / "pulse.json")
+    same = pulse is not None and pulse["attempt"] == job["attempt"]
+    return bool(same and pulse and time.time() - pulse["time"] < 6 * PULSE_S)
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _folder(experiment: Experiment, run: runs.Run) -> Path:
+    return runs.work_folder(experiment, run)
+
+
+def _last_line(path: Path) -> dict[str, Any]:
+    """Last whole line of a log, without reading all of it."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 4096))
+            tail = file.read().decode(errors="replace").strip().split("\n")
+        return json.loads(tail[-1])
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}

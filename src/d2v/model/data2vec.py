@@ -1,0 +1,176 @@
+"""data2vec (paper figure 1): a student regresses what a teacher makes of the whole input.
+
+student   sees the masked input                 encoder -> backbone -> regression head
+teacher   sees the whole input, no gradient     EMA of the student's encoder and backbone
+target    mean of the teacher's top K layers, each normalised, at the masked positions
+
+Nothing is computed that the loss does not need: the head, and the end of each last block, see the
+masked positions only.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from d2v import params
+from d2v.model import encoders
+from d2v.model.ema import Teacher
+from d2v.model.kernels.linear import Linear
+from d2v.model.transformer import Kept, Output, Transformer, at_rows, initialise
+
+HIDING = frozenset({"mask", "channel_mask"})  # entries of a batch that hide something
+
+
+@dataclass
+class Regression:
+    """What the loss compares, and the student's last outputs, at the M masked positions."""
+
+    prediction: Tensor  # (M, D)
+    target: Tensor  # (M, D), float32, without gradient
+    encoder_output: Tensor  # (M, D)
+
+
+class Student(nn.Module):
+    """Encoder and backbone: what is trained, kept, and fine-tuned."""
+
+    def __init__(self, encoder: params.Encoder, backbone: params.Backbone) -> None:
+        super().__init__()
+        self.encoder = encoders.build(encoder, backbone)
+        self.backbone = Transformer(backbone)
+
+    def forward(self, batch: dict[str, Tensor]) -> tuple[Output, Tensor | None]:
+        """Outputs for `batch`, masked where it has masks, and padding (B, T) or None."""
+        x, padding = self.encoder.local_features(batch)
+        return self.see(x, padding, batch)
+
+    def see(
+        self, x: Tensor, padding: Tensor | None, batch: dict[str, Tensor], **wanted: Any
+    ) -> tuple[Output, Tensor | None]:
+        """Outputs for local features `x` (B, T, D) that are already there.
+
+        `wanted` says what of them, and where, as for Transformer.
+        """
+        if HIDING & batch.keys():
+            x, padding = self.encoder.mask_features(x, padding, batch)
+        h, padding = self.encoder(x, padding)
+        return self.backbone(h, padding, **wanted), padding
+
+    def positions(self, x: Tensor) -> Tensor:
+        """Cut the leading positions without a target off `x` (B, P + T, D)."""
+        return x[:, self.encoder.prefix :]
+
+    def rows(self, places: Tensor, length: int) -> Tensor:
+        """Where places (M,) of (B * T), T = length, are in the backbone's (B * (P + T))."""
+        prefix = self.encoder.prefix
+        return places + (places // length + 1) * prefix if prefix else places
+
+
+class Data2Vec(nn.Module):
+    """Student, teacher and regression head."""
+
+    def __init__(self, p: params.Pretrain) -> None:
+        super().__init__()
+        self.target, self.average = p.target, Average(p.target)
+        self.student = Student(p.encoder, p.backbone)
+        self.head = regression_head(p.regression, p.backbone)
+        self.teacher = Teacher(self.student.encoder, self.student.backbone, p.ema)
+
+    def forward(self, batch: dict[str, Tensor]) -> Regression:
+        """Predictions and targets where `batch["mask"]` (B, T) is True.
+
+        `masked` (M,), the places of these in (B * T), saves a GPU the search, for which the host
+        would have to wait.
+        """
+        masked = batch.get("masked")
+        if masked is None:
+            masked = batch["mask"].flatten().nonzero().flatten()
+        x, padding = self.student.encoder.local_features(batch)
+        target = self.targets(x.detach(), padding, batch, masked)
+        rows = self.student.rows(masked, x.shape[1])
+        output, _ = self.student.see(x, padding, batch, rows=rows)
+        return Regression(self.head(output.x), target, output.x)
+
+    def targets(
+        self,
+        x: Tensor,
+        padding: Tensor | None,
+        batch: dict[str, Tensor],
+        masked: Tensor | None = None,
+    ) -> Tensor:
+        """Targets (M, D) at the places `masked` (M,) of (B * T), else (B, T, D) at every position.
+
+        From unmasked local features `x` (B, T, D) (paper 3.3).
+        """
+        with torch.inference_mode():
+            target = self._targets(x, padding, batch, masked)
+        return target.clone()  # an ordinary tensor, which the loss may keep for its gradient
+
+    def _targets(
+        self, x: Tensor, padding: Tensor | None, batch: dict[str, Tensor], masked: Tensor | None
+    ) -> Tensor:
+        p = self.target
+        over_time = "instance" in (p.layer_norm, p.final_norm)  # all positions are needed then
+        narrow = masked is not None and not over_time
+        rows = self.student.rows(masked, x.shape[1]) if narrow and masked is not None else None
+        keep = Kept((p.feature,), p.top_k)
+        output = self.teacher(x, padding, batch, keep=keep, context=p.context, rows=rows)
+        layers = output.layers[p.feature]
+        if rows is None:
+            layers = [self.student.positions(layer) for layer in layers]
+        target: Tensor = self.average(layers)
+        return at_rows(target, masked) if masked is not None and rows is None else target
+
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Take student and head of another pre-training; the teacher becomes the student's copy."""
+        for name, part in (("student.", self.student), ("head.", self.head)):
+            own = {k.removeprefix(name): w for k, w in weights.items() if k.startswith(name)}
+            part.load_state_dict(own)
+        self.update_teacher(0.0)
+
+    def update_teacher(self, decay: float) -> None:
+        """Move the teacher towards the student; once after each optimiser step."""
+        self.teacher.update(self.student.encoder, self.student.backbone, decay)
+
+
+class Average(nn.Module):
+    """Targets of layers: their mean, each normalised, normalised again; no parameters."""
+
+    def __init__(self, p: params.Target) -> None:
+        super().__init__()
+        self.layer_norm, self.final_norm = p.layer_norm, p.final_norm
+
+    def forward(self, layers: list[Tensor]) -> Tensor:
+        """K layers (..., D) to one, float32."""
+        first, *others = (normalise(layer.float(), self.layer_norm) for layer in layers)
+        total = first.clone() if self.layer_norm == "none" else first
+        for other in others:
+            total += other
+        return normalise(total.div_(len(layers)), self.final_norm)
+
+
+def normalise(x: Tensor, kind: str) -> Tensor:
+    """Normalise `x` (B, T, D) without parameters: over time (instance) or channels (layer).
+
+    Instance norm covers padded positions too, as the reference does.
+    """
+    if kind == "instance":
+        return F.instance_norm(x.transpose(1, 2)).transpose(1, 2)
+    return F.layer_norm(x, x.shape[-1:]) if kind == "layer" else x
+
+
+def regression_head(kind: str, backbone: params.Backbone) -> nn.Module:
+    """From the student's output to targets: one layer, two with GELU between, or none."""
+    dim = backbone.dim
+    heads: dict[str, nn.Module] = {
+        "linear": Linear(dim, dim),
+        "mlp": nn.Sequential(Linear(dim, 2 * dim), nn.GELU(), Linear(2 * dim, dim)),
+        "none": nn.Identity(),
+    }
+    head = heads[kind]
+    if backbone.init.head:
+        initialise(head, backbone.init)
+    return head

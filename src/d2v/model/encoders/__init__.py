@@ -1,0 +1,18 @@
+"""The only modality-specific modules: input to (B, T, D)."""
+
+from d2v import params
+from d2v.model.encoders.base import Encoder, Freeze
+from d2v.model.encoders.speech import SpeechEncoder
+from d2v.model.encoders.text import TextEncoder
+from d2v.model.encoders.vision import VisionEncoder
+
+__all__ = ["Encoder", "Freeze", "SpeechEncoder", "TextEncoder", "VisionEncoder", "build"]
+
+
+def build(p: params.Encoder, backbone: params.Backbone) -> Encoder:
+    """The encoder that the parameters name, as wide as the backbone."""
+    if isinstance(p, params.PatchEncoder):
+        return VisionEncoder(p, backbone)
+    if isinstance(p, params.WaveEncoder):
+        return SpeechEncoder(p, backbone)
+    return TextEncoder(p, backbone)

@@ -1,0 +1,136 @@
+"""16 kHz waveforms to 50 Hz frames (paper 4.2; wav2vec 2.0 front end with layer norms)."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from d2v import params
+from d2v.model.encoders.base import Batch, Encoder, Features, Freeze
+from d2v.model.frames import frame_count
+from d2v.model.kernels.dropout import dropout
+from d2v.model.kernels.linear import Linear
+from d2v.model.kernels.windows import Runs, WindowConv, chain, norm_gelu, visible
+
+
+class SpeechEncoder(Encoder):
+    """Convolutional front end, convolutional positions, LayerNorm."""
+
+    def __init__(self, p: params.WaveEncoder, backbone: params.Backbone) -> None:
+        super().__init__()
+        dim = backbone.dim
+        self.conv_layers = p.conv_layers
+        self.features = FrontEnd(p, dim)
+        self.mask_embedding = nn.Parameter(torch.rand(dim))
+        self.positions = ConvPositions(p, dim)
+        self.norm = nn.LayerNorm(dim)
+        self.dropout = p.dropout
+
+    def local_features(self, batch: Batch) -> Features:
+        """Embed `waves` (B, S) as frames (B, T, D).
+
+        `samples` (B,) are the real lengths; without them nothing is padded. Padding is (B, T).
+        Frames that `mask` (B, T) hides give the front end no gradient: the student does not see
+        them, the teacher does not learn.
+        """
+        mask = batch.get("mask")
+        if mask is None or mask.device.type != "cpu" or self.features.compiled:
+            x = self.features(batch["waves"])
+        else:
+            x = self.features(batch["waves"], visible(mask))
+        if "samples" not in batch:
+            return x, None
+        frames = frame_count(batch["samples"], self.conv_layers)
+        return x, torch.arange(x.shape[1], device=x.device) >= frames.unsqueeze(1)
+
+    def mask_features(self, x: Tensor, padding: Tensor | None, batch: Batch) -> Features:
+        """Replace frames where `mask` (B, T) is True by the mask embedding.
+
+        After that, channels where `channel_mask` (B, D) is True are zero in all frames (wav2vec 2.0
+        fine-tuning; fairseq apply_mask).
+        """
+        if "mask" in batch:
+            x = torch.where(batch["mask"].unsqueeze(-1), self.mask_embedding, x)
+        if "channel_mask" in batch:
+            x = x.masked_fill(batch["channel_mask"].unsqueeze(1), 0.0)
+        return x, padding
+
+    def freeze(self, which: Freeze) -> None:
+        """Stop training all of `features`, or the convolutions and their norms (wav2vec 2.0)."""
+        if which == "convolutions":
+            self.features.convs.requires_grad_(False)
+            self.features.norms.requires_grad_(False)
+        else:
+            super().freeze(which)
+
+    def forward(self, x: Tensor, padding: Tensor | None) -> Features:
+        """Zero the padding, add convolutional positions, normalise: (B, T, D)."""
+        if padding is not None:
+            x = x.masked_fill(padding.unsqueeze(-1), 0.0)
+        x = self.norm(x + self.positions(x, padding))
+        return dropout(x, self.dropout, self.training), padding
+
+
+class FrontEnd(nn.Module):
+    """Convolutions with LayerNorm and GELU each, then LayerNorm and a projection to D."""
+
+    compiled = False
+
+    def __init__(self, p: params.WaveEncoder, dim: int) -> None:
+        super().__init__()
+        channels = [1] + [c for c, _, _ in p.conv_layers]
+        self.convs = nn.ModuleList(
+            WindowConv(before, after, kernel, stride)
+            for before, (after, kernel, stride) in zip(channels, p.conv_layers, strict=False)
+        )
+        self.norms = nn.ModuleList(nn.LayerNorm(c) for c in channels[1:])
+        self.norm = nn.LayerNorm(channels[-1])
+        self.projection = Linear(channels[-1], dim)
+
+    def compile(self, *how: Any, **more: Any) -> None:
+        """As any module; then it is not told of frames, which would be constants of a graph."""
+        self.compiled = True
+        super().compile(*how, **more)
+
+    def convolve(self, waves: Tensor, needed: list[Runs] | None = None) -> Tensor:
+        """Waveforms (B, S) to channels (B, T, C), before norm and projection."""
+        x = waves.unsqueeze(-1)
+        every = [None] * len(self.convs) if needed is None else chain(self.convs, needed)
+        for conv, norm, runs in zip(self.convs, self.norms, every, strict=True):
+            assert isinstance(norm, nn.LayerNorm)
+            x = norm_gelu(conv(x, runs), norm, runs)
+        return x
+
+    def forward(self, waves: Tensor, needed: list[Runs] | None = None) -> Tensor:
+        """Waveforms (B, S) to local features (B, T, D).
+
+        `needed`: frames of each example whose gradient is not zero, on a CPU; None: all.
+        """
+        return self.projection(self.norm(self.convolve(waves, needed)))
+
+
+class ConvPositions(nn.Module):
+    """Stacked grouped convolutions, each with LayerNorm (no parameters) and GELU.
+
+    fairseq's `make_conv_pos` with pos_conv_depth > 1: kernel max(3, position_kernel // depth).
+    """
+
+    def __init__(self, p: params.WaveEncoder, dim: int) -> None:
+        super().__init__()
+        self.kernel = max(3, p.position_kernel // p.position_depth)
+        self.padding = p.position_padding
+        self.convs = nn.ModuleList(
+            nn.Conv1d(dim, dim, self.kernel, padding=self.kernel // 2, groups=p.position_groups)
+            for _ in range(p.position_depth)
+        )
+
+    def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
+        """Positions of `x` (B, T, D), zero in the padding (B, T): same shape."""
+        length = x.shape[1]
+        for conv in self.convs:
+            if self.padding == "each" and padding is not None:
+                x = x.masked_fill(padding.unsqueeze(-1), 0.0)
+            x = conv(x.transpose(1, 2))[..., :length].transpose(1, 2)
+            x = F.gelu(F.layer_norm(x, x.shape[-1:]))
+        return x

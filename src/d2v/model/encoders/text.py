@@ -1,0 +1,54 @@
+"""Sub-word tokens to embeddings with learned positions (paper 4.3; RoBERTa)."""
+
+import torch
+from torch import Tensor, nn
+
+from d2v import params
+from d2v.model.encoders.base import Batch, Encoder, Features
+from d2v.model.kernels.dropout import dropout
+from d2v.model.transformer import initialise
+
+PAD = 1
+
+
+class TextEncoder(Encoder):
+    """Token embedding, optional learned positions, LayerNorm."""
+
+    def __init__(self, p: params.TokenEncoder, backbone: params.Backbone) -> None:
+        super().__init__()
+        dim = backbone.dim
+        self.teacher_input = p.teacher_input
+        self.features = nn.Embedding(p.vocab_size, dim, padding_idx=PAD)
+        self.positions = None
+        if p.absolute_positions:
+            # positions count real tokens from PAD + 1, as fairseq's learned positions do
+            self.positions = nn.Embedding(p.max_positions + PAD + 1, dim, padding_idx=PAD)
+        self.norm = nn.LayerNorm(dim, eps=backbone.norm_eps)
+        self.dropout = p.dropout
+        initialise(self, backbone.init)
+
+    def local_features(self, batch: Batch) -> Features:
+        """Embed the uncorrupted `tokens` (B, T) as (B, T, D); padding (B, T)."""
+        tokens = batch["tokens"]
+        if self.teacher_input == "masked_only" and "mask" in batch:
+            tokens = torch.where(batch["mask"], tokens, PAD)
+        return self.features(tokens), tokens == PAD
+
+    def mask_features(self, x: Tensor, padding: Tensor | None, batch: Batch) -> Features:
+        """Embed `masked_tokens` (B, T), where masked positions hold the mask token."""
+        tokens = batch["masked_tokens"]
+        return self.features(tokens), tokens == PAD
+
+    def forward(self, x: Tensor, padding: Tensor | None) -> Features:
+        """Add positions, normalise, zero the padding: (B, T, D)."""
+        assert padding is not None  # local_features and mask_features always give it
+        if self.positions is not None:
+            x = x + self.positions(position_ids(padding))
+        x = dropout(self.norm(x), self.dropout, self.training)
+        return x.masked_fill(padding.unsqueeze(-1), 0.0), padding
+
+
+def position_ids(padding: Tensor) -> Tensor:
+    """Positions (B, T): PAD + running count of real tokens, PAD at padding."""
+    real = (~padding).long()
+    return real.cumsum(1) * real + PAD

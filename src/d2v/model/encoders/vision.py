@@ -1,0 +1,41 @@
+"""Images to patch embeddings with a class token (paper 4.1; BEiT)."""
+
+import torch
+from torch import Tensor, nn
+
+from d2v import params
+from d2v.model.encoders.base import Batch, Encoder, Features
+from d2v.model.transformer import fill, initialise
+
+
+class VisionEncoder(Encoder):
+    """Patch convolution, class token, optional learned absolute positions."""
+
+    def __init__(self, p: params.PatchEncoder, backbone: params.Backbone) -> None:
+        super().__init__()
+        dim = backbone.dim
+        self.prefix = int(p.cls_token)
+        self.features = nn.Conv2d(p.channels, dim, p.patch_size, p.patch_size)
+        self.mask_embedding = nn.Parameter(torch.zeros(1, 1, dim))
+        self.cls = nn.Parameter(torch.zeros(1, 1, dim)) if p.cls_token else None
+        self.positions = None
+        if p.absolute_positions:
+            self.positions = nn.Parameter(torch.zeros(1, self.prefix + p.grid**2, dim))
+        initialise(self, backbone.init)
+        for token in (self.mask_embedding, self.cls, self.positions):
+            if token is not None:
+                fill(token.data, backbone.init, backbone.init.std)
+
+    def local_features(self, batch: Batch) -> Features:
+        """Embed `images` (B, C, H, W) as patches (B, T, D), row by row."""
+        return self.features(batch["images"]).flatten(2).transpose(1, 2), None
+
+    def mask_features(self, x: Tensor, padding: Tensor | None, batch: Batch) -> Features:
+        """Replace patches where `mask` (B, T) is True by the mask embedding."""
+        return torch.where(batch["mask"].unsqueeze(-1), self.mask_embedding, x), None
+
+    def forward(self, x: Tensor, padding: Tensor | None) -> Features:
+        """Put the class token in front and add positions: (B, P + T, D)."""
+        if self.cls is not None:
+            x = torch.cat([self.cls.expand(len(x), -1, -1), x], dim=1)
+        return x if self.positions is None else x + self.positions, None

@@ -1,0 +1,297 @@
+"""Checkpoints: whole or absent, checked by SHA-256, readable without this code (no pickle).
+
+    <root>/step-<n>/  model.safetensors     the task's weights, student and teacher
+                      training.safetensors  optimiser moments and states of the random generators
+                      checkpoint.json       schema version, step, parameters, provenance, hashes
+
+A folder is written under another name and renamed when it is complete. Nothing is forced to the
+disk (fsync takes longer than a small checkpoint): what a power cut tears, the hashes find, and the
+checkpoint before it is used.
+"""
+
+import itertools
+import json
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from d2v.util.errors import UserError
+from d2v.util.files import remove_folder, rename, sha256
+
+SCHEMA_VERSION = 2
+MODEL, TRAINING, META = "model.safetensors", "training.safetensors", "checkpoint.json"
+
+
+class Damaged(UserError):
+    """A checkpoint that is not what was written."""
+
+
+class Unreadable(UserError):
+    """A checkpoint that cannot be read now; it may well be whole (a stale file handle, say)."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a folder holds: tensors on the CPU, and `meta` as passed to `save`."""
+
+    folder: Path
+    step: int
+    model: dict[str, Tensor]
+    training: dict[str, Tensor]
+    meta: dict[str, Any]
+
+
+def save(
+    root: Path,
+    step: int,
+    model: Mapping[str, Tensor],
+    training: Mapping[str, Tensor],
+    meta: Mapping[str, Any],
+) -> Path:
+    """Write `<root>/step-<step>` with `meta` (JSON-able) beside the tensors; returns the folder.
+
+    A folder of that name is replaced. Raises OSError if it cannot be written; then nothing of it is
+    left.
+    """
+    part = root / f"step-{step}.part"
+    remove_folder(part)
+    try:
+        return _write(part, root / f"step-{step}", step, model, training, meta)
+    except SafetensorError as error:  # it says so of a full disk, too
+        raise OSError(str(error)) from None
+    finally:
+        remove_folder(part)
+
+
+def _write(
+    part: Path,
+    final: Path,
+    step: int,
+    model: Mapping[str, Tensor],
+    training: Mapping[str, Tensor],
+    meta: Mapping[str, Any],
+) -> Path:
+    part.mkdir(parents=True)
+    hashes = {}
+    for name, tensors in ((MODEL, model), (TRAINING, training)):
+        save_file(_unshared(tensors), part / name)
+        hashes[name] = sha256(part / name)
+    head = {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "training",
+        "step": step,
+        "sha256": hashes,
+    }
+    (part / META).write_text(json.dumps({**head, **meta}, indent=1))
+    remove_folder(final)
+    rename(part, final)
+    return final
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """The content of checkpoint.json, as the present schema version has it.
+
+    Raises Damaged, Unreadable, or UserError if a newer version of d2v wrote the folder.
+    """
+    try:
+        with _reading(folder / META):
+            meta: dict[str, Any] = json.loads((folder / META).read_text())
+        version = meta["schema_version"]
+        if not isinstance(version, int):
+            raise ValueError(f"schema_version {version!r}")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        # that of bytes which are no UTF-8 has all of them
+        reason = str(error) if isinstance(error, UnicodeDecodeError) else repr(error)
+        raise Damaged(f"{folder}/{META}: not a checkpoint ({reason[:200]})") from None
+    while version in MIGRATIONS:
+        meta = MIGRATIONS[version](meta)
+        version = meta["schema_version"]
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"{folder}: checkpoint of schema version {version}, this d2v reads up to"
+            f" {SCHEMA_VERSION}; use the version of d2v that wrote it"
+        )
+    return meta
+
+
+def _from_1(meta: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 knew checkpoints of the trainer only, so it did not say what kind they are."""
+    return {**meta, "schema_version": 2, "kind": "training"}
+
+
+# from an older version to the next one; applied one after another
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """The content of checkpoint.json, after the hashes were compared; raises as `read_meta`."""
+    meta = read_meta(folder)
+    for name in (MODEL, TRAINING):
+        try:
+            with _reading(folder / name):
+                intact = sha256(folder / name) == meta["sha256"][name]
+        except KeyError:
+            raise Damaged(f"{folder}/{META}: has no hash of {name}") from None
+        if not intact:
+            raise Damaged(f"{folder}/{name}: does not match its SHA-256, the file is damaged")
+    return meta
+
+
+def load(folder: Path) -> Checkpoint:
+    """Read a checkpoint; raises Damaged."""
+    meta = verify(folder)
+    model, training = load_file(folder / MODEL), load_file(folder / TRAINING)
+    return Checkpoint(folder, meta["step"], model, training, meta)
+
+
+def load_weights(folder: Path, prefix: str = "") -> dict[str, Tensor]:
+    """Weights of a checkpoint whose names start with `prefix`, which is cut off; raises Damaged."""
+    verify(folder)
+    with safe_open(folder / MODEL, framework="pt") as file:
+        names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
+        return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+
+
+def latest(root: Path, say: Callable[[str], None] = print) -> Path | None:
+    """The newest checkpoint that is intact; others are reported, and damaged ones set aside."""
+    for folder in reversed(_folders(root)):
+        try:
+            verify(folder)
+        except Damaged as error:
+            aside = folder.with_name(folder.name + ".damaged")
+            remove_folder(aside)
+            rename(folder, aside)
+            say(f"{error}; set aside, the checkpoint before it is used")
+            continue
+        except Unreadable as error:
+            say(f"{error}; left as it is, the checkpoint before it is used")
+            continue
+        return folder
+    return None
+
+
+def prune(root: Path, keep: int) -> None:
+    """Keep the newest `keep` checkpoints, and the best ones that they know of (`best` in meta)."""
+    newest = _folders(root)[-keep:]
+    kept = {folder.name for folder in newest}
+    for folder in newest:
+        try:
+            best = read_meta(folder).get("best")
+        except UserError:  # damaged since it was written: `latest` deals with it
+            continue
+        if best is not None:
+            kept.add(f"step-{best['step']}")
+    for folder in root.glob("step-*"):
+        if folder.name not in kept:
+            remove_folder(folder)
+
+
+# --- optimiser --------------------------------------------------------------------------------
+
+
+def optimiser_state(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Moments by parameter name: `optimiser.<name>/<moment>`.
+
+    Those of a sharded optimiser must have been gathered in this process.
+    """
+    names, states = _names(optimiser), optimiser.state_dict()["state"]
+    return {
+        f"optimiser.{names[place]}/{key}": value
+        for place, state in states.items()
+        for key, value in state.items()
+    }
+
+
+def restore_optimiser(optimiser: torch.optim.Optimizer, training: Mapping[str, Tensor]) -> None:
+    """Put the moments back, also where the groups were made in another order."""
+    states: dict[int, dict[str, Tensor]] = {}
+    places = {name: place for place, name in enumerate(_names(optimiser))}
+    for full, value in training.items():
+        if full.startswith("optimiser."):
+            name, key = full.removeprefix("optimiser.").rsplit("/", 1)
+            states.setdefault(places[name], {})[key] = value
+    count = itertools.count()
+    groups = [
+        {**group, "params": [next(count) for _ in group["params"]]}
+        for group in optimiser.param_groups
+    ]
+    optimiser.load_state_dict({"state": states, "param_groups": groups})
+
+
+def _names(optimiser: torch.optim.Optimizer) -> list[str]:
+    return [name for group in optimiser.param_groups for name in group["names"]]
+
+
+# --- random generators ------------------------------------------------------------------------
+
+
+def random_state() -> dict[str, Tensor]:
+    """States of Python's, NumPy's and PyTorch's global generators, as tensors."""
+    version, words, gauss = random.getstate()
+    numpy: Any = np.random.get_state(legacy=False)  # noqa: NPY002 - the global one is meant
+    tensors = {
+        "rng.python": torch.tensor([version, *words]),
+        "rng.python_gauss": torch.tensor([] if gauss is None else [gauss], dtype=torch.float64),
+        "rng.numpy": torch.from_numpy(numpy["state"]["key"].astype(np.int64)),
+        "rng.numpy_place": torch.tensor([numpy["state"]["pos"], numpy["has_gauss"]]),
+        "rng.numpy_gauss": torch.tensor([numpy["gauss"]], dtype=torch.float64),
+        "rng.torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        tensors["rng.cuda"] = torch.cuda.get_rng_state()
+    return tensors
+
+
+def restore_random(tensors: Mapping[str, Tensor]) -> None:
+    """Put the generators back into the states of `random_state`."""
+    version, *words = tensors["rng.python"].tolist()
+    gauss = tensors["rng.python_gauss"].tolist()
+    random.setstate((version, tuple(words), gauss[0] if gauss else None))
+    keys = tensors["rng.numpy"].numpy().astype(np.uint32)
+    place, has_gauss = tensors["rng.numpy_place"].tolist()
+    cached = tensors["rng.numpy_gauss"].item()
+    np.random.set_state(("MT19937", keys, place, has_gauss, cached))  # noqa: NPY002
+    torch.set_rng_state(tensors["rng.torch"])
+    if "rng.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["rng.cuda"])
+
+
+# --- files ------------------------------------------------------------------------------------
+
+
+def _folders(root: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    steps = [f for f in root.glob("step-*") if f.name.removeprefix("step-").isdecimal()]
+    return sorted(steps, key=lambda folder: int(folder.name.removeprefix("step-")))
+
+
+def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors that safetensors takes: contiguous, none sharing memory with another."""
+    seen: set[int] = set()
+    own = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().contiguous()
+        storage = tensor.untyped_storage().data_ptr()
+        own[name] = tensor.clone() if storage in seen and tensor.numel() else tensor
+        seen.add(storage)
+    return own
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """A file that is not there is damage; any other failure may pass."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise Damaged(f"{path}: {error.strerror}") from None
+    except OSError as error:
+        raise Unreadable(f"{path}: cannot be read now ({error.strerror})") from None

@@ -1,0 +1,55 @@
+"""The batches of a run, one after another, where the model is."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from d2v.training import devices
+
+
+class Examples(Protocol):
+    """What the loop needs of a data set: examples by (epoch, index), collated to a batch."""
+
+    @property
+    def ids(self) -> Sequence[str]: ...
+    @property
+    def sizes(self) -> Any: ...  # (N,) integers; asked for where train.sized is given
+    def __len__(self) -> int: ...
+    def __getitem__(self, key: tuple[int, int], /) -> Any: ...
+    def collate(self, examples: list[Any], /) -> dict[str, Any]: ...
+    def finish(self, batch: dict[str, Any], device: torch.device, /) -> dict[str, Any]: ...
+
+
+def batches(
+    dataset: Examples, order: Iterable[list[tuple[int, int]]], workers: int, device: torch.device
+) -> Iterator[dict[str, Any]]:
+    """Collated batches of the examples that `order` names, with their tensors on the device.
+
+    On a GPU they are copied and finished beside the computation, on a stream of their own.
+    """
+    loader: DataLoader[Any] = DataLoader(
+        dataset,  # type: ignore[arg-type]
+        batch_sampler=order,
+        collate_fn=dataset.collate,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator(),  # the loader draws a seed: not from the run's generator
+    )
+    if device.type != "cuda":
+        for batch in loader:
+            yield dataset.finish(batch, device)
+        return
+    side = torch.cuda.Stream(device)
+    for batch in loader:
+        # the host is here when it has queued the step before: the GPU computes that meanwhile
+        with torch.cuda.stream(side):
+            batch = dataset.finish(devices.move(batch, device), device)
+        now = torch.cuda.current_stream(device)
+        now.wait_stream(side)
+        for value in batch.values():
+            if isinstance(value, Tensor) and value.is_cuda:
+                value.record_stream(now)
+        yield batch

@@ -1,0 +1,102 @@
+"""Checkpoints written in the background: the loop waits for a copy of the tensors only."""
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from d2v.training import checkpoint
+from d2v.util.errors import UserError
+
+Tensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class _Write:
+    """One that is under way."""
+
+    step: int
+    needed: bool
+    future: "Future[None]"
+
+
+class Saver:
+    """Writes one checkpoint at a time, and keeps the newest `keep` and the best one.
+
+    The copy takes as much memory of the CPU as the weights and the optimiser's moments; it is used
+    again by the next save.
+    """
+
+    def __init__(self, root: Path, keep: int, say: Callable[[str], None]) -> None:
+        self.root, self.keep, self.say = root, keep, say
+        self.copies: dict[str, Tensor] = {}
+        self.pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self.write: _Write | None = None
+        self.last = time.monotonic()  # when the newest one was begun
+
+    def save(
+        self, step: int, model: Tensors, training: Tensors, meta: Mapping[str, Any], needed: bool
+    ) -> None:
+        """Copy the tensors and begin to write `<root>/step-<step>`, once the write before is done.
+
+        Raises what `wait` does, of the write before.
+        """
+        self.wait()
+        self.last = time.monotonic()
+        copies = self._copy({"model": model, "training": training})
+        future = self.pool.submit(self._save, step, copies, meta)
+        self.write = _Write(step, needed, future)
+
+    def poll(self) -> None:
+        """Take note of a write that is done; raises as `wait`."""
+        if self.write is not None and self.write.future.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait for the write that is under way, if there is one.
+
+        One that failed is told, and training goes on; raises UserError if it was `needed`.
+        """
+        write, self.write = self.write, None
+        if write is None:
+            return
+        try:
+            write.future.result()
+        except OSError as error:
+            fault = f"no checkpoint of step {write.step} ({error.strerror or error})"
+            if write.needed:
+                raise UserError(
+                    f"{self.root}: {fault}; make room and run the same again: it goes on from the"
+                    " checkpoint before"
+                ) from None
+            self.say(f"{fault}; the one before stays, training goes on")
+
+    def close(self) -> None:
+        """Let a write end; what it has to say is no longer of interest."""
+        self.pool.shutdown(wait=True)
+
+    def _save(self, step: int, copies: Mapping[str, Tensors], meta: Mapping[str, Any]) -> None:
+        checkpoint.save(self.root, step, copies["model"], copies["training"], meta)
+        checkpoint.prune(self.root, self.keep)
+
+    def _copy(self, groups: Mapping[str, Tensors]) -> dict[str, dict[str, Tensor]]:
+        """The tensors on the CPU, in memory of their own that the next copy takes over."""
+        copies: dict[str, dict[str, Tensor]] = {}
+        fresh: dict[str, Tensor] = {}
+        for group, tensors in groups.items():
+            copies[group] = {}
+            for name, tensor in tensors.items():
+                place = f"{group}/{name}"
+                copy = self.copies.get(place)
+                if copy is None or copy.shape != tensor.shape or copy.dtype != tensor.dtype:
+                    copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+                copies[group][name] = fresh[place] = copy.copy_(tensor.detach(), non_blocking=True)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.copies = fresh
+        return copies

@@ -1,0 +1,274 @@
+"""What is trained: a module whose forward returns a loss and what to log.
+
+The trainer knows nothing else: the gradient it takes is that of the summed losses divided by the
+summed counts, over all micro-batches and processes of an optimiser step.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from d2v import params
+from d2v.model import ema, heads
+from d2v.model.data2vec import Data2Vec, Student
+from d2v.model.encoders import Freeze
+from d2v.model.running_stats import channel_std, moments
+from d2v.util.errors import Collapse
+
+SPREAD = ("target", "prediction", "encoder")  # whose standard deviations are logged
+
+
+class Named(NamedTuple):
+    """A parameter and how deep it lies: 0 encoder, 1 ... L blocks, L + 1 what comes after.
+
+    What all blocks share, a table of position biases, counts as coming after (BEiT).
+    """
+
+    name: str
+    parameter: nn.Parameter
+    depth: int
+    scale: float = 1.0  # of its learning rate, besides what its depth makes of it
+
+
+class Task(nn.Module):
+    """Common to all tasks."""
+
+    def named_groups(self) -> list[Named]:
+        """Trainable parameters with their depth, for weight decay and layer decay."""
+        return [
+            Named(name, parameter, self._depth(name))
+            for name, parameter in self.named_parameters()
+            if parameter.requires_grad
+        ]
+
+    def summary(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What to log of an optimiser step: numbers, from what forward returned, added up.
+
+        `sums` are over all micro-batches and processes.
+        """
+        return {"loss": sums["loss"] / sums["count"].clamp(min=1)}
+
+    def after_step(self, step: int) -> dict[str, float]:
+        """Called after the `step`-th optimiser step (1, 2, ...); returns what to log."""
+        return {}
+
+    def check(self, step: int, logs: dict[str, float]) -> None:
+        """Raise if the run has gone wrong."""
+
+    def _depth(self, name: str) -> int:
+        parts = name.split(".")
+        if "student" not in parts:
+            return self._blocks() + 1
+        parts = parts[parts.index("student") + 1 :]
+        if parts[0] == "encoder":
+            return 0
+        return int(parts[2]) + 1 if parts[1] == "blocks" else self._blocks() + 1
+
+    def _blocks(self) -> int:
+        return len(self.backbone().blocks)  # type: ignore[arg-type]
+
+    def backbone(self) -> nn.Module:
+        """The Transformer that is trained."""
+        raise NotImplementedError
+
+    def recompute(self) -> None:
+        """Keep nothing of the blocks for the backward pass, but compute it again."""
+        self.backbone().recompute = True  # type: ignore[assignment]
+
+
+class Pretraining(Task):
+    """Regress the teacher's targets at masked positions (paper 3.4)."""
+
+    def __init__(self, p: params.Pretrain) -> None:
+        super().__init__()
+        self.loss, self.ema, self.collapse = p.loss, p.ema, p.collapse
+        self.model = Data2Vec(p)
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Summed loss and count of masked positions, and moments of targets, predictions and the
+        student's last outputs there.
+        """
+        out = self.model(batch)
+        loss = regression_loss(out.prediction.float(), out.target, self.loss)
+        with torch.no_grad():
+            spread = {
+                "target": moments(out.target),
+                "prediction": moments(out.prediction),
+                "encoder": moments(out.encoder_output),
+            }
+        count = torch.full((), len(out.target), device=loss.device)
+        return {"loss": loss, "count": count, **spread}
+
+    def summary(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The loss, and standard deviations over the global batch."""
+        spread = {f"{name}_std": channel_std(sums[name]) for name in SPREAD}
+        return {**super().summary(sums), **spread}
+
+    def after_step(self, step: int) -> dict[str, float]:
+        """Move the teacher after the optimiser step, as the reference does."""
+        rate = ema.decay(self.ema, step)
+        self.model.update_teacher(rate)
+        return {"ema_decay": rate}
+
+    def check(self, step: int, logs: dict[str, float]) -> None:
+        """Raise Collapse when targets or predictions hardly vary any more."""
+        if step <= self.collapse.after:
+            return
+        for name in ("target_std", "prediction_std"):
+            least = getattr(self.collapse, name)
+            if logs[name] < least:
+                raise Collapse(
+                    f"step {step}: {name} {logs[name]:.4f} is below collapse.{name} {least}:"
+                    " representations have collapsed; try a lower optimiser.lr, a longer warm-up,"
+                    " a higher ema.start, or target.layer_norm (paper section 6)"
+                )
+
+    def backbone(self) -> nn.Module:
+        """The student's Transformer."""
+        return self.model.student.backbone
+
+
+class Finetuning(Task):
+    """A labelled task on top of the student."""
+
+    def __init__(
+        self, p: params.Finetune, student: Student, dim: int, outputs: int, freeze: Freeze = False
+    ) -> None:
+        super().__init__()
+        self.p = p.task
+        self.freeze_steps = p.freeze_steps
+        self.frozen = p.freeze_steps > 0
+        self.student = student
+        self.head = build_head(p.task, dim, outputs, student.backbone.norm_eps)
+        if freeze:
+            self.student.encoder.freeze(freeze)
+
+    def named_groups(self) -> list[Named]:
+        """As for all tasks; the output layer may have a rate of its own."""
+        scale = getattr(self.p, "head_lr_scale", 1.0)
+        return [
+            entry._replace(scale=scale) if entry.name.startswith("head.") else entry
+            for entry in super().named_groups()
+        ]
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Summed loss and the number of examples."""
+        outputs, padding = self._outputs(batch)
+        count = torch.full((), len(outputs), device=outputs.device)
+        more: dict[str, Tensor] = {}
+        match self.p:
+            case params.CTC():
+                loss = ctc_loss(outputs, padding, batch)
+                more["unaligned"] = unaligned(outputs, padding, batch)
+            case params.Regress():
+                target = batch["labels"] / self.p.scale
+                loss = F.mse_loss(outputs.squeeze(-1).float(), target.float(), reduction="sum")
+            case params.Tag():
+                loss = tag_loss(outputs, batch["labels"])
+            case params.Classify():
+                loss = class_loss(outputs.float(), batch["labels"], self.p.label_smoothing)
+        return {"loss": loss, "count": count, **more}
+
+    def summary(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The loss and, with CTC, the number of examples whose letters do not fit their frames."""
+        more = {name: sums[name] for name in ("unaligned",) if name in sums}
+        return {**super().summary(sums), **more}
+
+    @torch.inference_mode()
+    def predict(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
+        """One entry an example: class and scores, a number, probabilities of all classes (C,), or
+        log-probabilities (T, letters).
+        """
+        outputs, padding = self._outputs(batch)
+        if isinstance(self.p, params.Tag):
+            return [{"probabilities": row.tolist()} for row in outputs.exp().cpu()]
+        if isinstance(self.p, params.CTC):
+            lengths = frame_lengths(outputs, padding).tolist()
+            return [
+                {"logits": row[:length].cpu()} for row, length in zip(outputs, lengths, strict=True)
+            ]
+        if isinstance(self.p, params.Regress):
+            return [{"prediction": v} for v in (outputs.squeeze(-1) * self.p.scale).tolist()]
+        scores = outputs.float().softmax(-1)
+        return [
+            {"prediction": int(best), "scores": row.tolist()}
+            for best, row in zip(scores.argmax(-1), scores, strict=True)
+        ]
+
+    def freeze(self, step: int) -> None:
+        """Train the head alone in the first freeze_steps optimiser steps."""
+        self.frozen = step < self.freeze_steps
+
+    def backbone(self) -> nn.Module:
+        """The student's Transformer."""
+        return self.student.backbone
+
+    def _outputs(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            output, padding = self.student(batch)
+        return self.head(output.x, self.student.encoder.prefix, padding), padding
+
+
+def regression_loss(prediction: Tensor, target: Tensor, p: params.Loss) -> Tensor:
+    """Summed over the M masked positions; each position reduced over its D channels."""
+    if p.beta == 0:
+        loss = F.mse_loss(prediction, target, reduction="sum")
+    else:
+        loss = F.smooth_l1_loss(prediction, target, reduction="sum", beta=p.beta)
+    channels = prediction.shape[-1]
+    return loss * {"sum": 1.0, "sum_sqrt_dim": channels**-0.5, "mean": 1 / channels}[p.reduction]
+
+
+def class_loss(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    """Summed cross-entropy of logits (B, C) to classes (B,), or to soft targets (B, C) as they are.
+
+    Soft targets come from mixed examples, and are smoothed where they are mixed.
+    """
+    if labels.is_floating_point():
+        return F.cross_entropy(logits, labels, reduction="sum")
+    return F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
+
+
+def tag_loss(log_probs: Tensor, labels: Tensor) -> Tensor:
+    """Binary cross-entropy summed over all of (B, C); labels (B, C) from 0 to 1."""
+    log_probs = log_probs.clamp(max=-1e-7)  # where the logarithm of 1 - p is finite
+    absent = torch.log(-torch.expm1(log_probs))
+    return -(labels * log_probs + (1 - labels) * absent).sum()
+
+
+def ctc_loss(log_probs: Tensor, padding: Tensor | None, batch: dict[str, Any]) -> Tensor:
+    """Summed CTC loss of log-probabilities (B, T, letters); impossible alignments give zero."""
+    return F.ctc_loss(
+        log_probs.transpose(0, 1),
+        batch["letters"],
+        frame_lengths(log_probs, padding),
+        batch["letter_counts"],
+        reduction="sum",
+        zero_infinity=True,
+    )
+
+
+def unaligned(log_probs: Tensor, padding: Tensor | None, batch: dict[str, Any]) -> Tensor:
+    """How many examples no alignment fits: CTC needs a frame per letter, and a blank per repeat."""
+    letters, counts = batch["letters"], batch["letter_counts"]
+    place = torch.arange(1, letters.shape[1], device=letters.device)
+    repeats = (letters[:, 1:] == letters[:, :-1]) & (place < counts[:, None])
+    return (counts + repeats.sum(1) > frame_lengths(log_probs, padding)).sum()
+
+
+def frame_lengths(x: Tensor, padding: Tensor | None) -> Tensor:
+    """Real frames (B,) of `x` (B, T, ...)."""
+    if padding is None:
+        return torch.full((len(x),), x.shape[1], device=x.device)
+    return (~padding).sum(1)
+
+
+def build_head(p: params.Task, dim: int, outputs: int, norm_eps: float = 1e-5) -> nn.Module:
+    """The head that the parameters name, with `outputs` logits; `norm_eps` as in the backbone."""
+    if isinstance(p, params.CTC):
+        return heads.LetterHead(p, dim, outputs)
+    if isinstance(p, params.Tag):
+        return heads.TagHead(p, dim, outputs)
+    return heads.PooledHead(p, dim, outputs, norm_eps)

@@ -1,0 +1,98 @@
+"""Where else the lines of a run's log go: TensorBoard, and one hook for any other tracker.
+
+D2V_TRACKER=module:name names a function (run, params, step) that is called in the main process when
+a run starts, or goes on after `step`; it returns an object with `log(line)` and `close()`. Nothing
+here changes a result.
+"""
+
+import importlib
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from d2v.util.errors import UserError, spared
+from d2v.util.files import remove_folder
+
+HOOK = "D2V_TRACKER"
+
+
+class Tracker(Protocol):
+    """What gets every line of the log, with the numbers of one optimiser step."""
+
+    def log(self, line: Mapping[str, Any], /) -> None: ...
+    def close(self) -> None: ...
+
+
+def open_all(work: Path, params: Mapping[str, Any] | None, step: int) -> list[Tracker]:
+    """TensorBoard's files in `<work>/tensorboard`, and the tracker of the hook.
+
+    Raises UserError if the hook cannot be found.
+    """
+    trackers: list[Tracker] = [TensorBoard(work / "tensorboard", step)]
+    if name := os.environ.get(HOOK):
+        trackers.append(_hook(name)(work.as_posix(), dict(params or {}), step))
+    return trackers
+
+
+class TensorBoard:
+    """Event files of a run; what a killed start wrote beyond `step` is marked as void."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        # the writer alone: PyTorch's SummaryWriter imports many times as much
+        from tensorboard.compat.proto import event_pb2, summary_pb2
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self.event, self.summary = event_pb2.Event, summary_pb2.Summary
+        if not step:
+            remove_folder(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.writer = EventFileWriter(str(folder))
+        if step:
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            now = time.time()
+            self.writer.add_event(self.event(wall_time=now, step=step + 1, session_log=start))
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        """Every number of the line, and of its validation."""
+        values = [
+            self.summary.Value(tag=name, simple_value=value)
+            for name, value in numbers(line).items()
+        ]
+        summary = self.summary(value=values)
+        self.writer.add_event(self.event(wall_time=time.time(), step=line["step"], summary=summary))
+
+    def close(self) -> None:
+        """Write what is left."""
+        self.writer.close()
+
+
+def numbers(line: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a line by name, but for the step; those of the validation as validation/x."""
+    found = {k: v for k, v in line.items() if isinstance(v, int | float) and k != "step"}
+    validation = line.get("validation") or {}
+    return found | {f"validation/{k}": v for k, v in validation.items() if v is not None}
+
+
+def tell(trackers: Sequence[Tracker], lines: Sequence[Mapping[str, Any]]) -> None:
+    """Give all lines to all trackers; a failure is reported and fails nothing."""
+    for tracker in trackers:
+        with spared(f"tracking by {type(tracker).__name__}"):
+            for line in lines:
+                tracker.log(line)
+
+
+def close(trackers: Sequence[Tracker]) -> None:
+    """Close all trackers; a failure is reported and fails nothing."""
+    for tracker in trackers:
+        with spared(f"closing {type(tracker).__name__}"):
+            tracker.close()
+
+
+def _hook(name: str) -> Any:
+    module, _, function = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{HOOK}={name}: cannot be found ({error}); give module:function") from None

@@ -1,0 +1,378 @@
+"""The one loop: pre-training and fine-tuning, one process or several."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from d2v import params
+from d2v.data import sampler
+from d2v.training import checkpoint, compiling, devices, distributed, loader, log, optim, tracking
+from d2v.training.health import Health
+from d2v.training.identity import identity
+from d2v.training.loader import Examples
+from d2v.training.saving import Saver
+from d2v.training.signals import Signals
+from d2v.training.task import Task
+from d2v.util.errors import OutOfMemory
+from d2v.util.files import remove_folder, rename
+
+Metrics = dict[str, float]
+Validate = Callable[[Task, int], Metrics]
+Better = Callable[[Metrics, Metrics], bool]
+
+SMALLER = (
+    "give a smaller train.micro_batch, or train.sized with a smaller size and more micro_batches,"
+    " or more GPUs: the batch of a step stays the same, and the run goes on from its checkpoint"
+)
+KEEP = 2  # checkpoints on disk, besides the best one
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a finished run was."""
+
+    steps: int
+    kept: int  # step of the weights that are kept: the last, or the best on the dev split
+    checkpoint: Path  # folder of these weights
+    logs: Metrics  # means over the last log_every steps: loss, target_std, ...; skipped_steps
+    validation: Metrics  # metrics of the kept weights; empty without validation
+    seconds: float  # wall time over all starts, without what was lost in kills
+
+
+def fit(
+    task: Task,
+    dataset: Examples,
+    *,
+    optimiser: params.Optimiser,
+    schedule: params.Schedule,
+    train: params.Train,
+    work: Path,
+    seed: int,
+    validate: Validate | None = None,
+    validate_every: int | None = None,
+    keep: Literal["last", "best"] = "last",
+    better: Better | None = None,
+    params: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    inputs: Mapping[str, Any] | None = None,
+) -> Summary:
+    """Train `task` for train.steps optimiser steps, going on from the newest checkpoint in `work`.
+
+    The gradient is that of summed losses / summed counts over all micro-batches and processes.
+    `validate(task, step)` is called in the main process, in evaluation mode without gradients,
+    every `validate_every` steps and at the end; `better(new, best)` compares its results.
+    `params` is all that defines the result (JSON-able; kept in every checkpoint, as `provenance`
+    and `inputs` are): checkpoints made with other values are moved aside, not continued. A finished
+    run returns its Summary at once. In the end the task holds the kept weights. A signal that
+    announces the end of the process (d2v.training.signals) is obeyed after the
+    step, the state being saved.
+
+    Raises UserError (the batch does not divide or fit; the last or best checkpoint cannot be
+    written), NotFinite, Rebound, OutOfMemory, and what task.check raises.
+    """
+    if keep == "best" and (validate is None or better is None):
+        raise ValueError("keep='best' needs validate and better")
+    # validation itself changes nothing
+    every = validate_every if keep == "best" else None
+    defining = {"params": params, "seed": seed, "keep": keep, "validate_every": every}
+    for group in (optimiser, schedule, train):
+        defining[type(group).__name__] = group.model_dump(mode="json")
+    meta = {"identity": identity(defining), "params": params, "provenance": provenance}
+    if inputs is not None:
+        meta["inputs"] = inputs
+
+    loop = _Loop(task, dataset, optimiser, schedule, train, work, seed, meta)
+    loop.validate, loop.validate_every = validate, validate_every
+    loop.better = better if keep == "best" else None
+    loop.resume()
+    if loop.outcome is None:
+        try:
+            loop.run()
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemory(
+                f"step {loop.step + 1}: out of GPU memory ({str(error).splitlines()[0]}); {SMALLER}"
+            ) from None
+    return loop.summary()
+
+
+class _Loop:
+    """One run: `resume`, `run`, `summary`."""
+
+    validate: Validate | None = None
+    validate_every: int | None = None
+    better: Better | None = None  # given if the best weights are kept
+
+    def __init__(
+        self,
+        task: Task,
+        dataset: Examples,
+        optimiser: params.Optimiser,
+        schedule: params.Schedule,
+        train: params.Train,
+        work: Path,
+        seed: int,
+        meta: dict[str, Any],
+    ) -> None:
+        self.started = time.perf_counter()
+        self.world = distributed.join()
+        self.accumulation = sampler.portions(train, self.world.size)
+        devices.keep_memory(self.world.device)
+        self.task, self.dataset = task.to(self.world.device).train(), dataset
+        self.train, self.work, self.seed, self.meta = train, work, seed, meta
+        self.checkpoints = work / "checkpoints"
+        self.clip = optimiser.clip
+        self.optimiser = optim.build(task, optimiser, train.shard)
+        self.parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
+        self.rate = optim.schedule(schedule, optimiser.lr, train.steps)
+        self.mixed = train.precision == "mixed" and devices.has_bfloat16(self.world.device)
+        self.step = 0  # finished optimiser steps
+        self.saved = 0  # at which of them
+        self.seconds = 0.0  # of earlier starts
+        self.best: dict[str, Any] | None = None  # {"step", "validation"}
+        self.outcome: dict[str, Any] | None = None  # of a finished run: logs, validation, seconds
+
+    def run(self) -> None:
+        """All remaining steps."""
+        self._prepare()
+        self.model = distributed.wrap(self.task, self.world)
+        self.meter = log.Meter()
+        self.order = sampler.build(
+            self.dataset,
+            self.train,
+            rank=self.world.rank,
+            world=self.world.size,
+            seed=self.seed,
+            start_step=self.step,
+        )
+        self._open_logs()
+        self.saver = Saver(self.checkpoints, KEEP, self.progress.say)
+        try:
+            with Signals() as self.signals:
+                self._steps()
+        finally:
+            self.saver.close()
+            self._close_logs()
+
+    def _steps(self) -> None:
+        train, task = self.train, self.task
+        batches = loader.batches(self.dataset, self.order, train.workers, self.world.device)
+        freeze = getattr(task, "freeze", None)
+        for step in range(self.step, train.steps):
+            if freeze is not None:
+                freeze(step)
+            lr = self.rate(step)
+            optim.set_rate(self.optimiser, lr)
+
+            # --- gradient of the global batch
+            sums = self._backward(batches, step)
+            scale = self.world.size / sums["count"].clamp(min=1)  # processes were averaged
+            norm = optim.scale_and_clip(self.parameters, scale.float(), self.clip)
+
+            # --- update
+            optim.update(self.optimiser, norm, sums["loss"])
+            logs = task.after_step(step + 1)
+
+            # --- report; only here, and only now and then, the device is waited for
+            self.step = step + 1
+            measured = {**task.summary(sums), "grad_norm": norm}
+            self.meter.add(self.step, measured, {**logs, "lr": lr}, self.order.examples(step))
+            if any(map(self._due, (train.log_every, train.checkpoint_every, self.validate_every))):
+                self._report()
+            if self._told_to_end():
+                self._obey()
+
+    def resume(self) -> None:
+        """Go back to the state of the newest checkpoint of this run, if there is one."""
+        folder = distributed.from_main(self._newest() if self.world.main else None)
+        if folder is None:
+            return
+        found = checkpoint.load(folder)
+        self.task.load_state_dict(found.model)
+        checkpoint.restore_optimiser(self.optimiser, found.training)
+        checkpoint.restore_random(found.training)
+        self.step = self.saved = found.step
+        self.best = found.meta["best"]
+        self.seconds, self.outcome = found.meta["seconds"], found.meta["outcome"]
+
+    def summary(self) -> Summary:
+        """The outcome; the kept weights are loaded if they are not the last."""
+        outcome = distributed.from_main(self.outcome)
+        kept = self.best["step"] if self.better and self.best else self.step
+        folder = self.checkpoints / f"step-{kept}"
+        if kept != self.step:
+            self.task.load_state_dict(checkpoint.load_weights(folder))
+        return Summary(steps=self.step, kept=kept, checkpoint=folder, **outcome)
+
+    # --- in the order they are called ---------------------------------------------------------
+
+    def _prepare(self) -> None:
+        """How the task computes, which does not change what."""
+        if self.train.recompute:
+            self.task.recompute()
+        self.compiled: compiling.Watch | None = None
+        if self.train.compile and self.world.device.type == "cuda":
+            compiling.compile_parts(self.task)
+            self.compiled = compiling.Watch()
+
+    def _newest(self) -> Path | None:
+        folder = checkpoint.latest(self.checkpoints)
+        if folder is None or checkpoint.read_meta(folder)["identity"] == self.meta["identity"]:
+            return folder
+        aside = self.checkpoints.with_name("checkpoints-of-other-parameters")
+        remove_folder(aside)
+        rename(self.checkpoints, aside)
+        print(f"the parameters have changed: checkpoints moved to {aside}, starting afresh")
+        return None
+
+    def _open_logs(self) -> None:
+        train, world = self.train, self.world
+        self.progress = log.Progress(self.step, train.steps, quiet=not world.main)
+        self.progress.say(
+            f"{sampler.describe(train, self.order.mean)} x {self.accumulation} (accumulation)"
+            f" x {world.size} (processes), {world.device.type},"
+            f" {'bfloat16 where it is safe' if self.mixed else 'float32'}"
+        )
+        if self.step:
+            self.progress.say(f"resuming after step {self.step} of {train.steps}")
+        before: list[float | None] = []
+        if world.main:
+            self.lines = log.JsonLines(self.work / "log.jsonl", self.step, train.log_every)
+            before = self.lines.losses
+            self.trackers = tracking.open_all(self.work, self.meta["params"], self.step)
+        self.health = Health(
+            self.task, self.checkpoints, train.rebound, self._examples, self.progress.say
+        )
+        self.health.remember(distributed.from_main(before))
+
+    def _examples(self, step: int) -> list[str]:
+        return [self.dataset.ids[index] for _, index in self.order.keys(step - 1)]
+
+    def _backward(self, batches: Iterator[dict[str, Any]], step: int) -> dict[str, Tensor]:
+        """Gradients of the summed loss; what the task returns, summed over the global batch."""
+        world, device, sums = self.world, self.world.device, None
+        for a in range(self.accumulation):
+            batch = next(batches)
+            # dropout depends on the place of the micro-batch in the run, not on who computes it
+            place = a * world.size + world.rank
+            devices.seed(device, self.seed, step, place)
+            with distributed.exchange(self.model, now=a == self.accumulation - 1):
+                with torch.autocast(device.type, torch.bfloat16, enabled=self.mixed):
+                    out = self.model(batch)
+                out["loss"].backward()
+            values = torch.cat([value.detach().double().flatten() for value in out.values()])
+            sums = values if sums is None else sums + values
+        assert sums is not None
+        parts = distributed.add_up(sums).split([value.numel() for value in out.values()])
+        return {name: p.view_as(out[name]) for name, p in zip(out, parts, strict=True)}
+
+    def _due(self, every: int | None) -> bool:
+        return self.step == self.train.steps or (every is not None and self.step % every == 0)
+
+    def _report(self) -> None:
+        """Judge and log the steps since the last report; validate and save where due."""
+        lines = self._read()
+        validate = self.validate is not None and self._due(self.validate_every)
+        improved = validate and self._validated(lines[-1])
+        self._write(lines)
+        if improved or self._due(self.train.checkpoint_every) or self._late():
+            self._save()
+        self.saver.poll()
+        self.meter.restart()  # the rate is that of training alone
+
+    def _read(self) -> list[dict[str, Any]]:
+        """The lines of the steps since the last report, judged."""
+        lines = self.meter.read()
+        for count, line in enumerate(lines, start=1):
+            try:
+                self.health.judge(line)
+            except BaseException:
+                self._write(lines[:count])
+                raise
+        return lines
+
+    def _write(self, lines: list[dict[str, Any]]) -> None:
+        if self.compiled is not None and (news := self.compiled.news()):
+            self.progress.say(news)
+        if self.world.main:
+            self.lines.write(lines)
+            tracking.tell(self.trackers, lines)
+            self.progress.update(lines[-1])
+
+    def _validated(self, line: dict[str, Any]) -> bool:
+        """Add the metrics to the line; whether they are the best so far (and are to be kept)."""
+        metrics: Metrics = {}
+        if self.validate is not None and self.world.main:
+            self.task.eval()
+            with torch.no_grad():
+                metrics = self.validate(self.task, self.step)
+            self.task.train()
+            self.progress.say(
+                f"step {self.step}: " + ", ".join(f"{k} {v:.4f}" for k, v in metrics.items())
+            )
+        line["validation"] = metrics = distributed.from_main(metrics)
+        if self.better is None:
+            return False
+        # an undefined first validation is kept until a defined one comes: some weights must be
+        if self.best is not None and not self.better(metrics, self.best["validation"]):
+            return False
+        self.best = {"step": self.step, "validation": metrics}
+        return True
+
+    def _late(self) -> bool:
+        """Whether the newest checkpoint is older than checkpoint_minutes, by the main's clock."""
+        minutes = self.train.checkpoint_minutes
+        if minutes is None:
+            return False
+        return bool(distributed.from_main(time.monotonic() - self.saver.last >= 60 * minutes))
+
+    def _told_to_end(self) -> bool:
+        """Whether a signal has come to any process; the same in all of them."""
+        here = self.signals.asked is not None
+        if self.world.device.type == "cuda" and self.world.size > 1 and self.meter.rows:
+            return False  # asked after reports only: the processes need not wait for each other
+        return distributed.any_of(here)
+
+    def _obey(self) -> None:
+        """Save what there is, then let the signal do what it is there for."""
+        if self.meter.rows:
+            self._write(self._read())
+            self.meter.restart()
+        if self.saved != self.step:
+            self._save()
+        self.saver.wait()
+        self.progress.say(f"told to end: saved after step {self.step}")
+        self.signals.deliver()
+
+    def _save(self) -> None:
+        self.saved = self.step
+        distributed.gather_moments(self.optimiser)
+        if not self.world.main:
+            return
+        seconds = self.seconds + time.perf_counter() - self.started
+        end = self.step == self.train.steps
+        if end:
+            last = self.lines.recent[-1].get("validation", {})
+            self.outcome = {
+                "logs": {**log.means(self.lines.recent), "skipped_steps": self.lines.skipped},
+                "validation": self.best["validation"] if self.best else last,
+                "seconds": seconds,
+            }
+        state = {"best": self.best, "seconds": seconds, "outcome": self.outcome}
+        training = {**checkpoint.optimiser_state(self.optimiser), **checkpoint.random_state()}
+        best = self.best is not None and self.best["step"] == self.step
+        self.saver.save(
+            self.step, self.task.state_dict(), training, {**self.meta, **state}, needed=best or end
+        )
+        if end:
+            self.saver.wait()
+
+    def _close_logs(self) -> None:
+        self.progress.close()
+        if self.world.main:
+            self.lines.close()
+            tracking.close(self.trackers)

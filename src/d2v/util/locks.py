@@ -1,0 +1,142 @@
+"""Locks that die with their holder: `flock` on a file, released by the kernel even on SIGKILL."""
+
+import fcntl
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from d2v.util.files import remove_folder
+
+_claims: list[IO[str]] = []  # kept open for the life of the process
+
+
+@contextmanager
+def held(path: Path, waiting: str = "") -> Iterator[IO[str]]:
+    """Hold an exclusive lock on `path`, waiting for whoever has it; the file stays.
+
+    Says `waiting`, if given, where it has to wait.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if waiting:
+                print(waiting, file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a folder itself, made if need be: no file is added to it.
+
+    File systems that cannot lock folders (NFS) go without.
+    """
+    handle = _locked(folder)
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def _locked(folder: Path) -> int:
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{folder}: another process is at work here; waiting for its end", flush=True)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError:
+            return handle
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), folder.stat()):
+                return handle
+        os.close(handle)  # whoever had it removed or renamed it
+
+
+def is_held(path: Path) -> bool:
+    """Whether a living process holds the lock; no, if nobody can tell. Writes nothing."""
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def holder(path: Path) -> int | None:
+    """Process that holds the lock, if it wrote its id and start time into the file."""
+    try:
+        pid, started = path.read_text().split()
+    except (FileNotFoundError, ValueError):
+        return None
+    same = str(process_start(int(pid))) == started
+    return int(pid) if same and is_held(path) else None
+
+
+def claim(folder: Path, wait: bool = False) -> bool:
+    """Enter a workflow directory (`.snakemake`) and clear the lock of a killed workflow.
+
+    Snakemake's own lock outlives SIGKILL and then refuses every later start. Each workflow process
+    holds a shared lock for life; who gets it exclusively is alone, so that any other is stale.
+    `wait` waits until it is alone. Returns whether it was.
+    """
+    folder.mkdir(exist_ok=True)
+    file = (folder / "alive").open("a")
+    _claims.append(file)
+    try:
+        alone = _exclusive(file, wait)
+        if alone:
+            remove_folder(folder / "locks")
+            (folder / "locks").mkdir()
+        fcntl.flock(file, fcntl.LOCK_SH)
+    except OSError:  # a file system without flock: leave Snakemake's lock alone
+        return False
+    return alone
+
+
+def claimed() -> list[int]:
+    """File descriptors of this process's claims: a child that gets them shares their life."""
+    return [file.fileno() for file in _claims]
+
+
+def _exclusive(file: IO[str], wait: bool) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if not wait:
+            return False
+        print("another workflow is at work in this folder: waiting for its end", flush=True)
+        fcntl.flock(file, fcntl.LOCK_EX)
+    return True
+
+
+def process_start(pid: int) -> float | None:
+    """Start time of a living process in clock ticks since boot; None when it is gone.
+
+    With the pid it names a process for good: pids are used again, start times are not.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except FileNotFoundError:
+        return None if Path("/proc/self").exists() else _in_use(pid)
+    except ProcessLookupError:
+        return None
+    return None if fields[0] in "ZX" else float(fields[19])
+
+
+def _in_use(pid: int) -> float | None:
+    # systems without /proc (macOS): a signal of 0 says only whether the pid is in use
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return None
+    return 0.0

@@ -1,0 +1,82 @@
+"""The example of attention: from a compiled model, from odd examples, and when it fails."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import workspace
+from tiny_models import make
+
+from d2v import params
+from d2v.evaluation import attention_example
+from d2v.experiment import execute, provenance, runs
+from d2v.training import compiling
+from d2v.training.task import Pretraining
+
+
+class Some:
+    """Copies of one example; those of `masks` without a masked position."""
+
+    def __init__(self, batch: dict[str, Any], masked: list[bool]) -> None:
+        self.batch, self.masked = batch, masked
+
+    def __len__(self) -> int:
+        return len(self.masked)
+
+    def __getitem__(self, key: tuple[int, int]) -> int:
+        return key[1]
+
+    def collate(self, examples: list[int]) -> dict[str, Any]:
+        at = examples[0]
+        batch = {k: v[:1] for k, v in self.batch.items() if k != "masked"} | {"ids": [str(at)]}
+        batch["mask"] = batch["mask"] & self.masked[at]
+        return batch | {"masked": batch["mask"].flatten().nonzero().flatten()}
+
+    def finish(self, batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+        return batch
+
+
+def test_the_first_example_with_a_masked_position_is_shown() -> None:
+    task, batch = make("text")
+    look = attention_example.attention(task, Some(batch, [False, False, True]))
+    assert look is not None
+    assert look["example"] == "2"
+    assert sum(look["weights"]) == pytest.approx(1, abs=1e-3)
+    assert attention_example.attention(task, Some(batch, [False])) is None
+
+
+def test_a_compiled_model_shows_the_same() -> None:
+    task, batch = make("text")
+    expected = attention_example.attention(task, Some(batch, [True]))
+    assert isinstance(task, Pretraining)
+    compiling.compile_parts(task, backend="eager")
+    task(batch)
+    assert attention_example.attention(task, Some(batch, [True])) == expected
+
+
+@pytest.mark.slow
+def test_what_comes_after_training_fails_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = workspace.make(tmp_path)
+    monkeypatch.chdir(folder)
+
+    def fail(*words: Any, **named: Any) -> None:
+        raise RuntimeError("broken")
+
+    for module, name in (
+        (attention_example, "attention"),
+        (provenance, "describe"),
+        (execute, "_leave"),
+    ):
+        monkeypatch.setattr(module, name, fail)
+    path = Path("params/tiny.yaml")
+    experiment = params.load(path)
+    run = runs.pretrain_runs(experiment)[0]
+    execute.execute(path, run.id)
+    found = json.loads(runs.metrics_path(experiment, run).read_text())
+    assert found["steps"] > 0
+    assert found["provenance"]["params_sha256"] == runs.fingerprint(experiment, run)
+    assert capsys.readouterr().out.count("failed and is skipped: RuntimeError: broken") == 3

@@ -1,0 +1,79 @@
+"""A folder in which the whole workflow can run on small data, and how to call `d2v` there."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from small_sets import corpus_folder, glue_folder, image_tree, speech_tree
+
+from d2v.cli import prepare
+
+ROOT = Path(__file__).resolve().parents[2]
+PARTS = ("Snakefile", "profiles", "workflow", "params")
+PREPARED = Path("prepared/tiny")  # as in tests/params/tiny.yaml
+
+
+def make(folder: Path) -> Path:
+    """Rules, parameters and prepared data of tests/params/tiny.yaml below `folder`."""
+    for name in PARTS:
+        source, target = ROOT / name, folder / name
+        if source.is_symlink():
+            target.symlink_to(os.readlink(source))
+        elif source.is_dir():
+            shutil.copytree(source, target)
+        else:
+            shutil.copy(source, target)
+    shutil.copy(ROOT / "tests/params/tiny.yaml", folder / "params/tiny.yaml")
+    _prepare(folder / "layouts", folder / PREPARED)
+    return folder
+
+
+def _prepare(layouts: Path, out: Path) -> None:
+    splits = ("train", "dev", "test")
+    images = image_tree(layouts / "images", splits)
+    speech = speech_tree(layouts / "speech", splits)
+    corpus_folder_ = layouts / "corpus"
+    corpus = corpus_folder(corpus_folder_)
+    cola = glue_folder(layouts / "CoLA", "CoLA")
+    tokens = ["--tokenizer", str(out / "tokenizer")]
+    for name, words in {
+        "digits": ["imagefolder", str(images)],
+        "spoken_digits": ["librispeech", str(speech)],
+        "lm": ["lm", str(speech / "train"), "--order", "2"],
+        "tokenizer": ["tokenizer", str(corpus), "--vocab-size", "60"],
+        "corpus": ["corpus", str(corpus), "--block", "24", *tokens],
+        "cola": ["glue", "CoLA", str(cola), *tokens],
+    }.items():
+        prepare.main([*words, "-o", str(out / name)])
+
+
+def jobs(told: str) -> dict[str, int]:
+    """Jobs by rule that `snakemake -n` says it would run."""
+    stats = re.search(r"^job +count\n-.*\n((?:\w+ +\d+\n)+)", told, re.M)
+    if stats is None:
+        assert "Nothing to be done" in told
+        return {}
+    found = {name: int(n) for name, n in map(str.split, stats[1].splitlines())}
+    return {name: n for name, n in found.items() if name not in ("all", "total")}
+
+
+def call(folder: Path, *words: str, **options: object) -> subprocess.CompletedProcess[str]:
+    """`python -m WORDS...` in the folder, output kept as text."""
+    command = [sys.executable, "-m", *words]
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=600, **options
+    )
+
+
+def d2v(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """`d2v WORDS... --params params/tiny.yaml`."""
+    return call(folder, "d2v.cli", *words, "--params", "params/tiny.yaml")
+
+
+def snakemake(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """`snakemake WORDS...` of the tiny experiment on two cores."""
+    config = ["--config", "experiment=params/tiny.yaml"]
+    return call(folder, "snakemake", "--cores", "2", *words, *config)

@@ -1,0 +1,278 @@
+"""features, transcribe, classify: equal to transformers, and not to depend on the batch."""
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from own_builds import folder, images, waves
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+import d2v
+from d2v import params
+from d2v.cli import commands as cli
+from d2v.data import inputs
+from d2v.data.model_inputs import ImageInput
+from d2v.util.errors import UserError
+
+TEXTS = ["the cat sat on the mat", "a dog", "no man is an island and no dog is", "gold"]
+
+
+def given(kind, root):
+    return {"speech": waves, "vision": images}[kind](root) if kind != "text" else TEXTS
+
+
+@pytest.fixture
+def tokenizer(small_prepared: Path) -> Path:
+    return small_prepared / "tokenizer"
+
+
+@pytest.mark.parametrize("kind", ["speech", "vision", "text"])
+def test_a_batch_gives_what_each_input_gives_alone(tmp_path, tokenizer, kind, monkeypatch):
+    model = d2v.load(folder(tmp_path / "c", kind, tokenizer))
+    files = given(kind, tmp_path)
+    together = list(d2v.features(model, files))
+    monkeypatch.setitem(inputs.PORTION, kind, 1)
+    alone = list(d2v.features(model, files))
+    assert [found.name for found in together] == [str(file) for file in files]
+    for a, b in zip(together, alone, strict=True):
+        assert sorted(a.hidden) == list(range(model.params.backbone.depth + 1))
+        for layer in a.hidden:
+            assert a.hidden[layer].shape == b.hidden[layer].shape
+            assert (a.hidden[layer] - b.hidden[layer]).abs().max() < 1e-5
+        assert (a.logits - b.logits).abs().max() < 1e-5
+    if kind == "vision":
+        assert len(together[0].hidden[0]) == 17  # with the class token
+    if kind == "text":
+        assert [len(f.hidden[0]) for f in together] == [
+            2 + len(model.tokenizer(text)) for text in TEXTS
+        ]
+
+
+def batch_sizes(model, files):
+    return [len(names) for names, _ in inputs.batches(model, files)]
+
+
+def test_utterances_go_together_where_padding_changes_nothing(tmp_path):
+    files = waves(tmp_path, (8000, 8000, 5000, 5000))
+    model = d2v.load(folder(tmp_path / "once", "speech"))
+    assert batch_sizes(model, files) == [2, 2]
+    encoder = model.params.encoder.model_copy(update={"position_padding": "each"})
+    model = d2v.load(folder(tmp_path / "each", "speech", encoder=encoder))
+    assert batch_sizes(model, files) == [4]
+    found = list(d2v.features(model, files))
+    (lone,) = d2v.features(model, files[2:3])
+    assert (found[2].hidden[2] - lone.hidden[2]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["speech", "vision", "text"])
+@pytest.mark.parametrize("layers", ["all", "1"])
+def test_the_file_of_features(tmp_path, tokenizer, kind, layers, capsys):
+    checkpoint, out = folder(tmp_path / "c", kind, tokenizer), tmp_path / "out.safetensors"
+    files = [str(file) for file in given(kind, tmp_path)]
+    words = ["features", str(checkpoint), *files, "--layers", layers, "-o", str(out)]
+    assert cli.main([*words, "--device", "cpu"]) == 0
+    assert f"{len(files)} input(s)" in capsys.readouterr().out
+    first = out.read_bytes()
+    assert cli.main([*words, "--device", "cpu"]) == 0
+    assert out.read_bytes() == first
+    tensors = load_file(out)
+    for i, found in enumerate(d2v.features(d2v.load(checkpoint), files)):
+        wanted = found.hidden if layers == "all" else {1: found.hidden[1]}
+        names = {f"{i}.hidden.{layer}" for layer in wanted} | {f"{i}.logits"}
+        assert {name for name in tensors if name.startswith(f"{i}.")} == names
+        for layer, states in wanted.items():
+            assert tensors[f"{i}.hidden.{layer}"].dtype == torch.float32
+            assert torch.equal(tensors[f"{i}.hidden.{layer}"], states)
+        assert torch.equal(tensors[f"{i}.logits"], found.logits)
+    with safe_open(out, framework="pt") as file:
+        assert files[0] in file.metadata()["inputs"]
+
+
+@pytest.mark.parametrize("kind", ["speech", "vision", "text"])
+def test_files_through_transformers_give_the_same(tmp_path, tokenizer, kind):
+    """Hidden states and logits of an exported folder: its processor and model, and ours."""
+    transformers = pytest.importorskip("transformers")
+    out = d2v.convert(folder(tmp_path / "c", kind, tokenizer), "hf", tmp_path / "hf")
+    ours = d2v.load(out)
+    name = {
+        "speech": "AutoModelForCTC",
+        "vision": "AutoModelForImageClassification",
+        "text": "AutoModelForSequenceClassification",
+    }[kind]
+    theirs = getattr(transformers, name).from_pretrained(out)
+    for item in given(kind, tmp_path):
+        (found,) = d2v.features(ours, [item])
+        if kind == "speech":
+            processor = transformers.AutoFeatureExtractor.from_pretrained(out)
+            wave, rate = soundfile.read(item, dtype="float32")
+            batch = processor(wave, sampling_rate=rate, return_tensors="pt")
+        elif kind == "vision":
+            processor = transformers.AutoImageProcessor.from_pretrained(out)
+            batch = processor(Image.open(item), return_tensors="pt")
+        else:
+            processor = transformers.AutoTokenizer.from_pretrained(out)
+            batch = processor(item, return_tensors="pt")
+        with torch.no_grad():
+            reference = theirs(**batch, output_hidden_states=True)
+        for layer, states in found.hidden.items():
+            other = reference.hidden_states[layer][0]
+            assert torch.allclose(states, other, rtol=1e-5, atol=1e-4)
+        # logits are as large as 34, where float32 has steps of 4e-6
+        assert torch.allclose(found.logits, reference.logits[0], rtol=1e-5, atol=1e-4)
+
+
+def test_lines_of_a_file_are_inputs(tmp_path, tokenizer):
+    model = d2v.load(folder(tmp_path / "c", "text", tokenizer))
+    path = tmp_path / "lines.txt"
+    path.write_text("the cat\n\na dog\tno man\n")
+    found = list(d2v.features(model, [str(path), "gold"]))
+    assert [f.name for f in found] == [f"{path}:1", f"{path}:3", "gold"]
+    pair = model.tokenizer("a dog"), model.tokenizer("no man")
+    assert len(found[1].hidden[0]) == len(pair[0]) + len(pair[1]) + 4
+
+
+def test_transcripts_and_classes(tmp_path, tokenizer, capsys):
+    speech = folder(tmp_path / "speech", "speech")
+    files = [str(path) for path in waves(tmp_path)]
+    assert cli.main(["transcribe", str(speech), *files]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("\t")[0] for line in lines] == files
+    assert lines == [f"{name}\t{words}" for name, words in d2v.transcribe(d2v.load(speech), files)]
+    assert any(line.split("\t")[1] for line in lines)
+    text = folder(tmp_path / "text", "text", tokenizer)
+    assert cli.main(["classify", str(text), *TEXTS]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("\t")[0] for line in lines] == TEXTS
+    assert {line.split("\t")[1] for line in lines} <= {"cat", "dog", "eel"}
+
+
+def test_numbers_and_tags(tmp_path, tokenizer):
+    task = params.Regress(kind="regress", pool="first", hidden=True, scale=5.0)
+    model = d2v.load(folder(tmp_path / "n", "text", tokenizer, task=task, outputs=1))
+    (found,) = d2v.classify(model, ["the cat\ta dog"])
+    (states,) = d2v.features(model, ["the cat\ta dog"], layers=2)
+    assert found.prediction == pytest.approx(5 * states.logits.item())
+    task = params.Tag(kind="tag", classes=4, pool="linear_softmax")
+    model = d2v.load(folder(tmp_path / "t", "speech", task=task, outputs=4))
+    (found,) = d2v.classify(model, waves(tmp_path, (8000,)))
+    assert list(found.scores) == ["0", "1", "2", "3"]
+    assert all(0 < score < 1 for score in found.scores.values())
+
+
+def test_beam_search_with_a_language_model(tmp_path, small_prepared):
+    from d2v.cli import prepare
+
+    source = tmp_path / "layout"
+    from small_sets import speech_tree
+
+    speech_tree(source)
+    prepare.main(["lm", str(source / "train"), "--order", "2", "-o", str(tmp_path / "lm")])
+    model = d2v.load(folder(tmp_path / "c", "speech"))
+    files = waves(tmp_path, (8000, 12000))
+    known = set((tmp_path / "lm" / "lexicon.txt").read_text().split())
+    decode = params.Decode(beam=5, word_score=1.0)
+    for _, words in d2v.transcribe(model, files, tmp_path / "lm", decode):
+        assert set(words.split()) <= known
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["features", "C", "absent.wav"], "absent.wav: not a readable audio file"),
+        (["features", "C", "44.wav"], "44100 Hz, 1 channel(s); 16000 Hz"),
+        (["features", "C", "short.wav"], "20 samples, too few"),
+        (["features", "C", "0.flac", "--layers", "7"], "no layer 7: this model has 0"),
+        (["features", "C", "0.flac", "--layers", "x"], "--layers x"),
+        (["features", "C", "0.flac", "--device", "cuda:99"], "--device cuda:99"),
+        (["classify", "C", "0.flac"], "not fine-tuned for classes"),
+    ],
+)
+def test_wrong_inputs_are_said_and_nothing_is_written(tmp_path, monkeypatch, capsys, words, said):
+    monkeypatch.chdir(tmp_path)
+    folder(tmp_path / "C", "speech")
+    waves(tmp_path, (8000,))
+    soundfile.write("44.wav", np.zeros(44_100), 44_100)
+    soundfile.write("short.wav", np.zeros(20), 16_000)
+    before = sorted(tmp_path.iterdir())
+    assert cli.main(words) == 2
+    message = capsys.readouterr().err
+    assert said in message
+    assert message.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_model_without_a_tokenizer_or_letters_says_so(tmp_path):
+    with pytest.raises(UserError, match="no tokenizer in it"):
+        list(d2v.features(d2v.load(folder(tmp_path / "t", "text")), ["x"]))
+    with pytest.raises(UserError, match="not fine-tuned for transcripts"):
+        list(d2v.transcribe(d2v.load(folder(tmp_path / "v", "vision")), []))
+
+
+def test_images_are_sized_as_the_checkpoint_says(tmp_path):
+    files = images(tmp_path, ((48, 30), (24, 24), (9, 11)))
+    made = folder(tmp_path / "c", "vision")
+    model = d2v.load(made)
+    for change in ({}, {"resize": 26}, {"stretch": [24, 24]}):
+        model.content.inputs = model.inputs.model_copy(update=change)
+        assert [len(f.hidden[0]) for f in d2v.features(model, files)] == [17, 17, 17]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_images_are_cut_as_torchvision_cuts_them(turned):
+    """Sides of 300 to 500 x 500: all of which have the middle at another place."""
+    from torchvision.transforms import v2
+
+    from d2v.data.augment import resized
+    from d2v.data.inputs import _sized
+
+    steps = [v2.Resize(256, v2.InterpolationMode.BICUBIC), v2.CenterCrop(224)]
+    encoder = params.PatchEncoder(kind="vision", image_size=224, patch_size=16)
+    how = ImageInput(mean=[0.5] * 3, std=[0.5] * 3, resize=256)
+    noise = np.random.default_rng(0).integers(0, 256, (500, 500, 1), dtype=np.uint8)
+    for side in range(300, 501):
+        pixels = noise[:, :side] if turned else noise[:side]
+        expected = np.asarray(v2.Compose(steps)(Image.fromarray(pixels[..., 0])))
+        assert np.array_equal(_sized(pixels, encoder, how)[..., 0], expected), side
+        picture = Image.fromarray(pixels[..., 0])
+        assert np.array_equal(resized(picture, 256, 224, pixels.shape[:2])[..., 0], expected), side
+
+
+PAGES = ("README.md", "docs/checkpoints.md")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_snippets_of_the_pages_run(tmp_path, small_prepared, monkeypatch):
+    """Blocks called py, in a folder that has the files that they name."""
+    pytest.importorskip("transformers")
+    from released_builds import beit_state, case, fairseq_state
+    from small_sets import speech_tree
+
+    from d2v.cli import prepare
+
+    monkeypatch.chdir(tmp_path)
+    torch.save(fairseq_state(case("audio_fastema")), "audio_base_ls.pt")
+    torch.save(beit_state(case("vision_beit_fastema")), "checkpoint-799.pth")
+    d2v.convert(folder(tmp_path / "speech", "speech"), "hf", "speech-hf")
+    folder(tmp_path / "digits", "vision")
+    for made, name in zip((*waves(tmp_path), *images(tmp_path)), SNIPPET_FILES, strict=False):
+        made.rename(name)
+    prepare.main(["lm", str(speech_tree(tmp_path / "tree") / "train"), "--order", "2", "-o", "lm"])
+    found = [
+        code
+        for page in PAGES
+        for code in re.findall(r"^```py\n(.*?)^```$", (ROOT / page).read_text(), re.M | re.S)
+    ]
+    assert len(found) >= 4
+    for code in found:
+        exec(compile(code, "snippet", "exec"), {})
+        for made in tmp_path.glob("checkpoint-799-*"):
+            shutil.rmtree(made)
+
+
+SNIPPET_FILES = ("a.flac", "b.wav", "c.flac", "d.wav", "a.jpg", "b.jpg")

@@ -1,0 +1,193 @@
+"""Jobs: one a run, through kills of anything. The job's work is a stand-in that needs no torch."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from stand_in import RUN, Place, ended
+
+from d2v.util import locks
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    found = Place(tmp_path)
+    yield found
+    found.leave()
+
+
+def test_a_job_runs_and_its_lines_are_shown(place: Place) -> None:
+    place.do("finish")
+    code, out, err = ended(place.launch())
+    assert (code, err) == (0, "")
+    assert f"{RUN} | working\n{RUN} | finished\n" in out
+    assert (place.folder / "results/tiny/runs" / RUN / "metrics.json").exists()
+    assert (place.folder / "starts").read_text().split()[1] == "1"  # threads: cpus of the run
+    assert place.state() == "done"
+
+
+@pytest.mark.parametrize(
+    ("what", "code", "sentence"),
+    [
+        ("collapse", 3, f"error: {RUN}: all the same (log: work/tiny/{RUN}/train.log)\n"),
+        ("break", 1, f"error: {RUN}: RuntimeError: a bug (log: work/tiny/{RUN}/train.log)\n"),
+    ],
+)
+def test_a_failure_is_told_with_its_exit_code(
+    place: Place, what: str, code: int, sentence: str
+) -> None:
+    place.do(what)
+    assert ended(place.launch())[::2] == (code, sentence)
+    assert ("Traceback" in (place.work / "train.log").read_text()) == (what == "break")
+    assert place.state() == "failed"
+
+
+def test_a_killed_job_is_told_and_can_be_run_again(place: Place) -> None:
+    place.do("die")
+    code, _, err = ended(place.launch())
+    assert code == 1
+    assert "ended without a result; was it killed, or out of memory?" in err
+    assert place.state() == "stopped"
+    place.do("finish")
+    assert ended(place.launch())[0] == 0
+
+
+def test_a_restarted_launcher_attaches_to_the_running_job(place: Place) -> None:
+    first = place.running()
+    first.kill()
+    first.communicate(timeout=10)  # the job keeps none of its launcher's pipes open
+    assert place.state() == "running"
+    second = place.attached()
+    place.do("finish")
+    code, out, _ = ended(second)
+    assert code == 0
+    assert f"{RUN} | finished" in out
+    assert len(place.starts()) == 1
+
+
+def test_a_result_that_was_removed_while_the_job_ended_is_made_again(place: Place) -> None:
+    place.running().kill()
+    second = place.attached()
+    place.do("end without result")
+    code, _, _ = ended(second)
+    assert code == 0
+    assert len(place.starts()) == 2
+
+
+def test_two_launchers_make_one_job(place: Place) -> None:
+    place.do("wait")
+    both = [place.launch(), place.launch()]
+    place.until(place.starts)
+    time.sleep(1)
+    place.do("finish")
+    assert [ended(process)[0] for process in both] == [0, 0]
+    assert len(place.starts()) == 1
+
+
+def test_a_task_that_outlives_its_controller_is_waited_for(place: Place) -> None:
+    first = place.running()
+    first.kill()
+    os.kill(int(str(place.record()["id"])), signal.SIGKILL)
+    second = place.attached()
+    place.do("finish")
+    assert ended(second)[0] == 0
+    assert len(place.starts()) == 1
+
+
+def test_a_job_without_its_record_is_not_run_beside(place: Place) -> None:
+    place.running().kill()
+    (place.work / "job.json").unlink()  # killed between submission and writing it down
+    second = place.launch()
+    place.until((place.work / "job.json").exists)
+    time.sleep(1)
+    assert len(place.starts()) == 1  # the second job waits for the first one's lock
+    place.do("finish")
+    assert ended(second)[0] == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_interrupting_the_launcher_cancels_the_job(place: Place, number: signal.Signals) -> None:
+    process = place.running()
+    process.send_signal(number)
+    assert ended(process)[0] == 130
+    assert not locks.is_held(place.work / "lock")
+    assert locks.process_start(place.starts()[0]) is None
+    assert place.state() == "stopped"
+
+
+def test_a_job_with_other_parameters_is_cancelled(place: Place) -> None:
+    place.running().kill()
+    text = place.params.read_text()
+    place.params.write_text(text.replace("start: 0.9,", "start: 0.8,"))
+    second = place.launch()
+    place.until(lambda: len(place.starts()) == 2)
+    place.do("finish")
+    code, out, _ = ended(second)
+    assert code == 0
+    assert "other parameters: it is cancelled" in out
+
+
+def test_a_process_id_that_came_back_is_no_job(place: Place) -> None:
+    place.do("finish")
+    assert ended(place.launch())[0] == 0
+    record = place.record() | {"id": str(os.getpid())}  # alive, but started at another time
+    (place.work / "job.json").write_text(json.dumps(record))
+    assert ended(place.launch())[0] == 0
+    assert len(place.starts()) == 2
+
+
+def test_claim_clears_a_dead_workflows_lock_but_not_a_living_ones(tmp_path: Path) -> None:
+    lock = tmp_path / "locks" / "0.input.lock"
+    code = f"import sys, time; from d2v.util import locks; from pathlib import Path;" \
+        f"print(locks.claim(Path({str(tmp_path)!r})), flush=True); time.sleep(60)"  # fmt: skip
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as living:
+        assert living.stdout is not None
+        assert living.stdout.readline() == "True\n"
+        lock.touch()
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as second:
+            assert second.stdout is not None
+            assert second.stdout.readline() == "False\n"
+            assert lock.exists()
+            second.kill()
+        living.kill()
+    assert lock.exists()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as third:
+        assert third.stdout is not None
+        assert third.stdout.readline() == "True\n"
+        assert not lock.exists()
+        third.kill()
+
+
+def test_a_workflow_waits_for_the_one_whose_caller_was_killed(tmp_path: Path) -> None:
+    start = f"""
+from pathlib import Path
+from d2v import locks
+locks.claim(Path({str(tmp_path)!r}), wait=True)
+"""
+    pass_on = (
+        start
+        + """
+import subprocess, time
+subprocess.Popen(["sleep", "3"], pass_fds=locks.claimed())
+print("started", flush=True)
+time.sleep(60)
+"""
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", pass_on], stdout=subprocess.PIPE, text=True
+    ) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "started\n"
+        began = time.monotonic()
+        first.kill()
+    done = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "waiting for its end" in done.stdout
+    assert time.monotonic() - began > 1.5

@@ -1,0 +1,375 @@
+"""What cannot work is refused before anything runs, and what does nothing reruns nothing."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from d2v import params
+from d2v.cli import commands as cli
+from d2v.data.readers.audioset import SPLITS
+from d2v.data.readers.glue_tasks import TASKS
+from d2v.data.readers.limited import FOLDERS
+from d2v.data.readers.official import OFFICIAL
+from d2v.evaluation.metrics import METRICS
+from d2v.experiment import runs
+from d2v.params import data, fitting, prepared
+from d2v.params.reading import read_params
+
+ROOT = Path(__file__).parents[2]
+MINI = ROOT / "params" / "mini.yaml"
+SPAN = {"kind": "span", "prob": 0.5, "length": 2}
+
+
+def changed(*changes: tuple[str, Any]) -> dict[str, Any]:
+    """mini.yaml with dotted keys set to other values."""
+    raw: dict[str, Any] = json.loads(json.dumps(params.read_yaml(MINI)))  # nothing is shared
+    return set_to(raw, *changes)
+
+
+def set_to(raw: dict[str, Any], *changes: tuple[str, Any]) -> dict[str, Any]:
+    for dotted, value in changes:
+        *path, last = dotted.split(".")
+        group = raw
+        for key in path:
+            group = group[key]
+        group[last] = value
+    return raw
+
+
+def load(tmp_path: Path, raw: dict[str, Any]) -> params.Experiment:
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(raw, sort_keys=False))
+    return params.load(path)
+
+
+def faults(tmp_path: Path, raw: dict[str, Any]) -> list[str]:
+    with pytest.raises(params.ParamsError) as caught:
+        load(tmp_path, raw)
+    return [line.strip() for line in str(caught.value).splitlines()[1:]]
+
+
+# key, value, the one line that is said
+V, S, T = "pretrain.vision", "pretrain.speech", "pretrain.text"
+D, W, C = "finetune.digits", "finetune.spoken-digits", "finetune.cola"
+REFUSED: list[tuple[str, Any, str]] = [
+    # encoder, mask, view
+    (f"{V}.mask", SPAN, f"{V}: mask.kind is span, but with encoder.kind vision it is block"),
+    (f"{T}.mask", {"kind": "block", "patches": 3}, "mask.kind is block, but with"),
+    (f"{V}.mask.patches", 16, "16 of the 4 x 4 = 16 patches leave none to see"),
+    (f"{V}.mask.patches", 17, "17 of the 4 x 4 = 16 patches leave none to see"),
+    (f"{V}.mask", {"kind": "block", "patches": 14, "min_block": 14}, "mask.min_block 14: no such"),
+    (f"{S}.mask.prob", 0.0, f"{S}: mask.prob is 0, which hides nothing"),
+    (f"{T}.mask.prob", 0.0, f"{T}: mask.prob is 0, which hides nothing"),
+    (f"{T}.mask", {"kind": "token", "prob": 0.1, "random_prob": 0.5, "keep_prob": 0.5}, "leave no"),
+    (f"{S}.view.max_samples", 399, "view.max_samples 399 is too short: 2 frame(s) take 720"),
+    (f"{V}.view.mixup", 0.8, "view.mixup and view.cutmix mix classes, and there are none"),
+    (f"{S}.view.mixup", 0.5, "view.mixup mixes classes: it is for a task of kind tag"),
+    (f"{S}.view.mask", SPAN, f"{S}: view.mask is for fine-tuning: remove it"),
+    (f"{V}.view.random_resized_crop", [1.0, 0.2], "random_resized_crop [1.0, 0.2] is no range"),
+    (f"{V}.view.resize", 20, "view.resize 20 is less than encoder.image_size 24"),
+    (f"{V}.view.decode", "device", "view.decode device needs view.random_resized_crop"),
+    (f"{D}.view.rand_augment", "mild-m9", f"{D}: view.rand_augment: timm has no 'mild-m9'"),
+    (f"{D}.view.rand_augment", "rand-m9-mstd0.5-inc1", None),
+    (f"{V}.encoder.channels", 4, "encoder.channels is 4: images have 1 or 3"),
+    (f"{V}.train", {"steps": 9, "sized": {"size": 9, "micro_batches": 1}}, "have one size"),
+    (f"{S}.train", {"steps": 9, "sized": {"size": 31999, "micro_batches": 1}}, "31999 is less"),
+    # the model
+    (f"{T}.encoder.absolute_positions", True, None),
+    (f"{T}.backbone.position_bias", {"kind": "shared_2d", "window": [4, 4]}, "a grid of patches"),
+    (f"{T}.backbone.position_bias.window", [4, 4], "window does nothing with kind per_layer_1d"),
+    (f"{V}.backbone.position_bias.max_distance", 3, "max_distance does nothing with kind shared"),
+    (f"{S}.backbone.layer_scale", 0.1, "backbone.layer_scale is for pre-norm blocks"),
+    (f"{S}.encoder.position_groups", 7, "dim 96 is no multiple of encoder.position_groups 7"),
+    (f"{T}.encoder.vocab_size", 5, "encoder.vocab_size 5"),
+    (f"{T}.ema.shared", ["cls"], "ema.shared: encoder.kind text has no cls"),
+    (f"{T}.target.context", 3, "target.context does not go with position_bias per_layer_1d"),
+    (f"{S}.backbone.attention_dropout", 1.0, "Input should be less than 1, got 1.0"),
+    # training
+    (f"{V}.optimiser.betas", [0.9, 1.0], f"{V}.optimiser.betas.1: Input should be less than 1"),
+    (f"{V}.optimiser.lr", float("inf"), "Input should be a finite number"),
+    (f"{S}.schedule.phases", [0.1, 0.2, 0.3], "phases [0.1, 0.2, 0.3] are shares of all steps"),
+    (f"{S}.schedule.phases", [0.1, 0.4, 0.6], "they must add up to 1"),
+    (f"{S}.schedule.phases", [0.0, 0.0, 0.0], "they must add up to 1"),
+    # tasks
+    (f"{C}.task", {"kind": "ctc"}, "task.kind ctc does not fit view.kind text (which has classify"),
+    (f"{C}.metrics", ["pearson"], "metrics pearson do not fit a classify task"),
+    (f"{C}.metrics", ["map"], "metrics map do not fit a classify task"),
+    (f"{C}.decode", {"beam": 5}, "decode searches for words in letters: a classify task has none"),
+    (f"{C}.task.classes", 3, f"{C}.task: cola has 2 classes, the task 3 classes"),
+    (f"{D}.metrics", ["f1"], "metrics: f1 is of class 1 against class 0"),
+    (f"{D}.encoder_dropout", 0.1, "encoder_dropout: an encoder of kind vision has none"),
+    (f"{D}.view.cutmix", 1.0, None),
+    (f"{D}.settings.scratch.freeze", "convolutions", "freeze: convolutions, but an encoder"),
+    (f"{W}.view.max_samples", 99, "view.max_samples crops waveforms, which then lack part"),
+    (f"{W}.view.mask", {**SPAN, "prob": 0.0}, f"{W}: view.mask.prob is 0: remove view.mask"),
+    (f"{C}.view.max_tokens", 4, "Input should be greater than or equal to 5"),
+    # runs and data
+    (f"{V}.data", "corpus", f"{V}.data: corpus holds corpus, needed is images"),
+    (f"{V}.split", "trian", f"{V}.split: no split trian; did you mean train?"),
+    (f"{T}.view.max_tokens", 23, "view.max_tokens 23 is less than the blocks of corpus, 24 tokens"),
+    (f"{T}.encoder.vocab_size", 1999, "vocab_size 1999 is not data.verses.vocab_size 2000"),
+    (f"{C}.data", "digits", f"{C}.data: digits holds images, needed is sentences"),
+    (f"{C}.test_split", "tset", f"{C}.test_split: no split tset; did you mean test?"),
+    (f"{C}.more", {"other": "dve"}, f"{C}.more.other: no split dve; did you mean dev?"),
+    (f"{D}.labels", "labels-10.{seed}", f"{D}.labels: no list labels-10.0; did you mean"),
+    (f"{D}.seeds", [0, 12], f"{D}.labels: no list labels-100.12; did you mean"),
+    (f"{W}.decode.lm", "corpus", f"{W}.decode.lm: corpus holds corpus, needed is language model"),
+    (f"{V}.start_from", "speech", f"{V}.start_from: pretrain.speech is another model"),
+    (f"{V}.start_from", "vision", f"{V}.start_from: a circle (vision -> vision)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"), REFUSED, ids=[f"{k}={v}"[:60] for k, v, _ in REFUSED]
+)
+def test_what_cannot_work_is_one_line(
+    tmp_path: Path, key: str, value: Any, said: str | None
+) -> None:
+    if said is None:  # accepted: the neighbour of what is refused
+        load(tmp_path, changed((key, value)))
+        return
+    assert said in "\n".join(faults(tmp_path, changed((key, value))))
+
+
+def test_every_fault_of_every_run_is_told_at_once(tmp_path: Path) -> None:
+    raw = changed(
+        (f"{V}.mask.patches", 17),
+        (f"{V}.target.top_k", 9),
+        (f"{S}.mask", {"kind": "token", "prob": 0.1}),
+        (f"{C}.metrics", ["wer"]),
+        (f"{C}.decode", {"beam": 5}),
+    )
+    found = faults(tmp_path, raw)
+    assert len(found) == 5
+    assert all(line.startswith(("pretrain.", "finetune.")) for line in found)
+
+
+def test_texts_longer_than_positions_are_refused(tmp_path: Path) -> None:
+    encoder = {"kind": "text", "vocab_size": 2000, "max_positions": 23, "absolute_positions": True}
+    found = faults(tmp_path, changed((f"{T}.encoder", encoder)))
+    assert found == [f"{T}: view.max_tokens 24 is more than encoder.max_positions 23"]
+    encoder["max_positions"] = 63  # enough for the corpus, not for the tasks
+    found = faults(tmp_path, changed((f"{T}.encoder", encoder)))
+    assert len(found) == 3
+    assert found[0].endswith(
+        "max_tokens 64 is more than encoder.max_positions 63 (of pretrain.text)"
+    )
+
+
+def test_pairs_are_mixed_in_even_batches(tmp_path: Path) -> None:
+    odd = {"batch": 45, "micro_batch": 15}
+    found = faults(tmp_path, changed((f"{D}.view.mixup", 0.8), (f"{D}.train", odd)))
+    assert found == [
+        f"{D}: view.mixup and view.cutmix mix pairs: train.micro_batch 15 must be even"
+    ]
+
+
+def test_a_head_that_is_not_there_is_nothing_to_start_from(tmp_path: Path) -> None:
+    raw = changed()
+    raw["pretrain"]["second"] = {**raw["pretrain"]["vision"], "start_from": "vision"}
+    load(tmp_path, raw)
+    raw["pretrain"]["vision"]["released"] = {"path": "weights"}
+    assert "have no head to start from" in faults(tmp_path, raw)[0]
+    raw["pretrain"]["second"]["backbone"] = {**raw["pretrain"]["vision"]["backbone"], "ffn_dim": 8}
+    assert "is another model" in faults(tmp_path, raw)[0]
+
+
+def test_a_set_that_two_groups_make_is_refused(tmp_path: Path) -> None:
+    glue = {"kind": "glue", "source": "x"}
+    found = "\n".join(faults(tmp_path, changed(("data.glue", glue))))
+    assert "data.glue: another group makes cola already" in found
+
+
+@pytest.mark.parametrize("key", ["optimiser.lr", "train.steps"])
+def test_keys_that_have_moved_say_where_the_value_stands_now(tmp_path: Path, key: str) -> None:
+    (found,) = faults(tmp_path, changed((f"{D}.{key}", 1)))
+    what = "rate" if key == "optimiser.lr" else "steps"
+    assert found.startswith(f"{D}.{key}: the {what} of a fine-tuning stand")
+    assert "in settings or grid alone; remove this key" in found
+
+
+def test_names_are_those_of_the_readers() -> None:
+    """Parameters import no reader, so that data stages do not depend on each other's."""
+    made = {name: holds for kind in (data.Glue, data.Verses) for name, holds in kind.makes.items()}
+    for task in TASKS.values():
+        assert data.Glue.makes[task.dataset].splits == tuple(task.splits)
+        assert made[task.dataset].classes == (len(task.classes) if task.classes else None)
+    assert data.ImageNet.makes["imagenet"].splits == tuple(OFFICIAL["imagenet"])
+    assert data.LibriSpeech.makes["librispeech"].splits == tuple(OFFICIAL["librispeech"])
+    assert data.LibriSpeech.listed == list(FOLDERS)
+    assert data.AudioSet.makes["audioset"].splits == tuple(SPLITS)
+    assert {name for names in fitting.TASK_METRICS.values() for name in names} == set(METRICS)
+
+
+# --- YAML -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: 010\n", "line 1: 010 is an octal number in YAML"),
+        ("a: 08\n", "line 1: 08 is an octal number in YAML"),
+        ("b: 0\na: 1:30\n", "line 2: 1:30 is a number to the base of 60 in YAML"),
+        ("a: 1:30.5\n", "1:30.5 is a number to the base of 60 in YAML"),
+        ("a: 2024-13-45\n", "not valid YAML: month must be in 1..12"),
+        ("a: !!int ''\n", "not valid YAML"),
+        ("base: p.yaml\n", "base: files in a circle (p.yaml -> p.yaml)"),
+        ("base: [5]\n", "base: a file or a list of files is expected"),
+        ("base: .\n", "cannot be read: Is a directory"),
+        ("base: none.yaml\n", "none.yaml: no such parameter file"),
+        ("a: &a {b: *a}\n", "groups that hold themselves"),
+        ("templates: 3\n", "templates: a mapping of names to groups is expected"),
+        ("templates: {x: 3}\na: {like: x}\n", "a: template x is no mapping"),
+        ("a: {like: [x]}\n", "a: no template ['x']"),
+    ],
+)
+def test_odd_yaml_is_one_line(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(text)
+    with pytest.raises(params.ParamsError) as caught:
+        params.read_params(path)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_name_each_other_as_base_are_a_circle(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("base: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("base: a.yaml\n")
+    with pytest.raises(params.ParamsError, match=r"circle \(a.yaml -> b.yaml -> a.yaml\)"):
+        params.read_params(tmp_path / "a.yaml")
+    (tmp_path / "c.yaml").write_text("x: 1\n")  # the same file twice is no circle
+    (tmp_path / "d.yaml").write_text("base: [c.yaml, c.yaml]\n")
+    assert params.read_params(tmp_path / "d.yaml") == {"x": 1}
+
+
+def test_a_folder_and_another_encoding_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    latin = tmp_path / "latin.yaml"
+    latin.write_bytes("title: résumé\n".encode("latin-1"))
+    for path, said in ((tmp_path, "cannot be read: Is a directory"), (latin, "not UTF-8")):
+        assert cli.main(["check", "--params", str(path)]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {path}: {said}")
+        assert error.count("\n") == 1
+
+
+def test_decimal_and_hexadecimal_numbers_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text("a: 10\nb: 0\nc: 0.5\nd: '010'\ne: 1_000\nf: -0.0\ng: 0x10\n")
+    values = {"a": 10, "b": 0, "c": 0.5, "d": "010", "e": 1000, "f": 0.0, "g": 16}
+    assert params.read_yaml(path) == values
+
+
+# --- prepared data ----------------------------------------------------------------------------
+
+
+def test_prepared_data_that_no_stage_writes_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.yaml").write_text(f"base: {MINI}\nprepared: prepared/mni\n")
+    assert cli.main(["check", "--params", "p.yaml"]) == 0  # nobody can tell
+    (tmp_path / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())
+    capsys.readouterr()
+    assert cli.main(["check", "--params", "p.yaml"]) == 2
+    said = capsys.readouterr().err
+    assert said == (
+        "error: p.yaml: 1 fault(s)\n  prepared: no stage of dvc.yaml writes into prepared/mni; did"
+        " you mean prepared/mini?; set prepared or stages\n"
+    )
+    for name in runs.all_datasets(params.load("p.yaml")):  # prepared by hand
+        (tmp_path / "prepared/mni" / name).mkdir(parents=True)
+        (tmp_path / "prepared/mni" / name / "meta.json").write_text("{}")
+    assert cli.main(["check", "--params", "p.yaml"]) == 0
+
+
+@pytest.mark.parametrize("name", ["mini", "mini-full", "paper", "ablations", "released"])
+def test_stages_write_all_that_a_shipped_experiment_reads(name: str) -> None:
+    experiment = params.load(ROOT / "params" / f"{name}.yaml")
+    sets = [*runs.all_datasets(experiment)]
+    assert not [*prepared.unwritten(experiment, sets, ROOT)]
+    without = [*prepared.unwritten(experiment, [*sets, "none"], ROOT)]
+    folder = experiment.prepared
+    assert without == [f"prepared: no stage of {experiment.stages} writes {folder}/none"]
+
+
+# --- influence --------------------------------------------------------------------------------
+
+# of a pre-training and a fine-tuning: what may be changed without a run going again
+IDLE = [
+    (f"{V}.collapse.after", 7),
+    (f"{V}.train.rebound", {"factor": 2.0, "steps": 3}),
+    (f"{D}.validate_every", 7),
+    (f"{D}.more", {}),
+    (f"{D}.note", "other"),
+]
+BUSY = [
+    (f"{V}.ema.start", 0.5),
+    (f"{V}.loss.beta", 1.0),
+    (f"{D}.schedule.warmup", 0.2),
+    (f"{D}.settings.data2vec.steps", 7),
+    (f"{W}.decode.beam", 7),
+    (f"{D}.more", {"other": "train"}),
+]
+
+
+def concerned(tmp_path: Path, before: dict[str, Any], *changes: tuple[str, Any]) -> set[str]:
+    """Runs whose fingerprint a change of mini.yaml changes."""
+    one = load(tmp_path, before)
+    other = load(tmp_path, set_to(copy.deepcopy(before), *changes))
+    found = runs.all_runs(one)
+    return {r.id for r in found if runs.fingerprint(one, r) != runs.fingerprint(other, r)}
+
+
+@pytest.mark.parametrize(("key", "value"), IDLE)
+def test_what_does_nothing_reruns_nothing(tmp_path: Path, key: str, value: Any) -> None:
+    assert concerned(tmp_path, changed(), (key, value)) == set()
+
+
+@pytest.mark.parametrize(("key", "value"), BUSY)
+def test_what_does_something_reruns_its_runs(tmp_path: Path, key: str, value: Any) -> None:
+    found = concerned(tmp_path, changed(), (key, value))
+    assert found
+    name = key.split(".")[1]
+    assert {run.split("/")[1] for run in found} <= {name, "digits"}
+
+
+def test_validation_chooses_where_the_best_checkpoint_is_kept(tmp_path: Path) -> None:
+    best = changed((f"{D}.keep", "best"))
+    assert concerned(tmp_path, best, (f"{D}.validate_every", 7))
+
+
+def test_a_constant_decay_has_no_start(tmp_path: Path) -> None:
+    constant = changed((f"{V}.ema.anneal_steps", 0))
+    assert not concerned(tmp_path, constant, (f"{V}.ema.start", 0.5))
+    assert concerned(tmp_path, constant, (f"{V}.ema.end", 0.5))
+
+
+def test_released_weights_are_not_trained(tmp_path: Path) -> None:
+    raw = changed((f"{V}.released", {"path": "weights"}))
+    for key, value in (("loss.beta", 1.0), ("mask.patches", 9), ("released.url", "x")):
+        assert not concerned(tmp_path, raw, (f"{V}.{key}", value)), key
+    assert concerned(tmp_path, raw, (f"{V}.released.path", "other"))
+    tuned = {"arms": ["data2vec"], "seeds": [0], "released": {"path": "weights"}}
+    raw = changed(*((f"{D}.{key}", value) for key, value in tuned.items()))
+    raw["finetune"]["digits"]["settings"].pop("scratch")
+    for key, value in (("optimiser.eps", 1.0), ("labels", None), ("dropout", 0.5)):
+        assert not concerned(tmp_path, raw, (f"{D}.{key}", value)), key
+    assert concerned(tmp_path, raw, (f"{D}.more", {"other": "train"}))
+
+
+def test_cases_of_the_check(tmp_path: Path) -> None:
+    """A file of a base alone that changes one value of it is checked as a whole."""
+    path = tmp_path / "p.yaml"
+    path.write_text(
+        f"base: {MINI}\npretrain:\n  text:\n"
+        "    encoder: {max_positions: 10, absolute_positions: true}\n"
+    )
+    assert read_params(path)["pretrain"]["text"]["encoder"]["max_positions"] == 10
+    with pytest.raises(params.ParamsError, match=r"is more than encoder\.max_positions 10"):
+        params.load(path)

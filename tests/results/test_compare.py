@@ -1,0 +1,87 @@
+"""`d2v compare`: which run is better is said only where the examples decide it."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from d2v.results import compare
+from d2v.results.statistics import Comparison
+from d2v.util.errors import UserError
+
+SCORES = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 2.5, 1.5]
+GOOD = [0.1, 1.2, 2.1, 2.9, 4.2, 4.8, 2.4, 1.4]
+
+
+def write_run(folder: Path, metric: str, references: list, predictions: list) -> Path:
+    folder.mkdir()
+    (folder / "metrics.json").write_text(json.dumps({"metrics": {"test": {metric: 0.0}}}))
+    rows = zip(references, predictions, strict=True)
+    text = "".join(f"test-{i}\t{r}\t{p}\n" for i, (r, p) in enumerate(rows))
+    (folder / "predictions-test.tsv").write_text("id\treference\tprediction\n" + text)
+    return folder
+
+
+def said(a: Path, b: Path, **how: str) -> str:
+    return "\n".join(compare.lines(a, b, **how))
+
+
+def test_a_collapsed_run_never_wins(tmp_path: Path) -> None:
+    """The correlation of constant predictions is undefined: no winner and no p."""
+    collapsed = write_run(tmp_path / "collapsed", "pearson", SCORES, [2.5] * 8)
+    good = write_run(tmp_path / "good", "pearson", SCORES, GOOD)
+    for pair, sign in (((collapsed, good), "A"), ((good, collapsed), "B")):
+        text = said(*pair)
+        assert f"is undefined for {sign} " in text
+        assert "better" not in text
+        assert "p =" not in text
+        assert "nan" not in text
+    assert "is undefined for A and B" in said(collapsed, collapsed)
+
+
+def test_a_word_error_rate_without_words_is_undefined(tmp_path: Path) -> None:
+    a = write_run(tmp_path / "a", "wer", ["", ""], ["ONE", ""])
+    b = write_run(tmp_path / "b", "wer", ["", ""], ["", ""])
+    text = said(a, b)
+    assert "is undefined for A and B" in text
+    assert "better" not in text
+
+
+def test_equal_runs_have_no_winner(tmp_path: Path) -> None:
+    good = write_run(tmp_path / "good", "pearson", SCORES, GOOD)
+    assert "no winner (the interval includes zero)" in said(good, good)
+
+
+def test_a_clear_difference_has_a_winner(tmp_path: Path) -> None:
+    references = [0, 1] * 100
+    wrong = [r if i % 4 else 2 for i, r in enumerate(references)]
+    a = write_run(tmp_path / "a", "accuracy", references, wrong)
+    b = write_run(tmp_path / "b", "accuracy", references, references)
+    assert "B is better" in said(a, b)
+    assert "A is better" in said(b, a)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "higher_is_better", "words"),
+    [
+        (-0.024, 0.031, True, "no winner (the interval includes zero)"),
+        (0.0, 0.031, True, "no winner (the interval includes zero)"),
+        (0.001, 0.031, True, "B is better"),
+        (0.001, 0.031, False, "A is better"),
+        (-0.02, -0.01, False, "B is better"),
+        (math.nan, math.nan, True, "no winner (the interval is undefined)"),
+    ],
+)
+def test_the_interval_decides(low: float, high: float, higher_is_better: bool, words: str) -> None:
+    difference = float(np.mean([low, high]))
+    assert (
+        compare.verdict(Comparison(difference, low, high, 0.5, "a test"), higher_is_better) == words
+    )
+
+
+def test_a_metric_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    good = write_run(tmp_path / "good", "pearson", SCORES, GOOD)
+    with pytest.raises(UserError, match="metric accuracy does not fit this run"):
+        said(good, good, name="accuracy")

@@ -1,0 +1,111 @@
+"""Compiled parts compute what they compute eagerly, without breaks, in few compilations."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from tiny_models import BACKBONE, KINDS, make
+
+from d2v import params
+from d2v.training import compiling
+from d2v.training.identity import identity
+from d2v.training.task import Pretraining
+
+
+def batch_of(data: dict[str, torch.Tensor], times: int) -> dict[str, torch.Tensor]:
+    return {name: torch.cat([value] * times) for name, value in data.items()}
+
+
+def learn(task: Pretraining, data: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict]:
+    task.zero_grad()
+    out = task(data)
+    out["loss"].backward()
+    return out["loss"].detach(), {n: p.grad for n, p in task.named_parameters()}
+
+
+@pytest.fixture(autouse=True)
+def _afresh() -> None:
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_compiled_parts_equal_eager_ones(kind: str) -> None:
+    """Losses and gradients of two shapes; the third shape compiles nothing more."""
+    task, data = make(kind, backbone=BACKBONE.model_copy(update={"dropout": 0.0}))
+    task.train()
+    eager = [learn(task, batch_of(data, times)) for times in (1, 2)]
+    compiling.compile_parts(task, backend="aot_eager")
+    watch = compiling.Watch()
+    for times, (loss, gradients) in zip((1, 2), eager, strict=True):
+        found, other = learn(task, batch_of(data, times))
+        torch.testing.assert_close(found, loss, rtol=1e-5, atol=1e-6)
+        assert other.keys() == gradients.keys()
+        for name, gradient in gradients.items():
+            if gradient is not None:
+                torch.testing.assert_close(other[name], gradient, rtol=1e-4, atol=1e-5)
+    news = watch.news()
+    assert news is not None
+    assert news.endswith("0 graph breaks")
+    before = compiling.counts()
+    assert before["graphs"] < 25
+    learn(task, batch_of(data, 3))
+    assert compiling.counts() == before
+    assert watch.news() is None
+
+
+@pytest.mark.slow
+def test_what_is_drawn_between_the_parts_breaks_nothing() -> None:
+    """Skipped blocks, dropped paths and dropout, as the recipes have them."""
+    task, data = make("vision")
+    task.train()
+    backbone = task.model.student.backbone
+    backbone.layer_drop = 0.3
+    for number, block in enumerate(backbone.blocks):
+        block.drop_path, block.dropout, block.attention.dropout = 0.1 * number, 0.1, 0.1
+    compiling.compile_parts(task, backend="aot_eager")
+    for step in range(6):
+        torch.manual_seed(step)
+        loss, _ = learn(task, data)
+        assert loss.isfinite()
+    assert compiling.counts()["breaks"] == 0
+
+
+def test_names_of_parameters_stay() -> None:
+    task, _ = make("text")
+    before = list(task.state_dict())
+    compiling.compile_parts(task, backend="eager")
+    assert list(task.state_dict()) == before
+
+
+def test_how_a_run_computes_is_no_part_of_what_it_is() -> None:
+    """A run may go on from its checkpoints compiled, or with blocks computed again."""
+    plain = params.Train(steps=1, batch=1, micro_batch=1)
+    other = plain.model_copy(update={"compile": True, "recompute": True})
+    assert plain != other
+    assert identity({"train": plain.model_dump()}) == identity({"train": other.model_dump()})
+
+
+KEEPING = """
+import resource, sys, torch
+from d2v import devices
+if sys.argv[1] == "keep":
+    devices.keep_memory(torch.device("cpu"))
+for turn in range(6):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    step = [torch.ones(size, 2**20) for size in (12, 24, 6, 24, 12)]
+    step.clear()
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(faults)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
+def test_freed_memory_is_kept_for_the_next_step() -> None:
+    faults = {
+        word: int(subprocess.check_output([sys.executable, "-c", KEEPING, word]))
+        for word in ("keep", "leave")
+    }
+    assert faults["keep"] < faults["leave"] / 10
