@@ -25,7 +25,7 @@ from d2v.data.readers.limited import write_limited
 from d2v.data.shards import Shards
 from d2v.training import devices, distributed, optim, trainer
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 
 
 def functions(file: Path) -> set[str]:

@@ -44,11 +44,11 @@ def forget(folder: Path, parts_folder: Path, keys: dict[str, str]) -> None:
     parts_folder.mkdir(parents=True, exist_ok=True)
     # safe, here and below: files of an unfinished preparation in OUT.tmp
     (parts_folder / "key").unlink(missing_ok=True)  # safe: before what it vouches for
-    (folder / "index.npz").unlink(missing_ok=True)  # safe
+    (folder / "index.npz").unlink(missing_ok=True)  # safe: as above
     for done in parts_folder.glob("[0-9]*.npz"):
         if text_of(done.with_suffix(".key")) != keys.get(done.stem, ""):
             done.unlink()  # safe: first, since it says that the others are whole
             for place in (folder, parts_folder):
-                (place / f"{done.stem}.bin").unlink(missing_ok=True)  # safe
+                (place / f"{done.stem}.bin").unlink(missing_ok=True)  # safe: as above
     for stem, key in keys.items():
         (parts_folder / f"{stem}.key").write_text(key)
