@@ -37,7 +37,7 @@ class Digits(Strict):
 
 
 class SpokenDigits(Strict):
-    """Connected digits spoken by espeak-ng voices, as a LibriSpeech tree."""
+    """Digit sequences spoken by espeak-ng voices, as a LibriSpeech tree."""
 
     makes: ClassVar[dict[str, Holds]] = {
         "spoken_digits": Holds("transcribed speech", THREE),
@@ -102,7 +102,7 @@ class ImageNet(Official):
 
 
 class LibriSpeech(Official):
-    """LibriSpeech: the extracted tree of all subsets, with the lists of limited supervision."""
+    """LibriSpeech: the extracted tree of all subsets, and Libri-light's small labelled subsets."""
 
     makes: ClassVar[dict[str, Holds]] = {
         "librispeech": Holds(

@@ -83,7 +83,7 @@ class DecodeSearch(Strict):
 
 
 class Decode(Strict):
-    """Lexicon and n-gram beam search for the final word error rate."""
+    """Beam search with lexicon and n-gram model, for the final word error rate."""
 
     lm: str = "lm"  # name of the prepared set with lexicon and language model
     beam: Positive = 50  # beam size
@@ -91,7 +91,7 @@ class Decode(Strict):
     # weight of the language model, used unless the weights are searched for
     lm_weight: float = 2.0
     word_score: float = -1.0  # score per word, used unless the weights are searched for
-    silence_score: float = 0.0  # score of silence, used unless the weights are searched for
+    silence_score: float = 0.0  # score added to silence, used unless the weights are searched for
     # search for the three weights in a separate job after fine-tuning (CPUs only)
     search: DecodeSearch | None = None
     cpus: Positive = 1  # CPUs for decoding, which is parallel over utterances

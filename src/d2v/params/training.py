@@ -106,7 +106,8 @@ class Rebound(Strict):
     The running mean is compared with the lowest value that it has had in the run.
     """
 
-    factor: Annotated[float, Field(gt=1.0)]  # largest allowed ratio of the mean to its lowest value
+    # largest allowed ratio of the running mean to its lowest value
+    factor: Annotated[float, Field(gt=1.0)]
     steps: Positive  # optimiser steps in the running mean
 
 

@@ -18,7 +18,7 @@ _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_l
 
 
 class Linear(nn.Linear):
-    """nn.Linear, computed by `linear`."""
+    """nn.Linear whose forward pass calls `linear`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `x` (..., inputs) to (..., outputs)."""
