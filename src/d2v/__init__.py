@@ -1,10 +1,10 @@
 """data2vec: one model, one task, one trainer for vision, speech and text.
 
-model = d2v.load("checkpoint")            any known format, ready to use
+model = d2v.load("checkpoint")            a model from a checkpoint of any known format
 d2v.features(model, ["a.wav", "b.flac"])  hidden states and logits
 d2v.transcribe(model, ["a.wav"])          words
 d2v.classify(model, ["a.jpg"])            classes
-d2v.convert("checkpoint", to="hf")        a folder for Hugging Face's classes
+d2v.convert("checkpoint", to="hf")        a folder that Hugging Face's classes can load
 """
 
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["classify", "convert", "features", "load", "save_features", "transcribe"]
 
-# torch is imported when one of these is first used, so that the command line starts at once
+# these names import torch on first use, so that the command line starts quickly
 _PLACES = {
     "load": "d2v.interop.loading",
     "convert": "d2v.interop.convert",

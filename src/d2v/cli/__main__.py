@@ -1,4 +1,4 @@
-"""`python -m d2v.cli` is `d2v`."""
+"""Entry point of `python -m d2v.cli`, which is equivalent to `d2v`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`d2v`: one command for data, runs and tables. Heavy imports wait until they are needed."""
+"""`d2v`: one command for data, runs and tables. Heavy imports are deferred until needed."""
 
 import argparse
 import errno
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from d2v.params import Experiment
 
 EXPERIMENT = Path("params/mini.yaml")
-# commands with a command line of their own: module with main(argv) or [:function], what it does
+# commands that parse their own arguments: name to (module with main(argv), or module:function; what
+# the command does)
 OWN = {
     "fetch": ("d2v.data.fetch.fetch", "get raw sources: of the miniature, or an official set"),
     "layout": ("d2v.data.mini.mini", "write a miniature set in its official on-disk layout"),
@@ -41,7 +42,7 @@ MENDED_BY = {
 
 
 def parser() -> argparse.ArgumentParser:
-    """Command line of `d2v`."""
+    """Argument parser of `d2v`."""
     top = argparse.ArgumentParser(prog="d2v", description=__doc__.split(". ")[0] + ".")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (_, text) in OWN.items():
@@ -87,12 +88,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `d2v`; returns the exit code.
+    """Run `d2v` and return the exit code.
 
-    What the user can mend is one line on standard error; D2V_DEBUG=1 shows where it was raised.
+    An error that the user can fix is one line on standard error; with D2V_DEBUG=1, it is shown with
+    its traceback.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be UTF-8
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names are not necessarily UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         if words and words[0] in OWN:
@@ -120,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _of_disk(error: OSError) -> str:
-    """What a file system refuses, in one line: the file, why, and what to do about it."""
+    """Describe a file system error in one line: the file, the reason and the remedy."""
     file = error.filename if error.filename2 is None else error.filename2
     where = "" if file is None else f"{os.fsdecode(file) if isinstance(file, bytes) else file}: "
     return f"{where}{error.strerror}{MENDED_BY.get(error.errno or 0, '')}"
@@ -145,9 +147,9 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _check_place(experiment: "Experiment") -> None:
-    """Raise UserError where neither the project nor anything of the experiment is.
+    """Raise UserError if the current folder has neither the project nor files of the experiment.
 
-    Else work/ and results/ would be left in some folder, and data be missing there.
+    Otherwise, work/ and results/ would be created in an unrelated folder, without the data.
     """
     from d2v.experiment import runs
 
@@ -198,7 +200,7 @@ def _tables(args: argparse.Namespace) -> None:
     found = records.collect(experiment, results, runs.WORK / experiment.name)
     summary.write(found, results)
     done = sum(record.finished for record in found)
-    if done < len(found):  # the mark that the workflow sets on tables of finished runs
+    if done < len(found):  # remove the file by which the workflow marks tables as complete
         remove_file(results / "tables" / runs.COMPLETE)
     page = build.build(experiment, results, found, tables.build(experiment, results))
     print(tables.render_console(experiment, results))

@@ -1,6 +1,6 @@
-"""`d2v features`, `d2v transcribe`, `d2v classify`: what a checkpoint says of files and texts.
+"""`d2v features`, `d2v transcribe`, `d2v classify`: outputs of a checkpoint for files and texts.
 
-What imports PyTorch waits until the command line is known to be good.
+Modules that import PyTorch are imported only after the command line has been parsed.
 """
 
 import argparse
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def features_main(argv: Sequence[str] | None = None) -> None:
-    """Command line of `d2v features`."""
+    """Run `d2v features`, which writes hidden states and logits to a safetensors file."""
     parser = _parser("features", "write hidden states and logits to a safetensors file")
     parser.add_argument("--layers", default="all", metavar="all|K", help="0 enters the first block")
     parser.add_argument("-o", "--out", type=Path, default=Path("features.safetensors"))
@@ -43,7 +43,7 @@ def features_main(argv: Sequence[str] | None = None) -> None:
 
 
 def _is_features(path: Path) -> bool:
-    """Whether `d2v features` wrote a file: a safetensors file that names its inputs."""
+    """Whether `d2v features` wrote a file, that is, a safetensors file that names its inputs."""
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -54,7 +54,7 @@ def _is_features(path: Path) -> bool:
 
 
 def transcribe_main(argv: Sequence[str] | None = None) -> None:
-    """Command line of `d2v transcribe`: a line a file, name and words."""
+    """Run `d2v transcribe`, which prints one line per file: name and words."""
     parser = _parser("transcribe", "print what is said in audio files")
     usual = params.Decode()
     parser.add_argument("--lm", type=Path, metavar="FOLDER", help="lexicon and language model")
@@ -73,7 +73,10 @@ def transcribe_main(argv: Sequence[str] | None = None) -> None:
 
 
 def classify_main(argv: Sequence[str] | None = None) -> None:
-    """Command line of `d2v classify`: a line an input, name, class and probability."""
+    """Run `d2v classify`, which prints one line per input: name, class and probability.
+
+    For a regression model, the line has a name and a number.
+    """
     a = _parser("classify", "print the class of files or texts").parse_args(argv)
     from d2v.interop.inference import classify
 

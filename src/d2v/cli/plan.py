@@ -1,4 +1,4 @@
-"""Command line of `d2v plan`."""
+"""`d2v plan`: the cost of an experiment, before any run is started."""
 
 import argparse
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from d2v.results import budget
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """`d2v plan [FILE]`."""
+    """Run `d2v plan [FILE]`."""
     parser = argparse.ArgumentParser(
         prog="d2v plan", description="what an experiment costs, before anything is started"
     )

@@ -1,6 +1,6 @@
 """`d2v prepare`: official on-disk layouts to shards, tokenizer and language model.
 
-Every command reads one source, checks all of it, and writes one folder: whole, or not at all.
+Every command reads one source, checks all of it and writes one folder atomically.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from d2v.util.outputs import check_folder
 
 
 def parser() -> argparse.ArgumentParser:
-    """Command line of `d2v prepare`."""
+    """Argument parser of `d2v prepare`."""
     top = argparse.ArgumentParser(prog="d2v prepare", description=__doc__.split("\n")[0])
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -161,12 +161,12 @@ def _command(
 def main(argv: Sequence[str] | None = None) -> None:
     """Run `d2v prepare COMMAND ...`.
 
-    Raises UserError naming the file (and line) at fault, or an OUT that d2v did not write; then
-    nothing is written.
+    Raises UserError if the source is invalid, with the file (and line), or if OUT contains files
+    that d2v did not write. In both cases, nothing is written.
     """
     args = parser().parse_args(argv)
     read = (args.source, getattr(args, "tokenizer", None), getattr(args, "limited", None))
-    check_folder(args.out, read)  # before hours of reading
+    check_folder(args.out, read)  # checked first, since reading may take hours
     if args.command == "imagefolder":
         from d2v.data.readers.imagefolder import prepare_imagefolder
 
@@ -213,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         from d2v.data.readers.language_model import prepare_official_lm
 
         opened: Callable[[Path], object] | None = None
-        if find_spec("flashlight"):  # which reads KenLM's binaries
+        if find_spec("flashlight"):  # only flashlight can read KenLM's binary files
             from d2v.evaluation.ctc import Language
 
             opened = Language

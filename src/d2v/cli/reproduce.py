@@ -1,4 +1,4 @@
-"""`d2v reproduce`: the whole workflow of an experiment, then its tables and what it cost."""
+"""`d2v reproduce`: the whole workflow of an experiment, then its tables and its cost."""
 
 import resource
 import subprocess
@@ -17,16 +17,17 @@ PROFILE = Path("workflow/profiles/local")
 
 
 def reproduce(experiment_path: Path, cores: str) -> int:
-    """Run what is missing or out of date; print tables, folders, time and memory.
+    """Run whatever is missing or out of date, then print tables, folders, time and memory.
 
-    Returns Snakemake's exit code. Raises UserError before anything runs when the parameters are
-    wrong.
+    Returns Snakemake's exit code. Raises UserError before anything runs if the parameters are
+    invalid.
     """
     started = time.perf_counter()
     experiment = params.load(experiment_path)
     prepared.check(experiment, experiment_path, runs.all_datasets(experiment))
     params.check_stages(experiment)
-    # one whose caller was killed goes on by itself; the claim passes to Snakemake for the same case
+    # a Snakemake whose caller was killed continues: wait for it, and pass the claim on to the new
+    # Snakemake, so that the next call waits for that one, too
     locks.claim(Path(".snakemake"), wait=True)
     command = [sys.executable, "-m", "snakemake", "--profile", str(PROFILE), "--cores", cores]
     command += ["--config", f"experiment={experiment_path}"]
@@ -49,7 +50,7 @@ def reproduce(experiment_path: Path, cores: str) -> int:
 
 
 def _cost(experiment: params.Experiment, seconds: float) -> str:
-    """This time's duration, and the sum and the peak over all runs."""
+    """Duration of this call, and total time and peak memory of all runs, in one line."""
     found = [read_json(runs.metrics_path(experiment, run)) for run in runs.all_runs(experiment)]
     told = [metrics["provenance"] for metrics in found if metrics]
     spent = timedelta(seconds=round(sum(p["wall_s"] for p in told)))

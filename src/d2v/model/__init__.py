@@ -1,4 +1,4 @@
-"""The method: student, teacher, targets and prediction, one Transformer, masks and heads.
+"""The method: student, teacher, targets, regression, the one Transformer, masks and heads.
 
 Imports: util, params.
 """

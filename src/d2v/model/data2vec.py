@@ -1,10 +1,10 @@
-"""data2vec (paper figure 1): a student regresses what a teacher makes of the whole input.
+"""data2vec (paper figure 1): a student predicts its teacher's representations of the full input.
 
 student   sees the masked input                 encoder -> backbone -> regression head
-teacher   sees the whole input, no gradient     EMA of the student's encoder and backbone
+teacher   sees the full input, no gradient      EMA of the student's encoder and backbone
 target    mean of the teacher's top K layers, each normalised, at the masked positions
 
-Nothing is computed that the loss does not need: the head, and the end of each last block, see the
+Only what the loss needs is computed: the regression head and the end of the last block run on the
 masked positions only.
 """
 
@@ -22,12 +22,12 @@ from d2v.model.ema import Teacher
 from d2v.model.kernels.linear import Linear
 from d2v.model.transformer import Kept, Output, Transformer, at_rows, initialise
 
-HIDING = frozenset({"mask", "channel_mask"})  # entries of a batch that hide something
+HIDING = frozenset({"mask", "channel_mask"})  # batch entries that hide part of the input
 
 
 @dataclass
 class Regression:
-    """What the loss compares, and the student's last outputs, at the M masked positions."""
+    """Predictions, targets and the student's final outputs at the M masked positions."""
 
     prediction: Tensor  # (M, D)
     target: Tensor  # (M, D), float32, without gradient
@@ -35,7 +35,7 @@ class Regression:
 
 
 class Student(nn.Module):
-    """Encoder and backbone: what is trained, kept, and fine-tuned."""
+    """Encoder and backbone: the part that is trained, saved and fine-tuned."""
 
     def __init__(self, encoder: params.Encoder, backbone: params.Backbone) -> None:
         super().__init__()
@@ -43,16 +43,16 @@ class Student(nn.Module):
         self.backbone = Transformer(backbone)
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Output, Tensor | None]:
-        """Outputs for `batch`, masked where it has masks, and padding (B, T) or None."""
+        """Outputs for `batch`, masked if it contains masks, and padding (B, T) or None."""
         x, padding = self.encoder.local_features(batch)
         return self.see(x, padding, batch)
 
     def see(
         self, x: Tensor, padding: Tensor | None, batch: dict[str, Tensor], **wanted: Any
     ) -> tuple[Output, Tensor | None]:
-        """Outputs for local features `x` (B, T, D) that are already there.
+        """Outputs for local features `x` (B, T, D) that have already been computed.
 
-        `wanted` says what of them, and where, as for Transformer.
+        `wanted` is passed to Transformer: which features to keep, and at which positions.
         """
         if HIDING & batch.keys():
             x, padding = self.encoder.mask_features(x, padding, batch)
@@ -60,11 +60,11 @@ class Student(nn.Module):
         return self.backbone(h, padding, **wanted), padding
 
     def positions(self, x: Tensor) -> Tensor:
-        """Cut the leading positions without a target off `x` (B, P + T, D)."""
+        """Drop the P leading positions, which have no target, from `x` (B, P + T, D)."""
         return x[:, self.encoder.prefix :]
 
     def rows(self, places: Tensor, length: int) -> Tensor:
-        """Where places (M,) of (B * T), T = length, are in the backbone's (B * (P + T))."""
+        """Map places (M,) in (B * T), T = length, to rows of the backbone's (B * (P + T))."""
         prefix = self.encoder.prefix
         return places + (places // length + 1) * prefix if prefix else places
 
@@ -82,8 +82,8 @@ class Data2Vec(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> Regression:
         """Predictions and targets where `batch["mask"]` (B, T) is True.
 
-        `masked` (M,), the places of these in (B * T), saves a GPU the search, for which the host
-        would have to wait.
+        `batch["masked"]` (M,), the places of the masked positions in (B * T), is optional. It saves
+        a search on the GPU, for which the host would have to wait.
         """
         masked = batch.get("masked")
         if masked is None:
@@ -101,19 +101,20 @@ class Data2Vec(nn.Module):
         batch: dict[str, Tensor],
         masked: Tensor | None = None,
     ) -> Tensor:
-        """Targets (M, D) at the places `masked` (M,) of (B * T), else (B, T, D) at every position.
+        """Targets, computed from unmasked local features `x` (B, T, D) (paper 3.3).
 
-        From unmasked local features `x` (B, T, D) (paper 3.3).
+        (M, D) at the places `masked` (M,) in (B * T); without `masked`, (B, T, D) at every
+        position.
         """
         with torch.inference_mode():
             target = self._targets(x, padding, batch, masked)
-        return target.clone()  # an ordinary tensor, which the loss may keep for its gradient
+        return target.clone()  # an ordinary tensor, which autograd can save for the loss's gradient
 
     def _targets(
         self, x: Tensor, padding: Tensor | None, batch: dict[str, Tensor], masked: Tensor | None
     ) -> Tensor:
         p = self.target
-        over_time = "instance" in (p.layer_norm, p.final_norm)  # all positions are needed then
+        over_time = "instance" in (p.layer_norm, p.final_norm)  # then all positions are needed
         narrow = masked is not None and not over_time
         rows = self.student.rows(masked, x.shape[1]) if narrow and masked is not None else None
         keep = Kept((p.feature,), p.top_k)
@@ -125,26 +126,26 @@ class Data2Vec(nn.Module):
         return at_rows(target, masked) if masked is not None and rows is None else target
 
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
-        """Take student and head of another pre-training; the teacher becomes the student's copy."""
+        """Load student and head of another pre-training; the teacher becomes a student copy."""
         for name, part in (("student.", self.student), ("head.", self.head)):
             own = {k.removeprefix(name): w for k, w in weights.items() if k.startswith(name)}
             part.load_state_dict(own)
         self.update_teacher(0.0)
 
     def update_teacher(self, decay: float) -> None:
-        """Move the teacher towards the student; once after each optimiser step."""
+        """Move the teacher towards the student; call this once after each optimiser step."""
         self.teacher.update(self.student.encoder, self.student.backbone, decay)
 
 
 class Average(nn.Module):
-    """Targets of layers: their mean, each normalised, normalised again; no parameters."""
+    """Targets from layers: normalise each, average them, normalise the mean; no parameters."""
 
     def __init__(self, p: params.Target) -> None:
         super().__init__()
         self.layer_norm, self.final_norm = p.layer_norm, p.final_norm
 
     def forward(self, layers: list[Tensor]) -> Tensor:
-        """K layers (..., D) to one, float32."""
+        """Average K layers (..., D) into one target (..., D), float32."""
         first, *others = (normalise(layer.float(), self.layer_norm) for layer in layers)
         total = first.clone() if self.layer_norm == "none" else first
         for other in others:
@@ -153,9 +154,9 @@ class Average(nn.Module):
 
 
 def normalise(x: Tensor, kind: str) -> Tensor:
-    """Normalise `x` (B, T, D) without parameters: over time (instance) or channels (layer).
+    """Normalise `x` (B, T, D) without parameters, over time (instance) or channels (layer).
 
-    Instance norm covers padded positions too, as the reference does.
+    Instance norm includes padded positions, as the reference code does.
     """
     if kind == "instance":
         return F.instance_norm(x.transpose(1, 2)).transpose(1, 2)
@@ -163,7 +164,7 @@ def normalise(x: Tensor, kind: str) -> Tensor:
 
 
 def regression_head(kind: str, backbone: params.Backbone) -> nn.Module:
-    """From the student's output to targets: one layer, two with GELU between, or none."""
+    """Head that predicts targets from the student's output: one layer, two with GELU, or none."""
     dim = backbone.dim
     heads: dict[str, nn.Module] = {
         "linear": Linear(dim, dim),

@@ -12,17 +12,18 @@ from d2v.model.transformer import Output
 
 
 class Teacher(nn.Module):
-    """Copy of the student's encoder and backbone that follows it slowly.
+    """Copy of the student's encoder and backbone that follows the student slowly.
 
-    Modules in `shared` are not averaged: they are copies of the student's, renewed at each update
-    (fairseq: skip_keys). Shared `features` are not even kept: the student's are used.
+    Modules in `shared` are not averaged: the teacher holds copies of the student's modules, renewed
+    at each update (fairseq: skip_keys). If `features` is shared, the teacher holds no copy and uses
+    the student's features.
     """
 
     def __init__(self, encoder: Encoder, backbone: nn.Module, p: params.EMA) -> None:
         super().__init__()
         self.shared = tuple(p.shared)
         shared = "features" in self.shared
-        # not copied only to be deleted: an embedding of words is as large as half of the blocks
+        # do not copy features only to delete them: a token embedding is half as large as all blocks
         self.encoder = copy.deepcopy(
             encoder, {id(encoder.features): encoder.features} if shared else None
         )
@@ -40,9 +41,10 @@ class Teacher(nn.Module):
     def forward(
         self, x: Tensor, padding: Tensor | None, batch: dict[str, Tensor], **wanted: Any
     ) -> Output:
-        """See the unmasked input: the student's local features (B, T, D), or embed it anew.
+        """Outputs for the unmasked input, from the student's local features `x` (B, T, D).
 
-        `wanted` says what to keep, and where, as for Transformer.
+        If `features` is not shared, the teacher embeds `batch` itself. `wanted` is passed to
+        Transformer: which features to keep, and at which positions.
         """
         if "features" not in self.shared:
             x, padding = self.encoder.local_features(batch)
@@ -52,7 +54,7 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def update(self, encoder: Encoder, backbone: nn.Module, decay: float) -> None:
-        """teacher = decay * teacher + (1 - decay) * student; shared modules become equal."""
+        """Set teacher = decay * teacher + (1 - decay) * student; copy shared modules."""
         averaged, copied = self._pairs(encoder, backbone)
         if averaged:
             mine, theirs = zip(*averaged, strict=True)
@@ -64,7 +66,7 @@ class Teacher(nn.Module):
     def _pairs(
         self, encoder: Encoder, backbone: nn.Module
     ) -> tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Tensor]]]:
-        """(teacher, student) tensors that are averaged, and those that are copied."""
+        """Pairs of (teacher, student) tensors to average, and pairs to copy."""
         student = dict(encoder.named_parameters())
         averaged: list[tuple[Tensor, Tensor]] = []
         copied: list[tuple[Tensor, Tensor]] = []
@@ -78,8 +80,8 @@ class Teacher(nn.Module):
 def decay(p: params.EMA, updates: int) -> float:
     """Decay of the EMA update after `updates` optimiser steps (1, 2, ...).
 
-    Linear from start to end over anneal_steps, then constant (fairseq get_annealed_rate); BEiT's
-    code counts the same steps from 0 (params.EMA.first).
+    The decay is linear from start to end over anneal_steps, then constant (fairseq
+    get_annealed_rate). BEiT's code counts the same steps from 0 (params.EMA.first).
     """
     step = updates - 1 + p.first
     if step >= p.anneal_steps:

@@ -1,4 +1,4 @@
-"""How many frames a waveform gives; no torch here, so that data preparation stays light."""
+"""Number of frames of a waveform, without importing torch, so that data preparation stays light."""
 
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -7,14 +7,15 @@ Counts = TypeVar("Counts")  # int, array or tensor of integers
 
 
 def frame_count(samples: Counts, conv_layers: Sequence[Sequence[int]]) -> Counts:
-    """Frames of `samples` samples after unpadded convolutions.
+    """Number of frames that unpadded convolutions produce from `samples` samples.
 
-    An integer, an array or a tensor of them in, the same out; 0 where the waveform is shorter than
-    the receptive field. Layers are (channels, kernel, stride) or (kernel, stride). Each layer:
-    floor((n - kernel) / stride) + 1 (fairseq wav2vec2.py, _get_feat_extract_output_lengths).
+    `samples` is an integer, or an array or tensor of integers; the result has the same type. It is
+    0 where the waveform is shorter than the receptive field. Layers are (channels, kernel, stride)
+    or (kernel, stride). Each layer maps n to floor((n - kernel) / stride) + 1 (fairseq wav2vec2.py,
+    _get_feat_extract_output_lengths).
     """
     counts: Any = samples
     for *_, kernel, stride in conv_layers:
         counts = (counts - kernel) // stride + 1
-        counts = counts * (counts > 0)  # once empty, empty
+        counts = counts * (counts > 0)  # a sequence that is empty once stays empty
     return counts

@@ -1,4 +1,4 @@
-"""Heads of fine-tuning: class, number, tags, letters."""
+"""Fine-tuning heads, which predict a class, a number, tags or letters."""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ from d2v import params
 
 
 class PooledHead(nn.Module):
-    """One vector of an example, then logits.
+    """Pool the outputs of an example into one vector, then compute logits.
 
     Pooling, optional LayerNorm (BEiT's fc_norm), optional dense + tanh (RoBERTa), linear.
     """
@@ -28,7 +28,7 @@ class PooledHead(nn.Module):
                 parameter.data.mul_(p.init_scale)
 
     def forward(self, x: Tensor, prefix: int, padding: Tensor | None) -> Tensor:
-        """Outputs `x` (B, P + T, D) with P = prefix and padding (B, T) to logits (B, outputs)."""
+        """Map outputs `x` (B, P + T, D), P = prefix, and padding (B, T) to logits (B, outputs)."""
         pooled = self.norm(pool(x, self.pool, prefix, padding))
         if self.dense is not None:
             pooled = F.dropout(pooled, self.dropout, self.training)
@@ -37,7 +37,7 @@ class PooledHead(nn.Module):
 
 
 class TagHead(nn.Module):
-    """How probable each class is in an example, from how probable it is in its frames."""
+    """Probability of each class in an example, pooled from its probabilities in the frames."""
 
     def __init__(self, p: params.Tag, dim: int, classes: int) -> None:
         super().__init__()
@@ -45,9 +45,10 @@ class TagHead(nn.Module):
         self.out = nn.Linear(dim, classes)
 
     def forward(self, x: Tensor, prefix: int, padding: Tensor | None) -> Tensor:
-        """Outputs `x` (B, P + T, D) and padding (B, T) to log-probabilities (B, classes), float32.
+        """Map outputs `x` (B, P + T, D) and padding (B, T) to log-probabilities (B, classes).
 
-        Linear softmax: sum of squared probabilities over their sum (paper 5.2; Wang et al. 2019).
+        The result is float32. Linear softmax divides the sum of squared probabilities by their sum
+        (paper 5.2; Wang et al. 2019).
         """
         x = F.dropout(x[:, prefix:], self.dropout, self.training)
         frames = F.logsigmoid(self.out(x).float())
@@ -61,7 +62,7 @@ class TagHead(nn.Module):
 
 
 class LetterHead(nn.Module):
-    """Logits of letters for every frame (wav2vec 2.0 fine-tuning)."""
+    """Log-probabilities of letters for every frame (wav2vec 2.0 fine-tuning)."""
 
     def __init__(self, p: params.CTC, dim: int, letters: int) -> None:
         super().__init__()
@@ -72,13 +73,13 @@ class LetterHead(nn.Module):
             nn.init.zeros_(self.out.bias)
 
     def forward(self, x: Tensor, prefix: int, padding: Tensor | None) -> Tensor:
-        """Outputs `x` (B, T, D) to log-probabilities (B, T, letters), float32."""
+        """Map outputs `x` (B, P + T, D) to log-probabilities (B, T, letters), float32."""
         x = F.dropout(x[:, prefix:], self.dropout, self.training)
         return self.out(x).float().log_softmax(-1)
 
 
 def pool(x: Tensor, kind: str, prefix: int, padding: Tensor | None) -> Tensor:
-    """`x` (B, P + T, D) to (B, D), or (B, 2D) for mean_max; padded positions do not count."""
+    """Pool `x` (B, P + T, D) to (B, D), or (B, 2D) for mean_max, ignoring padded positions."""
     if kind == "first":
         return x[:, 0]
     x = x[:, prefix:]

@@ -1,7 +1,7 @@
-"""Which positions are hidden from the student: BEiT blocks, wav2vec 2.0 spans, BERT tokens.
+"""Masks of the student's input: BEiT blocks, wav2vec 2.0 spans, BERT tokens.
 
 True means hidden, to be predicted. Every row is a function of its key (seed, epoch, index) alone,
-so masks do not depend on workers, processes or on what else is in the batch; the one exception is
+so masks do not depend on workers, processes or the other examples of a batch. The one exception is
 the thinning of `equal_counts`, which needs the smallest count of the batch.
 """
 
@@ -20,26 +20,26 @@ Bools = npt.NDArray[np.bool_]
 Words = npt.NDArray[np.uint64]
 Floats = npt.NDArray[np.float64]
 
-_TRIES = 10  # attempts at a block before BEiT gives up
+_TRIES = 10  # attempts to place a block before BEiT gives up
 _LARGEST = np.uint64(2**64 - 1)
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # step of SplitMix64
-# streams of one key that must not share numbers
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # increment of SplitMix64
+# random streams of one key, which must not share numbers
 _STARTS, _ROUNDING, _THINNING, _BLOCKS, _KINDS = range(5)
-_CHANNELS = 5  # added to the streams of spans of channels
+_CHANNELS = 5  # offset of the streams of channel masks
 
 NOT_CHOSEN, MASKED, RANDOM, KEPT = range(4)  # kinds of `token_masks`
 
 
 def rng(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """Generator that depends on the key only, for augmentation of one example."""
+    """Random generator for the augmentation of one example; it depends on the key only."""
     return np.random.default_rng([seed, epoch, index])
 
 
 def block_masks(mask: BlockMask, grid: int, keys: Keys) -> Bools:
     """BEiT block-wise masks of square grids.
 
-    Blocks of random area and aspect are added until `mask.patches` are hidden or ten tries in a
-    row add nothing, so rows may hide a few patches less, never more.
+    Blocks of random area and aspect ratio are added until `mask.patches` patches are hidden or ten
+    consecutive tries add nothing. A row may therefore hide a few patches fewer, but never more.
 
     Shapes: keys (B, 3) -> (B, grid * grid), row-major.
     Raises: UserError if no block of `min_block` patches is smaller than the grid.
@@ -69,14 +69,14 @@ def block_masks(mask: BlockMask, grid: int, keys: Keys) -> Bools:
 
 
 def span_masks(mask: SpanMask, lengths: npt.ArrayLike, keys: Keys) -> Bools:
-    """Union of spans of `mask.length` frames, as fairseq's compute_mask_indices makes them.
+    """Union of spans of `mask.length` frames, drawn as in fairseq's compute_mask_indices.
 
-    A row of T frames (without its padding) gets floor(prob * T / length + U(0, 1)) spans, at least
-    min_spans, with starts drawn without replacement from [0, T - length). If that leaves too few
-    starts (short rows), they come from [0, spans + 1) and spans are cut at T, as in fairseq; where
-    fairseq would raise because the whole row is hidden, one frame at random stays visible. The
-    only frame of a row of one is hidden. With `equal_counts` every row keeps as many frames as the
-    row with the fewest, chosen at random (require_same_masks).
+    A row of T frames (without padding) receives floor(prob * T / length + U(0, 1)) spans, at least
+    min_spans. Their starts are drawn without replacement from [0, T - length). If that range is too
+    small (short rows), starts are drawn from [0, spans + 1) and spans are cut at T, as in fairseq.
+    Where fairseq would raise an error because the whole row is hidden, one random frame stays
+    visible; in a row of one frame, that frame is hidden. With `equal_counts`, each row keeps as
+    many hidden frames, chosen at random, as the row with the fewest (require_same_masks).
 
     Shapes: lengths (B,), keys (B, 3) -> (B, max(lengths)).
     Source: paper 4.2; fairseq data_utils.compute_mask_indices.
@@ -85,17 +85,17 @@ def span_masks(mask: SpanMask, lengths: npt.ArrayLike, keys: Keys) -> Bools:
 
 
 def channel_masks(mask: ChannelMask, channels: int, keys: Keys) -> Bools:
-    """Spans of channels that are set to zero in all frames, drawn as `span_masks` draws frames.
+    """Spans of channels that are set to zero in all frames, drawn as in `span_masks`.
 
     Shapes: keys (B, 3) -> (B, channels).
-    Source: wav2vec 2.0's fine-tuning; fairseq wav2vec2.py, apply_mask (mask_channel_prob).
+    Source: wav2vec 2.0 fine-tuning; fairseq wav2vec2.py, apply_mask (mask_channel_prob).
     """
     spans = SpanMask(kind="span", prob=mask.prob, length=mask.length, min_spans=0)
     return _spans(spans, np.full(len(keys), channels), keys, _CHANNELS)
 
 
 def _spans(mask: SpanMask, sizes: npt.NDArray[np.int64], keys: Keys, stream: int = 0) -> Bools:
-    """Spans within rows of `sizes` positions; `stream` is added to the streams of the key."""
+    """Spans within rows of `sizes` (B,) positions; `stream` offsets the random streams."""
     inside = np.arange(sizes.max(initial=0)) < sizes[:, None]
     rounding = _uniforms(_hash(keys, stream + _ROUNDING), 1)[:, 0]
     spans = (mask.prob * sizes / mask.length + rounding).astype(np.int64)
@@ -117,12 +117,13 @@ def _spans(mask: SpanMask, sizes: npt.NDArray[np.int64], keys: Keys, stream: int
 def token_masks(
     mask: TokenMask, lengths: npt.ArrayLike, keys: Keys
 ) -> tuple[Bools, npt.NDArray[np.int8]]:
-    """BERT masking, of single tokens or of spans of `mask.length` tokens.
+    """BERT masking of single tokens or of spans of `mask.length` tokens.
 
-    A row of T tokens (without padding, with its boundary tokens, which may be chosen) gets
-    floor(prob * T / length + U(0, 1)) starts, drawn without replacement from all its positions;
-    spans are cut at T. A chosen token is replaced by a random one with `random_prob`, kept with
-    `keep_prob`, masked otherwise. Very short rows may have nothing chosen.
+    A row of T tokens (without padding, but with its boundary tokens, which may be chosen) receives
+    floor(prob * T / length + U(0, 1)) starts, drawn without replacement from all its positions.
+    Spans are cut at T. A chosen token is replaced by a random one with probability `random_prob`,
+    kept with probability `keep_prob`, and masked otherwise. In very short rows, possibly no token
+    is chosen.
 
     Shapes: lengths (B,), keys (B, 3) -> chosen (B, max(lengths)) bool and kind (B, max(lengths))
     int8: 0 not chosen, 1 masked, 2 random, 3 kept.
@@ -146,7 +147,7 @@ def token_masks(
 
 
 def _hash(keys: Keys, stream: int) -> Words:
-    """One 64-bit state a row from (seed, epoch, index) and the stream: (B, 3) -> (B,)."""
+    """One 64-bit state per row from (seed, epoch, index) and the stream: (B, 3) -> (B,)."""
     columns = np.asarray(keys, np.int64).reshape(-1, 3).astype(np.uint64)
     state = np.full(len(columns), stream + 1, np.uint64)
     for column in columns.T:
@@ -161,7 +162,7 @@ def _words(state: Words, count: int, start: int = 0) -> Words:
 
 
 def _uniforms(state: Words, count: int, start: int = 0) -> Floats:
-    """As `_words`, uniform in [0, 1)."""
+    """Numbers of `_words` as floats, uniform in [0, 1): (B,) -> (B, count)."""
     return (_words(state, count, start) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
@@ -179,7 +180,7 @@ def _mix(z: Words) -> Words:
 
 
 def _draw(words: Words, allowed: Bools, counts: npt.NDArray[np.integer]) -> Bools:
-    """Choose counts[b] of the allowed positions of each row: those with the smallest words."""
+    """Choose counts[b] allowed positions in each row b: those with the smallest words."""
     words = np.where(allowed, words, _LARGEST)
     order = np.sort(words, axis=1)
     last = np.clip(counts - 1, 0, max(words.shape[1] - 1, 0))[:, None]
@@ -188,11 +189,12 @@ def _draw(words: Words, allowed: Bools, counts: npt.NDArray[np.integer]) -> Bool
 
 
 def _dilate(starts: Bools, length: int) -> Bools:
-    """Positions covered by a span of `length` from any start."""
+    """Positions covered by spans of `length` that begin at `starts`."""
     hidden = starts.copy()
     done = 1
     while done < length:
-        # a union of spans of `done` moved by at most `done` covers spans of up to twice that
+        # spans of length `done`, joined with themselves shifted by `step` <= `done`, are spans of
+        # length `done + step`
         step = min(done, length - done)
         hidden[:, step:] |= hidden[:, :-step].copy()
         done += step
@@ -205,7 +207,7 @@ def _dilate(starts: Bools, length: int) -> Bools:
 def _blocks(
     mask: BlockMask, grid: int, numbers: Floats, room: npt.NDArray[np.integer]
 ) -> npt.NDArray[np.int64]:
-    """Candidate blocks (B, tries, 4): top, left, height, width; too large ones are empty."""
+    """Candidate blocks (B, tries, 4): top, left, height, width; blocks too large are empty."""
     area = mask.min_block + (room[:, None] - mask.min_block) * numbers[..., 0]
     root = np.exp(0.5 * (1 - 2 * numbers[..., 1]) * np.log(mask.min_aspect))
     height, width = np.rint(np.sqrt(area) * root), np.rint(np.sqrt(area) / root)
@@ -219,9 +221,12 @@ def _blocks(
 def _first_that_fits(
     hidden: Bools, blocks: npt.NDArray[np.int64], room: npt.NDArray[np.integer]
 ) -> tuple[Bools, npt.NDArray[np.int64]]:
-    """Per row, whether a candidate hides at least one and at most `room` more, and the first."""
+    """For each row, whether any candidate fits, and the first that does.
+
+    A candidate fits if it hides at least one and at most `room` patches that are still visible.
+    """
     rows, grid, _ = hidden.shape
-    # integral image: patches hidden above and left of each corner
+    # integral image: the number of hidden patches above and to the left of each corner
     sums = np.zeros((rows, grid + 1, grid + 1), np.int64)
     sums[:, 1:, 1:] = hidden.cumsum(1).cumsum(2)
     top, left, height, width = np.moveaxis(blocks, -1, 0)

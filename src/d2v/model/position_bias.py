@@ -1,4 +1,4 @@
-"""What is added to attention: learned position biases, and what hides padding."""
+"""Additive attention terms: learned position biases, and masks that hide padding."""
 
 import torch
 from torch import Tensor, nn
@@ -7,31 +7,32 @@ from d2v import params
 
 
 class GridBias(nn.Module):
-    """One learned bias for each 2-D offset of patches and head, of all blocks or of one (BEiT).
+    """One learned bias per 2-D patch offset and head, for one block or shared by all (BEiT).
 
-    Row of the table for query i and key j: (yi - yj + h - 1) * (2w - 1) + (xi - xj + w - 1); the
+    The table row for query i and key j is (yi - yj + h - 1) * (2w - 1) + (xi - xj + w - 1). The
     last three rows are class token -> patch, patch -> class token, class token -> class token.
     """
 
     def __init__(self, rows: int, columns: int, heads: int) -> None:
         super().__init__()
         self.table = nn.Parameter(torch.zeros((2 * rows - 1) * (2 * columns - 1) + 3, heads))
-        with torch.device("cpu"):  # also where weights are made without memory, to be loaded
+        with torch.device("cpu"):  # also when a model is built on the meta device, to be loaded
             index = _grid_index(rows, columns)
         self.register_buffer("index", index, persistent=False)
         self.index: Tensor
 
     def forward(self, length: int) -> Tensor:
-        """Bias (1, heads, length, length); without a class token the grid's part only."""
+        """Bias (1, heads, length, length); without a class token, only the grid's part."""
         index = self.index if length == len(self.index) else self.index[1:, 1:]
         return _heads_first(self.table[index])
 
 
 class DistanceBias(nn.Module):
-    """One learned bias for each clipped distance and head of one block.
+    """One learned bias per clipped distance and head, for one block.
 
-    Not in the paper. Miniature text models find neighbours in minutes only with relative
-    positions; heads start out looking left, looking right, near, and everywhere.
+    Not in the paper. Only with relative positions do miniature text models learn within minutes to
+    attend to neighbouring tokens. Heads are initialised in turn to look left, right, nearby and
+    everywhere.
     """
 
     def __init__(self, max_distance: int, heads: int) -> None:
@@ -55,7 +56,7 @@ class DistanceBias(nn.Module):
 
 
 def shared_bias(p: params.Backbone) -> GridBias | None:
-    """The bias that all blocks share."""
+    """Position bias that all blocks share, or None."""
     window = p.position_bias.window
     if p.position_bias.kind != "shared_2d" or window is None:
         return None
@@ -63,7 +64,7 @@ def shared_bias(p: params.Backbone) -> GridBias | None:
 
 
 def own_bias(p: params.Backbone) -> GridBias | DistanceBias | None:
-    """The bias that one block has for itself."""
+    """New position bias for a single block, or None."""
     bias = p.position_bias
     if bias.kind == "per_layer_2d" and bias.window:
         return GridBias(bias.window[0], bias.window[1], p.heads)
@@ -75,9 +76,9 @@ def own_bias(p: params.Backbone) -> GridBias | DistanceBias | None:
 def attention_mask(
     bias: Tensor | None, padding: Tensor | None, far: Tensor | None = None
 ) -> Tensor | None:
-    """Join an additive bias (1, H, T, T), padding (B, T) and what is out of reach (B, 1, T, T).
+    """Combine an additive bias (1, H, T, T), padding (B, T) and out-of-reach keys (B, 1, T, T).
 
-    None if there is none of them.
+    Returns None if all three are None.
     """
     hidden = None if padding is None else padding[:, None, None, :]
     if far is not None:
@@ -90,7 +91,8 @@ def attention_mask(
 def out_of_reach(length: int, context: int, padding: Tensor | None, device: torch.device) -> Tensor:
     """True where a key is more than `context` positions from the query: (B or 1, 1, T, T).
 
-    Padded queries, of which nothing is used, may see every key: one that saw none would be NaN.
+    Padded queries, whose outputs are not used, may see every key: a query that sees no key would
+    give NaN.
     """
     at = torch.arange(length, device=device)
     far = ((at[:, None] - at[None, :]).abs() > context)[None, None]
@@ -98,15 +100,15 @@ def out_of_reach(length: int, context: int, padding: Tensor | None, device: torc
 
 
 def _heads_first(bias: Tensor) -> Tensor:
-    """(T, T, heads) as (1, heads, T, T), contiguous.
+    """Reorder (T, T, heads) to (1, heads, T, T), contiguous.
 
-    PyTorch's fused attention on a GPU refuses masks whose last stride is not 1.
+    PyTorch's fused attention on a GPU rejects masks whose last stride is not 1.
     """
     return bias.permute(2, 0, 1).unsqueeze(0).contiguous()
 
 
 def _grid_index(rows: int, columns: int) -> Tensor:
-    """Rows of the table (1 + rows*columns, 1 + rows*columns), class token first."""
+    """Table row of each query and key (1 + rows*columns, 1 + rows*columns), class token first."""
     y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     y, x = y.flatten(), x.flatten()
     dy = y[:, None] - y[None, :] + rows - 1

@@ -1,4 +1,4 @@
-"""Standard deviations over all rows of a global batch, from sums that add up over its parts."""
+"""Standard deviations over all rows of a global batch, from sums that can be added over parts."""
 
 import torch
 from torch import Tensor
@@ -7,9 +7,9 @@ EPS = 1e-6  # fairseq compute_var
 
 
 def moments(x: Tensor) -> Tensor:
-    """Number of rows of `x` (N, D), sums of its channels and of their squares: (1 + 2 D,), float64.
+    """Row count of `x` (N, D), channel sums and sums of squares: (1 + 2 D,), float64.
 
-    Those of several parts of a batch, added up, are those of the batch.
+    The moments of a batch are the sum of the moments of its parts.
     """
     x = x.detach().float()
     if not len(x):
@@ -21,9 +21,9 @@ def moments(x: Tensor) -> Tensor:
 
 
 def channel_std(sums: Tensor) -> Tensor:
-    """Standard deviation over rows, mean over channels, of `moments` that were added up.
+    """Standard deviation over rows, averaged over channels, from summed `moments`.
 
-    Less than two rows have no spread: as much as equal rows.
+    Fewer than two rows have no spread and give the same value as identical rows.
     """
     count, (total, squares) = sums[0], sums[1:].view(2, -1)
     spread = (squares - total.square() / count.clamp(min=1)) / (count - 1).clamp(min=1)

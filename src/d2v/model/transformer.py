@@ -1,8 +1,8 @@
 """The one Transformer of all modalities (paper 3.1).
 
-Pre- or post-norm, optional LayerScale, optional additive attention bias. It keeps of its blocks
-what it is asked for, since targets are made of it, and computes the end of the last block only
-where it is asked for.
+Blocks are pre-norm or post-norm, with optional LayerScale and an optional additive attention bias.
+A forward pass keeps the requested features of its blocks, from which targets are computed. If only
+some positions are requested, the end of the last block is computed at those positions only.
 """
 
 import math
@@ -23,10 +23,10 @@ from d2v.model.position_bias import attention_mask, out_of_reach, own_bias, shar
 
 @dataclass(frozen=True)
 class Kept:
-    """What of the blocks a forward pass keeps."""
+    """Block features that a forward pass keeps."""
 
-    features: tuple[str, ...] = ()  # as params.Target.feature names them
-    top: int | None = None  # of so many last blocks; None: of all
+    features: tuple[str, ...] = ()  # names as in params.Target.feature
+    top: int | None = None  # number of last blocks whose features are kept; None: all blocks
 
 
 NOTHING = Kept()
@@ -34,9 +34,9 @@ NOTHING = Kept()
 
 @dataclass
 class Output:
-    """What a forward pass gives: `x`, and a list of `layers` for each feature that was kept.
+    """Result of a forward pass: the output `x`, and a list of `layers` for each kept feature.
 
-    All are (B, T, D), or (M, D) where only M positions were asked for.
+    All tensors are (B, T, D), or (M, D) if only M positions were requested.
     """
 
     x: Tensor
@@ -44,11 +44,11 @@ class Output:
 
 
 class Inside(NamedTuple):
-    """What one block computes, as params.Target.feature names it: (B, T, D), or (M, D) at rows."""
+    """Features of one block, named as in params.Target.feature: (B, T, D), or (M, D) at rows."""
 
-    attention: Tensor  # before its residual
-    ffn: Tensor  # before its residual
-    ffn_residual: Tensor  # with it, before the last norm of a post-norm block
+    attention: Tensor  # attention output before its residual
+    ffn: Tensor  # feed-forward output before its residual
+    ffn_residual: Tensor  # the same plus its residual, before the last norm of a post-norm block
     block: Tensor  # the block's output
 
 
@@ -58,7 +58,7 @@ class Transformer(nn.Module):
     def __init__(self, p: params.Backbone) -> None:
         super().__init__()
         self.layer_drop, self.norm_eps = p.layer_drop, p.norm_eps
-        self.recompute = False  # blocks in the backward pass (params.Train.recompute)
+        self.recompute = False  # recompute blocks in the backward pass (params.Train.recompute)
         self.position_bias = shared_bias(p)
         self.blocks = nn.ModuleList(Block(p, index) for index in range(p.depth))
         self.norm = nn.LayerNorm(p.dim, eps=p.norm_eps) if p.final_norm else nn.Identity()
@@ -77,10 +77,10 @@ class Transformer(nn.Module):
         context: int | None = None,
         rows: Tensor | None = None,
     ) -> Output:
-        """Run all blocks on `x` (B, T, D); `padding` (B, T) is True where there is no input.
+        """Run all blocks on `x` (B, T, D); `padding` (B, T) is True at padded positions.
 
-        `context` limits attention to so many positions on each side. `rows` (M,) are the places in
-        (B * T) that are wanted: the last block's end is computed there only.
+        `context` is the maximum number of positions to attend to on each side. `rows` (M,) are the
+        requested places in (B * T): the end of the last block is computed only there.
         """
         shared = self.position_bias(x.shape[1]) if self.position_bias is not None else None
         far = None if context is None else out_of_reach(x.shape[1], context, padding, x.device)
@@ -119,14 +119,14 @@ class Transformer(nn.Module):
         return found
 
     def _rescale(self) -> None:
-        """Divide what is added to the residual stream by sqrt(2 * block number) (BEiT)."""
+        """Divide the weights that write to the residual stream by sqrt(2 * block number) (BEiT)."""
         for number, block in enumerate(self.blocks, start=1):
             assert isinstance(block, Block)
             for layer in (block.attention.out, block.fc2):
                 layer.weight.data.div_(math.sqrt(2.0 * number))
 
     def _deepen(self) -> None:
-        """Divide initial values by (8 * depth)^(1/4), but for query and key (DeepNorm)."""
+        """Divide all initial weights but query and key by (8 * depth)^(1/4) (DeepNorm)."""
         by = (8.0 * len(self.blocks)) ** 0.25
         for block in self.blocks:
             assert isinstance(block, Block)
@@ -137,7 +137,7 @@ class Transformer(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention and feed-forward, each with residual and LayerNorm."""
+    """Self-attention and feed-forward, each with a residual connection and LayerNorm."""
 
     def __init__(self, p: params.Backbone, index: int) -> None:
         super().__init__()
@@ -164,10 +164,10 @@ class Block(nn.Module):
         rows: Tensor | None = None,
         paths: Tensor | None = None,
     ) -> Inside:
-        """What is made of `x` (B, T, D), at all positions or at `rows` (M,) of (B * T).
+        """Features of the block for `x` (B, T, D), at all positions or at `rows` (M,) of (B * T).
 
-        `paths` (2, B, 1, 1): what the outputs of attention and feed-forward are multiplied by, from
-        `Block.paths`.
+        `paths` (2, B, 1, 1), from `Block.paths`, are the factors by which the outputs of attention
+        and feed-forward are multiplied.
         """
         seen = self.norm1(x) if self.norm_first else x
         attention = self.attention(seen, mask, padding, rows)
@@ -187,18 +187,19 @@ class Block(nn.Module):
         return Inside(attention, ffn, both, self.norm2(both))
 
     def paths(self, x: Tensor) -> Tensor | None:
-        """Stochastic depth of both branches for `x` (B, T, D): (2, B, 1, 1), or None without.
+        """Stochastic-depth factors of both branches for `x` (B, T, D): (2, B, 1, 1), or None.
 
-        Zero for the dropped examples, else what keeps the mean.
+        The factor is zero for dropped examples; for the others it preserves the mean. None means
+        that the block uses no stochastic depth.
         """
         if not self.drop_path:
             return None
-        from timm.layers.drop import drop_path  # here: it takes as long to import as all the rest
+        from timm.layers.drop import drop_path  # imported here: it doubles the import time
 
         return drop_path(x.new_ones(2 * len(x), 1, 1), self.drop_path, True).view(2, -1, 1, 1)
 
     def _residual(self, x: Tensor) -> Tensor:
-        """What a post-norm block adds to: larger than its input with DeepNorm."""
+        """Residual branch of a post-norm block: its input, scaled up by alpha with DeepNorm."""
         return x if self.alpha is None else self.alpha * x
 
     def _feed_forward(self, x: Tensor) -> Tensor:
@@ -212,7 +213,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with an additive bias; the key bias is optional (BEiT has none)."""
+    """Multi-head self-attention with an additive bias; key biases are optional (none in BEiT)."""
 
     def __init__(self, p: params.Backbone) -> None:
         super().__init__()
@@ -234,7 +235,7 @@ class Attention(nn.Module):
     ) -> Tensor:
         """Attend within `x` (B, T, D); `mask` broadcasts to (B, heads, T, T).
 
-        (B, T, D), or (M, D) at `rows` (M,) of (B * T).
+        The result is (B, T, D), or (M, D) at `rows` (M,) of (B * T).
         """
         q, k, v = self._project(x)
         rate = self.dropout if self.training else 0.0
@@ -243,7 +244,7 @@ class Attention(nn.Module):
         return self.out(found if rows is None else at_rows(found, rows))
 
     def weights(self, x: Tensor, mask: Tensor | None, padding: Tensor | None) -> Tensor:
-        """How much each position looks at each other: (B, heads, T, T), rows add up to one."""
+        """Attention weights (B, heads, T, T) of each query over all keys; rows sum to one."""
         q, k, _ = self._project(x)
         single = torch.eye(x.shape[1], dtype=x.dtype, device=x.device).expand(*q.shape[:2], -1, -1)
         return attend(q, k, single, self._added(x.shape[1], mask, padding), 0.0)
@@ -262,12 +263,12 @@ class Attention(nn.Module):
 
 
 def at_rows(x: Tensor, rows: Tensor) -> Tensor:
-    """(B, T, D) at the places `rows` (M,) of (B * T): (M, D)."""
+    """Select the places `rows` (M,) in (B * T) from `x` (B, T, D): (M, D)."""
     return x.flatten(0, 1).index_select(0, rows)
 
 
 def initialise(module: nn.Module, p: params.Init) -> None:
-    """Fill linear, convolution and embedding weights as the recipe says; biases are zero."""
+    """Initialise linear, convolution and embedding weights as `p` specifies; biases are zero."""
     for part in module.modules():
         if isinstance(part, nn.Linear | nn.Conv2d):
             fill(part.weight, p, p.std)
@@ -280,11 +281,12 @@ def initialise(module: nn.Module, p: params.Init) -> None:
 
 
 def fill(weight: Tensor, p: params.Init, std: float) -> None:
-    """Draw one tensor: N(0, std), or the same cut off at one standard deviation (BEiT)."""
+    """Fill one tensor from N(0, std), or from N(0, std) truncated at one std (BEiT)."""
     if p.kind == "normal":
         nn.init.normal_(weight, std=std)
     else:
-        # nn.init.trunc_normal_ draws until all lie within: eight seconds for a Base model
+        # nn.init.trunc_normal_ redraws until all values are in range: eight seconds for a Base
+        # model
         inside = math.erf(math.sqrt(0.5))
         with torch.no_grad():
             weight.uniform_(-inside, inside).erfinv_().mul_(std * math.sqrt(2.0)).clamp_(-std, std)

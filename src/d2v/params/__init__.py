@@ -1,7 +1,7 @@
 """Typed parameters of an experiment, read from one YAML file (`params/*.yaml`).
 
-A file is read whole, checked whole, and every fault is reported at once with its dotted path:
-unknown keys name the nearest valid one. Nothing runs before the parameters are valid.
+The whole file is validated before anything runs. All errors are reported at once, each with its
+dotted path; for an unknown key, the closest valid key is suggested.
 
 Imports: util.
 """

@@ -1,6 +1,6 @@
-"""What fits together across a whole parameter file: runs with runs, and runs with data.
+"""Consistency checks across a whole parameter file: between runs, and between runs and data.
 
-Each function gives the faults that it finds, one line each with its dotted path.
+Each function yields the errors that it finds, one line each, with dotted path.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ from d2v.params.unique import repetitions
 if TYPE_CHECKING:
     from d2v.params.experiment import Experiment
 
-# of a backbone: what may differ between a pre-training and the one it starts from
+# parameters of a backbone that may differ between a pre-training and the one it starts from
 OF_TRAINING = {
     "dropout", "attention_dropout", "activation_dropout", "layer_drop", "drop_path", "init",
 }  # fmt: skip
@@ -26,7 +26,7 @@ Made = Mapping[str, Holds]  # prepared sets of the experiment, by name
 
 
 def faults(experiment: "Experiment") -> Iterator[str]:
-    """Faults of a whole parameter file whose groups are valid."""
+    """Errors of a whole parameter file whose groups are valid on their own."""
     made: dict[str, Holds] = {}
     for name, group in experiment.data.items():
         for doubled in sorted(made.keys() & group.makes):
@@ -58,7 +58,7 @@ def faults(experiment: "Experiment") -> Iterator[str]:
 
 
 def _starts(name: str, pretrain: Mapping[str, Pretrain]) -> Iterator[str]:
-    """What a pre-training starts from is there, has the same model, and is not itself."""
+    """Check that `start_from` names another pre-training of the same model, without cycles."""
     path, this = f"pretrain.{name}.start_from", pretrain[name]
     if this.start_from is None:
         return
@@ -85,7 +85,7 @@ def _starts(name: str, pretrain: Mapping[str, Pretrain]) -> Iterator[str]:
 
 
 def _shape(backbone: Backbone) -> dict[str, Any]:
-    """What of a backbone decides which weights it has, and what they mean."""
+    """Parameters of a backbone that determine which weights it has, and their meaning."""
     values = backbone.model_dump(exclude=OF_TRAINING)
     return {**values, "layer_scale": backbone.layer_scale is not None}
 
@@ -93,18 +93,18 @@ def _shape(backbone: Backbone) -> dict[str, Any]:
 def _start(
     path: str, task: Finetune, pretrain: Pretrain, data: Mapping[str, Data]
 ) -> Iterator[str]:
-    """Whether a task's view fits the encoder that it starts from."""
+    """Check that a task's view fits the encoder of its pre-training."""
     if task.view.kind != pretrain.encoder.kind:
         yield f"{path}.view.kind does not fit pretrain.{task.pretrain}"
-    elif task.released is None:  # else the sizes are those of the weights
+    elif task.released is None:  # otherwise, the released weights determine the sizes
         for fault in fitting.seen_by(pretrain.encoder, task.view):
             yield f"{path}: {fault} (of pretrain.{task.pretrain})"
-        if pretrain.released is not None:  # else told of the pre-training
+        if pretrain.released is not None:  # otherwise already reported for the pre-training
             yield from _vocabulary(f"pretrain.{task.pretrain}", pretrain.encoder, data)
 
 
 def _grid(name: str, run: Finetune, finetune: Mapping[str, Finetune]) -> Iterator[str]:
-    """Tasks that choose one rate together must try the same rates in the same arms."""
+    """Check that tasks that share one learning rate try the same rates in the same arms."""
     if run.grid is None or run.grid.best_over == "task":
         return
     for other, task in finetune.items():
@@ -124,7 +124,7 @@ def _grid(name: str, run: Finetune, finetune: Mapping[str, Finetune]) -> Iterato
 def _data(
     path: str, name: str, wanted: tuple[str, ...], made: Made, key: str = "data"
 ) -> Iterator[str]:
-    """Whether a prepared set is made, and holds what is wanted."""
+    """Check that some data group makes a prepared set, with one of the wanted contents."""
     if name not in made:
         yield f"{path}.{key}: no data set {name}{nearest(name, made)}"
     elif made[name].content not in wanted:
@@ -132,7 +132,7 @@ def _data(
 
 
 def _splits(path: str, holds: Holds | None, splits: Mapping[str, str]) -> Iterator[str]:
-    """Whether a prepared set has the splits, or sums of them (a+b), that keys name."""
+    """Check that a prepared set has all `splits` (key to split, or to a sum of splits, a+b)."""
     if holds is None or not holds.splits:
         return
     for key, value in splits.items():
@@ -164,7 +164,7 @@ def _labelled(path: str, task: Finetune, made: Made) -> Iterator[str]:
 
 
 def _lists(path: str, task: Finetune, data: Mapping[str, Data]) -> Iterator[str]:
-    """Whether the label lists of all seeds are made with the data."""
+    """Check that the data includes the label lists of all seeds."""
     if task.labels is None:
         return
     seeds = [*task.seeds, *(task.grid.seeds if task.grid else [])]
@@ -178,7 +178,7 @@ def _lists(path: str, task: Finetune, data: Mapping[str, Data]) -> Iterator[str]
 
 
 def _blocks(path: str, pretrain: Pretrain, data: Mapping[str, Data]) -> Iterator[str]:
-    """Whether blocks of a corpus are as short as the view and a batch want them."""
+    """Check that the blocks of a corpus are no longer than the view's examples may be."""
     if not isinstance(pretrain.view, TokenAugment):
         return
     most = pretrain.view.max_tokens
@@ -193,7 +193,7 @@ def _blocks(path: str, pretrain: Pretrain, data: Mapping[str, Data]) -> Iterator
 
 
 def _vocabulary(path: str, encoder: Encoder, data: Mapping[str, Data]) -> Iterator[str]:
-    """Whether the tokenizer of the experiment has as many tokens as the encoder."""
+    """Check that the experiment's tokenizer has as many tokens as the encoder."""
     if not isinstance(encoder, TokenEncoder):
         return
     for name, group in data.items():

@@ -1,4 +1,4 @@
-"""Parameters of data sets: those that the project makes itself, and official ones on disk."""
+"""Parameters of data sets: miniature sets that the project generates, official sets on disk."""
 
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
@@ -10,11 +10,11 @@ THREE = ("train", "dev", "test")
 
 
 class Holds(NamedTuple):
-    """What a prepared set holds."""
+    """Contents of a prepared set."""
 
-    content: str  # as fitting.KINDS names it
-    splits: tuple[str, ...] = ()  # that a run can read
-    classes: int | None = None  # of sentences; None where the labels are numbers
+    content: str  # kind of content, named as in fitting.KINDS
+    splits: tuple[str, ...] = ()  # splits that a run can read
+    classes: int | None = None  # number of sentence classes; None if the labels are numbers
 
 
 class Digits(Strict):
@@ -26,18 +26,18 @@ class Digits(Strict):
     train: Positive
     dev: Positive
     test: Positive
-    labels: list[Positive]  # sizes of the few-label lists
-    lists: Positive  # lists of each size, numbered from 0
+    labels: list[Positive]  # sizes of the label lists, in examples
+    lists: Positive  # number of lists of each size, numbered from 0
     seed: Count
 
     @property
     def listed(self) -> list[str]:
-        """Names of the lists."""
+        """Names of the label lists."""
         return [f"labels-{size}.{k}" for size in self.labels for k in range(self.lists)]
 
 
 class SpokenDigits(Strict):
-    """Connected digits spoken by espeak-ng voices, as a LibriSpeech tree."""
+    """Digit sequences spoken by espeak-ng voices, as a LibriSpeech tree."""
 
     makes: ClassVar[dict[str, Holds]] = {
         "spoken_digits": Holds("transcribed speech", THREE),
@@ -45,23 +45,27 @@ class SpokenDigits(Strict):
     }
 
     kind: Literal["spoken_digits"]
-    voices: Annotated[list[Positive], Field(min_length=3, max_length=3)]  # train, dev, test
+    # numbers of voices: train, dev, test
+    voices: Annotated[list[Positive], Field(min_length=3, max_length=3)]
+    # numbers of utterances: train, dev, test
     utterances: Annotated[list[Positive], Field(min_length=3, max_length=3)]
-    words: Annotated[list[Positive], Field(min_length=2, max_length=2)]  # fewest, most
-    noise: Annotated[float, Field(ge=0.0)]  # standard deviation, of full scale
-    labels: list[Positive]
-    lists: Positive
+    # words per utterance: minimum, maximum
+    words: Annotated[list[Positive], Field(min_length=2, max_length=2)]
+    # standard deviation of the added noise, as a fraction of full scale
+    noise: Annotated[float, Field(ge=0.0)]
+    labels: list[Positive]  # sizes of the label lists, in utterances
+    lists: Positive  # number of lists of each size, numbered from 0
     ngram: Positive  # order of the language model
     seed: Count
 
     @property
     def listed(self) -> list[str]:
-        """Names of the lists."""
+        """Names of the label lists."""
         return [f"labels-{size}.{k}" for size in self.labels for k in range(self.lists)]
 
 
 class Verses(Strict):
-    """Bible verses and critics' sentences: a plain corpus and GLUE-shaped tasks held out of it."""
+    """Bible verses and film critics' sentences: a plain corpus, and held-out GLUE-style tasks."""
 
     makes: ClassVar[dict[str, Holds]] = {
         "tokenizer": Holds("tokenizer"),
@@ -72,25 +76,25 @@ class Verses(Strict):
     }
 
     kind: Literal["verses"]
-    # share of the verses that is kept for the tasks and never in the corpus; of the critics'
-    # sentences as many are kept as the tasks need
+    # share of the verses that is reserved for the tasks and never in the corpus; of the critics'
+    # sentences, as many are reserved as the tasks need
     held_out: Fraction
-    vocab_size: Positive
-    block: Positive  # tokens a block of the corpus
-    train: Positive  # labelled examples a task: train, dev, test
-    dev: Positive
-    test: Positive
+    vocab_size: Positive  # number of token ids, including special tokens
+    block: Positive  # tokens per block of the corpus
+    train: Positive  # labelled training examples per task
+    dev: Positive  # labelled development examples per task
+    test: Positive  # labelled test examples per task
     seed: Count
 
 
 class Official(Strict):
-    """An official data set outside the repository, never written to."""
+    """An official data set outside the repository, which is only read."""
 
-    source: str  # folder or file that holds it
+    source: str  # folder or file that contains the data set
 
 
 class ImageNet(Official):
-    """ImageNet-1K: the official tars, or the extracted tree."""
+    """ImageNet-1K: the official tar archives, or the extracted tree."""
 
     makes: ClassVar[dict[str, Holds]] = {"imagenet": Holds("images", ("train", "val"))}
 
@@ -98,7 +102,7 @@ class ImageNet(Official):
 
 
 class LibriSpeech(Official):
-    """LibriSpeech: the extracted tree of all subsets, with the lists of limited supervision."""
+    """LibriSpeech: the extracted tree of all subsets, and Libri-light's small labelled subsets."""
 
     makes: ClassVar[dict[str, Holds]] = {
         "librispeech": Holds(
@@ -112,7 +116,8 @@ class LibriSpeech(Official):
     listed: ClassVar[list[str]] = ["10min", "1h", "10h"]
 
     kind: Literal["librispeech"]
-    limited: str  # folder librispeech_finetuning of Libri-light: 10 min, 1 h, 10 h
+    # folder librispeech_finetuning of Libri-light, which contains the 10 min, 1 h and 10 h subsets
+    limited: str
 
 
 class LibriSpeechLM(Official):
@@ -132,7 +137,7 @@ class LibriLight(Official):
 
 
 class AudioSet(Official):
-    """AudioSet: segment lists, and 16 kHz clips."""
+    """AudioSet: segment lists and 16 kHz clips."""
 
     makes: ClassVar[dict[str, Holds]] = {
         "audioset": Holds("tagged sounds", ("unbalanced", "balanced", "eval"))
@@ -150,12 +155,12 @@ class PlainText(Official):
     }
 
     kind: Literal["plain_text"]
-    vocab_size: Positive
-    block: Positive  # tokens a block
+    vocab_size: Positive  # number of token ids, including special tokens
+    block: Positive  # tokens per block
 
 
 class CheckpointTokenizer(Official):
-    """What a released model of text tokenises with; the source is its checkpoint."""
+    """The tokenizer of a released text model; the source is the model's checkpoint."""
 
     makes: ClassVar[dict[str, Holds]] = {"tokenizer": Holds("tokenizer")}
 
@@ -163,7 +168,7 @@ class CheckpointTokenizer(Official):
 
 
 class Glue(Official):
-    """The official TSV files of GLUE, a folder a task."""
+    """The official TSV files of GLUE, one folder per task."""
 
     makes: ClassVar[dict[str, Holds]] = {
         "cola": Holds("sentences", THREE, 2),

@@ -1,4 +1,4 @@
-"""One experiment: its data, pre-trainings and fine-tunings, read from one file."""
+"""An experiment: its data, pre-trainings and fine-tunings, read from a parameter file."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -17,13 +17,13 @@ T = TypeVar("T", bound=Strict)
 
 
 class Experiment(Strict):
-    """One parameter file: data, pre-trainings, fine-tunings."""
+    """Contents of one parameter file: data, pre-trainings and fine-tunings."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
     title: str
     scale: Literal["miniature", "paper"]
-    prepared: str  # folder of prepared data
-    stages: str = "dvc.yaml"  # DVC file that prepares it
+    prepared: str  # folder of the prepared data
+    stages: str = "dvc.yaml"  # DVC file whose stages write the prepared data
     data: dict[str, Data]
     pretrain: dict[str, Pretrain]
     finetune: dict[str, Finetune]
@@ -35,20 +35,20 @@ class Experiment(Strict):
 
 
 def load(path: str | Path) -> Experiment:
-    """Read and check the parameter file of an experiment; raises as `load_as`."""
+    """Read and validate the parameter file of an experiment; raises as `load_as`."""
     return load_as(Experiment, path)
 
 
 def load_as(kind: type[T], path: str | Path) -> T:
-    """Read a parameter file and check it against a group of parameters.
+    """Read a parameter file and validate it as a group of the class `kind`.
 
-    Raises ParamsError with one line for each fault: dotted path, what is wrong, nearest name.
+    Raises ParamsError with one line per error: dotted path, what is wrong, closest valid name.
     """
     return checked(kind, read_params(Path(path)), path)
 
 
 def checked(kind: type[T], raw: dict[str, Any], path: str | Path) -> T:
-    """What was read from a file as a group of parameters; raises as `load_as`."""
+    """Validate `raw`, read from the file `path`, as a group `kind`; raises as `load_as`."""
     try:
         return kind.model_validate(raw)
     except ValidationError as error:

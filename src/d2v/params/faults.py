@@ -1,4 +1,4 @@
-"""Faults of a parameter file, told with dotted path and nearest valid name."""
+"""Errors of a parameter file, reported with dotted path and closest valid name."""
 
 import difflib
 import types
@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-# keys of earlier parameter files, without the run's name: where their values stand now
+# keys of earlier parameter files, without the run's name, and where their values belong now
 MOVED = {
     ("finetune", "optimiser", "lr"): "the rate of a fine-tuning stands in settings or grid alone",
     ("finetune", "train", "steps"): "the steps of a fine-tuning stand in settings or grid alone",
@@ -17,7 +17,10 @@ MOVED = {
 
 
 def refuse(faults: Iterable[str]) -> None:
-    """Raise all faults of a group from its validator, one error each; nothing without faults."""
+    """Raise a ValidationError with one error per fault, from a group's validator.
+
+    Without faults, nothing is raised.
+    """
     errors = [
         InitErrorDetails(type=PydanticCustomError("fault", "{fault}", {"fault": fault}), input={})
         for fault in faults
@@ -27,7 +30,7 @@ def refuse(faults: Iterable[str]) -> None:
 
 
 def explain(error: Any, root: type[BaseModel]) -> str:
-    """One line about one of pydantic's errors."""
+    """Describe one of pydantic's errors in one line; `root` is the outermost group."""
     return " ".join(_explained(error, root).split())
 
 
@@ -58,7 +61,7 @@ def nearest(name: str, names: typing.Iterable[str]) -> str:
 
 
 def _walk(loc: tuple[Any, ...], root: type[BaseModel]) -> tuple[str, type[BaseModel] | None]:
-    """Dotted path of an error without pydantic's union tags, and the group that holds the key."""
+    """Dotted path of an error, without pydantic's union tags, and the group that has the key."""
     path: list[str] = []
     kind: Any = root
     holder: type[BaseModel] | None = None

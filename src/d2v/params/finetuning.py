@@ -1,4 +1,4 @@
-"""Parameters of fine-tuning: head, grid of settings, what is chosen where and reported."""
+"""Parameters of fine-tuning: head, settings or grid, and splits for selection and reporting."""
 
 import itertools
 from typing import Annotated, Literal
@@ -13,61 +13,65 @@ from d2v.params.training import AdamW, Portions, Schedule, View
 
 
 class Classify(Strict):
-    """Class of an example from pooled outputs."""
+    """Task of predicting the class of an example from pooled outputs."""
 
     kind: Literal["classify"]
     classes: Annotated[int, Field(ge=2)]
-    # mean: over positions without class token (BEiT); first: <s> (RoBERTa); mean_max: both joined
+    # pooling over positions. mean: mean without the class token (BEiT); first: output of <s>
+    # (RoBERTa); mean_max: mean and maximum, concatenated
     pool: Literal["mean", "first", "mean_max"]
-    norm: bool = False  # LayerNorm after pooling, in place of the final norm (BEiT fc_norm)
+    norm: bool = False  # LayerNorm after pooling, instead of the final norm (BEiT fc_norm)
     hidden: bool = False  # dense + tanh before the output layer (RoBERTa)
     dropout: BelowOne = 0.0
     label_smoothing: Fraction = 0.0
-    init_scale: Rate = 1.0  # the output layer's initial values are multiplied by this (BEiT: .001)
+    init_scale: Rate = 1.0  # factor on the output layer's initial values (BEiT: .001)
 
 
 class Regress(Strict):
-    """One number of an example from pooled outputs (STS-B)."""
+    """Task of predicting one number per example from pooled outputs (STS-B)."""
 
     kind: Literal["regress"]
-    pool: Literal["mean", "first", "mean_max"]
-    scale: Rate = 5.0  # labels are divided by this (fairseq: / 5)
-    norm: bool = False
-    hidden: bool = False
+    pool: Literal["mean", "first", "mean_max"]  # pooling over positions, as for Classify
+    scale: Rate = 5.0  # divisor of the labels (fairseq: 5)
+    norm: bool = False  # LayerNorm after pooling
+    hidden: bool = False  # dense + tanh before the output layer
     dropout: BelowOne = 0.0
 
 
 class Tag(Strict):
-    """Any number of classes of an example (AudioSet; paper 5.2)."""
+    """Task of predicting any number of classes per example (AudioSet; paper 5.2)."""
 
     kind: Literal["tag"]
     classes: Annotated[int, Field(ge=2)]
-    # linear_softmax: mean of the frames' probabilities, weighted by themselves (Wang et al. 2019)
+    # pooling of the frames' probabilities. linear_softmax: their mean, weighted by the
+    # probabilities themselves (Wang et al. 2019)
     pool: Literal["mean", "linear_softmax"]
     dropout: BelowOne = 0.0
-    head_lr_scale: Rate = 1.0  # the output layer's rate is the setting's times this
+    head_lr_scale: Rate = 1.0  # factor on the setting's learning rate for the output layer
 
 
 class CTC(Strict):
-    """Letters of an utterance."""
+    """Task of predicting the letters of an utterance with CTC."""
 
     kind: Literal["ctc"]
     dropout: BelowOne = 0.0
-    xavier: bool = False  # initial values: Xavier's and no bias (fairseq), or PyTorch's default
+    # initialise the output layer with Xavier's method and zero bias (fairseq); false: PyTorch's
+    # default
+    xavier: bool = False
 
 
 Range = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
 class DecodeSearch(Strict):
-    """Search of the decoding weights on the development split (paper 4.2; fairseq ax.yaml)."""
+    """Search for the decoding weights on the development split (paper 4.2; fairseq ax.yaml)."""
 
-    trials: Positive = 128
-    lm_weight: Range = Field([0.0, 5.0])
-    word_score: Range = Field([-5.0, 5.0])
-    silence_score: Range = Field([-8.0, 0.0])
-    beam: Positive = 500  # while searching; the final decoding uses decode.beam
-    seed: Count = 0
+    trials: Positive = 128  # number of weight combinations to try
+    lm_weight: Range = Field([0.0, 5.0])  # lowest and highest value
+    word_score: Range = Field([-5.0, 5.0])  # lowest and highest value
+    silence_score: Range = Field([-8.0, 0.0])  # lowest and highest value
+    beam: Positive = 500  # beam size during the search; the final decoding uses decode.beam
+    seed: Count = 0  # seed of the search
 
     @model_validator(mode="after")
     def _ordered(self) -> "DecodeSearch":
@@ -79,23 +83,23 @@ class DecodeSearch(Strict):
 
 
 class Decode(Strict):
-    """Lexicon and n-gram beam search for the final word error rate."""
+    """Beam search with lexicon and n-gram model, for the final word error rate."""
 
-    lm: str = "lm"  # prepared set: lexicon and language model
-    beam: Positive = 50
+    lm: str = "lm"  # name of the prepared set with lexicon and language model
+    beam: Positive = 50  # beam size
     beam_threshold: Rate = 50.0
-    # weights that are known beforehand, used unless they are searched for
+    # weight of the language model, used unless the weights are searched for
     lm_weight: float = 2.0
-    word_score: float = -1.0
-    silence_score: float = 0.0
-    # search for the weights in a job of its own, after fine-tuning (CPUs only)
+    word_score: float = -1.0  # score per word, used unless the weights are searched for
+    silence_score: float = 0.0  # score added to silence, used unless the weights are searched for
+    # search for the three weights in a separate job after fine-tuning (CPUs only)
     search: DecodeSearch | None = None
-    cpus: Positive = 1  # decoding runs in parallel over utterances
+    cpus: Positive = 1  # CPUs for decoding, which is parallel over utterances
 
 
 Task = Annotated[Classify | Regress | Tag | CTC, Field(discriminator="kind")]
 
-# as in metrics.METRICS; greedy_*: of the best path, without lexicon and language model
+# names as in metrics.METRICS; greedy_*: for the best path, without lexicon and language model
 MetricName = Literal[
     "accuracy",
     "f1",
@@ -112,36 +116,39 @@ MetricName = Literal[
 
 
 class Setting(Strict):
-    """A point of the fine-tuning grid."""
+    """A point of the fine-tuning grid: learning rate, number of steps, frozen parts."""
 
-    lr: Rate
-    steps: Positive
-    # what stays as it is for ever: all of the encoder's local features; or their convolutions with
-    # their norms, not the projection after them (wav2vec 2.0: feature_grad_mult 0)
+    lr: Rate  # peak learning rate
+    steps: Positive  # optimiser steps
+    # parts of the encoder that are never trained. true: all of its local features; convolutions:
+    # their convolutions and norms, but not the projection after them (wav2vec 2.0:
+    # feature_grad_mult 0)
     freeze: bool | Literal["convolutions"] = False
 
     @property
     def name(self) -> str:
-        """Folder name of the point."""
+        """Name of the point's folder."""
         frozen = {False: "", True: "-frozen", "convolutions": "-frozen-convolutions"}
         return f"lr{self.lr:g}-steps{self.steps}{frozen[self.freeze]}"
 
     @property
     def words(self) -> str:
-        """The point for a reader."""
+        """Description of the point for readers."""
         frozen = {False: "", True: ", features frozen", "convolutions": ", convolutions frozen"}
         return f"{self.steps} steps, learning rate {self.lr:g}{frozen[self.freeze]}"
 
 
 class Grid(Strict):
-    """Settings tried with seeds of their own; the best on the development split is used."""
+    """Settings that are tried with separate seeds; the best on the development split is used."""
 
-    lr: list[Rate] = Field(min_length=1)
-    steps: list[Positive] = Field(min_length=1)
+    lr: list[Rate] = Field(min_length=1)  # peak learning rates to try
+    steps: list[Positive] = Field(min_length=1)  # numbers of optimiser steps to try
+    # values of setting.freeze to try
     freeze: list[bool | Literal["convolutions"]] = Field([False], min_length=1)
-    seeds: list[Count] = Field(min_length=1)  # never the reported seeds
-    # task: the best setting of each task; table: the one rate that is best on average over all
-    # tasks of the table with the same pre-training, each with its own steps (paper 4.3)
+    seeds: list[Count] = Field(min_length=1)  # seeds of the grid, distinct from the reported seeds
+    # scope of the selection. task: the best setting of each task; table: the one learning rate that
+    # is best on average over all tasks of the table with the same pre-training, each with its own
+    # number of steps (paper 4.3)
     best_over: Literal["task", "table"] = "task"
 
     @model_validator(mode="after")
@@ -151,7 +158,7 @@ class Grid(Strict):
         return self
 
     def settings(self) -> list[Setting]:
-        """All points, in the order of the file."""
+        """All points of the grid, in the order of the file."""
         points = itertools.product(self.lr, self.steps, self.freeze)
         return [Setting(lr=lr, steps=steps, freeze=freeze) for lr, steps, freeze in points]
 
@@ -175,46 +182,48 @@ class Finetune(Strict):
     """One labelled task, fine-tuned from the pre-trained student and from scratch."""
 
     table: TableName
-    # row of the table, as a reported row of the same recipe is called; "": data2vec
+    # row of the table, named like the reported row of the same recipe; "": data2vec
     row: str = ""
-    column: str  # heading in the table
-    note: str = ""  # under the table: what the data and the labels are
+    column: str  # column heading in the table
+    note: str = ""  # note under the table that describes data and labels
     pretrain: str  # name under `pretrain:`; its encoder and backbone are used
-    # fine-tuned weights that are only evaluated; sizes of the model are those of the weights
+    # published fine-tuned weights to evaluate instead of training; they determine the model's sizes
     released: Released | None = None
-    data: str
+    data: str  # name of the prepared data set
     train_split: str = "train"
     labels: str | None = None  # list of example ids; {seed} is replaced by the seed
-    dev_split: str = "dev"  # settings and checkpoints are chosen here
-    test_split: str = "test"  # reported, read once at the end
-    # the split that is reported also chooses, as in the paper: GLUE's tests have no public labels
+    dev_split: str = "dev"  # split on which settings and checkpoints are selected
+    test_split: str = "test"  # reported split, evaluated once at the end
+    # select on the reported split, too, as the paper does: GLUE's test sets have no public labels
     chosen_on_test: bool = False
     # further reported columns of the same runs: heading -> split
     more: dict[str, str] = Field(default_factory=dict)
-    # which starting points are fine-tuned
+    # starting points to fine-tune: random weights, the pre-trained student
     arms: list[Arm] = Field(["scratch", "data2vec"], min_length=1)
-    metrics: list[MetricName] = Field(min_length=1)  # the first decides on the dev split
+    # metrics to compute; the first is used for selection on the development split
+    metrics: list[MetricName] = Field(min_length=1)
     task: Task
     decode: Decode | None = None
-    freeze_steps: Count = 0  # optimiser steps in which only the head is trained
-    # recipes that nobody published: what stands in for them, said under the table
+    freeze_steps: Count = 0  # initial optimiser steps in which only the head is trained
+    # substitute for an unpublished recipe, described under the table
     stand_in: str = ""
-    dropout: BelowOne | None = None  # of the backbone; None: as in pre-training
-    encoder_dropout: BelowOne | None = None  # of the encoder; None: as in pre-training
-    attention_dropout: BelowOne | None = None
-    activation_dropout: BelowOne | None = None
-    drop_path: BelowOne | None = None
-    layer_drop: BelowOne | None = None
+    dropout: BelowOne | None = None  # dropout of the backbone; None: as in pre-training
+    encoder_dropout: BelowOne | None = None  # dropout of the encoder; None: as in pre-training
+    attention_dropout: BelowOne | None = None  # None: as in pre-training
+    activation_dropout: BelowOne | None = None  # None: as in pre-training
+    drop_path: BelowOne | None = None  # None: as in pre-training
+    layer_drop: BelowOne | None = None  # None: as in pre-training
     view: View
     seeds: list[Count] = Field(min_length=1)
-    # settings of each arm, chosen beforehand; or a grid to choose from
+    # setting of each arm, fixed in advance; give either settings or grid
     settings: dict[Arm, Setting] | None = None
-    grid: Grid | None = None
-    optimiser: AdamW  # the setting says the rate
+    grid: Grid | None = None  # settings to select from
+    optimiser: AdamW  # without a learning rate, which settings or grid contain
     schedule: Schedule
-    train: Portions  # the setting says how many steps
-    validate_every: Positive = 100
-    keep: Literal["last", "best"] = "last"  # which checkpoint is evaluated; best: on dev
+    train: Portions  # without a number of steps, which settings or grid contain
+    validate_every: Positive = 100  # optimiser steps between validations
+    # checkpoint that is evaluated. best: the best on the development split
+    keep: Literal["last", "best"] = "last"
     cpus: Positive = 1
 
     @model_validator(mode="after")

@@ -1,7 +1,7 @@
-"""What fits together within one pre-training or one fine-tuning, and what would do nothing there.
+"""Consistency checks within one pre-training or fine-tuning, including keys without effect.
 
-Each function gives the faults of what it looks at, one sentence each; groups check alone what
-concerns their own keys only (d2v.params.model, d2v.params.training).
+Each function yields the errors that it finds, one sentence each. Checks that concern a single group
+are part of that group (d2v.params.model, d2v.params.training).
 """
 
 import math
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 
 
 class Kind(NamedTuple):
-    """What goes with one kind of encoder."""
+    """Masks, data, tasks and features that go with one kind of encoder."""
 
-    mask: str
-    unlabelled: tuple[str, ...]  # contents of prepared sets that it is pre-trained on
-    labelled: dict[str, str]  # its tasks, and the contents of prepared sets that they read
-    parts: tuple[str, ...]  # of the encoder, as ema.shared names them
-    dropout: bool = True  # of the encoder
+    mask: str  # kind of its masks
+    unlabelled: tuple[str, ...]  # contents of the prepared sets for pre-training
+    labelled: dict[str, str]  # kinds of tasks, and the contents of the prepared sets that they read
+    parts: tuple[str, ...]  # parts of the encoder, named as in ema.shared
+    dropout: bool = True  # whether the encoder has dropout
     lengths: bool = True  # whether examples differ in length
-    convolutions: bool = False  # that settings can freeze
+    convolutions: bool = False  # whether it has convolutions that settings can freeze
 
 
 KINDS = {
@@ -63,19 +63,20 @@ KINDS = {
         parts=("features", "positions", "norm"),
     ),
 }
-# as in metrics.METRICS
+# metrics of each kind of task, named as in metrics.METRICS
 TASK_METRICS: dict[str, tuple[str, ...]] = {
     "classify": ("accuracy", "f1", "matthews"),
     "regress": ("pearson", "spearman", "squared_error"),
     "tag": ("map",),
     "ctc": ("wer", "cer", "greedy_wer", "greedy_cer"),
 }
-SPECIAL = 5  # ids of <s>, <pad>, </s>, <unk> and <mask>
-# names of timm's RandAugment: magnitude, its deviation and bound, operations, probability, set
+SPECIAL = 5  # number of special token ids: <s>, <pad>, </s>, <unk> and <mask>
+# policy names of timm's RandAugment: magnitude, its standard deviation and maximum, number of
+# operations, probability, set of operations
 RAND_AUGMENT = re.compile(
     r"rand(-(m\d+|mstd\d+(\.\d+)?|mmax\d+|inc[01]|n\d+|p(0(\.\d+)?|1(\.0+)?)|t(weights|3aw?)))*"
 )
-# augmentation that is made of arrays and pictures, by libraries that have nothing else
+# augmentation that is available only on the host, since its libraries need arrays or Pillow images
 ON_HOST = ("shift", "rand_augment", "erase", "mixup", "cutmix")
 
 
@@ -83,7 +84,7 @@ ON_HOST = ("shift", "rand_augment", "erase", "mixup", "cutmix")
 
 
 def pretraining(p: "Pretrain") -> Iterator[str]:
-    """Faults of a pre-training."""
+    """Errors of a pre-training."""
     kind = KINDS[p.encoder.kind]
     if p.released is not None and (p.start_from is not None or len(p.seeds) > 1):
         yield "released weights have one seed and start from nothing"
@@ -114,7 +115,7 @@ def pretraining(p: "Pretrain") -> Iterator[str]:
 
 
 def _model(encoder: Encoder, backbone: Backbone) -> Iterator[str]:
-    """What of the model does not fit together."""
+    """Check that encoder and backbone fit together."""
     bias = backbone.position_bias
     grid = encoder.grid if isinstance(encoder, PatchEncoder) else None
     if bias.kind.endswith("_2d"):
@@ -155,7 +156,7 @@ def _shared(ema: EMA, encoder: Encoder) -> Iterator[str]:
 
 
 def _masking(mask: Mask, encoder: Encoder) -> Iterator[str]:
-    """Masks that hide nothing, or leave nothing to see."""
+    """Check that masks hide part of the input and leave part of it visible."""
     match mask, encoder:
         case BlockMask(), PatchEncoder(grid=grid):
             if mask.patches >= grid**2:
@@ -178,13 +179,13 @@ def _masking(mask: Mask, encoder: Encoder) -> Iterator[str]:
 
 
 def blocks_fit(mask: BlockMask, grid: int) -> bool:
-    """Whether a block of the least size is smaller than a square grid."""
+    """Whether a square block of the smallest allowed size is smaller than a square grid."""
     least = min(mask.min_block, mask.patches, mask.max_block or mask.patches)
     return round(math.sqrt(least)) < grid
 
 
 def _unlabelled(view: View) -> Iterator[str]:
-    """What of a view a pre-training cannot use, or would not."""
+    """Check a view for keys that have no use in pre-training."""
     match view:
         case ImageAugment():
             if view.mixup or view.cutmix:
@@ -201,7 +202,7 @@ def _unlabelled(view: View) -> Iterator[str]:
 
 
 def finetuning(p: "Finetune") -> Iterator[str]:
-    """Faults of a fine-tuning."""
+    """Errors of a fine-tuning."""
     if p.released is not None and (len(p.seeds) > 1 or p.arms != ["data2vec"]):
         yield "released weights have one seed and arms: [data2vec]"
     if (p.dev_split == p.test_split) != p.chosen_on_test:
@@ -241,7 +242,7 @@ def _settings(p: "Finetune") -> Iterator[str]:
 
 
 def _task(p: "Finetune") -> Iterator[str]:
-    """The task, what is measured of it, and how its outputs are read."""
+    """Check that metrics and decoding fit the task."""
     known = TASK_METRICS[p.task.kind]
     if strange := [name for name in p.metrics if name not in known]:
         yield (
@@ -257,7 +258,7 @@ def _task(p: "Finetune") -> Iterator[str]:
 
 
 def _labelled(p: "Finetune") -> Iterator[str]:
-    """What of a view a labelled task cannot use."""
+    """Check a view for keys that a labelled task cannot use."""
     match p.view:
         case ImageAugment(mixup=mixup, cutmix=cutmix) if mixup or cutmix:
             if p.train.micro_batch is not None and p.train.micro_batch % 2:
@@ -279,7 +280,7 @@ def _labelled(p: "Finetune") -> Iterator[str]:
 
 
 def seen_by(encoder: Encoder, view: View) -> Iterator[str]:
-    """What of a view its encoder cannot take."""
+    """Check that an encoder can process the examples of a view."""
     match encoder, view:
         case PatchEncoder(), ImageAugment():
             yield from _images(encoder, view)
@@ -292,7 +293,7 @@ def seen_by(encoder: Encoder, view: View) -> Iterator[str]:
 
 
 def _images(encoder: PatchEncoder, view: ImageAugment) -> Iterator[str]:
-    """What of a view of images its encoder cannot take, or cannot be made on a device."""
+    """Check that an encoder can process the images of a view, and a device can decode them."""
     if encoder.channels not in (1, 3):
         yield f"encoder.channels is {encoder.channels}: images have 1 or 3"
     if encoder.channels == 1 and (view.normalise == "imagenet" or view.rand_augment):
@@ -317,7 +318,7 @@ def _images(encoder: PatchEncoder, view: ImageAugment) -> Iterator[str]:
 
 
 def _longest(view: View) -> int | None:
-    """Samples or tokens of the longest example that a view gives; None: as long as it is."""
+    """Length limit of a view's examples, in samples or tokens; None if there is no limit."""
     match view:
         case WaveAugment():
             return view.max_samples
@@ -327,7 +328,7 @@ def _longest(view: View) -> int | None:
 
 
 def _sizes(kind: Kind, train: Portions, longest: int | None) -> Iterator[str]:
-    """Whether batches by length go with the examples."""
+    """Check that batches limited by size suit the lengths of the examples."""
     if train.sized is None:
         return
     if not kind.lengths:

@@ -1,12 +1,12 @@
-"""Which parameters influence a run's numbers: changing another reruns nothing."""
+"""Parameters that influence a run's results; changing any other does not repeat the run."""
 
 from typing import Any
 
 from d2v.params.finetuning import Finetune
 from d2v.params.pretraining import Pretrain
 
-# where and how a run is shown or carried out, what only says what is so, and what only ends runs
-# that went wrong
+# parameters that only say where and how a run is executed or shown, describe it, or stop it when it
+# fails
 NEUTRAL = {
     "seeds", "cpus", "table", "row", "column", "note", "stand_in", "arms", "settings", "grid",
     "chosen_on_test", "collapse",
@@ -15,9 +15,9 @@ NEUTRAL_TRAIN = {
     "log_every", "checkpoint_every", "checkpoint_minutes", "workers", "compile", "recompute",
     "shard", "rebound",
 }  # fmt: skip
-# what published weights take the place of. The rest stays: it says what a checkpoint reads
+# parameters that published weights replace; the others describe the input of the checkpoint
 NOT_TRAINED = {"split", "start_from", "target", "loss", "mask", "optimiser", "schedule", "train"}
-# the same of weights that are only evaluated; train says in which batches
+# the same for weights that are only evaluated; `train` stays, since it defines the batches
 NOT_TUNED = {
     "train_split", "labels", "freeze_steps", "optimiser", "schedule", "validate_every", "keep",
     "dropout", "encoder_dropout", "attention_dropout", "activation_dropout", "drop_path",
@@ -26,7 +26,7 @@ NOT_TUNED = {
 
 
 def influential(p: Pretrain | Finetune) -> dict[str, Any]:
-    """The parameters of a run that its numbers depend on, as plain JSON values."""
+    """Parameters on which a run's results depend, as plain JSON values."""
     values = p.model_dump(mode="json", exclude=NEUTRAL)
     values["train"] = {k: v for k, v in values["train"].items() if k not in NEUTRAL_TRAIN}
     if p.released is None:
@@ -38,14 +38,14 @@ def influential(p: Pretrain | Finetune) -> dict[str, Any]:
 
 
 def _of_pretraining(p: Pretrain, values: dict[str, Any]) -> set[str]:
-    """Keys without influence; those in groups are removed."""
-    if p.ema.anneal_steps == 0:  # constant at its end
+    """Top-level keys without influence; nested ones are removed from `values`."""
+    if p.ema.anneal_steps == 0:  # the decay is constant at `end`
         del values["ema"]["start"], values["ema"]["first"]
     return NOT_TRAINED if p.released is not None else set()
 
 
 def _of_finetuning(p: Finetune, values: dict[str, Any]) -> set[str]:
-    """Keys without influence; headings of columns are removed."""
+    """Top-level keys without influence; column headings are removed from `values`."""
     values["more"] = sorted(set(p.more.values()))
     if p.released is not None:
         return NOT_TUNED

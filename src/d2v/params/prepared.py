@@ -1,4 +1,4 @@
-"""Whether something writes the folder of prepared data that an experiment reads."""
+"""Check that the prepared data that an experiment reads exists or is written by a DVC stage."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
@@ -12,14 +12,15 @@ from d2v.params.reading import refuse_file
 
 
 def check(experiment: Experiment, path: Path, sets: Iterable[str], root: Path = Path()) -> None:
-    """Raise ParamsError with all that `unwritten` finds; `path` is the parameter file."""
+    """Raise ParamsError with all errors that `unwritten` finds; `path` is the parameter file."""
     refuse_file(path, list(unwritten(experiment, sets, root)))
 
 
 def unwritten(experiment: Experiment, sets: Iterable[str], root: Path = Path()) -> Iterator[str]:
-    """Faults: prepared sets that are not there, and that no stage of `experiment.stages` writes.
+    """Yield an error for each prepared set that is missing and that no stage writes.
 
-    `root` is the folder of the repository. Where the file of stages is not there, nobody can tell.
+    The stages are those of the DVC file `experiment.stages`; `root` is the folder of the
+    repository. If the DVC file is missing, no set can be checked and nothing is yielded.
     """
     written = _outputs(root, experiment.stages)
     if written is None:
@@ -43,7 +44,10 @@ def unwritten(experiment: Experiment, sets: Iterable[str], root: Path = Path()) 
 
 
 def _outputs(root: Path, stages: str) -> set[str] | None:
-    """Paths that the stages of a DVC file write, from the root; None without the file."""
+    """Paths that the stages of a DVC file write, relative to the root.
+
+    None if the file is missing or cannot be parsed.
+    """
     try:
         found = yaml.safe_load((root / stages).read_text(encoding="utf-8"))
         groups = list(found["stages"].values())

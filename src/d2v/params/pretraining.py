@@ -13,20 +13,20 @@ from d2v.params.training import Collapse, Optimiser, Schedule, Train, View
 
 
 class Pretrain(Strict):
-    """One self-supervised pre-training."""
+    """One self-supervised pre-training, with one run per seed."""
 
-    data: str  # name under `data:`
+    data: str  # name of the prepared data set
     split: str = "train"
     seeds: list[Count] = Field(min_length=1)
-    # name of the pre-training whose student this one starts from; the teacher starts as its copy,
-    # optimiser and schedules start afresh (paper 5.1: the second 800 epochs of ViT-L)
+    # name of the pre-training whose student is the starting point; the teacher starts as a copy of
+    # it, optimiser and schedules start anew (paper 5.1: the second 800 epochs of ViT-L)
     start_from: str | None = None
-    # weights to take over in place of training: nothing below `regression` is used then
+    # published weights to use instead of training; the keys after `regression` are then not used
     released: Released | None = None
     encoder: Encoder
     backbone: Backbone
-    # head on the student (paper 3.4): final_proj; text: head_layers 1 or 2; data2vec_vision:
-    # lm_head; none: fairseq's vision model
+    # regression head on the student (paper 3.4): final_proj; text: head_layers 1 or 2;
+    # data2vec_vision: lm_head; none: fairseq's vision model
     regression: Literal["linear", "mlp", "none"]
     target: Target
     loss: Loss

@@ -12,15 +12,15 @@ from d2v.params.faults import nearest
 
 
 def read_params(path: Path) -> dict[str, Any]:
-    """Read a parameter file with all that it is composed of.
+    """Read a parameter file, with its base files and templates.
 
-    `base: FILE` (one or a list, relative to the file) is read first; later files override earlier
-    ones key by key, and the file itself overrides all; a group of another `kind` takes the place of
-    the whole group. A mapping with `like: NAME` is a copy of
-    `templates: NAME`, overridden key by key; templates may be like others. What no `like` names is
+    `base: FILE` (one file or a list, relative to the parameter file) is read first. Later files
+    override earlier ones key by key, and the file itself overrides all of them. A group of another
+    `kind` replaces the whole group. A mapping with `like: NAME` is a copy of `templates: NAME`,
+    overridden key by key; templates may use `like` themselves. Templates that no `like` names are
     not part of the experiment.
 
-    Raises ParamsError for a file that cannot be read and a template that is not there.
+    Raises ParamsError if a file cannot be read or a template does not exist.
     """
     try:
         raw = read_yaml(path)
@@ -33,13 +33,13 @@ def read_params(path: Path) -> dict[str, Any]:
 
 
 def refuse_file(path: str | Path, faults: Sequence[str]) -> None:
-    """Raise ParamsError with one line for each fault of a file, if there are any."""
+    """Raise ParamsError with one line per error of a file, if there are any."""
     if faults:
         raise ParamsError(f"{path}: {len(faults)} fault(s)\n  " + "\n  ".join(faults))
 
 
 def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Read a YAML mapping and the files that its `base:` names; `seen` are those on the way."""
+    """Read a YAML mapping and, recursively, its `base:` files; `seen` are the files above it."""
     where = path.resolve()
     if where in seen:
         names = " -> ".join(file.name for file in (*seen[seen.index(where) :], where))
@@ -55,7 +55,7 @@ def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _mapping(path: Path) -> dict[str, Any]:
-    """One file's own values."""
+    """Read the values of one file, without its base files."""
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
@@ -64,7 +64,7 @@ def _mapping(path: Path) -> dict[str, Any]:
         raise ParamsError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
     except OSError as error:
         raise ParamsError(f"{path}: cannot be read: {error.strerror}") from None
-    # the last four: dates that are none, numbers without digits, tags on other things
+    # the last four: invalid dates, numbers without digits, tags on values of the wrong type
     except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
         said = " ".join(str(error).split())
         raise ParamsError(f"{path}: not valid YAML: {said}") from None
@@ -74,10 +74,10 @@ def _mapping(path: Path) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML with 1e-3 as a number; doubled keys, 010 and 1:30 are errors."""
+    """Safe YAML loader that reads 1e-3 as a number and rejects duplicate keys, 010 and 1:30."""
 
     def construct_number(self, node: yaml.ScalarNode) -> int | float:
-        """A number, unless YAML reads it otherwise than people do."""
+        """Read a number; raises YAMLError if YAML's reading differs from the usual one."""
         text = str(node.value)
         whole = node.tag.endswith(":int")
         if ":" in text or re.fullmatch(r"[-+]?0[\d_]+", text):
@@ -107,7 +107,7 @@ _Loader.add_implicit_resolver(
     re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?$"),
     list("-+.0123456789"),
 )
-# integers are tried after the resolver above; re-add theirs in front
+# the resolver above would take integers, too: move the resolver of integers to the front
 _Loader.yaml_implicit_resolvers = {
     first: sorted(resolvers, key=lambda r: r[0] != "tag:yaml.org,2002:int")
     for first, resolvers in _Loader.yaml_implicit_resolvers.items()
@@ -126,12 +126,12 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def _other_kind(old: dict[str, Any], new: dict[str, Any]) -> bool:
-    """Whether a group takes the place of one of another kind, with none of its keys."""
+    """Whether `new` has another kind and therefore replaces the group `old` and all its keys."""
     return "kind" in new and "kind" in old and new["kind"] != old["kind"]
 
 
 def _copied(value: Any, templates: dict[str, Any], where: str, seen: tuple[str, ...]) -> Any:
-    """The value with every `like` in it replaced; `seen` are the templates on the way to it."""
+    """Copy `value`, expanding every `like` in it; `seen` are the templates being expanded."""
     if not isinstance(value, dict):
         return value
     own = dict(value)

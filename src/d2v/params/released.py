@@ -1,4 +1,4 @@
-"""Weights that somebody published, in place of training."""
+"""Published weights that are used instead of training."""
 
 from typing import Annotated
 
@@ -11,6 +11,7 @@ class Released(Strict):
     """A checkpoint on disk, in any format that `d2v convert` reads."""
 
     path: str  # file or folder
-    url: str = ""  # where it can be had
-    # of the file, or over all files of the folder; compared if given, noted in metrics.json anyway
+    url: str = ""  # download address
+    # checksum of the file, or over all files of the folder; verified if given, and always recorded
+    # in metrics.json
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None

@@ -1,4 +1,4 @@
-"""Whether the data of an experiment is what its data stages are going to prepare."""
+"""Check that the data of an experiment matches what its DVC stages prepare."""
 
 import os
 from pathlib import Path
@@ -14,9 +14,9 @@ from d2v.params.reading import read_yaml
 def check_stages(experiment: Experiment, root: Path = Path()) -> None:
     """Compare `data:` with that of the parameter files that the stages read (`vars:`).
 
-    A variant (`base: paper.yaml`) with data of its own would else run on the data of its base. Only
-    sets that a stage writes into the experiment's folder are looked at; without a file of stages
-    there is nothing to compare. Raises ParamsError with one line for each value that differs.
+    Without this check, a variant (`base: paper.yaml`) with its own data would run on the data of
+    its base. Only sets that a stage writes into the experiment's folder are compared; without a
+    file of stages, nothing is compared. Raises ParamsError with one line per differing value.
     """
     path = root / experiment.stages
     if not path.is_file():
@@ -43,7 +43,7 @@ def check_stages(experiment: Experiment, root: Path = Path()) -> None:
 
 
 def _outs(stage: dict[str, Any]) -> list[str]:
-    """Folders that a stage writes, as its file names them."""
+    """Paths that a stage writes, as written in the DVC file."""
     outs = stage.get("outs") or []
     return [next(iter(out)) if isinstance(out, dict) else str(out) for out in outs]
 

@@ -1,4 +1,4 @@
-"""Parameters of training: optimiser, schedule, length and portions, views of examples."""
+"""Parameters of training: optimiser, schedule, number of steps, batches, views of examples."""
 
 import math
 from typing import Annotated, Literal
@@ -10,20 +10,23 @@ from d2v.params.model import SpanMask
 
 
 class AdamW(Strict):
-    """AdamW of a fine-tuning, whose settings say the rate."""
+    """AdamW without a learning rate, for fine-tuning, whose settings contain it."""
 
     betas: Annotated[list[BelowOne], Field(min_length=2, max_length=2)]
     eps: Rate
     weight_decay: Annotated[float, Field(ge=0.0)]
-    # all: fairseq decays every parameter; beit: all but 1-D ones, class token and positions, so the
-    # mask embedding, too; matrices: no vector of any shape and no embedding
+    # parameters to which weight decay applies. all: every parameter (fairseq); beit: all but 1-D
+    # parameters, class token and positions, so also the mask embedding; matrices: no vectors of
+    # any shape and no embeddings
     decay: Literal["all", "beit", "matrices"] = "all"
-    clip: Rate | None = None  # of the global gradient norm
+    clip: Rate | None = None  # maximum global gradient norm; None: no clipping
+    # factor by which the learning rate falls from each block to the block before it; None: 1
     layer_decay: Share | None = None
-    # a parameter that has no gradient, since its block was skipped or only the head is trained:
-    # skip: it stays as it is (PyTorch); zero: moments, count and decay go on (fairseq's fp16)
+    # update of a parameter without a gradient, because its block was skipped or only the head is
+    # trained. skip: the parameter stays unchanged (PyTorch); zero: moments, update count and weight
+    # decay continue (fairseq's fp16)
     missing_gradients: Literal["skip", "zero"] = "skip"
-    # eps is added before the second moment's bias correction (fairseq), not after (PyTorch)
+    # add eps before the second moment's bias correction (fairseq) instead of after it (PyTorch)
     eps_before_correction: bool = False
 
     @model_validator(mode="after")
@@ -36,24 +39,25 @@ class AdamW(Strict):
         return self
 
     def at(self, lr: float) -> "Optimiser":
-        """With a rate."""
+        """These parameters with the learning rate `lr`."""
         return Optimiser(lr=lr, **self.model_dump())
 
 
 class Optimiser(AdamW):
-    """AdamW."""
+    """AdamW with a learning rate."""
 
-    lr: Rate  # peak
+    lr: Rate  # peak learning rate
 
 
 class TriStage(Strict):
-    """Linear warm-up, hold, decay (wav2vec 2.0)."""
+    """Linear warm-up, constant phase and decay of the learning rate (wav2vec 2.0)."""
 
     kind: Literal["tri_stage"]
+    # shares of all steps: warm-up, constant, decay
     phases: Annotated[list[Fraction], Field(min_length=3, max_length=3)]
-    start_scale: Fraction = 0.01
-    end_scale: Rate = 0.01
-    # exponential is what fairseq does; linear is what the paper says
+    start_scale: Fraction = 0.01  # initial learning rate, as a fraction of the peak
+    end_scale: Rate = 0.01  # final learning rate, as a fraction of the peak
+    # shape of the decay: exponential in fairseq, linear according to the paper
     decay: Literal["exponential", "linear"] = "exponential"
 
     @model_validator(mode="after")
@@ -68,8 +72,9 @@ class Cosine(Strict):
 
     kind: Literal["cosine"]
     warmup: Fraction  # share of all steps
-    end_scale: Fraction = 0.0
-    # of W steps of warm-up, numbers n = 0 ... W - 1: n / (W - 1) of the peak (BEiT), or n / W
+    end_scale: Fraction = 0.0  # final learning rate, as a fraction of the peak
+    # learning rate in step n = 0 ... W - 1 of W warm-up steps, as a fraction of the peak. true:
+    # n / (W - 1) (BEiT); false: n / W
     warmup_reaches_peak: bool = False
 
 
@@ -77,7 +82,7 @@ class Polynomial(Strict):
     """Linear warm-up from zero, then a polynomial of the given power to zero."""
 
     kind: Literal["polynomial"]
-    warmup: Fraction
+    warmup: Fraction  # share of all steps
     power: Rate = 1.0
 
 
@@ -85,40 +90,53 @@ Schedule = Annotated[TriStage | Cosine | Polynomial, Field(discriminator="kind")
 
 
 class Sized(Strict):
-    """Batches of examples of like length, by their total size (fairseq max_tokens)."""
+    """Batches of examples of similar length, limited by total size (fairseq max_tokens)."""
 
-    # a micro-batch holds at most this many samples or tokens: examples times the longest of them
-    size: Positive  # max_tokens
-    # micro-batches an optimiser step, over all processes and accumulation steps: GPUs x update_freq
-    # of the reference
+    # maximum size of a micro-batch in samples or tokens: number of examples times the length of the
+    # longest; max_tokens
+    size: Positive
+    # micro-batches per optimiser step, over all processes and accumulation steps; the reference's
+    # GPUs x update_freq
     micro_batches: Positive
 
 
 class Rebound(Strict):
-    """The run stops when its loss, averaged, is that much above the least it was."""
+    """Limit on the loss: the run stops when the running mean of its loss rises too far.
 
+    The running mean is compared with the lowest value that it has had in the run.
+    """
+
+    # largest allowed ratio of the running mean to its lowest value
     factor: Annotated[float, Field(gt=1.0)]
-    steps: Positive  # optimiser steps of the running mean
+    steps: Positive  # optimiser steps in the running mean
 
 
 class Portions(Strict):
-    """In which portions a fine-tuning runs; its settings say how long."""
+    """Batches, precision and checkpoints of training, without its number of steps.
 
-    # either examples an optimiser step, over all processes and accumulation steps ...
+    Fine-tuning uses this group, since its settings contain the number of steps.
+    """
+
+    # examples per optimiser step, over all processes and accumulation steps; give either batch and
+    # micro_batch, or sized
     batch: Positive | None = None
-    micro_batch: Positive | None = None  # examples a forward pass on one process
-    sized: Sized | None = None  # ... or batches by length
-    precision: Literal["float32", "mixed"] = "float32"  # mixed: bf16 where the device has it
-    log_every: Positive = 20
-    checkpoint_every: Positive = 100  # steps
-    checkpoint_minutes: Rate | None = None  # besides: when this much time has passed since the last
-    workers: Count = 0  # loader processes; 0 loads in the training process
-    compile: bool = False  # on a GPU, with torch.compile; eager is the reference
-    # keep nothing of the blocks for the backward pass, compute it again: less memory, a third more
-    # products (activation checkpointing)
+    micro_batch: Positive | None = None  # examples per forward pass on one process
+    sized: Sized | None = None  # batches of similar length, instead of batch and micro_batch
+    # mixed: bfloat16 if the device supports it
+    precision: Literal["float32", "mixed"] = "float32"
+    log_every: Positive = 20  # optimiser steps between log entries
+    checkpoint_every: Positive = 100  # optimiser steps between checkpoints
+    # minutes since the last checkpoint after which another one is saved, in addition to
+    # checkpoint_every
+    checkpoint_minutes: Rate | None = None
+    workers: Count = 0  # data-loading processes; 0: load data in the training process
+    compile: bool = False  # use torch.compile on a GPU; eager execution is the reference
+    # recompute the blocks in the backward pass instead of storing their activations (activation
+    # checkpointing): less memory, a third more matrix products
     recompute: bool = False
-    shard: bool = False  # each process keeps its share of the optimiser's moments (ZeRO, stage 1)
-    rebound: Rebound | None = None
+    # shard the optimiser's moments, so that each process keeps its share (ZeRO, stage 1)
+    shard: bool = False
+    rebound: Rebound | None = None  # None: a rising loss does not stop the run
 
     @model_validator(mode="after")
     def _divides(self) -> "Portions":
@@ -134,51 +152,59 @@ class Portions(Strict):
 
     @property
     def portion(self) -> str:
-        """What an optimiser step sees, for a reader."""
+        """Size of the batch of one optimiser step, as text for readers."""
         if self.sized is not None:
             return f"{self.sized.micro_batches} x {self.sized.size:,} samples or tokens"
         return f"{self.batch} examples"
 
     def lasting(self, steps: int) -> "Train":
-        """With a number of steps."""
+        """These parameters with a number of optimiser steps."""
         return Train(steps=steps, **self.model_dump())
 
 
 class Train(Portions):
-    """How long and in which portions."""
+    """Number of steps, batches, precision and checkpoints of training."""
 
     steps: Positive  # optimiser steps
 
 
 class Collapse(Strict):
-    """Below these the run stops: representations have collapsed (paper 6; fairseq min_*_var)."""
+    """Limits below which the run stops, because representations have collapsed.
 
-    target_std: Annotated[float, Field(ge=0.0)] = 0.1
-    prediction_std: Annotated[float, Field(ge=0.0)] = 0.01
+    Source: paper 6; fairseq min_*_var.
+    """
+
+    target_std: Annotated[float, Field(ge=0.0)] = 0.1  # smallest standard deviation of targets
+    prediction_std: Annotated[float, Field(ge=0.0)] = 0.01  # the same for predictions
     after: Count = 5000  # optimiser steps before the check starts
 
 
 class ImageAugment(Strict):
-    """Augmentation of images; all off by default."""
+    """Image augmentation, normalisation and decoding; all augmentation is off by default."""
 
     kind: Literal["vision"]
-    shift: Count = 0  # random translation by at most this many pixels, zero padded
-    # least and greatest share of an image's area
+    shift: Count = 0  # largest random translation in pixels; edges are padded with zeros
+    # smallest and largest share of the image's area that a random crop covers
     random_resized_crop: Annotated[list[Share], Field(min_length=2, max_length=2)] | None = None
-    flip: bool = False
-    color_jitter: Fraction = 0.0
-    rand_augment: str | None = None  # timm's name, for example rand-m9-mstd0.5-inc1 (BEiT)
-    erase: Fraction = 0.0  # probability that a random rectangle becomes noise (timm, mode pixel)
+    flip: bool = False  # random horizontal flips
+    color_jitter: Fraction = 0.0  # strength of random colour changes; 0: off
+    rand_augment: str | None = None  # timm's policy name, for example rand-m9-mstd0.5-inc1 (BEiT)
+    # probability that a random rectangle is replaced by noise (timm, mode pixel)
+    erase: Fraction = 0.0
     mixup: Annotated[float, Field(ge=0.0)] = 0.0  # alpha of timm's Mixup; 0: off
-    cutmix: Annotated[float, Field(ge=0.0)] = 0.0  # alpha; with both, one is drawn for each batch
-    # where files are decoded in training: by the loader's processes, or where the model is. device:
-    # JPEG only, and the same crops, flips and factors, but torchvision resizes and changes tensors
-    # where Pillow does pictures: values differ by a few of 255. Evaluation is always on the host
+    # alpha of CutMix; 0: off. If mixup is on, too, one of the two is drawn for each batch
+    cutmix: Annotated[float, Field(ge=0.0)] = 0.0
+    # where files are decoded during training. host: in the data-loading processes; device: on the
+    # model's device, for JPEG only. Crops, flips and factors are the same, but torchvision resizes
+    # and changes tensors where Pillow does so with images, and values (0 to 255) differ by a few
+    # units. Evaluation always decodes on the host
     decode: Literal["host", "device"] = "host"
-    # evaluation: the shorter side is made this long (bicubic) before the centre crop
+    # length in pixels to which the shorter side is resized (bicubic) before the centre crop in
+    # evaluation
     resize: Positive | None = None
-    # dataset: the set's own mean and deviation; imagenet: .485 .456 .406 / .229 .224 .225;
-    # half: all .5. The released fine-tuning commands used half, pre-training imagenet
+    # mean / standard deviation for normalisation. dataset: those of the data set; imagenet: .485
+    # .456 .406 / .229 .224 .225; half: .5 for all. The released commands use half for fine-tuning
+    # and imagenet for pre-training
     normalise: Literal["dataset", "imagenet", "half"] = "dataset"
 
     @model_validator(mode="after")
@@ -190,28 +216,31 @@ class ImageAugment(Strict):
 
 
 class ChannelMask(Strict):
-    """Spans of channels set to zero, the same in all frames (wav2vec 2.0 fine-tuning)."""
+    """Masks that set spans of channels to zero in all frames (wav2vec 2.0 fine-tuning)."""
 
-    prob: Fraction  # mask_channel_prob
-    length: Positive  # mask_channel_length
+    # share of channels that would be masked if spans never overlapped; mask_channel_prob
+    prob: Fraction
+    length: Positive  # channels per span; mask_channel_length
 
 
 class WaveAugment(Strict):
-    """Cropping of waveforms, and masking of features in fine-tuning (SpecAugment-like)."""
+    """Cropping of waveforms, and SpecAugment-like masking of features in fine-tuning."""
 
     kind: Literal["speech"]
-    max_samples: Positive | None = None  # random crop (max_sample_size)
-    min_samples: Count = 0  # shorter utterances are left out (min_sample_size)
-    mask: SpanMask | None = None  # fine-tuning: frames replaced by the mask embedding
-    mask_channels: ChannelMask | None = None  # fine-tuning
-    mixup: Fraction = 0.0  # fine-tuning: probability that another waveform is added (AudioSet)
+    # samples to which longer utterances are randomly cropped; max_sample_size
+    max_samples: Positive | None = None
+    min_samples: Count = 0  # samples below which utterances are dropped; min_sample_size
+    mask: SpanMask | None = None  # frames replaced by the mask embedding, in fine-tuning
+    mask_channels: ChannelMask | None = None  # channels set to zero, in fine-tuning
+    # probability that another waveform is added, in fine-tuning (AudioSet)
+    mixup: Fraction = 0.0
 
 
 class TokenAugment(Strict):
-    """How texts become blocks."""
+    """Length limit of text examples."""
 
     kind: Literal["text"]
-    # longest block, with its boundary tokens; two texts have four of them
+    # maximum number of tokens per example, including boundary tokens (four in a pair of texts)
     max_tokens: Annotated[int, Field(ge=5)]
 
 

@@ -1,4 +1,4 @@
-"""What must not occur twice: seeds of a run, and tasks of one cell of a table."""
+"""Uniqueness checks: seeds of a run, and tasks that fill one table cell."""
 
 from collections.abc import Iterator, Mapping
 
@@ -9,10 +9,10 @@ from d2v.params.pretraining import Pretrain
 def repetitions(
     pretrain: Mapping[str, Pretrain], finetune: Mapping[str, Finetune]
 ) -> Iterator[str]:
-    """Faults: repeated seeds or grid points, and two tasks of one cell.
+    """Yield an error for each repeated seed or grid point, and for tasks that share a cell.
 
-    A repeated seed gives the same run again, which would count as an independent one. Two tasks of
-    one cell would be averaged as if they were seeds.
+    A repeated seed yields the same run again, which would count as an independent run. Two tasks in
+    one table cell would be averaged as if they were two seeds.
     """
     for path, values in _lists(pretrain, finetune):
         repeated = [value for value in dict.fromkeys(values) if values.count(value) > 1]
@@ -39,7 +39,7 @@ def _lists(
 
 
 def _cells(pretrain: Mapping[str, Pretrain], finetune: Mapping[str, Finetune]) -> Iterator[str]:
-    filled: dict[tuple[str, str, str], str] = {}  # table, row, column: by which task
+    filled: dict[tuple[str, str, str], str] = {}  # (table, row, column) to the task that fills it
     for name, task in finetune.items():
         if task.column in task.more:
             yield f"finetune.{name}.more: {task.column} is already its column"
@@ -56,7 +56,7 @@ def _cells(pretrain: Mapping[str, Pretrain], finetune: Mapping[str, Finetune]) -
 
 
 def _rows(pretrain: Mapping[str, Pretrain], task: Finetune) -> list[str]:
-    """Rows of the task's arms, told apart as the tables do (d2v.results.cells.row_of)."""
+    """Table rows of the task's arms, named as in the tables (d2v.results.cells.row_of)."""
     row = task.row or "data2vec"
     if task.released is not None:
         row += ", released weights, evaluated here"

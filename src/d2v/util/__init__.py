@@ -1,4 +1,4 @@
-"""What every room may use: errors for users, whole files, locks, a journal of finished pieces.
+"""Helpers for every room: errors for users, atomic files, locks, a journal of finished pieces.
 
 Imports: none.
 """

@@ -1,11 +1,11 @@
-"""Errors that are told to the user in one sentence."""
+"""Errors that are reported to the user in one sentence."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 class UserError(Exception):
-    """Something the user can mend: which file, row or key, what is wrong, what to do."""
+    """An error that the user can fix; it names the file, row or key, the problem and the remedy."""
 
     exit_code = 2
 
@@ -17,26 +17,26 @@ class Collapse(UserError):
 
 
 class NotFinite(UserError):
-    """The loss or the gradient is no longer a finite number."""
+    """The loss or the gradient is not finite."""
 
     exit_code = 4
 
 
 class OutOfMemory(UserError):
-    """The GPU's memory does not hold a micro-batch."""
+    """A micro-batch does not fit into the GPU's memory."""
 
     exit_code = 5
 
 
 class Rebound(UserError):
-    """The loss has risen far above what it was: training has diverged."""
+    """The loss has risen far above its lowest value: training has diverged."""
 
     exit_code = 6
 
 
 @contextmanager
 def spared(what: str) -> Iterator[None]:
-    """Report a failure of the block in one line and continue: for what no result depends on."""
+    """Report a failure of the block in one line and continue; for work that affects no result."""
     try:
         yield
     except Exception as error:
@@ -45,5 +45,5 @@ def spared(what: str) -> Iterator[None]:
 
 
 def quoted(text: str, most: int = 60) -> str:
-    """A piece of the user's file in quotes, not more than its first characters."""
+    """A piece of the user's file in quotes, cut after `most` characters."""
     return repr(text if len(text) <= most else text[:most] + "...")

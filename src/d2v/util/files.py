@@ -1,7 +1,7 @@
-"""Files and folders that are whole or not there; all that deletes or renames goes through here.
+"""Atomic writing of files, and all deleting and renaming of files and folders.
 
-Nothing here asks whose a path is. Callers name paths that only d2v writes (below work/ and
-results/, or a draft beside a file), or ask `d2v.util.outputs` first.
+Nothing here checks who owns a path. Callers pass paths that only d2v writes (below work/ and
+results/, or a draft next to a file), or check with `d2v.util.outputs` first.
 """
 
 import json
@@ -13,11 +13,11 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
-MARK = ".d2v"  # in a folder that d2v wrote; removed last (d2v.util.outputs)
+MARK = ".d2v"  # file that marks a folder as written by d2v; removed last (d2v.util.outputs)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object, or None where there is none (or half of one)."""
+    """Read a JSON object; None if the file is missing or incomplete."""
     try:
         return json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
@@ -25,28 +25,28 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a JSON object, whole or not at all."""
+    """Write a JSON object atomically: the whole file or nothing."""
     write_text(path, json.dumps(values, indent=1) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file with its line ends as they are, whole or not at all."""
+    """Write a UTF-8 file atomically, without converting line ends."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file, whole or not at all."""
+    """Write a file atomically: the whole file or nothing."""
     with whole(path) as draft:
         draft.write_bytes(content)
 
 
 @contextmanager
 def whole(path: Path, drafts: Path | None = None) -> Iterator[Path]:
-    """A draft to write, which takes the name `path` when the block ends without error.
+    """Draft file to write, which is renamed to `path` if the block ends without error.
 
-    The draft lies in the folder `drafts` (of the same file system; default: beside `path`) and is
-    called after this process, so that two that write the same file do not disturb each other.
-    Raises OSError, always naming a file.
+    The draft is in the folder `drafts`, which must be on the same file system (default: next to
+    `path`). Its name includes the process id, so that two processes that write the same file do not
+    interfere. Raises OSError, always with a file name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = (drafts or path.parent) / f".{path.name}.{os.getpid()}"
@@ -62,7 +62,7 @@ def whole(path: Path, drafts: Path | None = None) -> Iterator[Path]:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Give an OSError of the block a file name if it has none, as that of a full disk has not."""
+    """Add a file name to an OSError of the block that has none, such as that of a full disk."""
     try:
         yield
     except OSError as error:
@@ -78,19 +78,20 @@ def sha256(path: Path) -> str:
 
 
 def rename(path: Path, name: Path) -> None:
-    """Give a file or folder another name of the same file system; a file there is replaced."""
+    """Rename a file or folder within a file system; an existing file `name` is replaced."""
     os.replace(path, name)
 
 
 def remove_file(path: Path) -> None:
-    """Remove a file or a link, if it is there."""
+    """Remove a file or a link, if it exists."""
     path.unlink(missing_ok=True)
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder as far as it goes, its mark last, so that what a kill leaves is still known.
+    """Remove a folder as far as possible.
 
-    Links in it are removed and not followed; a link in its place stays.
+    Its mark is removed last, so that the rest of a killed removal is still recognised as d2v's.
+    Links in the folder are removed, not followed; if `folder` itself is a link, it stays.
     """
     if folder.is_symlink():
         return
@@ -104,16 +105,16 @@ def remove_folder(folder: Path) -> None:
 
 
 def remove_empty(folders: Iterable[Path]) -> None:
-    """Remove those of the folders that are empty, in this order."""
+    """Remove the folders that are empty, in the given order."""
     for folder in folders:
         with suppress(OSError):
             folder.rmdir()
 
 
 def replace_folder(folder: Path, fresh: Path, old: Path) -> None:
-    """Put the folder `fresh` in the place of `folder`, which is called `old` until it is removed.
+    """Replace `folder` by the folder `fresh`; `folder` is renamed to `old`, then removed.
 
-    There must be no `old`.
+    `old` must not exist beforehand.
     """
     if folder.exists():
         folder.rename(old)

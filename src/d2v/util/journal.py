@@ -1,4 +1,4 @@
-"""Work that is done in pieces and kept: one JSON line a finished piece, through any kill."""
+"""Journal of work that is done in pieces: one JSON line per finished piece, safe against kills."""
 
 import json
 import os
@@ -11,24 +11,24 @@ Record = dict[str, Any]
 
 
 class Journal:
-    """Records of one piece of work, whole or not there; those of other work are dropped.
+    """Records of the finished pieces of `work`; records of other work are dropped.
 
-    The first line names the work. Lines that are not whole, the last one after a kill or any that
-    was damaged, are dropped, so that their pieces are done again.
+    The first line identifies the work. Incomplete lines (the last one after a kill, or any that was
+    damaged) are dropped, so that their pieces are done again.
     """
 
     def __init__(self, path: Path, work: Record) -> None:
-        """Read what is there of `work`: everything that its pieces depend on."""
+        """Read the existing records of `work`, which names everything the pieces depend on."""
         self.path = path
         head, *lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
-        whole = lines[:-1]  # behind the last line break is nothing, or a broken line
+        whole = lines[:-1]  # after the last line break there is nothing, or an incomplete line
         same = bool(lines) and _parse(head) == {"work": work}
         self.records = [r for r in map(_parse, whole) if r is not None] if same else []
         if not same or len(self.records) != len(whole) or lines[-1]:
             write_bytes(path, b"".join(map(_line, [{"work": work}, *self.records])))
 
     def add(self, record: Record) -> None:
-        """Append a record, on the disk when this returns."""
+        """Append a record; it is on disk when this method returns."""
         file = os.open(self.path, os.O_WRONLY | os.O_APPEND)
         try:
             os.write(file, _line(record))

@@ -1,4 +1,4 @@
-"""Locks that die with their holder: `flock` on a file, released by the kernel even on SIGKILL."""
+"""Locks that end with their holder: `flock` on a file, released by the kernel even on SIGKILL."""
 
 import fcntl
 import os
@@ -15,9 +15,9 @@ _claims: list[IO[str]] = []  # kept open for the life of the process
 
 @contextmanager
 def held(path: Path, waiting: str = "") -> Iterator[IO[str]]:
-    """Hold an exclusive lock on `path`, waiting for whoever has it; the file stays.
+    """Hold an exclusive lock on `path`, after waiting for its current holder; the file stays.
 
-    Says `waiting`, if given, where it has to wait.
+    The message `waiting`, if given, is printed to standard error before waiting.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
@@ -32,9 +32,10 @@ def held(path: Path, waiting: str = "") -> Iterator[IO[str]]:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a folder itself, made if need be: no file is added to it.
+    """Hold an exclusive lock on a folder itself, which is created if needed.
 
-    File systems that cannot lock folders (NFS) go without.
+    No lock file is added to the folder. On file systems that cannot lock folders (NFS), there is no
+    lock.
     """
     handle = _locked(folder)
     try:
@@ -57,11 +58,11 @@ def _locked(folder: Path) -> int:
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(handle), folder.stat()):
                 return handle
-        os.close(handle)  # whoever had it removed or renamed it
+        os.close(handle)  # the previous holder removed or renamed the folder
 
 
 def is_held(path: Path) -> bool:
-    """Whether a living process holds the lock; no, if nobody can tell. Writes nothing."""
+    """Whether a living process holds the lock; False if this is unknown. Writes nothing."""
     try:
         with path.open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -73,7 +74,10 @@ def is_held(path: Path) -> bool:
 
 
 def holder(path: Path) -> int | None:
-    """Process that holds the lock, if it wrote its id and start time into the file."""
+    """Id of the process that holds the lock, or None.
+
+    The process must have written its id and start time into the file.
+    """
     try:
         pid, started = path.read_text().split()
     except (FileNotFoundError, ValueError):
@@ -83,11 +87,12 @@ def holder(path: Path) -> int | None:
 
 
 def claim(folder: Path, wait: bool = False) -> bool:
-    """Enter a workflow directory (`.snakemake`) and clear the lock of a killed workflow.
+    """Enter a workflow folder (`.snakemake`) and clear the lock of a killed workflow.
 
-    Snakemake's own lock outlives SIGKILL and then refuses every later start. Each workflow process
-    holds a shared lock for life; who gets it exclusively is alone, so that any other is stale.
-    `wait` waits until it is alone. Returns whether it was.
+    Snakemake's own lock outlives SIGKILL and then blocks every later start. Each workflow process
+    therefore holds a shared lock until it ends. A process that gets this lock exclusively is the
+    only one, so any lock of Snakemake's is stale. With `wait`, wait until the process is the only
+    one. Returns whether it was.
     """
     folder.mkdir(exist_ok=True)
     file = (folder / "alive").open("a")
@@ -104,7 +109,7 @@ def claim(folder: Path, wait: bool = False) -> bool:
 
 
 def claimed() -> list[int]:
-    """File descriptors of this process's claims: a child that gets them shares their life."""
+    """File descriptors of this process's claims; a child that inherits them keeps them alive."""
     return [file.fileno() for file in _claims]
 
 
@@ -120,9 +125,9 @@ def _exclusive(file: IO[str], wait: bool) -> bool:
 
 
 def process_start(pid: int) -> float | None:
-    """Start time of a living process in clock ticks since boot; None when it is gone.
+    """Start time of a living process in clock ticks since boot; None if the process has ended.
 
-    With the pid it names a process for good: pids are used again, start times are not.
+    Pid and start time together identify a process: pids are reused, start times are not.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
@@ -134,7 +139,7 @@ def process_start(pid: int) -> float | None:
 
 
 def _in_use(pid: int) -> float | None:
-    # systems without /proc (macOS): a signal of 0 says only whether the pid is in use
+    # systems without /proc (macOS): signal 0 reveals only whether the pid is in use
     try:
         os.kill(pid, 0)
     except OSError:

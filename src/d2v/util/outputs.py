@@ -1,7 +1,8 @@
-"""What a command may write, and whole folders: nothing that others wrote is replaced or removed.
+"""Checks of output paths, and atomic folders: d2v replaces and removes only what it wrote.
 
-A folder that d2v writes as a whole holds a mark, `.d2v`: a JSON file with the names of all that was
-written into it. Such a folder is replaced only as long as it holds nothing else.
+A folder that d2v writes as a whole contains a mark, `.d2v`: a JSON file with the names of
+everything that was written into the folder. Such a folder is replaced only as long as it contains
+nothing else.
 """
 
 import errno
@@ -28,28 +29,28 @@ from d2v.util.files import (
 from d2v.util.locks import alone_in
 
 OURS = {"written_by": "d2v"}
-PARTS = ".parts"  # of an interrupted preparation: what is finished (d2v.data.writing)
-LONGEST = 240  # bytes of a name; drafts beside it are called a little longer, 255 at most
+PARTS = ".parts"  # folder of the finished parts of an interrupted preparation (d2v.data.writing)
+LONGEST = 240  # longest name in bytes; the names of drafts are a little longer, 255 at most
 
 
-# --- whose a folder is ------------------------------------------------------------------------
+# --- who owns a folder ------------------------------------------------------------------------
 
 
 def mark(folder: Path) -> None:
-    """Say that d2v is writing this folder: all in it is d2v's."""
+    """Mark a folder as being written by d2v: everything in it belongs to d2v."""
     write_json(folder / MARK, OURS)
 
 
 def seal(folder: Path) -> None:
-    """Say that the folder is finished: what is in it now is d2v's, and nothing else."""
+    """Mark a folder as finished: only what it contains now belongs to d2v."""
     write_json(folder / MARK, OURS | {"holds": sorted(set(_names(folder)) - {MARK})})
 
 
 def foreign(folder: Path) -> str | None:
-    """Name of something in a folder that d2v did not write; None if all is d2v's, or it is empty.
+    """Name of a file or folder in `folder` that d2v did not write; None if there is none.
 
-    A prepared set of an earlier version has no mark: it is d2v's as long as its content has the
-    SHA-256 of its meta.json.
+    A prepared set of an earlier version has no mark. It belongs to d2v as long as its content
+    matches the SHA-256 in its meta.json.
     """
     found = read_json(folder / MARK)
     told = found if isinstance(found, dict) and found.get("written_by") == "d2v" else None
@@ -62,7 +63,7 @@ def foreign(folder: Path) -> str | None:
 
 
 def _names(folder: Path) -> Iterator[str]:
-    """All files, links and folders below a folder, relative to it; links are not followed."""
+    """Paths of all files, links and subfolders, relative to `folder`; links are not followed."""
     for place, folders, files in os.walk(folder, onerror=_refuse):
         for name in sorted(folders + files):
             yield os.path.relpath(os.path.join(place, name), folder)
@@ -80,9 +81,9 @@ def _is_prepared_set(folder: Path) -> bool:
 
 
 def hash_of(folder: Path) -> str:
-    """SHA-256 over names and contents of all files but meta.json, in the order of their names.
+    """SHA-256 over names and contents of all files except meta.json, sorted by name.
 
-    The mark of d2v (d2v.util.outputs) does not count.
+    The mark `.d2v` and the parts of an interrupted preparation do not count.
     """
     # safe: only reads
     paths = {p: p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*")) if p.is_file()}
@@ -92,25 +93,25 @@ def hash_of(folder: Path) -> str:
         if name not in ("meta.json", MARK) and not name.startswith(f"{PARTS}/")
     }
     total = hashlib.sha256()
-    with ThreadPoolExecutor() as pool:  # hashing lets other threads run
+    with ThreadPoolExecutor() as pool:  # hashing releases the GIL
         for name, digest in zip(named.values(), pool.map(sha256, named), strict=True):
             total.update(f"{digest}  {name}\n".encode())
     return total.hexdigest()
 
 
-# --- what may be written ----------------------------------------------------------------------
+# --- where d2v may write ----------------------------------------------------------------------
 
 
 def beside(out: Path) -> tuple[Path, Path]:
-    """OUT.tmp, in which a folder is written, and OUT.old, as the one before is called meanwhile."""
+    """OUT.tmp, where a new folder is written, and OUT.old, the previous one's temporary name."""
     return out.with_name(f"{out.name}.tmp"), out.with_name(f"{out.name}.old")
 
 
 def check_folder(out: Path, sources: Iterable[Path | None] = ()) -> None:
-    """Raise UserError unless d2v may write the folder `out`, and replace the one that is there.
+    """Raise UserError unless d2v may write the folder `out` and replace an existing one.
 
-    OUT, OUT.tmp and OUT.old must be missing, empty or all d2v's own, not behind a symbolic link,
-    and neither one of the sources nor in one nor around one.
+    OUT, OUT.tmp and OUT.old must be missing, empty or written entirely by d2v. They must not be
+    reached through a symbolic link, and must not be a source, lie in one or contain one.
     """
     _check_way(out)
     for path in (out, *beside(out)):
@@ -123,7 +124,7 @@ def check_new(
     sources: Iterable[Path | None] = (),
     ours: Callable[[Path], bool] = lambda path: False,
 ) -> None:
-    """Raise UserError unless d2v may write `out`: a file or folder that is not there, or `ours`."""
+    """Raise UserError unless d2v may write the file or folder `out`: it is missing, or `ours`."""
     _check_way(out)
     _check_apart(out, sources)
     if out.exists() and not ours(out):
@@ -131,12 +132,12 @@ def check_new(
 
 
 def check_into(folder: Path) -> None:
-    """Raise UserError unless d2v may add files to a folder, which may be there."""
+    """Raise UserError unless d2v may add files to a folder, which may exist already."""
     _check_way(folder / "file")
 
 
 def _check_ours(path: Path) -> None:
-    """Raise UserError for a file or link, or a folder that holds anything of another's."""
+    """Raise UserError if `path` is a file, a link, or a folder with anything not written by d2v."""
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         what = "a symbolic link" if path.is_symlink() else "a file"
         raise UserError(f"{path}: {what} is in the way; name another folder with -o")
@@ -148,7 +149,7 @@ def _check_ours(path: Path) -> None:
 
 
 def _check_way(out: Path) -> None:
-    """Raise UserError for what is no name, and for links and files on the way to `out`."""
+    """Raise UserError if `out` has no valid name, or if a link or file is in its path."""
     _check_text(out)
     if out.name in ("", ".."):
         raise UserError(f"{out}: not the name of a file or folder to write; name one with -o")
@@ -170,7 +171,7 @@ def _check_way(out: Path) -> None:
 
 
 def _check_text(path: Path) -> None:
-    """Raise UserError for a name that cannot stand in a file, or in a line of one."""
+    """Raise UserError for a name that a text file, or a line of one, cannot represent."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -180,7 +181,7 @@ def _check_text(path: Path) -> None:
 
 
 def _check_apart(out: Path, sources: Iterable[Path | None]) -> None:
-    real = Path(os.path.realpath(out))  # resolve() fails where links go in circles
+    real = Path(os.path.realpath(out))  # resolve() fails for circular links
     for source in sources:
         if source is None:
             continue
@@ -196,15 +197,15 @@ def _check_apart(out: Path, sources: Iterable[Path | None]) -> None:
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A new folder that is filled under another name, and renamed when all went well.
+    """New folder that is filled under a temporary name, and renamed to `out` on success.
 
-    Raises UserError if `out` exists, or something of another's has the other name.
+    Raises UserError if `out` exists, or if the temporary name is taken by something else.
     """
     check_new(out)
     part = out.with_name(f".{out.name}.part")
     _check_ours(part)
     with _no_empty_folders(out):
-        remove_folder(part)  # of a call that was killed
+        remove_folder(part)  # left over from a killed call
         part.mkdir(parents=True)
         try:
             mark(part)
@@ -219,7 +220,7 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 @contextmanager
 def _no_empty_folders(path: Path) -> Iterator[None]:
-    """After an error, remove the folders that were made on the way to `path` and are empty."""
+    """After an error, remove the parent folders of `path` that are new and empty."""
     new = [folder for folder in path.parents if not folder.exists()]
     try:
         yield
@@ -230,7 +231,7 @@ def _no_empty_folders(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _naming_tensors(out: Path) -> Iterator[None]:
-    """An OSError for what safetensors says of a full disk."""
+    """Convert safetensors' error, such as that of a full disk, to an OSError."""
     try:
         yield
     except Exception as error:
@@ -243,17 +244,18 @@ def _naming_tensors(out: Path) -> Iterator[None]:
 def filled(
     out: Path, clear: Callable[[Path], None], keep: Callable[[Path], bool]
 ) -> Iterator[Path]:
-    """OUT.tmp to write to, which takes the name `out` when the block ends without error.
+    """OUT.tmp to write to, which is renamed to `out` if the block ends without error.
 
-    Until then `out` is as it was; a folder that d2v wrote is replaced. `clear` is called first, to
-    remove from OUT.tmp what a killed call left and is of no use; after an error OUT.tmp stays only
-    if `keep` says so. Others that write the same folder wait. Raises UserError as `check_folder`.
+    Until then, `out` stays unchanged; then it is replaced if d2v wrote it. `clear` is called first,
+    to remove from OUT.tmp what a killed call left and cannot be reused. After an error, OUT.tmp
+    stays only if `keep` returns True. Other processes that write the same folder wait. Raises
+    UserError as `check_folder`.
     """
     check_folder(out)
     temporary, old = beside(out)
-    # alone, since a writer whose parent was killed may still be at it
+    # locked, since a writer whose parent was killed may still be at work
     with _no_empty_folders(temporary / "file"), alone_in(temporary):
-        check_folder(out)  # whoever was waited for may have left something else
+        check_folder(out)  # again: a process that held the lock may have changed the folder
         remove_folder(old)
         clear(temporary)
         mark(temporary)

@@ -1,4 +1,4 @@
-"""The only modality-specific modules: input to (B, T, D)."""
+"""Encoders, the only modality-specific modules: from the input to (B, T, D)."""
 
 from d2v import params
 from d2v.model.encoders.base import Encoder, Freeze
@@ -10,7 +10,7 @@ __all__ = ["Encoder", "Freeze", "SpeechEncoder", "TextEncoder", "VisionEncoder",
 
 
 def build(p: params.Encoder, backbone: params.Backbone) -> Encoder:
-    """The encoder that the parameters name, as wide as the backbone."""
+    """Build the encoder that the parameters select, with the width of the backbone."""
     if isinstance(p, params.PatchEncoder):
         return VisionEncoder(p, backbone)
     if isinstance(p, params.WaveEncoder):

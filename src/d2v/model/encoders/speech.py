@@ -15,7 +15,7 @@ from d2v.model.kernels.windows import Runs, WindowConv, chain, norm_gelu, visibl
 
 
 class SpeechEncoder(Encoder):
-    """Convolutional front end, convolutional positions, LayerNorm."""
+    """Speech encoder: convolutional front end, convolutional positions, LayerNorm."""
 
     def __init__(self, p: params.WaveEncoder, backbone: params.Backbone) -> None:
         super().__init__()
@@ -28,11 +28,11 @@ class SpeechEncoder(Encoder):
         self.dropout = p.dropout
 
     def local_features(self, batch: Batch) -> Features:
-        """Embed `waves` (B, S) as frames (B, T, D).
+        """Embed `waves` (B, S) as frames (B, T, D), with padding (B, T) or None.
 
-        `samples` (B,) are the real lengths; without them nothing is padded. Padding is (B, T).
-        Frames that `mask` (B, T) hides give the front end no gradient: the student does not see
-        them, the teacher does not learn.
+        `samples` (B,) are the real lengths; without them, the waveforms have no padding. Frames
+        that `mask` (B, T) hides give the front end no gradient: the student does not see them, and
+        the teacher is not trained by gradients.
         """
         mask = batch.get("mask")
         if mask is None or mask.device.type != "cpu" or self.features.compiled:
@@ -47,7 +47,7 @@ class SpeechEncoder(Encoder):
     def mask_features(self, x: Tensor, padding: Tensor | None, batch: Batch) -> Features:
         """Replace frames where `mask` (B, T) is True by the mask embedding.
 
-        After that, channels where `channel_mask` (B, D) is True are zero in all frames (wav2vec 2.0
+        Then set channels where `channel_mask` (B, D) is True to zero in all frames (wav2vec 2.0
         fine-tuning; fairseq apply_mask).
         """
         if "mask" in batch:
@@ -65,7 +65,7 @@ class SpeechEncoder(Encoder):
             super().freeze(which)
 
     def forward(self, x: Tensor, padding: Tensor | None) -> Features:
-        """Zero the padding, add convolutional positions, normalise: (B, T, D)."""
+        """Zero the padding, add convolutional positions and normalise: (B, T, D)."""
         if padding is not None:
             x = x.masked_fill(padding.unsqueeze(-1), 0.0)
         x = self.norm(x + self.positions(x, padding))
@@ -73,7 +73,7 @@ class SpeechEncoder(Encoder):
 
 
 class FrontEnd(nn.Module):
-    """Convolutions with LayerNorm and GELU each, then LayerNorm and a projection to D."""
+    """Convolutions, each with LayerNorm and GELU, then LayerNorm and a projection to D."""
 
     compiled = False
 
@@ -89,12 +89,15 @@ class FrontEnd(nn.Module):
         self.projection = Linear(channels[-1], dim)
 
     def compile(self, *how: Any, **more: Any) -> None:
-        """As any module; then it is not told of frames, which would be constants of a graph."""
+        """Compile as any module; `needed` is not passed from then on.
+
+        Lists of frames would become constants of the compiled graph.
+        """
         self.compiled = True
         super().compile(*how, **more)
 
     def convolve(self, waves: Tensor, needed: list[Runs] | None = None) -> Tensor:
-        """Waveforms (B, S) to channels (B, T, C), before norm and projection."""
+        """Map waveforms (B, S) to channels (B, T, C), before norm and projection."""
         x = waves.unsqueeze(-1)
         every = [None] * len(self.convs) if needed is None else chain(self.convs, needed)
         for conv, norm, runs in zip(self.convs, self.norms, every, strict=True):
@@ -103,9 +106,10 @@ class FrontEnd(nn.Module):
         return x
 
     def forward(self, waves: Tensor, needed: list[Runs] | None = None) -> Tensor:
-        """Waveforms (B, S) to local features (B, T, D).
+        """Map waveforms (B, S) to local features (B, T, D).
 
-        `needed`: frames of each example whose gradient is not zero, on a CPU; None: all.
+        `needed` lists the frames of each example whose gradient is not zero (on a CPU); None means
+        all frames.
         """
         return self.projection(self.norm(self.convolve(waves, needed)))
 
@@ -113,7 +117,8 @@ class FrontEnd(nn.Module):
 class ConvPositions(nn.Module):
     """Stacked grouped convolutions, each with LayerNorm (no parameters) and GELU.
 
-    fairseq's `make_conv_pos` with pos_conv_depth > 1: kernel max(3, position_kernel // depth).
+    They follow fairseq's `make_conv_pos` with pos_conv_depth > 1; the kernel is
+    max(3, position_kernel // depth).
     """
 
     def __init__(self, p: params.WaveEncoder, dim: int) -> None:
@@ -126,7 +131,7 @@ class ConvPositions(nn.Module):
         )
 
     def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
-        """Positions of `x` (B, T, D), zero in the padding (B, T): same shape."""
+        """Position embeddings (B, T, D) of `x` (B, T, D), which is zero at padding (B, T)."""
         length = x.shape[1]
         for conv in self.convs:
             if self.padding == "each" and padding is not None:

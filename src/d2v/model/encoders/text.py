@@ -12,7 +12,7 @@ PAD = 1
 
 
 class TextEncoder(Encoder):
-    """Token embedding, optional learned positions, LayerNorm."""
+    """Text encoder: token embedding, optional learned positions, LayerNorm."""
 
     def __init__(self, p: params.TokenEncoder, backbone: params.Backbone) -> None:
         super().__init__()
@@ -28,20 +28,20 @@ class TextEncoder(Encoder):
         initialise(self, backbone.init)
 
     def local_features(self, batch: Batch) -> Features:
-        """Embed the uncorrupted `tokens` (B, T) as (B, T, D); padding (B, T)."""
+        """Embed the uncorrupted `tokens` (B, T) as (B, T, D), with padding (B, T)."""
         tokens = batch["tokens"]
         if self.teacher_input == "masked_only" and "mask" in batch:
             tokens = torch.where(batch["mask"], tokens, PAD)
         return self.features(tokens), tokens == PAD
 
     def mask_features(self, x: Tensor, padding: Tensor | None, batch: Batch) -> Features:
-        """Embed `masked_tokens` (B, T), where masked positions hold the mask token."""
+        """Embed `masked_tokens` (B, T), which hold the mask token at masked positions."""
         tokens = batch["masked_tokens"]
         return self.features(tokens), tokens == PAD
 
     def forward(self, x: Tensor, padding: Tensor | None) -> Features:
-        """Add positions, normalise, zero the padding: (B, T, D)."""
-        assert padding is not None  # local_features and mask_features always give it
+        """Add positions, normalise and zero the padding: (B, T, D)."""
+        assert padding is not None  # local_features and mask_features always return it
         if self.positions is not None:
             x = x + self.positions(position_ids(padding))
         x = dropout(self.norm(x), self.dropout, self.training)
@@ -49,6 +49,6 @@ class TextEncoder(Encoder):
 
 
 def position_ids(padding: Tensor) -> Tensor:
-    """Positions (B, T): PAD + running count of real tokens, PAD at padding."""
+    """Position ids (B, T): PAD plus the running count of real tokens; PAD at padding."""
     real = (~padding).long()
     return real.cumsum(1) * real + PAD

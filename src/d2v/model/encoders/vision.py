@@ -9,7 +9,7 @@ from d2v.model.transformer import fill, initialise
 
 
 class VisionEncoder(Encoder):
-    """Patch convolution, class token, optional learned absolute positions."""
+    """Vision encoder: patch convolution, class token, optional learned absolute positions."""
 
     def __init__(self, p: params.PatchEncoder, backbone: params.Backbone) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class VisionEncoder(Encoder):
                 fill(token.data, backbone.init, backbone.init.std)
 
     def local_features(self, batch: Batch) -> Features:
-        """Embed `images` (B, C, H, W) as patches (B, T, D), row by row."""
+        """Embed `images` (B, C, H, W) as patches (B, T, D) in row-major order."""
         return self.features(batch["images"]).flatten(2).transpose(1, 2), None
 
     def mask_features(self, x: Tensor, padding: Tensor | None, batch: Batch) -> Features:
@@ -35,7 +35,7 @@ class VisionEncoder(Encoder):
         return torch.where(batch["mask"].unsqueeze(-1), self.mask_embedding, x), None
 
     def forward(self, x: Tensor, padding: Tensor | None) -> Features:
-        """Put the class token in front and add positions: (B, P + T, D)."""
+        """Prepend the class token and add positions: (B, P + T, D)."""
         if self.cls is not None:
             x = torch.cat([self.cls.expand(len(x), -1, -1), x], dim=1)
         return x if self.positions is None else x + self.positions, None

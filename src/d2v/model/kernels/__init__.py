@@ -1,1 +1,1 @@
-"""What a CPU computes faster than PyTorch does by itself."""
+"""Operations for CPUs that are faster than PyTorch's own."""

@@ -1,8 +1,8 @@
-"""Attention: PyTorch's fused kernels, and what they lack on a CPU, dropout.
+"""Attention: PyTorch's fused kernels, and a CPU version with dropout, which those lack.
 
-With dropout PyTorch's CPU attention builds eight tensors of (B, heads, T, T) and keeps three for
-the backward pass. Here a few heads at a time pass through the processor's cache, and two stay: the
-probabilities and one byte each for what was dropped.
+With dropout, PyTorch's CPU attention builds eight tensors of (B, heads, T, T) and keeps three for
+the backward pass. This version processes a few heads at a time, so that they fit into the cache,
+and keeps two tensors: the probabilities and the dropout mask, one byte per element.
 """
 
 from typing import Any
@@ -14,14 +14,14 @@ from torch.autograd.function import once_differentiable
 
 from d2v.model.kernels.dropout import kept, own
 
-HEADS = 4  # at a time
+HEADS = 4  # heads processed at a time
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-    """softmax(q k' / sqrt(d) + mask) v, with `dropout` of the probabilities.
+    """Compute softmax(q k' / sqrt(d) + mask) v, with `dropout` of the probabilities.
 
-    `q`, `k`, `v` and the result are (B, H, T, d). `mask` broadcasts to (B, H, T, T): numbers to
-    add, or True where there is something to see.
+    `q`, `k`, `v` and the result are (B, H, T, d). `mask` broadcasts to (B, H, T, T) and holds
+    numbers to add, or booleans that are True where a query may see a key.
     """
     if dropout == 0.0 or not own(q):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
@@ -32,7 +32,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float)
 
 
 class _Attention(torch.autograd.Function):
-    """The same in steps over examples and groups of heads."""
+    """`attend` with dropout, in steps over examples and groups of heads."""
 
     @staticmethod
     def forward(
@@ -63,7 +63,7 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, probabilities, seen = ctx.saved_tensors
         batch, heads, _, width = q.shape
-        # side by side, as the one projection made them
+        # one memory block for all three, laid out as the common projection made q, k and v
         dq, dk, dv = (g.transpose(1, 2) for g in _together(q))
         dmask = q.new_zeros(ctx.mask_shape) if ctx.needs_input_grad[3] else None
         for at in _portions(batch, heads):
@@ -85,6 +85,6 @@ def _portions(batch: int, heads: int) -> list[tuple[int, slice]]:
 
 
 def _together(q: Tensor) -> tuple[Tensor, ...]:
-    """Three tensors (B, T, H, d) that are views of one (B, T, 3, H, d)."""
+    """Three uninitialised tensors (B, T, H, d), views of one (B, T, 3, H, d)."""
     batch, heads, length, width = q.shape
     return q.new_empty(batch, length, 3, heads, width).unbind(2)

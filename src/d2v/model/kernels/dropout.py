@@ -1,9 +1,9 @@
-"""Dropout whose masks cost little on a CPU.
+"""Dropout with masks that are cheap to draw on a CPU.
 
-There PyTorch draws them one Bernoulli number at a time, a tenth of a text model's step. Here 16
-random bits make a number, from a fast generator that PyTorch's seeds: still a function of its
-state, so that a resumed run draws the same. Other devices use PyTorch's dropout, and so does what
-is compiled.
+On a CPU, PyTorch draws masks one Bernoulli number at a time, which takes a tenth of a text model's
+step. This version uses 16 random bits per element, from a fast generator that is seeded by
+PyTorch's. Masks therefore remain a function of the state of PyTorch's generator, and a resumed run
+draws the same ones. Other devices and compiled models use PyTorch's dropout.
 """
 
 from collections.abc import Sequence
@@ -26,14 +26,15 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
 
 
 def own(x: Tensor) -> bool:
-    """Whether masks of `x` are made here."""
+    """Whether this module draws the dropout masks of `x`: on a CPU, unless compiling."""
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def kept(shape: Sequence[int], p: float) -> Tensor:
-    """0 with probability `p`, to 2^-16, else 1: a tensor of `shape` on the CPU, int8.
+    """Draw a dropout mask: int8 of `shape` on the CPU, 0 with probability `p`, otherwise 1.
 
-    A product with it is fast; filling where a mask is True, or comparing in PyTorch, is not.
+    `p` is rounded to a multiple of 2^-16. The mask is int8 because multiplying by it is fast, while
+    masked_fill and comparisons in PyTorch are slow.
     """
     seed = int(torch.randint(2**62, ()))
     count = int(np.prod(shape))

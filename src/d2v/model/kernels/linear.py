@@ -1,9 +1,9 @@
-"""Linear layers; on a CPU through oneDNN, a tenth faster than the BLAS that PyTorch takes.
+"""Linear layers; on a CPU they use oneDNN, a tenth faster than PyTorch's default BLAS.
 
-Measured with two threads of an AMD EPYC at the shapes of the Base models: forward 204 to 221
-GFLOP/s against 185 to 204, gradients of inputs alike; gradients of weights gain little. The
-operator is the one that compiled models call (torch._inductor); where PyTorch lacks it, where a
-product is small, or not float32 on a CPU, this is `torch.nn.functional.linear`.
+Measured with two threads of an AMD EPYC at the shapes of the Base models: the forward pass reaches
+204 to 221 GFLOP/s instead of 185 to 204. Gradients of inputs gain as much, gradients of weights
+little. The operator is the one that compiled models call (torch._inductor). If PyTorch lacks it, or
+a product is small or not float32 on a CPU, `torch.nn.functional.linear` is used.
 """
 
 from typing import Any
@@ -13,20 +13,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-LEAST = 10**8  # operations below which finding oneDNN's kernel costs as much as it saves
+LEAST = 10**8  # operations; below, looking up oneDNN's kernel costs as much as it saves
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 class Linear(nn.Linear):
-    """nn.Linear, computed by `linear`."""
+    """nn.Linear whose forward pass calls `linear`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., inputs) to (..., outputs)."""
+        """Map `x` (..., inputs) to (..., outputs)."""
         return linear(x, self.weight, self.bias)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x weight' + bias: (..., inputs) to (..., outputs), as torch.nn.functional.linear."""
+    """Compute x weight' + bias, (..., inputs) to (..., outputs), as torch.nn.functional.linear."""
     if not fits(x, 2 * x.numel() * len(weight)):
         return F.linear(x, weight, bias)
     if torch.is_grad_enabled():
@@ -36,7 +36,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """linear(gelu(x)); on a CPU gelu(x) is computed again for the backward pass, not kept."""
+    """Compute linear(gelu(x)); on a CPU, the backward pass recomputes gelu(x) to save memory."""
     if torch.is_grad_enabled() and fits(x, 2 * x.numel() * len(weight)):
         found: Tensor = _GeluLinear.apply(x, weight, bias)
         return found
@@ -44,7 +44,7 @@ def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def fits(x: Tensor, operations: int) -> bool:
-    """Whether `product` is there for `x`, and pays."""
+    """Whether `product` supports `x` and is worthwhile for that many `operations`."""
     return (
         not torch.compiler.is_compiling()
         and x.device.type == "cpu"
@@ -56,10 +56,10 @@ def fits(x: Tensor, operations: int) -> bool:
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`linear` by oneDNN, without gradients."""
+    """Compute `linear` with oneDNN, without gradients."""
     rows = x.reshape(-1, x.shape[-1])
     if not (weight.is_contiguous() or weight.t().is_contiguous()):
-        weight = weight.contiguous()  # oneDNN takes other strides to a loop in plain C++
+        weight = weight.contiguous()  # for other strides, oneDNN falls back to plain C++ loops
     found: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
     return found.view(*x.shape[:-1], len(weight))
 
@@ -95,7 +95,7 @@ class _GeluLinear(torch.autograd.Function):
 def _gradients(
     needed: tuple[bool, ...], grad: Tensor, x: Tensor, weight: Tensor
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Of x, weight and bias, where they are needed."""
+    """Gradients of x, weight and bias; None where a gradient is not needed."""
     rows = grad.reshape(-1, grad.shape[-1])
     dx = product(rows, weight.t()).view(x.shape) if needed[0] else None
     dweight = product(rows.t(), x.reshape(-1, x.shape[-1]).t()) if needed[1] else None

@@ -1,8 +1,9 @@
 """Convolutions over time as matrix products over windows, channels last.
 
-Equal to Conv1d, and several times faster on a CPU, where Conv1d needs a transpose around each
-LayerNorm. A kernel of k taps and stride s is cut into groups of s taps: the frames of one group lie
-side by side in memory, so each group is one product over a view, without copying windows.
+They compute the same as Conv1d and are several times faster on a CPU, where Conv1d needs a
+transpose around each LayerNorm. A kernel of k taps and stride s is cut into groups of s taps. The
+frames of one group are contiguous in memory, so each group is one product over a view, and no
+windows are copied.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,8 +17,8 @@ from torch.autograd.function import once_differentiable
 
 from d2v.model.kernels.linear import fits, product
 
-PORTION = 1024  # frames that pass through the cache together
-Runs = list[tuple[int, int]]  # first and last + 1 of frames side by side
+PORTION = 1024  # frames processed at a time, so that they fit into the cache
+Runs = list[tuple[int, int]]  # runs of consecutive frames: first, last + 1
 
 
 class WindowConv(nn.Module):
@@ -30,13 +31,14 @@ class WindowConv(nn.Module):
         nn.init.kaiming_normal_(self.weight)
 
     def forward(self, x: Tensor, needed: list[Runs] | None = None) -> Tensor:
-        """(B, T, C) to (B, (T - kernel) // stride + 1, C').
+        """Map `x` (B, T, C) to (B, (T - kernel) // stride + 1, C').
 
-        `needed`: for each example the output frames whose gradient is not zero; None: all.
+        `needed` lists, for each example, the output frames whose gradient is not zero; None means
+        all frames.
         """
         length, channels = x.shape[1:]
         frames = (length - self.kernel) // self.stride + 1
-        # windows of one channel overlap in memory: no gradient can be added to them there
+        # windows of one channel overlap in memory, so gradients cannot be accumulated in place
         if (channels > 1 or not x.requires_grad) and fits(x, 2 * x[0].numel() * len(self.weight)):
             found: Tensor = _Windows.apply(x, self.weight, self.stride, needed)
             return found
@@ -52,7 +54,7 @@ class WindowConv(nn.Module):
         return out
 
     def reached(self, needed: Runs) -> Runs:
-        """Input frames that output frames are made of."""
+        """Input frames from which the output frames `needed` are computed."""
         found: Runs = []
         for first, end in needed:
             first, end = first * self.stride, (end - 1) * self.stride + self.kernel
@@ -68,13 +70,13 @@ class WindowConv(nn.Module):
             return x[:, first : first + (frames - 1) * self.stride + 1 : self.stride]
         span = x[:, first : first + frames * self.stride]
         if span.shape[1] < frames * self.stride:
-            # the last window ends before its group is full
+            # the input ends before the group of the last window is complete
             span = F.pad(span, (0, 0, 0, frames * self.stride - span.shape[1]))
         return span.reshape(batch, frames, self.stride * channels)[..., : taps * channels]
 
 
 class _Windows(torch.autograd.Function):
-    """The same on a CPU: products write where their results belong, and only what is needed."""
+    """WindowConv on a CPU: products accumulate in place, over the needed frames only."""
 
     @staticmethod
     def forward(
@@ -108,7 +110,7 @@ class _Windows(torch.autograd.Function):
             for (first, matrix), dmatrix in zip(groups, dgroups, strict=True):
                 part = _part(example, weight, ctx.stride, first, matrix)
                 part = _gathered(part, runs)
-                if dx is None:  # of samples: few columns
+                if dx is None:  # the first layer, whose windows of samples have few columns
                     dmatrix += product(part.t(), out.t()).t()
                     continue
                 dmatrix.addmm_(out.t(), part)
@@ -122,11 +124,12 @@ class _Windows(torch.autograd.Function):
 
 
 def norm_gelu(x: Tensor, norm: nn.LayerNorm, needed: list[Runs] | None = None) -> Tensor:
-    """gelu(norm(x)) of (B, T, C); `needed` as for WindowConv.
+    """Compute gelu(norm(x)) of `x` (B, T, C); `needed` is as for WindowConv.
 
-    On a CPU only `x` is kept for the backward pass, which goes through the cache in portions.
+    On a CPU, only `x` is kept for the backward pass, which works in portions that fit into the
+    cache.
     """
-    if not fits(x, 100 * x.numel()):  # about what an element costs
+    if not fits(x, 100 * x.numel()):  # about 100 operations per element
         return F.gelu(norm(x))
     found: Tensor = _NormGelu.apply(x, norm.weight, norm.bias, norm.eps, needed)
     return found
@@ -165,15 +168,16 @@ class _NormGelu(torch.autograd.Function):
 
 
 def _gathered(x: Tensor, runs: Runs) -> Tensor:
-    """Rows of all runs, one run after another."""
+    """Rows of `x` in all runs, concatenated."""
     pieces = [x[start:end] for start, end in runs]
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
 
 def _groups(weight: Tensor, stride: int) -> Iterator[tuple[int, Tensor]]:
-    """First tap of each group, and its part of `weight` (C', C, k) as (C', taps * C).
+    """First tap of each group, and the group's part of `weight` (C', C, k) as (C', taps * C).
 
-    Windows of samples are so small that they are copied: there one group has all taps.
+    With one input channel (samples), a single group has all taps: such windows are small enough to
+    be copied.
     """
     taps = stride if weight.shape[1] > 1 else weight.shape[2]
     for first in range(0, weight.shape[2], taps):
@@ -181,7 +185,10 @@ def _groups(weight: Tensor, stride: int) -> Iterator[tuple[int, Tensor]]:
 
 
 def _part(x: Tensor, weight: Tensor, stride: int, first: int, matrix: Tensor) -> Tensor:
-    """A group's taps of every window of one example (T, C): (frames, taps * C), mostly a view."""
+    """A group's taps of every window of one example (T, C): (frames, taps * C).
+
+    The result is a view, except with one channel.
+    """
     length, channels = x.shape
     frames = (length - weight.shape[2]) // stride + 1
     shape = (frames, matrix.shape[1])
@@ -190,13 +197,13 @@ def _part(x: Tensor, weight: Tensor, stride: int, first: int, matrix: Tensor) ->
 
 
 def visible(mask: Tensor) -> list[Runs]:
-    """Runs of frames that are not masked, for each row of `mask` (B, T) on the CPU."""
+    """Runs of frames that are not masked, for each row of `mask` (B, T), which is on the CPU."""
     edges = np.diff(~mask.numpy(), axis=1, prepend=False, append=False)
     return [[(a, b) for a, b in np.flatnonzero(row).reshape(-1, 2).tolist()] for row in edges]
 
 
 def chain(convs: Iterable[nn.Module], needed: list[Runs]) -> list[list[Runs]]:
-    """What is needed of each convolution's output, where `needed` is of the last one's."""
+    """Frames needed of each convolution's output, given those `needed` of the last output."""
     found = [needed]
     for conv in reversed([*convs][1:]):
         assert isinstance(conv, WindowConv)
