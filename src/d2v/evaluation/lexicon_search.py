@@ -99,8 +99,8 @@ class Lexicon:
     def _score(self, node: Node) -> None:
         """Set the best scores of a node after those of its children.
 
-        The scores of words with the same spelling are added up (as probabilities). At the root
-        nothing has been added to a hypothesis yet.
+        `_log_add` combines the scores of words with the same spelling. At the root nothing has been
+        added to a hypothesis yet.
         """
         start = self.model.start()
         for word in node.words:
