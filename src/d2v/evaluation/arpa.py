@@ -1,4 +1,4 @@
-"""An n-gram model in ARPA format, read and scored as KenLM does: log10, in single precision."""
+"""An n-gram model in ARPA format, read and scored as in KenLM: log10, in single precision."""
 
 import ctypes
 import math
@@ -8,15 +8,15 @@ from pathlib import Path
 from d2v.data.ngram import END, START, UNKNOWN, Gram
 from d2v.util.errors import UserError
 
-MOST = 30_000_000  # n-grams: some 10 GB of memory
-NEVER_SEEN = -100.0  # of an unknown word, where the model says nothing of it (KenLM)
+MOST = 30_000_000  # n-grams; they take about 10 GB of memory
+NEVER_SEEN = -100.0  # score of an unknown word if the model does not list <unk> (KenLM)
 
 
 class Arpa:
-    """Scores of words after others; a history is the longest part of it that the model lists.
+    """Scores of words given their history, cut to the longest part that the model lists.
 
-    Raises UserError for a file that is no ARPA model, whose lists are cut off, or that is too large
-    to be held in memory here.
+    Raises UserError for a file that is not an ARPA model, whose lists are truncated, or that is too
+    large to be held in memory here.
     """
 
     def __init__(self, path: Path) -> None:
@@ -25,7 +25,7 @@ class Arpa:
         try:
             with path.open(encoding="utf-8") as file:
                 self.order = self._read(file)
-        except (ValueError, StopIteration) as error:  # of which a wrong encoding is one
+        except (ValueError, StopIteration) as error:  # a wrong encoding is a ValueError
             said = str(error) or "it is cut off"
             raise UserError(f"{path}: not a language model that KenLM can read: {said}") from None
 
@@ -34,7 +34,7 @@ class Arpa:
         return (START,)
 
     def score(self, history: Gram, word: str) -> tuple[Gram, float]:
-        """The history with `word` after it, and log10 P(word | history)."""
+        """The new history, which ends with `word`, and log10 P(word | history)."""
         if (word,) not in self.grams:
             word = UNKNOWN
         skipped = 0
@@ -46,7 +46,7 @@ class Arpa:
         return gram[-(self.order - 1) :], prob
 
     def _read(self, lines: Iterator[str]) -> int:
-        """All lists; returns the order. Raises ValueError saying what is wrong."""
+        """Read all lists and return the model's order; raises ValueError for an invalid file."""
         while next(lines).strip() != "\\data\\":
             pass
         counts = []
@@ -71,7 +71,7 @@ class Arpa:
         return len(counts)
 
     def _list(self, lines: Iterator[str], line: str, order: int, count: int) -> None:
-        """One list of n-grams; `line` is its head, or empty."""
+        """Read one list of n-grams; `line` is its header, or empty if that is still to come."""
         head = f"\\{order}-grams:"
         if (line or _filled(lines)) != head:
             raise ValueError(f"no {head} where it is expected")
@@ -88,12 +88,12 @@ class Arpa:
 
 
 def single(number: float) -> float:
-    """The nearest number of single precision."""
+    """The nearest single-precision number."""
     return ctypes.c_float(number).value
 
 
 def _filled(lines: Iterator[str]) -> str:
-    """The next line that is not empty."""
+    """The next non-empty line, stripped."""
     while not (line := next(lines).strip()):
         pass
     return line

@@ -1,4 +1,4 @@
-"""One example of a pre-training: what was masked, and what the student looked at to fill it in."""
+"""One pre-training example: what was masked, and where the student attended to predict it."""
 
 import copy
 from typing import Any
@@ -12,19 +12,19 @@ from d2v.training import devices
 from d2v.training.loader import Examples
 from d2v.training.task import Pretraining
 
-PIXELS = 56  # of an image that is kept, at most
-TRIES = 100  # examples to look at for one with a masked position
+PIXELS = 56  # maximum width of the image that is kept
+TRIES = 100  # examples searched for one with a masked position
 
 
 @torch.no_grad()
 def attention(task: Pretraining, dataset: Examples) -> dict[str, Any] | None:
-    """The first training example with a masked position: mask (T,) and attention (T,).
+    """Mask (T,) and attention (T,) of the first training example with a masked position.
 
-    The attention is that of the last block, averaged over its heads. None if none of the first
-    TRIES examples has a masked position.
+    The attention is that of the last block, averaged over its heads. Returns None if none of the
+    first TRIES examples has a masked position.
 
-    `weights` (T,) are those of the query at `position`, a masked one. An input that is an image is
-    kept as grey values (H, W), at most PIXELS wide.
+    `weights` (T,) are the attention weights of the query at `position`, which is masked. An image
+    is kept as grey values (H, W), at most PIXELS wide.
     """
     device = next(task.parameters()).device
     for index in range(min(TRIES, len(dataset))):
@@ -33,7 +33,7 @@ def attention(task: Pretraining, dataset: Examples) -> dict[str, Any] | None:
             break
     else:
         return None
-    # Compiled blocks do not call the hooks of their parts. A copy of a module is not compiled.
+    # Compiled blocks do not call the hooks of their parts, but a copy of a module is not compiled.
     student = copy.deepcopy(task.model.student).eval()
     block: Any = student.backbone.blocks[-1]
     seen: list[Tensor] = []
@@ -58,7 +58,7 @@ def attention(task: Pretraining, dataset: Examples) -> dict[str, Any] | None:
 
 
 def _grey(images: Tensor) -> list[Any]:
-    """The first of (B, C, H, W) as values from 0 to 1."""
+    """The first image of (B, C, H, W) as grey values from 0 to 1."""
     grey = images[:1].float().mean(1, keepdim=True)
     if grey.shape[-1] > PIXELS:
         grey = F.adaptive_avg_pool2d(grey, PIXELS)
@@ -67,6 +67,6 @@ def _grey(images: Tensor) -> list[Any]:
 
 
 def _rounded(x: Tensor) -> list[Any]:
-    """Five digits are more than a picture shows."""
+    """Values rounded to five decimals, which is more than a picture shows."""
     found: list[Any] = (x.double() * 1e5).round().div(1e5).tolist()
     return found

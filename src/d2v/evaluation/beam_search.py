@@ -1,7 +1,7 @@
-"""Beam search over many utterances: in parallel, by processes that share one language model.
+"""Parallel beam search over many utterances, by processes that share one language model.
 
-The processes are forked when lexicon and n-gram are loaded, so that memory holds them once. They
-are given numbers of utterances and weights, never tensors, and give back words.
+The processes are forked after lexicon and n-gram model are loaded, so that memory holds these only
+once. The processes receive utterance numbers and weights, never tensors, and return words.
 """
 
 import multiprocessing
@@ -29,22 +29,22 @@ from d2v.data.letters import LETTERS
 from d2v.evaluation.ctc import BeamSearch, Language
 from d2v.util.errors import UserError
 
-CHUNK_FRAMES = 2000  # about what a process is given at once: 40 s of speech
-AHEAD = 4  # chunks waiting for each process
-LOG_S = 30.0  # between two lines of progress where there is no terminal
-Job = tuple[params.Decode, Sequence[int]]  # how, and which utterances
+CHUNK_FRAMES = 2000  # approximate size of the work that a process receives at once: 40 s of speech
+AHEAD = 4  # chunks queued per process
+LOG_S = 30.0  # seconds between two lines of progress without a terminal
+Job = tuple[params.Decode, Sequence[int]]  # how to decode, and which utterances
 
 
 class Decoders:
-    """Searches over one set of utterances; to be closed (`with`) when all is decoded.
+    """Beam searches over one set of utterances; use it in a `with` statement.
 
-    What is found depends on neither `cpus` nor the order in which processes finish. (Flashlight
-    tells hypotheses of exactly equal scores apart by their place in memory, which matters only if
-    the beam ends among them.)
+    Results depend neither on `cpus` nor on the order in which processes finish. (Flashlight orders
+    hypotheses of exactly equal scores by their address in memory, which matters only if the beam
+    ends among them.)
     """
 
     def __init__(self, language: Language, emissions: Sequence[Tensor], cpus: int) -> None:
-        """`emissions`: log-probabilities (T, letters) of each utterance."""
+        """`emissions` are the log-probabilities (T, letters) of each utterance."""
         for number, tensor in enumerate(emissions):
             if tensor.ndim != 2 or tensor.shape[1] != len(LETTERS):
                 raise UserError(
@@ -77,7 +77,7 @@ class Decoders:
             self.pool.shutdown(wait=True, cancel_futures=True)
 
     def chunks(self, wanted: Iterable[int] | None = None) -> list[list[int]]:
-        """Utterances (all, unless `wanted`) in portions of like size, the longest first."""
+        """Utterance numbers (all or `wanted`) in chunks of similar size, longest first."""
         lengths = [len(tensor) for tensor in self.searches.emissions]
         numbers = range(len(lengths)) if wanted is None else wanted
         found: list[list[int]] = []
@@ -91,7 +91,7 @@ class Decoders:
         return found
 
     def all(self, ways: Sequence[params.Decode]) -> Iterator[list[str]]:
-        """Words of all utterances, in their order, for each way to decode them."""
+        """Words of all utterances, in order, for each of the decoding parameters `ways`."""
         chunks = self.chunks()
         found = self.run((decode, chunk) for decode in ways for chunk in chunks)
         for _ in ways:
@@ -118,7 +118,7 @@ class Decoders:
             while waiting:
                 yield waiting.popleft().result()
         except BrokenProcessPool:
-            self.over.value = 1  # the others wait for no signal
+            self.over.value = 1  # the others ignore signals
             raise UserError(
                 "a process that decoded was killed, perhaps for want of memory: what is done is"
                 " kept, run again with more memory or a smaller decode.cpus"
@@ -128,10 +128,10 @@ class Decoders:
 def decode_all(
     emissions: Iterable[tuple[str, Tensor]], decode: params.Decode, lm: str | Path | Language
 ) -> list[str]:
-    """Words of each utterance (id, log-probabilities (T, letters)), in their order.
+    """Words of each utterance (id, log-probabilities (T, letters)), in order.
 
-    Decodes on `decode.cpus` processes; `lm` is a folder as `Language` reads it, or one that is
-    loaded. Raises UserError as `Language` and `Decoders.run` do.
+    Decodes in `decode.cpus` processes. `lm` is a folder as `Language` reads it, or a loaded
+    `Language`. Raises UserError as `Language` and `Decoders.run` do.
     """
     language = lm if isinstance(lm, Language) else Language(lm)
     tensors = [tensor for _, tensor in emissions]
@@ -149,7 +149,7 @@ def decode_all(
 
 
 class Counted:
-    """How many of some things are done: a bar on a terminal, now and then a line in a log."""
+    """Progress through a number of items: a bar on a terminal, occasional lines in a log."""
 
     def __init__(self, label: str, total: int, unit: str, done: int = 0) -> None:
         self.label, self.total, self.unit, self.done = label, total, unit, done
@@ -168,7 +168,7 @@ class Counted:
             self.bar.close()
 
     def add(self, count: int, what: str = "") -> None:
-        """So many more are done; a line is printed if there is something to say about them."""
+        """Count `count` more items as done; print a line if `what` says something about them."""
         self.done += count
         if self.bar is not None:
             self.bar.update(count)
@@ -191,7 +191,7 @@ class Counted:
 
 
 class _Searches:
-    """Words of some utterances; keeps the search of the newest weights."""
+    """Searches for the words of utterances; keeps the search with the newest weights."""
 
     def __init__(self, language: Language, emissions: list[Tensor]) -> None:
         self.language, self.emissions = language, emissions
@@ -206,16 +206,17 @@ class _Searches:
 
 def _submit(pool: ProcessPoolExecutor, job: Job) -> "Future[list[str]]":
     with warnings.catch_warnings():
-        # Python 3.12 warns of forking beside threads: the processes below take no lock of theirs
+        # Python 3.12 warns of forking with threads running, but these processes use none of
+        # the threads' locks
         warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
         return pool.submit(_decode, job)
 
 
-_searches: _Searches  # of a process
+_searches: _Searches  # set in each process
 
 
 def _enter(searches: _Searches, parent: int, over: Any) -> None:
-    """Set a process up: signals are its parent's affair, with which it ends, or when told."""
+    """Set up a process: it ignores signals, and ends with its parent or when `over` is set."""
     global _searches
     _searches = searches
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):

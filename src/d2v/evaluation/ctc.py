@@ -1,4 +1,4 @@
-"""From the letters' log-probabilities of a CTC model to words: greedily, or by beam search."""
+"""Decoding of a CTC model's letter log-probabilities into words, greedily or by beam search."""
 
 import sys
 from collections.abc import Sequence
@@ -16,23 +16,23 @@ from d2v.util.errors import UserError
 
 BLANK, SILENCE, UNKNOWN = "<s>", "|", "<unk>"
 NEVER_WRITTEN = frozenset({BLANK, "<pad>", "</s>", UNKNOWN})
-MODELS = ("lm.bin", "lm.arpa")  # KenLM's own format, which processes share; or text
+MODELS = ("lm.bin", "lm.arpa")  # KenLM's binary format, which processes can share, or text
 
 
 def greedy(log_probs: Tensor, letters: Sequence[str] = LETTERS) -> str:
-    """Words of the best path through (T, letters): repeats merged, blanks dropped."""
+    """Words of the best path through (T, letters), with repeats merged and blanks dropped."""
     best = (letters[i] for i, _ in groupby(log_probs.argmax(-1).tolist()))
     text = "".join(letter for letter in best if letter not in NEVER_WRITTEN)
     return " ".join(text.replace(SILENCE, " ").split())
 
 
 class Language:
-    """Lexicon, letters and n-gram of a prepared set, loaded once for any number of searches.
+    """Lexicon, letters and n-gram model of a prepared set, loaded once for any number of searches.
 
-    The folder has lexicon.txt (a word and its letters a line, `ONE  O N E |`), lm.bin or lm.arpa
-    (KenLM's binary or text; the first is preferred) and tokens.txt (a letter a line, in the order
-    of the model's outputs). Raises UserError when a file is missing or broken, or the letters are
-    not the model's.
+    The folder contains lexicon.txt (one word and its letters per line, `ONE  O N E |`), lm.bin or
+    lm.arpa (KenLM's binary or text format; the first is preferred) and tokens.txt (one letter per
+    line, in the order of the model's outputs). Raises UserError if a file is missing or invalid, or
+    if the letters are not those of the model.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -54,9 +54,9 @@ class Language:
 class BeamSearch:
     """Beam search over a lexicon with an n-gram language model (paper 4.2).
 
-    `lm` is a folder as `Language` reads it, or one that is loaded already. Scores of hypotheses
-    that are merged are not added up but the best one is kept, all letters are tried in every frame,
-    and words outside the lexicon are never written: as wav2vec 2.0's decoding and torchaudio's.
+    `lm` is a folder as `Language` reads it, or a loaded `Language`. Merged hypotheses keep the best
+    score instead of adding their scores up, every frame tries all letters, and words outside the
+    lexicon are never written. wav2vec 2.0 and torchaudio decode in the same way.
     """
 
     def __init__(self, lm: str | Path | Language, decode: params.Decode) -> None:
@@ -64,7 +64,7 @@ class BeamSearch:
         self._search = language.searches.Search(language.lexicon, decode)
 
     def __call__(self, log_probs: Tensor) -> str:
-        """Words of the best hypothesis of (T, letters)."""
+        """Words of the best hypothesis for log-probabilities (T, letters)."""
         if log_probs.ndim != 2 or log_probs.shape[1] != len(LETTERS):
             raise ValueError(f"(T, {len(LETTERS)}) is expected, got {tuple(log_probs.shape)}")
         if not len(log_probs):
@@ -74,7 +74,7 @@ class BeamSearch:
 
 
 def _searches() -> ModuleType:
-    """flashlight-text's search where it is installed, else our own: the same words, more slowly."""
+    """flashlight-text's search if it is installed, else our own: the same words, but slower."""
     try:
         from d2v.evaluation import flashlight_search
     except ImportError:
@@ -86,7 +86,7 @@ def _searches() -> ModuleType:
 
 
 def _spellings(lexicon: Path) -> dict[str, list[list[str]]]:
-    """Each word's ways to be spelt; raises UserError naming the line or word that is wrong."""
+    """The spellings of each word; raises UserError that names an invalid line or word."""
     found: dict[str, list[list[str]]] = {}
     try:
         lines = lexicon.read_text(encoding="utf-8").splitlines()
@@ -105,7 +105,7 @@ def _spellings(lexicon: Path) -> dict[str, list[list[str]]]:
 
 
 def _files(folder: Path) -> tuple[Path, Path, Path]:
-    """Lexicon, language model and letters."""
+    """Paths of lexicon, language model and letters; raises UserError if one is missing."""
     lexicon, tokens = folder / "lexicon.txt", folder / "tokens.txt"
     models = [folder / name for name in MODELS]
     model = next((path for path in models if path.is_file()), models[-1])

@@ -19,23 +19,23 @@ Keep = Callable[[str, Tensor], None]  # id of an example, log-probabilities (T, 
 
 
 class Dataset(Protocol):
-    """What evaluation needs of a dataset (d2v.data.build_dataset)."""
+    """What evaluation needs from a dataset (d2v.data.build_dataset)."""
 
     @property
     def ids(self) -> Sequence[str]: ...
     @property
     def references(self) -> Sequence[Any]: ...
     @property
-    def sizes(self) -> Any: ...  # (N,) integers; asked for where batches go by length
+    def sizes(self) -> Any: ...  # (N,) integers; needed if batches are formed by length
     def __len__(self) -> int: ...
     def __getitem__(self, at: tuple[int, int], /) -> dict[str, Any]: ...
     def collate(self, examples: list[dict[str, Any]], /) -> dict[str, Any]: ...
 
 
 def batches(dataset: Dataset, train: params.Portions) -> list[list[int]]:
-    """Indices of each forward pass: as many examples as a micro-batch of training holds.
+    """Indices for each forward pass, with as many examples as a micro-batch of training holds.
 
-    By length where training goes by length; an example that is too long for that has its own pass.
+    Batches are formed by length if training does so; an example that is too long gets its own pass.
     """
     if train.sized is None:
         assert train.micro_batch is not None
@@ -54,10 +54,10 @@ def run_predictions(
     workers: int = 0,
     keep: Keep | None = None,
 ) -> list[Prediction]:
-    """Predictions for every example in the dataset's order; `passes` are indices, as by `batches`.
+    """Predictions for every example, in the dataset's order; `passes` are as from `batches`.
 
-    The task is put into evaluation mode and back. Where it gives log-probabilities of letters, the
-    prediction is their greedy reading, and `keep` gets them.
+    The task is switched to evaluation mode and back. If it outputs log-probabilities of letters,
+    the prediction is their greedy decoding, and `keep` receives the log-probabilities.
     """
     device = next(task.parameters()).device
     training = task.training
@@ -67,7 +67,7 @@ def run_predictions(
         batch_sampler=[[(0, i) for i in indices] for indices in passes],
         collate_fn=dataset.collate,
         num_workers=workers,
-        generator=torch.Generator(),  # the loader draws a seed: not from the run's generator
+        generator=torch.Generator(),  # the loader's seed must not come from the run's generator
     )
     rows: dict[int, Prediction] = {}
     with torch.inference_mode():
@@ -77,7 +77,7 @@ def run_predictions(
             for i, output in zip(indices, outputs, strict=True):
                 rows[i] = _row(dataset.ids[i], dataset.references[i], output)
                 if keep is not None:
-                    keep(dataset.ids[i], output["logits"].clone())  # without its padding
+                    keep(dataset.ids[i], output["logits"].clone())  # a copy without the padding
     task.train(training)
     return [rows[i] for i in range(len(rows))]
 
@@ -94,9 +94,10 @@ def _row(id: str, reference: Any, output: dict[str, Any]) -> Prediction:
 
 
 def write_emissions(path: Path, emissions: Mapping[str, Tensor]) -> None:
-    """Write log-probabilities (T, letters) of each example under its id, float32, atomically.
+    """Write the log-probabilities (T, letters) of each example under its id, atomically.
 
-    A search for decoding weights reads them; float32, so that it sees what an inline one would.
+    A search for decoding weights reads them. They are float32, so that the search sees the same
+    values as decoding within the fine-tuning run.
     """
     tensors = {id: e.to("cpu", torch.float32).contiguous() for id, e in emissions.items()}
     with whole(path) as draft:
@@ -106,7 +107,7 @@ def write_emissions(path: Path, emissions: Mapping[str, Tensor]) -> None:
 def validator(
     dataset: Dataset, train: params.Portions, names: Sequence[str]
 ) -> Callable[[nn.Module, int], dict[str, float]]:
-    """A function (task, step) -> metrics for the trainer's validations: greedy, without search."""
+    """A function (task, step) -> metrics for the trainer's validation, with greedy decoding."""
     passes = batches(dataset, train)
 
     def validate(task: nn.Module, step: int) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Beam search over a lexicon with an n-gram model, by flashlight-text.
 
-The same interface as `lexicon_search`, which takes its place where flashlight-text has no wheel.
+It has the same interface as `lexicon_search`, which replaces it where flashlight-text has no wheel.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ SILENCE = LETTERS.index("|")
 
 
 class Lexicon:
-    """Spellings as a tree of letters, every node with the best unigram score below it."""
+    """Spellings as a tree of letters; every node has the best unigram score below it."""
 
     def __init__(self, spellings: dict[str, list[list[str]]], model: Path) -> None:
         self.words = Dictionary()
@@ -52,7 +52,7 @@ class Lexicon:
         self.trie.smear(SmearingMode.MAX)
 
     def known(self) -> set[str]:
-        """Words that the model knows: one that it does not know has the score of <unk>."""
+        """Words that the model knows; unknown words have the score of <unk>."""
         start, indices = self.model.start(False), range(self.words.index_size())
         unknown = self.model.score(start, self.words.get_index(UNKNOWN))[1]
         scores = {self.words.get_entry(i): self.model.score(start, i)[1] for i in indices}
@@ -60,7 +60,7 @@ class Lexicon:
 
 
 class Search:
-    """The best words of an utterance, with some weights."""
+    """Searches for the best words of an utterance, with fixed decoding weights."""
 
     def __init__(self, lexicon: Lexicon, decode: params.Decode) -> None:
         options = LexiconDecoderOptions(
@@ -87,7 +87,7 @@ class Search:
         )
 
     def __call__(self, emissions: Tensor) -> tuple[list[str], float]:
-        """Words and score of (T, letters); no words and minus infinity if nothing is possible."""
+        """Words and score for (T, letters); no words and minus infinity without a hypothesis."""
         hypotheses = self._decoder.decode(emissions.data_ptr(), *emissions.shape)
         if not hypotheses:
             return [], -float("inf")
@@ -97,7 +97,7 @@ class Search:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without KenLM's progress bar, which it draws on file descriptor 2; its errors are raised."""
+    """Suppress KenLM's progress bar, which goes to file descriptor 2; errors are still raised."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)

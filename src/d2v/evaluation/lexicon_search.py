@@ -1,9 +1,9 @@
 """Beam search over a lexicon with an n-gram model, where flashlight-text has no wheel.
 
-The same search as flashlight's LexiconDecoder (flashlight-text 0.0.7, LexiconDecoder.cpp, Trie.cpp,
-Utils.h), with the same words and scores, in Python: a letter may follow only along the tree of the
-lexicon's spellings, and a word pays its language model's score while it is spelt (the best score
-that is possible from here on), not only at its end.
+This is the search of flashlight's LexiconDecoder (flashlight-text 0.0.7, LexiconDecoder.cpp,
+Trie.cpp, Utils.h) in Python, with the same words and scores. Letters may follow each other only
+along the tree of the lexicon's spellings. A word's language-model score is not added only at its
+end: while the word is spelt, the best score that is still possible counts already.
 """
 
 import math
@@ -18,30 +18,30 @@ from d2v.data.ngram import END, Gram
 from d2v.evaluation.arpa import Arpa, single
 from d2v.util.errors import UserError
 
-MAX_WORDS = 6  # of one spelling; flashlight leaves out further ones
+MAX_WORDS = 6  # words per spelling; flashlight leaves out further ones
 SLOWER = (
     "beam search without flashlight-text, which this Python has no wheel of: the same words, but"
     " slower; Python 3.11 and 3.12 have it"
 )
 SILENCE = LETTERS.index("|")
-AFTER_BLANK = -1  # in the place of a hypothesis's last letter
+AFTER_BLANK = -1  # replaces a hypothesis's last letter after a blank
 
 
 class Node:
-    """A beginning of spellings: what may follow, and the words that end here."""
+    """A prefix of spellings: the letters that may follow, and the words that end here."""
 
     __slots__ = ("best", "children", "following", "words")
 
     def __init__(self) -> None:
         self.children: dict[int, Node] = {}
         self.words: list[str] = []
-        self.best = -math.inf  # unigram score of the best word from here on
-        # letter, node, and what its best score adds
+        self.best = -math.inf  # unigram score of the best word with this prefix
+        # letter, its node, and the change in the best score
         self.following: list[tuple[int, Node, float]] = []
 
 
 class State:
-    """Words that were said, as far back as the beginning; scores of what may follow."""
+    """The words of a hypothesis from the beginning on, and the scores of words that may follow."""
 
     __slots__ = ("_after", "before", "history", "model", "word")
 
@@ -52,14 +52,14 @@ class State:
         self._after: dict[str, tuple[State, float]] = {}
 
     def after(self, word: str) -> "tuple[State, float]":
-        """The state with one word more, always the same object; the word's score."""
+        """The state after one more word (always the same object), and the word's score."""
         if word not in self._after:
             history, score = self.model.score(self.history, word)
             self._after[word] = State(self.model, history, self, word), score
         return self._after[word]
 
     def words(self) -> list[str]:
-        """All of them, in order."""
+        """All words of the hypothesis, in order."""
         found, state = [], self
         while state.before is not None:
             found.append(state.word)
@@ -67,12 +67,12 @@ class State:
         return found[::-1]
 
 
-# score, words so far, place in the word that is being spelt, last letter
+# score, words so far, position in the word being spelt, last letter
 Hypothesis = tuple[float, State, Node, int]
 
 
 class Lexicon:
-    """Spellings as a tree of letters, every node with the best unigram score below it."""
+    """Spellings as a tree of letters; every node has the best unigram score below it."""
 
     def __init__(self, spellings: dict[str, list[list[str]]], model: Path) -> None:
         if model.suffix != ".arpa":
@@ -81,7 +81,7 @@ class Lexicon:
                 " of: use the ARPA file, or install with Python 3.11 or 3.12"
             )
         self.model, self.root = Arpa(model), Node()
-        nodes = [self.root]  # every one behind its parent
+        nodes = [self.root]  # every node after its parent
         number = {letter: index for index, letter in enumerate(LETTERS)}
         for word, ways in spellings.items():
             for letters in ways:
@@ -97,9 +97,10 @@ class Lexicon:
             self._score(node)
 
     def _score(self, node: Node) -> None:
-        """Best scores of a node whose children have theirs; words of one spelling count together.
+        """Set the best scores of a node after those of its children.
 
-        At the root nothing has been paid for.
+        `_log_add` combines the scores of words with the same spelling. At the root nothing has been
+        added to a hypothesis yet.
         """
         start = self.model.start()
         for word in node.words:
@@ -111,18 +112,18 @@ class Lexicon:
 
 
 class Search:
-    """The best words of an utterance, with some weights."""
+    """Searches for the best words of an utterance, with fixed decoding weights."""
 
     def __init__(self, lexicon: Lexicon, decode: params.Decode) -> None:
         self.lexicon, self.decode = lexicon, decode
 
     def __call__(self, emissions: Tensor) -> tuple[list[str], float]:
-        """Words and score of (T, letters); no words and minus infinity if nothing is possible."""
+        """Words and score for (T, letters); no words and minus infinity without a hypothesis."""
         model, root = self.lexicon.model, self.lexicon.root
         beam: list[Hypothesis] = [(0.0, State(model, model.start()), root, SILENCE)]
         for frame in emissions.tolist():
             beam = self._best(self._extended(beam, frame))
-        if any(node is root for _, _, node, _ in beam):  # else no word is finished
+        if any(node is root for _, _, node, _ in beam):  # otherwise no word is complete
             beam = [hypothesis for hypothesis in beam if hypothesis[2] is root]
         weight = self.decode.lm_weight
         ended = [
@@ -135,7 +136,7 @@ class Search:
         return state.words(), score
 
     def _extended(self, beam: list[Hypothesis], frame: list[float]) -> list[Hypothesis]:
-        """Every hypothesis with all that may be heard in a frame: (letters,)."""
+        """Every hypothesis, extended by each letter or blank possible in `frame` (letters,)."""
         root, decode = self.lexicon.root, self.decode
         frame = [*frame]
         blank = frame[BLANK]
@@ -148,7 +149,7 @@ class Search:
                 if child.following and letter != last:
                     found.append((heard + decode.lm_weight * gain, state, child, letter))
                 if node is root and letter == last:
-                    continue  # a word of one letter, held: no second word
+                    continue  # a one-letter word, held: not a second word
                 for word in child.words:
                     longer, said = state.after(word)
                     scored = decode.lm_weight * single(said - paid) + decode.word_score
@@ -161,7 +162,7 @@ class Search:
         return found
 
     def _best(self, found: list[Hypothesis]) -> list[Hypothesis]:
-        """The beam: best first, of equal ones (in words, place and letter) the best alone."""
+        """The beam, best first; only the best of hypotheses equal in words, position and letter."""
         found.sort(key=itemgetter(0), reverse=True)
         kept: dict[tuple[State, Node, int], Hypothesis] = {}
         for hypothesis in found:
@@ -174,6 +175,6 @@ class Search:
 
 
 def _log_add(a: float, b: float) -> float:
-    """log(exp a + exp b); the smaller one is left out where it makes no difference (flashlight)."""
+    """log(exp a + exp b), without the smaller term where it makes no difference (flashlight)."""
     larger, smaller = max(a, b), min(a, b)
     return larger if smaller - larger < -39.14 else larger + math.log1p(math.exp(smaller - larger))

@@ -1,6 +1,6 @@
-"""Metrics of the paper's tables as fractions, through scikit-learn, scipy and jiwer.
+"""Metrics of the paper's tables as fractions, computed by scikit-learn, scipy and jiwer.
 
-The libraries are imported when a metric is computed, so that importing this module costs nothing.
+The libraries are imported only when a metric is computed, so that importing this module is cheap.
 """
 
 import math
@@ -20,7 +20,7 @@ def _accuracy(references: list[int], predictions: list[int]) -> float:
 
 
 def _f1(references: list[int], predictions: list[int]) -> float:
-    """F1 of class 1 (GLUE: paraphrase); 0 where class 1 is neither present nor predicted."""
+    """F1 of class 1 (GLUE: paraphrase); 0 if class 1 is neither present nor predicted."""
     from sklearn.metrics import f1_score
 
     if not set(references) | set(predictions) <= {0, 1}:
@@ -29,7 +29,7 @@ def _f1(references: list[int], predictions: list[int]) -> float:
 
 
 def _matthews(references: list[int], predictions: list[int]) -> float:
-    """Matthews correlation; 0 for constant predictions or references (its usual convention)."""
+    """Matthews correlation; 0 for constant predictions or references (the usual convention)."""
     from sklearn.metrics import matthews_corrcoef
 
     with warnings.catch_warnings():  # "a single label": the 0 is documented above
@@ -50,14 +50,14 @@ def _spearman(references: list[float], predictions: list[float]) -> float:
 
 
 def _squared_error(references: list[float], predictions: list[float]) -> float:
-    """Mean squared error in the labels' unit, as fairseq keeps the best checkpoint of STS-B."""
+    """Mean squared error in the labels' unit; fairseq chooses the best STS-B checkpoint by it."""
     from sklearn.metrics import mean_squared_error
 
     return mean_squared_error(references, predictions)
 
 
 def _correlation(function: Any, references: list[float], predictions: list[float]) -> float:
-    """A correlation; NaN for constant, not finite or fewer than two values."""
+    """A correlation; NaN if values are constant, not finite or fewer than two."""
     if len(references) < 2 or not all(map(math.isfinite, references + predictions)):
         return math.nan
     with warnings.catch_warnings():  # a constant input: the NaN is documented above
@@ -66,21 +66,21 @@ def _correlation(function: Any, references: list[float], predictions: list[float
 
 
 def _wer(references: list[str], predictions: list[str]) -> float:
-    """Word errors of all utterances over their words; NaN without a single reference word."""
+    """Word errors of all utterances divided by their words; NaN without any reference word."""
     import jiwer
 
     return jiwer.wer(references, predictions) if any(map(str.strip, references)) else math.nan
 
 
 def _cer(references: list[str], predictions: list[str]) -> float:
-    """Letter errors of all utterances over their letters and spaces; NaN without a reference."""
+    """Letter errors of all utterances per letter and space; NaN without any reference word."""
     import jiwer
 
     return jiwer.cer(references, predictions) if any(map(str.strip, references)) else math.nan
 
 
 def _map(references: list[list[int]], predictions: list[list[float]]) -> float:
-    """Mean over classes of the average precision of each; classes nobody has do not count."""
+    """Average precision, averaged over classes; classes without any example do not count."""
     import numpy as np
     from sklearn.metrics import average_precision_score
 
@@ -95,26 +95,26 @@ def _map(references: list[list[int]], predictions: list[list[float]]) -> float:
 
 
 def _classes(text: str) -> list[int]:
-    """Class numbers, as 3,17; none in an empty text."""
+    """Class numbers from a text such as 3,17; none from an empty text."""
     return [int(number) for number in text.split(",")] if text else []
 
 
 def _scores(text: str) -> list[float]:
-    """One number a class, separated by blanks."""
+    """One score per class, from a text with spaces between the numbers."""
     return [float(number) for number in text.split(" ")]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric: how it is computed, from which column of a prediction file, how it is shown."""
+    """How a metric is computed, from which column of a prediction file, and how it is shown."""
 
     label: str
-    unit: Literal["%", "×100"]  # of the value times 100
+    unit: Literal["%", "×100"]  # unit of the value times 100
     higher_is_better: bool
     value: Callable[[Any], Any]  # type of one reference or prediction
     function: Callable[[list[Any], list[Any]], float]
     column: Literal["prediction", "greedy"] = "prediction"
-    reference: Callable[[Any], Any] | None = None  # type of one reference, if it is another
+    reference: Callable[[Any], Any] | None = None  # type of one reference, if different
 
 
 METRICS = {
@@ -126,7 +126,7 @@ METRICS = {
     "squared_error": Metric("squared error", "×100", False, float, _squared_error),
     "wer": Metric("WER", "%", False, str, _wer),
     "cer": Metric("CER", "%", False, str, _cer),
-    # of the best path without lexicon and language model, kept beside the beam search's
+    # metrics of the best path without lexicon and language model, kept besides the beam search's
     "greedy_wer": Metric("greedy WER", "%", False, str, _wer, "greedy"),
     "greedy_cer": Metric("greedy CER", "%", False, str, _cer, "greedy"),
     "map": Metric("mAP", "%", True, _scores, _map, reference=_classes),
@@ -134,7 +134,7 @@ METRICS = {
 
 
 def greedy(names: Sequence[str]) -> list[str]:
-    """What can be said before a search: greedy_wer for wer, greedy_cer for cer, others as they are.
+    """Metrics available before a beam search: greedy_wer for wer, greedy_cer for cer, others as is.
 
     >>> greedy(["wer", "greedy_wer", "cer"])
     ['greedy_wer', 'greedy_cer']
@@ -143,18 +143,18 @@ def greedy(names: Sequence[str]) -> list[str]:
 
 
 def named(name: str) -> Metric:
-    """The metric of that name; raises UserError for an unknown one."""
+    """The metric called `name`; raises UserError for an unknown name."""
     if name not in METRICS:
         raise UserError(f"no metric {name} (known: {', '.join(METRICS)})")
     return METRICS[name]
 
 
 def compute(name: str, references: Sequence[Any], predictions: Sequence[Any]) -> float:
-    """Value of a metric over all examples: a fraction (an error rate may exceed 1).
+    """Value of a metric over all examples, as a fraction (an error rate may exceed 1).
 
-    NaN where it is undefined: no examples, a correlation with constant predictions, an error rate
-    without reference words. F1 and Matthews of constant predictions are 0 by convention.
-    Raises UserError for an unknown name, ValueError when the lengths differ.
+    The value is NaN where it is undefined: no examples, a correlation with constant predictions, an
+    error rate without reference words. F1 and Matthews of constant predictions are 0 by convention.
+    Raises UserError for an unknown name, ValueError if the lengths differ.
     """
     metric = named(name)
     if len(references) != len(predictions):
@@ -165,7 +165,7 @@ def compute(name: str, references: Sequence[Any], predictions: Sequence[Any]) ->
 
 
 def better(name: str, value: float, than: float) -> bool:
-    """Whether `value` is better; undefined (not finite) is worse than every number."""
+    """Whether `value` is better than `than`; undefined (not finite) is worse than any number."""
     if not math.isfinite(value) or not math.isfinite(than):
         return math.isfinite(value) and not math.isfinite(than)
     return value > than if named(name).higher_is_better else value < than
@@ -176,6 +176,6 @@ PAIRS = (("accuracy", "f1"), ("pearson", "spearman"))
 
 
 def headline(task: Finetune) -> tuple[str, ...]:
-    """Metrics whose mean is the task's score."""
+    """Names of the metrics whose mean is the task's score."""
     pair = next((p for p in PAIRS if set(p) <= set(task.metrics)), None)
     return pair or (task.metrics[0],)

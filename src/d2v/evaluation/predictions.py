@@ -1,4 +1,4 @@
-"""Predictions in a file, and the metrics of that file."""
+"""Prediction files, and the metrics computed from them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from d2v.util.files import write_text
 
 @dataclass(frozen=True)
 class Prediction:
-    """One example: what is true, what was predicted and, of transcripts, the greedy reading."""
+    """One example: its reference, its prediction and, for transcripts, the greedy decoding."""
 
     id: str
     reference: Any
@@ -21,9 +21,9 @@ class Prediction:
 
 
 def write_predictions(path: str | Path, rows: Sequence[Prediction]) -> None:
-    """Write id, reference, prediction and, where there is one, greedy: tab-separated, atomically.
+    """Write id, reference, prediction and, if present, greedy: tab-separated, atomically.
 
-    Numbers are written so that they are read back exactly. Raises UserError for a tab or a line
+    Numbers are written so that they can be read back exactly. Raises UserError for a tab or line
     break inside a field.
     """
     path = Path(path)
@@ -43,7 +43,10 @@ def _columns(rows: Sequence[Prediction]) -> list[str]:
 
 
 def read_predictions(path: str | Path) -> list[Prediction]:
-    """Rows of a prediction file, values as text. Raises UserError naming the file and line."""
+    """Rows of a prediction file, with values as text.
+
+    Raises UserError that names the file and the line.
+    """
     try:
         header, *lines = Path(path).read_text(encoding="utf-8").rstrip("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -66,7 +69,7 @@ def read_predictions(path: str | Path) -> list[Prediction]:
 def score(path: str | Path, names: Sequence[str]) -> dict[str, float]:
     """Metrics recomputed from a prediction file: {name: fraction, NaN where undefined}.
 
-    Raises UserError naming the file for values that do not fit a metric.
+    Raises UserError that names the file if values do not fit a metric.
     """
     try:
         return score_rows(read_predictions(path), names)
@@ -75,7 +78,7 @@ def score(path: str | Path, names: Sequence[str]) -> dict[str, float]:
 
 
 def score_rows(rows: Sequence[Prediction], names: Sequence[str]) -> dict[str, float]:
-    """Metrics of predictions; the same whether the rows were just made or read from a file.
+    """Metrics of predictions; the same whether rows were just computed or read from a file.
 
     Raises ValueError for a value of the wrong type, UserError for an unknown metric.
     """

@@ -1,9 +1,10 @@
 """The search for decoding weights on the development split (paper 4.2).
 
-In place of the Bayesian optimiser of the released recipe (fairseq: ax.yaml, 128 trials in the same
-boxes) stand quasi-random points, which all processes can try at once: three quarters of the trials
-over the whole box, the rest in a box of a quarter of its sides around the best of these. The first
-trial is the preset. So a trial depends on the seed, its number and the first round's results only.
+Quasi-random points replace the Bayesian optimiser of the released recipe (fairseq: ax.yaml, 128
+trials in the same boxes), because all processes can try them at once. Three quarters of the trials
+cover the whole box; the rest cover a box with sides a quarter as long, around the best of these.
+The first trial is the preset. A trial thus depends only on the seed, its number and the results of
+the first round.
 """
 
 import math
@@ -15,12 +16,12 @@ from d2v import params
 from d2v.util.errors import UserError
 from d2v.util.journal import Journal, Record
 
-EDGE = 0.02  # of a side of the box: nearer to its end is at the edge
-DIGITS = 4  # of a weight
+EDGE = 0.02  # fraction of a side of the box within which a weight counts as at the edge
+DIGITS = 4  # decimals of a weight
 
 
 class Weights(NamedTuple):
-    """What hypotheses are scored with, besides the letters' log-probabilities."""
+    """Weights that score hypotheses, in addition to the letters' log-probabilities."""
 
     lm_weight: float
     word_score: float
@@ -29,7 +30,7 @@ class Weights(NamedTuple):
 
 @dataclass(frozen=True)
 class Trial:
-    """Weights, and the word error rate that they gave on the development split."""
+    """Weights, and their word error rate on the development split."""
 
     number: int
     weights: Weights
@@ -40,7 +41,7 @@ Measure = Callable[[Sequence[Weights]], Iterator[float]]  # error rates, in orde
 
 
 def preset(decode: params.Decode) -> Weights:
-    """The weights that are known beforehand."""
+    """The weights that the parameters give before any search."""
     return Weights(decode.lm_weight, decode.word_score, decode.silence_score)
 
 
@@ -50,9 +51,9 @@ def search(
     journal: Journal,
     told: Callable[[Trial, Trial], None] = lambda trial, best: None,
 ) -> list[Trial]:
-    """Try all weights, but for those that the journal has; returns the trials, best first.
+    """Try all weights except those already in the journal; return the trials, best first.
 
-    `told` is given every new trial and the best so far. Raises UserError where error rates are
+    `told` is called with every new trial and the best so far. Raises UserError if an error rate is
     undefined.
     """
     box = _box(decode)
@@ -68,7 +69,7 @@ def search(
 
 
 def at_edge(decode: params.Decode, chosen: Weights) -> dict[str, str]:
-    """Of each weight that lies at an end of its box: what to do about it."""
+    """A warning with advice for each chosen weight that lies at an end of its box."""
     found = {}
     for name, value, (low, high) in zip(Weights._fields, chosen, _box(decode), strict=True):
         near = EDGE * (high - low)
@@ -89,7 +90,7 @@ def _round(
     trials: list[Trial],
     told: Callable[[Trial, Trial], None],
 ) -> None:
-    """Add trials of all weights to `trials`, in their order."""
+    """Add the trials of all `wanted` weights to `trials`, in order."""
     numbers = range(len(trials), len(trials) + len(wanted))
     done = {
         number: Trial(number, weights, known[number]["wer"])
@@ -108,7 +109,7 @@ def _round(
 
 
 def _is_of(record: Record | None, weights: Weights) -> bool:
-    """Whether a record is of a trial of these weights, and whole."""
+    """Whether a record is complete and belongs to a trial of these weights."""
     if record is None or {*record} != {"number", "wer", *Weights._fields}:
         return False
     rate = record["wer"]
@@ -117,7 +118,7 @@ def _is_of(record: Record | None, weights: Weights) -> bool:
 
 
 def _first(decode: params.Decode) -> int:
-    """Trials of the first round, with the preset."""
+    """Number of trials in the first round, including the preset."""
     return math.ceil(_settings(decode).trials * 3 / 4)
 
 
@@ -132,7 +133,7 @@ def _points(decode: params.Decode) -> list[tuple[float, ...]]:
 
 
 def _rank(decode: params.Decode) -> Callable[[Trial], tuple[float, float, int]]:
-    """Order of trials: error rate, then the change from the preset in sides of the box, number."""
+    """Sort key of trials: error rate, distance from the preset in sides of the box, number."""
     start, box = preset(decode), _box(decode)
 
     def rank(trial: Trial) -> tuple[float, float, int]:
@@ -155,7 +156,7 @@ def _box(decode: params.Decode) -> Box:
 
 
 def _around(centre: Weights, box: Box) -> Box:
-    """A box with a quarter of the sides around a point, cut off at the sides of the first."""
+    """A box around a point with sides a quarter as long as those of `box`, clipped to `box`."""
     near = []
     for value, (low, high) in zip(centre, box, strict=True):
         middle, half = min(max(value, low), high), (high - low) / 8

@@ -1,4 +1,4 @@
-"""The runs of a parameter file: which there are, what defines each, how one is carried out.
+"""The runs of a parameter file: their list, what defines each of them, and their execution.
 
 Imports: util, params, model, data, training, evaluation, interop.
 """

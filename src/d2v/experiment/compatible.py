@@ -1,4 +1,4 @@
-"""What a run's inputs are made of, and whether the weights that it starts from know them so."""
+"""How a run's inputs are made, and whether they match the weights that the run starts from."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from d2v.params import Experiment, Finetune, Pretrain
 
 
 def inputs(experiment: Experiment, run: Run) -> Inputs | None:
-    """How the inputs of a run are made; None for one that feeds no model."""
+    """How the inputs of a run are made; None for a run that feeds no model."""
     if run.kind == "decode" or (run.kind == "pretrain" and runs.released_of(experiment, run)):
         return None
     p = _spec(experiment, run)
@@ -28,10 +28,11 @@ def inputs(experiment: Experiment, run: Run) -> Inputs | None:
 
 
 def compared(experiment: Experiment, run: Run, weights: dict[str, Any] | None) -> list[str]:
-    """Lines to tell of a run's data and the record of the weights that it starts from.
+    """Compare a run's inputs with those recorded for `weights`; return lines to report.
 
-    `weights` is None for a checkpoint that is older than such records. Raises UserError with both
-    values of all that differs.
+    `weights` is the record in the checkpoint that the run starts from; None for a checkpoint that
+    is older than such records. Raises UserError with both values of everything that must not
+    differ.
     """
     source, ours, p = (
         runs.pretrain_run(experiment, run),

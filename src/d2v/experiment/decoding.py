@@ -1,10 +1,10 @@
-"""A decoding run: weights are searched on the development split, then every split is decoded once.
+"""A decoding run: search for weights on the development split, then decode every split once.
 
-It needs no GPU: it reads what a fine-tuning kept of its outputs. Trials and decoded utterances are
-kept as they are done, so that a run that was killed goes on where it was:
+It needs no GPU, because it reads the outputs that a fine-tuning has saved. Each trial and each
+decoded chunk of utterances is saved at once, so that a killed run resumes where it stopped:
 
-    work/<experiment>/decode/<name>/<arm>/seed<k>/trials.jsonl            a line a trial
-    work/<experiment>/decode/<name>/<arm>/seed<k>/decoded-<split>.jsonl   a line a portion
+    work/<experiment>/decode/<name>/<arm>/seed<k>/trials.jsonl            one line per trial
+    work/<experiment>/decode/<name>/<arm>/seed<k>/decoded-<split>.jsonl   one line per chunk
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,8 +32,8 @@ from d2v.util.errors import UserError
 from d2v.util.files import read_json
 from d2v.util.journal import Journal, Record
 
-REPORTED = ("wer", "cer", "greedy_wer", "greedy_cer")  # always, one beside the other
-# what trials and words depend on
+REPORTED = ("wer", "cer", "greedy_wer", "greedy_cer")  # always reported, for comparison
+# source files that trials and decoded words depend on
 CODE = (
     "arpa.py", "decode.py", "flashlight_search.py", "lexicon_search.py", "metrics.py", "tune.py",
 )  # fmt: skip
@@ -41,7 +41,7 @@ CODE = (
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a fine-tuning kept of one split: `emissions` are (T, letters), in the rows' order."""
+    """Saved outputs of a fine-tuning for one split; `emissions` (T, letters) are in rows' order."""
 
     name: str
     rows: list[Prediction]
@@ -50,10 +50,10 @@ class Outputs:
 
 
 def execute_decode(experiment: Experiment, run: Run) -> dict[str, Any]:
-    """Search, decode all splits of the fine-tuning, write their predictions; returns the metrics.
+    """Search for weights, decode all splits of the fine-tuning, and write their predictions.
 
-    Raises UserError when the fine-tuning is not done, its outputs are gone or not its own, or
-    lexicon and language model cannot be read.
+    Returns the content of metrics.json. Raises UserError if the fine-tuning is not done, if its
+    outputs are missing or from another run, or if lexicon or language model cannot be read.
     """
     source, decode = runs.finetune_run(run), experiment.finetune[run.name].decode
     assert decode is not None
@@ -89,7 +89,10 @@ def execute_decode(experiment: Experiment, run: Run) -> dict[str, Any]:
 
 
 def outputs(experiment: Experiment, source: Run, name: str) -> Outputs:
-    """What a fine-tuning kept of a split; raises UserError when it is not whole, or of another."""
+    """Saved outputs of a fine-tuning for a split.
+
+    Raises UserError if they are missing, unreadable or do not match the predictions.
+    """
     rows = predictions.read_predictions(
         runs.result_folder(experiment, source) / f"predictions-{name}.tsv"
     )
@@ -114,7 +117,7 @@ def outputs(experiment: Experiment, source: Run, name: str) -> Outputs:
 def _search(
     dev: Outputs, decode: params.Decode, language: Language, work: Path, given: Record
 ) -> list[Trial]:
-    """All trials on the development split, best first."""
+    """Run all trials on the development split; return them, best first."""
     search = decode.search
     assert search is not None
     depends = {"search": decode.model_dump(mode="json", exclude={"cpus", "lm", "beam"})}
@@ -140,7 +143,7 @@ def _search(
 def _decode(
     split: Outputs, decode: params.Decode, language: Language, work: Path, given: Record
 ) -> list[Prediction]:
-    """The split's rows with the words that the beam search finds."""
+    """The split's rows, with the words that the beam search finds as predictions."""
     depends = {"decode": decode.model_dump(mode="json", exclude={"cpus", "lm", "search"})}
     journal = Journal(
         work / f"decoded-{split.name}.jsonl", {**given, **depends, "emissions": split.sha256}
@@ -181,7 +184,7 @@ def _words(trial: Trial) -> str:
 
 
 def _given(experiment: Experiment, decode: params.Decode) -> Record:
-    """What all pieces of the run depend on: the language's content, code, libraries."""
+    """What the whole run depends on: content of the language model set, code and libraries."""
     meta = read_json(runs.meta_path(experiment, decode.lm)) or {}
     code = sha256(b"".join((provenance.PACKAGE / name).read_bytes() for name in CODE)).hexdigest()
     libraries = {name: _version(name) for name in ("flashlight-text", "jiwer")}
@@ -189,7 +192,7 @@ def _given(experiment: Experiment, decode: params.Decode) -> Record:
 
 
 def _version(library: str) -> str | None:
-    """None of one that is not installed: flashlight-text, for a new Python."""
+    """Version of a library; None if it is not installed (flashlight-text on a new Python)."""
     try:
         return metadata.version(library)
     except metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""Carry out one run: data, task, training, evaluation, and `metrics.json` as the last file."""
+"""Execution of one run: data, task, training, evaluation, and `metrics.json` as the last file."""
 
 import json
 import time
@@ -24,13 +24,13 @@ from d2v.util.errors import UserError, spared
 from d2v.util.files import read_json, remove_file, remove_folder, write_json
 
 Weights = dict[str, torch.Tensor]
-STUDENT = "student."  # prefix of names in a checkpoint of a pre-training
+STUDENT = "student."  # prefix of the student's weights in a pre-training checkpoint
 
 
 def execute(experiment_path: Path, run_id: str) -> None:
-    """Carry out a run of an experiment, going on where an earlier attempt ended.
+    """Execute a run of an experiment, resuming where an earlier attempt ended.
 
-    Raises UserError for anything the user can mend; then no metrics are written.
+    Raises UserError for anything the user can fix; no metrics are written then.
     """
     started = time.perf_counter()
     experiment = params.load(experiment_path)
@@ -92,7 +92,10 @@ def execute(experiment_path: Path, run_id: str) -> None:
 
 
 def _partial_data(experiment: params.Experiment, run: Run) -> dict[str, str]:
-    """What the run's sets, and those of the run it starts from, lack of the official ones."""
+    """What is missing from the official datasets, by prepared set.
+
+    This covers the sets of the run and of the run that it starts from.
+    """
     before = runs.finetune_run(run) if run.kind == "decode" else runs.pretrain_run(experiment, run)
     earlier = read_json(runs.metrics_path(experiment, before)) if before else None
     found = dict((earlier or {}).get("partial_data") or {})
@@ -154,7 +157,7 @@ def _finetune(
         return _dataset(experiment, run, split, model.encoder, model.backbone.dim, train)
 
     names = _own_metrics(p)
-    # validation decodes greedily; under `wer` stands only what the final decoding gives
+    # validation decodes greedily, so it reports greedy_wer; `wer` is left to the final decoding
     validated = metrics.greedy(names) if p.decode is not None else names
     dev, decides = data(p.dev_split), validated[0]
     summary = trainer.fit(
@@ -169,7 +172,7 @@ def _finetune(
         better=lambda new, best: metrics.better(
             decides,
             new[decides],
-            best[decides if decides in best else names[0]],  # of an older checkpoint
+            best[decides if decides in best else names[0]],  # older checkpoints lack `decides`
         ),
         **fit,
     )
@@ -183,7 +186,7 @@ def _finetune(
 
 
 def _released(experiment: params.Experiment, run: Run, fit: dict[str, Any]) -> dict[str, Any]:
-    """Weights that were published in the place of training."""
+    """Use published weights instead of training; return the content of metrics.json."""
     if run.kind == "pretrain":
         p = experiment.pretrain[run.name]
         return released.take_over(p, fit["work"] / "checkpoints", fit["params"])
@@ -214,12 +217,12 @@ def _released(experiment: params.Experiment, run: Run, fit: dict[str, Any]) -> d
 
 
 def _splits(p: params.Finetune) -> dict[str, str]:
-    """What is evaluated at the end: split by the name of its predictions."""
+    """The splits to evaluate at the end, by the name of their predictions."""
     return {"dev": p.dev_split, "test": p.test_split, **{split: split for split in p.more.values()}}
 
 
 def _by_split(splits: dict[str, str]) -> dict[str, list[str]]:
-    """Names of each split: each is read once, under one name or two."""
+    """The names of each split; a split with two names is thus read only once."""
     found = dict.fromkeys(splits.values())
     return {split: [name for name, s in splits.items() if s == split] for split in found}
 
@@ -232,7 +235,7 @@ def _dataset(
     dim: int,
     train: bool = False,
 ) -> Any:
-    """Labelled examples of a split."""
+    """The labelled examples of a split."""
     p = experiment.finetune[run.name]
     return build_dataset(
         Path(experiment.prepared) / p.data,
@@ -250,7 +253,7 @@ def _dataset(
 def _evaluate(
     experiment: params.Experiment, run: Run, task: nn.Module, names: list[str], dataset: Any
 ) -> dict[str, dict[str, float]]:
-    """Write the predictions of a split under its names; returns the metrics of these files."""
+    """Write the predictions of a split under each of its names; return the files' metrics."""
     p = experiment.finetune[run.name]
     emissions: dict[str, torch.Tensor] | None = None if p.decode is None else {}
     rows = evaluate.run_predictions(
@@ -279,7 +282,7 @@ def _searched(
     decode: params.Decode,
     lm: Path,
 ) -> list[predictions.Prediction]:
-    """The rows with what a beam search finds in their log-probabilities."""
+    """The rows, with the words that a beam search finds in their log-probabilities."""
     from d2v.evaluation.beam_search import decode_all
 
     texts = decode_all([(row.id, emissions[row.id]) for row in rows], decode, lm)
@@ -287,13 +290,13 @@ def _searched(
 
 
 def _own_metrics(p: params.Finetune) -> list[str]:
-    """Metrics of a fine-tuning itself: greedy ones where a search in a job of its own follows."""
+    """Metrics that the fine-tuning reports: greedy ones if a separate job searches for weights."""
     searched = p.decode is not None and p.decode.search is not None
     return metrics.greedy(p.metrics) if searched else list(p.metrics)
 
 
 def outputs(task: params.Task) -> int:
-    """Logits of a task's head."""
+    """Number of logits of a task's head."""
     match task:
         case params.Classify() | params.Tag():
             return task.classes
@@ -324,7 +327,10 @@ def _content_hash(experiment: params.Experiment, dataset: str) -> str:
 def _pretrained(
     experiment: params.Experiment, source: Run
 ) -> tuple[Weights, str, dict[str, Any] | None]:
-    """Student and head of a pre-training, the hash of their file, and the record of its inputs."""
+    """Student and head of a pre-training, the hash of their file, and the record of its inputs.
+
+    Raises UserError if the pre-training is not done or its checkpoint is missing.
+    """
     found = read_json(runs.metrics_path(experiment, source))
     if found is None:
         raise UserError(f"{source.id} is not done: run it first (`d2v run {source.id}`)")
@@ -338,10 +344,10 @@ def _pretrained(
 
 
 def _enter(work: Path, defining: dict[str, Any]) -> int:
-    """Note the attempt; returns how many there were.
+    """Record the attempt; return the number of attempts so far.
 
-    A run that was finished by other code is not taken over: it starts again. One that was cut off
-    goes on, and says so.
+    A run that was finished by a different version of the code starts again. A run that was
+    interrupted resumes with the new code and prints a note.
     """
     code = provenance.code_sha256()
     before = read_json(work / "attempts.json") or {"attempts": 0}

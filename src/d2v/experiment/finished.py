@@ -1,4 +1,4 @@
-"""Whether a run is done and what it was made from is still the same."""
+"""Whether a run is finished and everything it was made from is unchanged."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from d2v.util.files import read_json
 def up_to_date(experiment: Experiment, run: runs.Run) -> bool:
     """Whether parameters, data, code and earlier runs are those that made the run's metrics.
 
-    False, too, where files that other runs or commands read are gone.
+    Also False if files that other runs or commands read are missing.
     """
     found = read_json(runs.metrics_path(experiment, run))
     described = (found or {}).get("provenance")
@@ -20,7 +20,7 @@ def up_to_date(experiment: Experiment, run: runs.Run) -> bool:
         return False
     try:
         same = described["params_sha256"] == runs.fingerprint(experiment, run)
-    except (KeyError, UserError):  # written by hand; or the grid is not searched yet
+    except (KeyError, UserError):  # edited by hand, or the grid is not searched yet
         return False
     return (
         same
@@ -39,7 +39,7 @@ def _data(experiment: Experiment, run: runs.Run) -> dict[str, Any]:
 
 
 def _overtaken(experiment: Experiment, run: runs.Run, described: dict[str, Any]) -> bool:
-    """Whether a run that this one starts from was finished again afterwards."""
+    """Whether the run that this one starts from has finished again since."""
     before = runs.pretrain_run(experiment, run)
     if run.kind == "decode":
         before = runs.finetune_run(run)
@@ -48,7 +48,7 @@ def _overtaken(experiment: Experiment, run: runs.Run, described: dict[str, Any])
 
 
 def _files(experiment: Experiment, run: runs.Run, found: dict[str, Any]) -> list[Path]:
-    """What a finished run left besides its metrics."""
+    """Files that a finished run leaves besides its metrics."""
     folder = runs.result_folder(experiment, run)
     paths = [folder / f"predictions-{name}.tsv" for name in found.get("metrics", {})]
     if "checkpoint" in found:

@@ -1,4 +1,4 @@
-"""Choose a fine-tuning's rate and steps from its grid, on the development split only."""
+"""Choose a fine-tuning's learning rate and steps from its grid, on the development split only."""
 
 import math
 import statistics
@@ -15,19 +15,19 @@ from d2v.util.files import read_json, write_json
 
 @dataclass(frozen=True)
 class Point:
-    """A setting and what it gave: metrics on the development split, means over the grid's seeds."""
+    """A setting and its metrics on the development split, averaged over the grid's seeds."""
 
     setting: Setting
     dev: dict[str, float]
-    score: float  # what decides
+    score: float  # the metric that decides
 
 
 def choose(experiment: Experiment, name: str) -> None:
-    """Write `chosen.json`: for each arm the best setting, its dev metrics, and all that was tried.
+    """Write `chosen.json`: for each arm the best setting, its dev metrics, and all points tried.
 
-    Every arm chooses from the same grid: by the task's first metric, or, with grid.best_over:
-    table, the rate with the best mean score over all tasks of the row (paper 4.3). Raises UserError
-    for a task without a grid or when a point has not been run.
+    Every arm chooses from the same grid by the task's first metric. With grid.best_over: table it
+    takes the learning rate with the best mean score over all tasks of the row (paper 4.3). Raises
+    UserError for a task without a grid, or if a point has not been run.
     """
     finetune = experiment.finetune.get(name)
     if finetune is None or finetune.grid is None:
@@ -52,9 +52,9 @@ def choose(experiment: Experiment, name: str) -> None:
 
 
 def best(points: list[Point], metric: str) -> Point:
-    """The point with the best score; of equal ones the cheaper: fewer steps, then a lower rate.
+    """The point with the best score; ties go to fewer steps, then to the lower learning rate.
 
-    Raises UserError where the score of every point is undefined.
+    Raises UserError if the scores of all points are undefined.
     """
     if not any(math.isfinite(point.score) for point in points):
         raise UserError(_undefined(metric))
@@ -67,9 +67,10 @@ def best(points: list[Point], metric: str) -> Point:
 
 
 def _best_rate(experiment: Experiment, name: str, arm: str) -> int:
-    """Place in the grid of the rate with the best mean of the row's scores; the lowest of equals.
+    """Grid index of the learning rate with the best mean score over the tasks of the row.
 
-    Scores are those of the table: the mean of two metrics where a task has two.
+    Ties go to the lowest rate. Scores are those of the table: the mean of two metrics for a task
+    that has two. Raises UserError if all means are undefined.
     """
     means = []
     tasks = runs.chosen_together(experiment, name)
@@ -78,7 +79,7 @@ def _best_rate(experiment: Experiment, name: str, arm: str) -> int:
         for task in tasks:
             dev = _points(experiment, task, arm)[place].dev
             scores.append(statistics.fmean(dev[m] for m in headline(experiment.finetune[task])))
-        mean = statistics.fmean(scores)  # undefined where one score is: then any other is better
+        mean = statistics.fmean(scores)  # undefined if any score is; then any other is better
         means.append((-mean if math.isfinite(mean) else math.inf, rate, place))
     if math.isinf(min(means)[0]):
         raise UserError(f"finetune.{name}, arm {arm}: {_undefined('mean score of the row')}")
@@ -90,7 +91,7 @@ def _undefined(what: str) -> str:
 
 
 def _points(experiment: Experiment, name: str, arm: str) -> list[Point]:
-    """The points of a task's grid in its order."""
+    """The points of a task's grid, in the grid's order."""
     grid = experiment.finetune[name].grid
     assert grid
     return [_point(experiment, name, arm, setting) for setting in grid.settings()]
@@ -113,5 +114,5 @@ def _point(experiment: Experiment, name: str, arm: str, setting: Setting) -> Poi
 
 
 def _number(value: Any) -> float:
-    """A metric of metrics.json; NaN where it is missing or not a number, as undefined ones are."""
+    """A metric from metrics.json; NaN if it is missing or, being undefined, not a number."""
     return float(value) if isinstance(value, int | float) else math.nan

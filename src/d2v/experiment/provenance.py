@@ -1,4 +1,4 @@
-"""Where a number comes from: code, parameters, data, seed, versions, machine, cost."""
+"""The origin of a result: code, parameters, data, seed, versions, machine and cost."""
 
 import os
 import platform
@@ -23,14 +23,15 @@ LIBRARIES = (
     "jiwer",
     "timm",
 )
-# Rooms with a say in a run's numbers. Of data, what reads prepared sets: what writes them (readers,
-# mini, fetch) has a say through the set's own hash. jobs, results and cli start, show and describe.
+# Rooms that affect a run's numbers. In data, this is the code that reads prepared sets; the code
+# that writes them (readers, mini, fetch) counts through the hash of each set. The rooms jobs,
+# results and cli only start runs and present them.
 ROOMS = ("params", "model", "data", "training", "evaluation", "interop", "experiment", "util")
 WRITERS = ("data/readers", "data/mini", "data/fetch")
 
 
 def code_files() -> Iterator[Path]:
-    """Source files that define a result, relative to the package, in order."""
+    """Source files that affect results, relative to the package, in a fixed order."""
     for room in sorted(ROOMS):
         for path in sorted((PACKAGE / room).rglob("*.py")):  # safe: only reads
             name = path.relative_to(PACKAGE)
@@ -39,7 +40,7 @@ def code_files() -> Iterator[Path]:
 
 
 def code_sha256() -> str:
-    """SHA-256 over names and contents of `code_files()`."""
+    """SHA-256 of the names and contents of `code_files()`."""
     digest = sha256()
     for name in code_files():
         content = (PACKAGE / name).read_bytes()
@@ -48,13 +49,13 @@ def code_sha256() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, this package and the libraries that compute."""
+    """Versions of Python, this package and the libraries that results depend on."""
     found = {"python": platform.python_version(), "d2v": metadata.version("d2v")}
     return found | {name: metadata.version(name) for name in LIBRARIES}
 
 
 def git() -> dict[str, Any]:
-    """Commit of the checkout the package lies in and whether files differ from it; else None."""
+    """Commit of the package's checkout (None without one), and whether files differ from it."""
 
     def ask(*arguments: str) -> str | None:
         command = ["git", "-C", str(PACKAGE), *arguments]
@@ -69,7 +70,7 @@ def git() -> dict[str, Any]:
 
 
 def device() -> dict[str, Any]:
-    """What computed: name of the GPU or the processor's kind, and the threads."""
+    """Name of the GPU or kind of processor, and the number of threads."""
     import torch
 
     cuda = torch.cuda.is_available()
@@ -78,8 +79,8 @@ def device() -> dict[str, Any]:
 
 
 def peak_mib() -> float:
-    """Largest resident set of this process or of one of its finished children, MiB."""
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    """Largest resident set size of this process or of one of its finished children, in MiB."""
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS reports bytes, other systems KiB
     sizes = [
         resource.getrusage(who).ru_maxrss
         for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
@@ -88,7 +89,7 @@ def peak_mib() -> float:
 
 
 def incomplete(known: dict[str, Any]) -> dict[str, Any]:
-    """Provenance of a run whose description failed: what is known, all else None."""
+    """Provenance of a run for which `describe` failed: the `known` values, and None elsewhere."""
     unknown = ("git_commit", "dirty", "code_sha256", "device", "threads", "processes", "peak_mib")
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return {**dict.fromkeys(unknown), **known, "versions": {}, "finished": now}
@@ -97,7 +98,7 @@ def incomplete(known: dict[str, Any]) -> dict[str, Any]:
 def describe(
     *, params_sha256: str, data_sha256: dict[str, str], seed: int, wall_s: float, attempts: int
 ) -> dict[str, Any]:
-    """Provenance of a run that ends now; `wall_s` is of its last attempt."""
+    """Provenance of a run that ends now; `wall_s` is the time of its last attempt, in seconds."""
     return {
         **git(),
         "params_sha256": params_sha256,

@@ -1,4 +1,4 @@
-"""Published weights in the place of a run's training: taken over, or evaluated as they are."""
+"""Published weights that replace a run's training: imported, or evaluated unchanged."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from d2v.util.files import sha256
 from d2v.util.outputs import hash_of
 
 STUDENT = "student."
-# what the weights' own settings may say otherwise: it acts in training only
+# settings in which the weights may differ from the parameters, because they act only in training
 OF_TRAINING = {
     "dropout", "attention_dropout", "activation_dropout", "layer_drop", "drop_path", "init",
     "layer_scale", "teacher_input",
@@ -25,9 +25,10 @@ OF_TRAINING = {
 
 
 def load(released: params.Released) -> tuple[Content, dict[str, Any]]:
-    """The checkpoint, and where it comes from.
+    """The content of a released checkpoint, and its origin.
 
-    Raises UserError if it is not there, not the one whose checksum is given, or not readable.
+    Raises UserError if the checkpoint is missing, does not match the given SHA-256, or cannot be
+    read.
     """
     path = Path(released.path)
     if not path.exists():
@@ -44,8 +45,8 @@ def load(released: params.Released) -> tuple[Content, dict[str, Any]]:
 def take_over(p: params.Pretrain, checkpoints: Path, defining: dict[str, Any]) -> dict[str, Any]:
     """Write the student of released weights as the only checkpoint of a pre-training.
 
-    `defining` are the run's parameters. Returns what its metrics.json says. Raises UserError if
-    sizes or settings that act in inference differ from the parameters; all are named.
+    `defining` holds the run's parameters. Returns the content of its metrics.json. Raises UserError
+    that names all sizes and inference settings in which the weights differ from the parameters.
     """
     assert p.released
     content, origin = load(p.released)
@@ -72,7 +73,7 @@ def take_over(p: params.Pretrain, checkpoints: Path, defining: dict[str, Any]) -
 
 
 def fine_tuned(p: params.Finetune, outputs: int) -> tuple[Content, dict[str, Any]]:
-    """Released weights with a head for this task, and where they come from.
+    """Released weights with a head for this task, and their origin.
 
     Raises UserError if the head is of another kind or size.
     """
@@ -89,7 +90,7 @@ def fine_tuned(p: params.Finetune, outputs: int) -> tuple[Content, dict[str, Any
 
 
 def _refuse_other(content: Content, p: params.Pretrain) -> None:
-    """Raise UserError with all settings of the model that differ, if there are any."""
+    """Raise UserError that names all settings of the model that differ, if there are any."""
     faults = []
     for group in ("encoder", "backbone"):
         theirs = getattr(content.architecture, group).model_dump(mode="json")

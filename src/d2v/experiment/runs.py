@@ -1,9 +1,9 @@
-"""Runs of an experiment: their ids, the parameters that define each, and where their files are.
+"""Runs of an experiment: their ids, the parameters that define each, and the paths of their files.
 
 pretrain/<name>/seed<k>
 finetune/<name>/<arm>/seed<k>              arm: scratch | data2vec
-select/<name>/<arm>/<setting>/seed<k>      a point of the grid; scored on the development split
-decode/<name>/<arm>/seed<k>                weights searched for a fine-tuning, then its decoding
+select/<name>/<arm>/<setting>/seed<k>      a point of the grid, scored on the development split
+decode/<name>/<arm>/seed<k>                search for decoding weights, then decoding
 """
 
 import difflib
@@ -20,7 +20,7 @@ from d2v.util.errors import UserError
 
 RESULTS = Path("results")
 WORK = Path("work")
-COMPLETE = ".complete"  # beside tables that the workflow made from finished runs
+COMPLETE = ".complete"  # marks tables that the workflow made from finished runs
 OWN_DROPOUTS = (
     "dropout", "attention_dropout", "activation_dropout", "drop_path", "layer_drop",
 )  # fmt: skip
@@ -28,23 +28,23 @@ OWN_DROPOUTS = (
 
 @dataclass(frozen=True)
 class Run:
-    """One job of the experiment; `id` is its name everywhere (folders, DAG, tables)."""
+    """One job of the experiment; `id` identifies it everywhere (folders, DAG, tables)."""
 
     kind: Literal["pretrain", "finetune", "select", "decode"]
     name: str
     seed: int
     arm: str | None = None
-    setting: str | None = None  # name of a grid point; select only
+    setting: str | None = None  # name of a grid point; only for select
 
     @property
     def id(self) -> str:
-        """Folder below `work/<experiment>` and `results/<experiment>/runs`."""
+        """The run's folder below `work/<experiment>` and `results/<experiment>/runs`."""
         parts = (self.kind, self.name, self.arm, self.setting, f"seed{self.seed}")
         return "/".join(part for part in parts if part)
 
 
 def pretrain_runs(experiment: Experiment) -> list[Run]:
-    """Every pre-training and seed, in the order of the file."""
+    """One run per pre-training and seed, in the order of the parameter file."""
     return [
         Run("pretrain", name, seed)
         for name, pretrain in experiment.pretrain.items()
@@ -53,7 +53,7 @@ def pretrain_runs(experiment: Experiment) -> list[Run]:
 
 
 def finetune_runs(experiment: Experiment, name: str | None = None) -> list[Run]:
-    """Every reported fine-tuning, arm and seed; of one task when it is named."""
+    """One run per fine-tuning task, arm and seed; only those of the task `name` if it is given."""
     return [
         Run("finetune", task, seed, arm)
         for task, finetune in experiment.finetune.items()
@@ -64,7 +64,7 @@ def finetune_runs(experiment: Experiment, name: str | None = None) -> list[Run]:
 
 
 def decode_runs(experiment: Experiment) -> list[Run]:
-    """A search for decoding weights behind each fine-tuning that asks for one."""
+    """One decoding run for each fine-tuning run that needs a search for decoding weights."""
     return [
         Run("decode", run.name, run.seed, run.arm)
         for run in finetune_runs(experiment)
@@ -73,7 +73,7 @@ def decode_runs(experiment: Experiment) -> list[Run]:
 
 
 def reported_runs(experiment: Experiment, name: str | None = None) -> list[Run]:
-    """The runs whose test metrics the tables show: fine-tunings, or the decoding behind them."""
+    """The runs whose test metrics the tables show: fine-tunings, or the decodings that follow."""
     return [
         Run("decode", run.name, run.seed, run.arm) if searched(experiment, run) else run
         for run in finetune_runs(experiment, name)
@@ -81,13 +81,13 @@ def reported_runs(experiment: Experiment, name: str | None = None) -> list[Run]:
 
 
 def searched(experiment: Experiment, run: Run) -> bool:
-    """Whether a job of its own searches for the decoding weights of a fine-tuning."""
+    """Whether a separate job searches for the decoding weights of a fine-tuning."""
     decode = experiment.finetune[run.name].decode
     return decode is not None and decode.search is not None
 
 
 def grid_runs(experiment: Experiment, name: str) -> list[Run]:
-    """Every point of a task's grid, arm and grid seed; none where settings are given."""
+    """One run per arm, grid point and grid seed of a task; none if its settings are given."""
     task = experiment.finetune[name]
     grid = task.grid
     if grid is None:
@@ -101,7 +101,7 @@ def grid_runs(experiment: Experiment, name: str) -> list[Run]:
 
 
 def chosen_together(experiment: Experiment, name: str) -> list[str]:
-    """Tasks whose grids decide about a task's setting: itself, or its row of the table."""
+    """Tasks whose grids determine a task's setting: the task itself, or all in its table row."""
     task = experiment.finetune[name]
     if task.grid is None or task.grid.best_over == "task":
         return [name]
@@ -113,16 +113,16 @@ def chosen_together(experiment: Experiment, name: str) -> list[str]:
 
 
 def all_runs(experiment: Experiment) -> list[Run]:
-    """Every run in an order in which they could be done."""
+    """All runs, in an order in which they can be executed."""
     grids = [run for name in experiment.finetune for run in grid_runs(experiment, name)]
     tuned = finetune_runs(experiment) + decode_runs(experiment)
     return pretrain_runs(experiment) + grids + tuned
 
 
 def parse(experiment: Experiment, run_id: str) -> Run:
-    """The run of an id.
+    """The run with the id `run_id`.
 
-    Raises UserError when the experiment has no such run; the message names the nearest one.
+    Raises UserError if the experiment has no such run; the message names the closest id.
     """
     known = {run.id: run for run in all_runs(experiment)}
     if run_id in known:
@@ -133,7 +133,7 @@ def parse(experiment: Experiment, run_id: str) -> Run:
 
 
 def pretrain_run(experiment: Experiment, run: Run) -> Run | None:
-    """The pre-training whose weights a run starts from; None if it starts from scratch."""
+    """The pre-training whose weights a run starts from, or None if there is none."""
     if run.kind == "pretrain":
         start = experiment.pretrain[run.name].start_from
     elif run.kind == "decode" or run.arm == "scratch" or released_of(experiment, run):
@@ -147,7 +147,7 @@ def pretrain_run(experiment: Experiment, run: Run) -> Run | None:
 
 
 def released_of(experiment: Experiment, run: Run) -> Released | None:
-    """Published weights that take the place of a run's training."""
+    """Published weights that replace a run's training, or None."""
     if run.kind == "decode":
         return None
     group = experiment.pretrain if run.kind == "pretrain" else experiment.finetune
@@ -155,15 +155,15 @@ def released_of(experiment: Experiment, run: Run) -> Released | None:
 
 
 def finetune_run(run: Run) -> Run:
-    """The fine-tuning that a decoding belongs to."""
+    """The fine-tuning run that a decoding run belongs to."""
     return Run("finetune", run.name, run.seed, run.arm)
 
 
 def pretrain_of(experiment: Experiment, run: Run) -> Pretrain:
-    """Parameters of the pre-training whose model a run has.
+    """Parameters of the pre-training whose model a run uses.
 
-    A fine-tuning's own dropouts take the place of the backbone's, and a LayerNorm after pooling
-    takes the place of its final norm (BEiT's fc_norm).
+    A fine-tuning's own dropouts replace those of the backbone, and a LayerNorm after pooling
+    replaces the backbone's final norm (BEiT's fc_norm).
     """
     if run.kind == "pretrain":
         return experiment.pretrain[run.name]
@@ -181,7 +181,7 @@ def pretrain_of(experiment: Experiment, run: Run) -> Pretrain:
 
 
 def cpus(experiment: Experiment, run: Run) -> int:
-    """Threads of a run."""
+    """Number of CPU threads of a run, or of processes if it decodes."""
     if run.kind == "decode":
         return _decode(experiment, run).cpus
     group = experiment.pretrain if run.kind == "pretrain" else experiment.finetune
@@ -189,14 +189,14 @@ def cpus(experiment: Experiment, run: Run) -> int:
 
 
 def datasets(experiment: Experiment, run: Run) -> list[str]:
-    """Prepared sets that a run reads, as folder names below `experiment.prepared`."""
+    """The prepared sets that a run reads, as folder names below `experiment.prepared`."""
     if run.kind == "pretrain":
         pretrain = experiment.pretrain[run.name]
         return [] if pretrain.released else [pretrain.data]
     finetune = experiment.finetune[run.name]
     if run.kind == "decode":
         return [_decode(experiment, run).lm]
-    # where the weights are searched for, the decoding has a job of its own
+    # if decoding weights are searched for, a separate job does the decoding
     inline = finetune.decode is not None and finetune.decode.search is None
     return [finetune.data, *([finetune.decode.lm] if inline and finetune.decode else [])]
 
@@ -210,8 +210,9 @@ def _decode(experiment: Experiment, run: Run) -> Decode:
 def resolve(experiment: Experiment, run_id: str) -> dict[str, Any]:
     """Parameters that define the result of one run, as plain JSON values in groups.
 
-    Two runs with equal values give equal results on equal data; editing another run, or how a run
-    is carried out or shown, changes nothing here. `setting` is None until a grid is searched.
+    Two runs with equal values give equal results on equal data. Changes to another run, or to how a
+    run is executed or presented, do not affect these values. `setting` is None for a setting that
+    has to be chosen on a grid.
     """
     run = parse(experiment, run_id)
     if run.kind == "decode":
@@ -226,7 +227,7 @@ def resolve(experiment: Experiment, run_id: str) -> dict[str, Any]:
         values["start_from"] = source.id if source else None
     else:
         values["decode"] = _inline_decode(experiment.finetune[run.name])
-        if not released_of(experiment, run):  # else the model is that of the weights
+        if not released_of(experiment, run):  # otherwise the weights determine the model
             model = pretrain_of(experiment, run)
             values["encoder"] = model.encoder.model_dump(mode="json")
             values["backbone"] = model.backbone.model_dump(mode="json")
@@ -234,7 +235,7 @@ def resolve(experiment: Experiment, run_id: str) -> dict[str, Any]:
         values["pretrain"] = source.id if source else None
         setting = given_setting(experiment, run)
         values["setting"] = setting.model_dump(mode="json") if setting else None
-    if run.kind == "select":  # the reported split is not looked at
+    if run.kind == "select":  # these runs never read the test split
         del values["test_split"]
     return values
 
@@ -252,7 +253,7 @@ def _resolve_decode(experiment: Experiment, run: Run) -> dict[str, Any]:
 
 
 def _inline_decode(task: Finetune) -> dict[str, Any] | None:
-    """How a fine-tuning itself decodes; with a search it keeps its outputs for the search's job."""
+    """How a fine-tuning itself decodes; with a search it saves its outputs for a separate job."""
     if task.decode is None:
         return None
     if task.decode.search is not None:
@@ -261,9 +262,9 @@ def _inline_decode(task: Finetune) -> dict[str, Any] | None:
 
 
 def resolve_fully(experiment: Experiment, run: Run) -> dict[str, Any]:
-    """What `resolve` gives, with the setting that was chosen on the grid.
+    """The values of `resolve`, with the setting that was chosen on the grid.
 
-    Raises UserError when the grid has not been searched yet.
+    Raises UserError if the grid has not been searched yet.
     """
     values = resolve(experiment, run.id)
     if run.kind in ("finetune", "select"):
@@ -272,15 +273,15 @@ def resolve_fully(experiment: Experiment, run: Run) -> dict[str, Any]:
 
 
 def fingerprint(experiment: Experiment, run: Run) -> str:
-    """SHA-256 of `resolve_fully`: equal for runs that give equal results on equal data."""
+    """SHA-256 of `resolve_fully`; equal for runs that give equal results on equal data."""
     values = resolve_fully(experiment, run)
     return sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def setting_of(experiment: Experiment, run: Run) -> Setting:
-    """Setting of a fine-tuning: given, of its grid point, or chosen on the grid.
+    """Setting of a fine-tuning: given in its parameters, of its grid point, or chosen on the grid.
 
-    Raises UserError when the grid has not been searched yet.
+    Raises UserError if the grid has not been searched yet.
     """
     given = given_setting(experiment, run)
     if given:
@@ -293,7 +294,7 @@ def setting_of(experiment: Experiment, run: Run) -> Setting:
 
 
 def given_setting(experiment: Experiment, run: Run) -> Setting | None:
-    """Setting of a fine-tuning that its parameters name; None where a grid has to be searched."""
+    """Setting of a fine-tuning as its parameters give it; None if a grid has to be searched."""
     finetune = experiment.finetune[run.name]
     if run.kind == "select":
         assert finetune.grid
@@ -303,7 +304,7 @@ def given_setting(experiment: Experiment, run: Run) -> Setting | None:
 
 
 def labels_of(finetune: Finetune, seed: int) -> str | None:
-    """Name of the label list of a seed."""
+    """Name of the label list for a seed; None if a fine-tuning uses all labels."""
     return finetune.labels.replace("{seed}", str(seed)) if finetune.labels else None
 
 
@@ -311,43 +312,43 @@ def labels_of(finetune: Finetune, seed: int) -> str | None:
 
 
 def work_folder(experiment: Experiment, run: Run) -> Path:
-    """Checkpoints and logs; nothing here is declared to the workflow, so nothing is deleted."""
+    """Folder of checkpoints and logs; the workflow declares no files here, so it deletes none."""
     return WORK / experiment.name / run.id
 
 
 def result_folder(experiment: Experiment, run: Run) -> Path:
-    """Predictions and metrics."""
+    """Folder of predictions and metrics."""
     return RESULTS / experiment.name / "runs" / run.id
 
 
 def metrics_path(experiment: Experiment, run: Run) -> Path:
-    """The declared output of a run; written last."""
+    """File of a run's metrics: its declared output, written last."""
     return result_folder(experiment, run) / "metrics.json"
 
 
 def emissions_path(experiment: Experiment, run: Run, name: str) -> Path:
-    """Where a fine-tuning keeps what its letters' head says of dev, test or another split."""
+    """File of a fine-tuning's letter log-probabilities for dev, test or another split."""
     return work_folder(experiment, run) / f"emissions-{name}.safetensors"
 
 
 def chosen_path(experiment: Experiment, name: str) -> Path:
-    """What the search over a task's grid chose, for both arms."""
+    """File with the settings chosen from a task's grid, for both arms."""
     return RESULTS / experiment.name / "runs" / "select" / name / "chosen.json"
 
 
 def meta_path(experiment: Experiment, dataset: str) -> Path:
-    """Description of a prepared set: where the data stages and the workflow meet."""
+    """File that describes a prepared set: the interface between data stages and workflow."""
     return Path(experiment.prepared) / dataset / "meta.json"
 
 
 def table_names(experiment: Experiment) -> list[str]:
-    """Tables that the experiment has a cell in, in the paper's order."""
+    """Tables in which the experiment has a cell, in the paper's order."""
     used = {finetune.table for finetune in experiment.finetune.values()}
     return [table for table in get_args(TableName) if table in used]
 
 
 def all_datasets(experiment: Experiment) -> Iterator[str]:
-    """Every prepared set of the experiment, once."""
+    """Every prepared set of the experiment, without duplicates."""
     names = [name for run in all_runs(experiment) for name in datasets(experiment, run)]
     yield from dict.fromkeys(names)
 
@@ -356,7 +357,7 @@ def all_datasets(experiment: Experiment) -> Iterator[str]:
 
 
 def describe(experiment: Experiment, run: Run) -> str:
-    """What a run does, in one sentence."""
+    """One sentence about what a run does."""
     if released := released_of(experiment, run):
         what = "Take over" if run.kind == "pretrain" else f"Evaluate on {run.name}"
         return f"{what} the released weights {released.path}"
@@ -377,7 +378,7 @@ def describe(experiment: Experiment, run: Run) -> str:
 
 
 def as_lines(values: dict[str, Any], prefix: str = "") -> list[str]:
-    """Nested values as `dotted.path=value`, sorted."""
+    """Nested values as sorted lines `dotted.path=value`."""
     lines: list[str] = []
     for key, value in sorted(values.items()):
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The one loop and what it needs: tasks, optimiser, batches, checkpoints, log, health.
+"""The training loop and what it needs: tasks, optimiser, batches, checkpoints, log, health.
 
 Imports: util, params, model, data.
 """

@@ -1,4 +1,4 @@
-"""AdamW as fairseq computes it, where that differs from PyTorch's."""
+"""AdamW as in fairseq, where it differs from PyTorch's."""
 
 import math
 from typing import Any
@@ -7,18 +7,19 @@ import torch
 
 
 class FairseqAdamW(torch.optim.AdamW):
-    """PyTorch's AdamW, all of whose parameters have made the same number of updates.
+    """PyTorch's AdamW, but with the same number of updates for every parameter.
 
-    A parameter without a gradient is updated with zeros, so its moments and its count go on, and
-    weight decay does. That is what fairseq's mixed precision does with its one flat copy of all
-    parameters (fp16_optimizer.py), in blocks that are skipped and while only the head is trained.
+    A parameter without a gradient is updated with a gradient of zero: its moments and its count
+    advance, and weight decay applies. fairseq's mixed precision does the same, because it keeps one
+    flat copy of all parameters (fp16_optimizer.py). The difference shows in skipped blocks and
+    while only the head is trained.
 
-    `eps_before_correction`: epsilon is added to the root of the second moment v before its bias
-    correction (fairseq adam.py), so that the update is, but for weight decay,
+    `eps_before_correction`: epsilon is added to the square root of the second moment v before its
+    bias correction (fairseq adam.py). Apart from weight decay, the update is then
 
         rate * sqrt(1 - beta2^t) / (1 - beta1^t) * m / (sqrt(v) + eps).
 
-    PyTorch adds it afterwards. Its update with eps / sqrt(1 - beta2^t) is the same.
+    PyTorch adds epsilon after the correction. With eps / sqrt(1 - beta2^t) its update is the same.
     """
 
     def __init__(self, params: Any, *, eps_before_correction: bool, **options: Any) -> None:
@@ -27,7 +28,7 @@ class FairseqAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """One update of every parameter."""
+        """Update every parameter once."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is None:
@@ -45,10 +46,10 @@ class FairseqAdamW(torch.optim.AdamW):
                 group["eps"] = eps
 
     def _correction(self) -> float:
-        """sqrt(1 - beta2^t) of the update to come.
+        """sqrt(1 - beta2^t) of the next update.
 
-        How many there were is read from the device, which leaves out the updates that it skipped,
-        and is waited for only until beta2^t has no effect: 1,819 updates with .98.
+        The count of past updates is read from the device, where it excludes skipped updates. The
+        host waits for it only until beta2^t has no more effect: for 1,819 updates with beta2 = .98.
         """
         if self._settled:
             return 1.0

@@ -1,12 +1,12 @@
-"""Checkpoints: whole or absent, checked by SHA-256, readable without this code (no pickle).
+"""Checkpoints: complete or absent, verified by SHA-256, readable without this code (no pickle).
 
     <root>/step-<n>/  model.safetensors     the task's weights, student and teacher
                       training.safetensors  optimiser moments and states of the random generators
                       checkpoint.json       schema version, step, parameters, provenance, hashes
 
-A folder is written under another name and renamed when it is complete. Nothing is forced to the
-disk (fsync takes longer than a small checkpoint): what a power cut tears, the hashes find, and the
-checkpoint before it is used.
+A folder is written under a temporary name and renamed when it is complete. Nothing is flushed to
+disk, because fsync takes longer than writing a small checkpoint. If a power cut damages a file, the
+hashes reveal it and the previous checkpoint is used.
 """
 
 import itertools
@@ -32,16 +32,16 @@ MODEL, TRAINING, META = "model.safetensors", "training.safetensors", "checkpoint
 
 
 class Damaged(UserError):
-    """A checkpoint that is not what was written."""
+    """A checkpoint whose files are missing, invalid or not as they were written."""
 
 
 class Unreadable(UserError):
-    """A checkpoint that cannot be read now; it may well be whole (a stale file handle, say)."""
+    """A checkpoint that cannot be read now but may be intact (a stale file handle, for example)."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a folder holds: tensors on the CPU, and `meta` as passed to `save`."""
+    """Content of a checkpoint folder: tensors on the CPU, and `meta` as in checkpoint.json."""
 
     folder: Path
     step: int
@@ -57,16 +57,16 @@ def save(
     training: Mapping[str, Tensor],
     meta: Mapping[str, Any],
 ) -> Path:
-    """Write `<root>/step-<step>` with `meta` (JSON-able) beside the tensors; returns the folder.
+    """Write the tensors and `meta` (JSON-able) to `<root>/step-<step>`; return this folder.
 
-    A folder of that name is replaced. Raises OSError if it cannot be written; then nothing of it is
-    left.
+    An existing folder of that name is replaced. Raises OSError if the checkpoint cannot be written;
+    no partial files are left then.
     """
     part = root / f"step-{step}.part"
     remove_folder(part)
     try:
         return _write(part, root / f"step-{step}", step, model, training, meta)
-    except SafetensorError as error:  # it says so of a full disk, too
+    except SafetensorError as error:  # raised for a full disk, too
         raise OSError(str(error)) from None
     finally:
         remove_folder(part)
@@ -98,7 +98,7 @@ def _write(
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """The content of checkpoint.json, as the present schema version has it.
+    """The content of checkpoint.json, converted to the current schema version.
 
     Raises Damaged, Unreadable, or UserError if a newer version of d2v wrote the folder.
     """
@@ -109,7 +109,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
         if not isinstance(version, int):
             raise ValueError(f"schema_version {version!r}")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        # that of bytes which are no UTF-8 has all of them
+        # the repr of a UnicodeDecodeError contains all bytes of the file
         reason = str(error) if isinstance(error, UnicodeDecodeError) else repr(error)
         raise Damaged(f"{folder}/{META}: not a checkpoint ({reason[:200]})") from None
     while version in MIGRATIONS:
@@ -124,16 +124,16 @@ def read_meta(folder: Path) -> dict[str, Any]:
 
 
 def _from_1(meta: dict[str, Any]) -> dict[str, Any]:
-    """Version 1 knew checkpoints of the trainer only, so it did not say what kind they are."""
+    """Convert version 1, which has no `kind` because only the trainer wrote checkpoints."""
     return {**meta, "schema_version": 2, "kind": "training"}
 
 
-# from an older version to the next one; applied one after another
+# each converts from its version to the next; applied one after another
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
 
 
 def verify(folder: Path) -> dict[str, Any]:
-    """The content of checkpoint.json, after the hashes were compared; raises as `read_meta`."""
+    """Compare the hashes and return the content of checkpoint.json; raises as `read_meta`."""
     meta = read_meta(folder)
     for name in (MODEL, TRAINING):
         try:
@@ -147,14 +147,14 @@ def verify(folder: Path) -> dict[str, Any]:
 
 
 def load(folder: Path) -> Checkpoint:
-    """Read a checkpoint; raises Damaged."""
+    """Verify a checkpoint and read all of it; raises as `verify`."""
     meta = verify(folder)
     model, training = load_file(folder / MODEL), load_file(folder / TRAINING)
     return Checkpoint(folder, meta["step"], model, training, meta)
 
 
 def load_weights(folder: Path, prefix: str = "") -> dict[str, Tensor]:
-    """Weights of a checkpoint whose names start with `prefix`, which is cut off; raises Damaged."""
+    """Weights whose names start with `prefix`, which is removed; raises as `verify`."""
     verify(folder)
     with safe_open(folder / MODEL, framework="pt") as file:
         names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
@@ -162,7 +162,7 @@ def load_weights(folder: Path, prefix: str = "") -> dict[str, Tensor]:
 
 
 def latest(root: Path, say: Callable[[str], None] = print) -> Path | None:
-    """The newest checkpoint that is intact; others are reported, and damaged ones set aside."""
+    """The newest intact checkpoint, if any; others are reported, and damaged ones set aside."""
     for folder in reversed(_folders(root)):
         try:
             verify(folder)
@@ -180,13 +180,13 @@ def latest(root: Path, say: Callable[[str], None] = print) -> Path | None:
 
 
 def prune(root: Path, keep: int) -> None:
-    """Keep the newest `keep` checkpoints, and the best ones that they know of (`best` in meta)."""
+    """Delete all but the newest `keep` checkpoints and the best ones they name (`best` in meta)."""
     newest = _folders(root)[-keep:]
     kept = {folder.name for folder in newest}
     for folder in newest:
         try:
             best = read_meta(folder).get("best")
-        except UserError:  # damaged since it was written: `latest` deals with it
+        except UserError:  # damaged since it was written; `latest` handles it
             continue
         if best is not None:
             kept.add(f"step-{best['step']}")
@@ -199,9 +199,9 @@ def prune(root: Path, keep: int) -> None:
 
 
 def optimiser_state(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Moments by parameter name: `optimiser.<name>/<moment>`.
+    """The optimiser's moments by parameter name: `optimiser.<name>/<moment>`.
 
-    Those of a sharded optimiser must have been gathered in this process.
+    The moments of a sharded optimiser must have been gathered in this process.
     """
     names, states = _names(optimiser), optimiser.state_dict()["state"]
     return {
@@ -212,7 +212,7 @@ def optimiser_state(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, training: Mapping[str, Tensor]) -> None:
-    """Put the moments back, also where the groups were made in another order."""
+    """Restore the moments, even if the parameter groups come in another order."""
     states: dict[int, dict[str, Tensor]] = {}
     places = {name: place for place, name in enumerate(_names(optimiser))}
     for full, value in training.items():
@@ -252,7 +252,7 @@ def random_state() -> dict[str, Tensor]:
 
 
 def restore_random(tensors: Mapping[str, Tensor]) -> None:
-    """Put the generators back into the states of `random_state`."""
+    """Restore the states that `random_state` returned."""
     version, *words = tensors["rng.python"].tolist()
     gauss = tensors["rng.python_gauss"].tolist()
     random.setstate((version, tuple(words), gauss[0] if gauss else None))
@@ -269,13 +269,13 @@ def restore_random(tensors: Mapping[str, Tensor]) -> None:
 
 
 def _folders(root: Path) -> list[Path]:
-    """Complete checkpoints, oldest first."""
+    """Folders of complete checkpoints, oldest first."""
     steps = [f for f in root.glob("step-*") if f.name.removeprefix("step-").isdecimal()]
     return sorted(steps, key=lambda folder: int(folder.name.removeprefix("step-")))
 
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors that safetensors takes: contiguous, none sharing memory with another."""
+    """The tensors as safetensors requires them: contiguous, none sharing memory with another."""
     seen: set[int] = set()
     own = {}
     for name, tensor in tensors.items():
@@ -288,7 +288,7 @@ def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """A file that is not there is damage; any other failure may pass."""
+    """Raise Damaged for a missing file, Unreadable for other failures, which may be temporary."""
     try:
         yield
     except (FileNotFoundError, NotADirectoryError) as error:

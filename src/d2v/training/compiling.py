@@ -1,8 +1,8 @@
-"""torch.compile of the parts of which every step is made; eager they are the reference.
+"""torch.compile for the parts that make up every step; eager execution is the reference.
 
-Each part is compiled for itself: what is drawn on the host between them (skipped blocks, dropped
-paths) breaks no graph, equal blocks share one compilation, and a batch of another shape costs one
-more, after which PyTorch compiles for any shape.
+Each part is compiled separately, so that random draws on the host between parts (skipped blocks,
+dropped paths) break no graph. Equal blocks share one compilation. The first batch of another shape
+costs one more compilation, after which PyTorch compiles for any shape.
 """
 
 from typing import Any
@@ -16,11 +16,11 @@ from d2v.model.encoders.speech import FrontEnd
 from d2v.model.transformer import Block
 
 PARTS = (Encoder, FrontEnd, Block, Average)
-LIMIT = 64  # compilations of one function; PyTorch's 8 are fewer than these parts have kinds
+LIMIT = 64  # compilations per function; PyTorch's default, 8, is too low for all kinds of parts
 
 
 def compile_parts(task: nn.Module, backend: str = "inductor") -> None:
-    """Compile the parts of a task in place; parameters keep their names."""
+    """Compile the parts of a task in place; its parameters keep their names."""
     torch._dynamo.config.recompile_limit = LIMIT
     for module in task.modules():
         if isinstance(module, PARTS):
@@ -28,7 +28,7 @@ def compile_parts(task: nn.Module, backend: str = "inductor") -> None:
 
 
 def counts() -> dict[str, int]:
-    """Compilations of this process so far, and places where a graph broke."""
+    """Number of compiled graphs and of graph breaks in this process so far."""
     from torch._dynamo.utils import counters
 
     found: Any = counters
@@ -39,13 +39,13 @@ def counts() -> dict[str, int]:
 
 
 class Watch:
-    """Says how much was compiled, when there is something new."""
+    """Reports compilations that are new since the last report."""
 
     def __init__(self) -> None:
         self.told = {"graphs": 0, "breaks": 0}
 
     def news(self) -> str | None:
-        """One sentence, or None if nothing was compiled since the last one."""
+        """One sentence about new compilations, or None if there are none since the last call."""
         now = counts()
         if now == self.told:
             return None

@@ -1,4 +1,4 @@
-"""The device that a process computes on: its memory, its batches and its random numbers."""
+"""The device a process computes on: its memory, its batches and its random numbers."""
 
 import ctypes
 from typing import Any
@@ -11,11 +11,11 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
 
 
 def keep_memory(device: torch.device) -> None:
-    """Let a process that computes on the CPU keep what it frees, for its next step.
+    """Let a process that computes on the CPU keep freed memory for its next step.
 
-    By default glibc gives large tensors back to the system at once, and the next step gets empty
-    pages for them, one fault each: a sixth of a step of speech Base. Other C libraries are left as
-    they are.
+    By default glibc returns the memory of large tensors to the system at once. The next step then
+    receives new pages with one page fault each, which takes a sixth of a step of speech Base. Other
+    C libraries are left unchanged.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if device.type == "cpu" and mallopt is not None:
@@ -25,7 +25,7 @@ def keep_memory(device: torch.device) -> None:
 
 
 def move(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """The batch with its tensors on the device; the host does not wait for pinned ones."""
+    """The batch with its tensors on `device`; the host does not wait for pinned tensors."""
     return {
         name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
         for name, value in batch.items()
@@ -33,7 +33,7 @@ def move(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
 
 
 def seed(device: torch.device, *numbers: int) -> None:
-    """Seed PyTorch's generators of host and device from several numbers."""
+    """Seed PyTorch's generators on host and device from several numbers."""
     joined = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
     # torch.manual_seed would record a stack trace at each call while CUDA is not in use
     torch.default_generator.manual_seed(joined)
@@ -42,5 +42,5 @@ def seed(device: torch.device, *numbers: int) -> None:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether a GPU computes in bfloat16 itself; one that emulates it is slower than in float32."""
+    """Whether the device is a GPU with native bfloat16; emulation is slower than float32."""
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

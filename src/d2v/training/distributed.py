@@ -1,4 +1,7 @@
-"""One process or several: who we are, and what to exchange. In one process all is a no-op."""
+"""The processes of a run: which one this is, and how they exchange data.
+
+With a single process every exchange is a no-op.
+"""
 
 import atexit
 import functools
@@ -14,15 +17,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-# submitit takes one from 20000 to 60000; from 32768 on Linux gives ports to any connection, so that
-# one may be taken already
+# submitit chooses a port from 20000 to 60000. From 32768 on, Linux assigns ports to any connection,
+# so the chosen one may already be in use.
 PORTS = range(20000, 32768)
-PATIENCE = timedelta(days=1)  # longer than any validation
+PATIENCE = timedelta(days=1)  # longer than any validation takes
 
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a run, and which of them this is."""
+    """The number of processes in a run, and the rank and device of this one."""
 
     rank: int
     size: int
@@ -35,10 +38,10 @@ class World:
 
 
 def join() -> World:
-    """Enter the process group that torchrun or submitit describes in the environment.
+    """Join the process group that torchrun or submitit describes in the environment.
 
-    NCCL on GPUs, gloo on CPUs. Without either, or for one process, there is no group. Calling it
-    again returns the same.
+    The backend is NCCL on GPUs and gloo on CPUs. Without a launcher, or with a single process,
+    there is no group. Calling this again returns an equal World.
     """
     _export_submitit(os.environ)
     rank, size = (int(os.environ.get(name, d)) for name, d in (("RANK", 0), ("WORLD_SIZE", 1)))
@@ -48,7 +51,7 @@ def join() -> World:
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     if size > 1 and not dist.is_initialized():
-        # device_id binds NCCL to this GPU: without it a barrier may guess another one
+        # device_id binds NCCL to this GPU: without it a barrier may choose another one
         bound = device if device.type == "cuda" else None
         dist.init_process_group("nccl" if bound else "gloo", device_id=bound)
         atexit.register(leave)
@@ -57,7 +60,10 @@ def join() -> World:
 
 @functools.cache
 def _control() -> dist.ProcessGroup:
-    """The group of messages between hosts: the others may wait long for the main process."""
+    """The group for messages through CPU memory.
+
+    Its timeout is long, because the other processes may wait a long time for the main one.
+    """
     group = dist.new_group(backend="gloo", timeout=PATIENCE)
     assert isinstance(group, dist.ProcessGroup)
     return group
@@ -71,14 +77,14 @@ def leave() -> None:
 
 
 def add_up(x: Tensor) -> Tensor:
-    """Sum over all processes, in place."""
+    """Sum `x` over all processes, in place, and return it."""
     if dist.is_initialized():
         dist.all_reduce(x)
     return x
 
 
 def from_main(value: Any) -> Any:
-    """The main process's `value` (anything picklable), in every process."""
+    """Return the main process's `value` (anything picklable) in every process."""
     if not dist.is_initialized():
         return value
     box = [value]
@@ -87,7 +93,7 @@ def from_main(value: Any) -> Any:
 
 
 def any_of(here: bool) -> bool:
-    """Whether it is so in any process."""
+    """Return in every process whether `here` is true in any of them."""
     if not dist.is_initialized():
         return here
     flag = torch.tensor(int(here))
@@ -96,10 +102,10 @@ def any_of(here: bool) -> bool:
 
 
 def gather_moments(optimiser: torch.optim.Optimizer) -> None:
-    """Bring the shares of a sharded optimiser to the main process, which may save them then."""
+    """Gather the shares of a sharded optimiser in the main process, which can then save them."""
     if not dist.is_initialized():
         return
-    # here: it takes a third as long to import as all of torch, and one process never shards
+    # imported here: it takes a third as long as importing torch, and one process never shards
     from torch.distributed.optim import ZeroRedundancyOptimizer
 
     if isinstance(optimiser, ZeroRedundancyOptimizer):
@@ -107,7 +113,7 @@ def gather_moments(optimiser: torch.optim.Optimizer) -> None:
 
 
 def wrap(model: nn.Module, world: World) -> nn.Module:
-    """The model with its gradients averaged over the processes at each backward pass."""
+    """Wrap the model so that each backward pass averages its gradients over the processes."""
     if world.size == 1:
         return model
     # find_unused_parameters: skipped blocks (layer drop) and frozen modules get no gradient
@@ -121,23 +127,24 @@ def wrap(model: nn.Module, world: World) -> nn.Module:
 
 
 def exchange(model: nn.Module, now: bool) -> AbstractContextManager[None]:
-    """Around forward and backward of a micro-batch: gradients are exchanged only where `now`."""
+    """Context for forward and backward of a micro-batch; exchanges gradients only if `now`."""
     if now or not isinstance(model, DistributedDataParallel):
         return nullcontext()
     return model.no_sync()
 
 
 def _export_submitit(env: MutableMapping[str, str]) -> None:
-    """Give the tasks of a submitit job the variables that torchrun sets."""
+    """Set the environment variables of torchrun for the tasks of a submitit job."""
     if "SUBMITIT_EXECUTOR" not in env or "RANK" in env:
         return
     from submitit import JobEnvironment
     from submitit.helpers import TorchDistributedEnvironment
 
     if JobEnvironment().num_tasks > 1:
-        # every task sees all GPUs of its node and takes the one of its local rank
+        # every task sees all GPUs of its node and uses the one of its local rank
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
-        # submitit's port is that of the job's id: a requeued job would meet what is left of itself
+        # submitit derives the port from the job's id, so a requeued job could collide with
+        # remaining processes of its previous start
         restarts = int(env.get("SLURM_RESTART_COUNT", 0))
         port = int(env["MASTER_PORT"]) - PORTS.start + 7919 * restarts
         env["MASTER_PORT"] = str(PORTS.start + port % len(PORTS))

@@ -1,4 +1,4 @@
-"""What ends a run that goes wrong: each way with its own error."""
+"""Checks that end a failing run, each with its own error."""
 
 import math
 from collections import deque
@@ -10,12 +10,12 @@ from d2v import params
 from d2v.training.task import Task
 from d2v.util.errors import NotFinite, Rebound
 
-MOST_SKIPPED = 5  # optimiser steps one after the other
-SHOWN = 5  # ids of examples in a message; the log has all
+MOST_SKIPPED = 5  # consecutive skipped optimiser steps that end the run
+SHOWN = 5  # example ids shown in a message; the log lists all
 
 
 class Health:
-    """Judges the lines of the log, step by step; the same in every process."""
+    """Checks the lines of the log, step by step, with the same outcome in every process."""
 
     def __init__(
         self,
@@ -25,21 +25,21 @@ class Health:
         ids: Callable[[int], list[str]],
         say: Callable[[str], None],
     ) -> None:
-        """`ids(step)`: the examples of the step-th optimiser step, of all processes."""
+        """`ids(step)` names the examples of the `step`-th optimiser step, over all processes."""
         self.task, self.checkpoints, self.ids, self.say = task, checkpoints, ids, say
         self.trend = None if rebound is None else Trend(rebound)
-        self.skipped = 0  # steps in a row
+        self.skipped = 0  # consecutive skipped steps
 
     def remember(self, losses: Iterable[float | None]) -> None:
-        """Losses of the steps before a resume."""
+        """Take in the losses of the steps before a resume."""
         if self.trend is not None:
             for loss in losses:
                 self.trend.risen(loss)
 
     def judge(self, line: dict[str, Any]) -> None:
-        """Raise what ends the run at this step; a skipped step is marked in the line.
+        """Raise an error if the run has to end at this step; mark a skipped step in the line.
 
-        Raises NotFinite, Rebound, and what task.check raises.
+        Raises NotFinite, Rebound, and whatever task.check raises.
         """
         step = line["step"]
         broken = [name for name in ("loss", "grad_norm") if not math.isfinite(line[name])]
@@ -73,7 +73,7 @@ class Health:
 
 
 class Trend:
-    """The running mean of the loss, and its least so far."""
+    """The running mean of the loss, and its minimum so far."""
 
     def __init__(self, p: params.Rebound) -> None:
         self.p = p
@@ -83,11 +83,14 @@ class Trend:
 
     @property
     def mean(self) -> float:
-        """Over the newest `steps` losses."""
+        """Mean of the newest `steps` losses."""
         return self.total / len(self.recent)
 
     def risen(self, loss: float | None) -> bool:
-        """Take in the next loss (None: a skipped step); whether the mean is far above its least."""
+        """Add the next loss (None: a skipped step); return whether the mean has risen too far.
+
+        It has if it exceeds `factor` times its minimum.
+        """
         if loss is None:
             return False
         if len(self.recent) == self.p.steps:

@@ -1,11 +1,11 @@
-"""What makes two runs the same run: the parameters that define its result."""
+"""The identity of a run: the parameters that define its result."""
 
 import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
 
-# where and in which portions a run is computed: it may be continued with other values of these
+# where and in which portions a run is computed: a run can be resumed with other values of these
 PORTIONS = {
     "micro_batch",
     "log_every",
@@ -18,8 +18,8 @@ PORTIONS = {
     "shard",
     "rebound",
 }
-# parameters that came later, with the value that says what was done before: a run that was begun
-# without them goes on
+# parameters added later, each with the value that matches the earlier behaviour, so that a run
+# started without them can be resumed
 LATER = {
     "missing_gradients": "skip",
     "eps_before_correction": False,
@@ -29,7 +29,10 @@ LATER = {
 
 
 def identity(defining: Mapping[str, Any]) -> str:
-    """SHA-256 of what defines a result, without what only says in which portions it is computed."""
+    """SHA-256 of the parameters that define a result.
+
+    Parameters in PORTIONS are left out, and those in LATER where they keep the earlier behaviour.
+    """
 
     def strip(value: Any) -> Any:
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""The batches of a run, one after another, where the model is."""
+"""The batches of a run, in order, on the model's device."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
@@ -11,12 +11,12 @@ from d2v.training import devices
 
 
 class Examples(Protocol):
-    """What the loop needs of a data set: examples by (epoch, index), collated to a batch."""
+    """What the loop needs from a dataset: examples by (epoch, index), collated into a batch."""
 
     @property
     def ids(self) -> Sequence[str]: ...
     @property
-    def sizes(self) -> Any: ...  # (N,) integers; asked for where train.sized is given
+    def sizes(self) -> Any: ...  # (N,) integers; needed if train.sized is set
     def __len__(self) -> int: ...
     def __getitem__(self, key: tuple[int, int], /) -> Any: ...
     def collate(self, examples: list[Any], /) -> dict[str, Any]: ...
@@ -28,7 +28,7 @@ def batches(
 ) -> Iterator[dict[str, Any]]:
     """Collated batches of the examples that `order` names, with their tensors on the device.
 
-    On a GPU they are copied and finished beside the computation, on a stream of their own.
+    On a GPU, a separate stream copies and finishes them, asynchronously to the computation.
     """
     loader: DataLoader[Any] = DataLoader(
         dataset,  # type: ignore[arg-type]
@@ -36,7 +36,7 @@ def batches(
         collate_fn=dataset.collate,
         num_workers=workers,
         pin_memory=device.type == "cuda",
-        generator=torch.Generator(),  # the loader draws a seed: not from the run's generator
+        generator=torch.Generator(),  # the loader's seed must not come from the run's generator
     )
     if device.type != "cuda":
         for batch in loader:
@@ -44,7 +44,7 @@ def batches(
         return
     side = torch.cuda.Stream(device)
     for batch in loader:
-        # the host is here when it has queued the step before: the GPU computes that meanwhile
+        # the host has already queued the previous step, which the GPU computes meanwhile
         with torch.cuda.stream(side):
             batch = dataset.finish(devices.move(batch, device), device)
         now = torch.cuda.current_stream(device)

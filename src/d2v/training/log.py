@@ -1,4 +1,4 @@
-"""What a run tells: one JSON line a step in a file, and progress on the terminal."""
+"""Output of a run: one JSON line per step in a file, and progress on the terminal."""
 
 import json
 import math
@@ -17,15 +17,15 @@ from tqdm import tqdm
 
 
 class JsonLines:
-    """Append-only `log.jsonl`; each bundle of lines is one write, so a kill leaves whole lines."""
+    """Append-only `log.jsonl`; each batch of lines is one write, so a kill leaves whole lines."""
 
     def __init__(self, path: Path, after: int, remember: int) -> None:
-        """Open `path` and cut off what lies beyond step `after`, or a half-written end."""
+        """Open `path` and remove lines of steps beyond `after`, and any incomplete last line."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self.file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self.recent: deque[Mapping[str, Any]] = deque(maxlen=remember)  # the newest lines
-        self.losses: list[float | None] = []  # of the steps before
-        self.skipped = 0  # of all steps
+        self.losses: list[float | None] = []  # losses of earlier steps
+        self.skipped = 0  # skipped steps, among all steps
         kept = 0
         with path.open("rb") as file:
             for text in file:
@@ -39,7 +39,7 @@ class JsonLines:
         os.ftruncate(self.file, kept)
 
     def write(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Append the lines; numbers that JSON has no word for become null."""
+        """Append the lines; numbers that JSON cannot represent (NaN, infinity) become null."""
         finite = [_finite(line) for line in lines]
         os.write(self.file, "".join(json.dumps(line) + "\n" for line in finite).encode())
         self.recent.extend(finite)
@@ -51,13 +51,13 @@ class JsonLines:
 
 
 class Meter:
-    """Metrics of the steps since the last report, left on the device until they are read."""
+    """Metrics of the steps since the last report, kept on the device until they are read."""
 
     def __init__(self) -> None:
         self.restart()
 
     def restart(self) -> None:
-        """Forget the steps and start the clock."""
+        """Forget the steps and restart the clock."""
         self.rows: list[Tensor] = []
         self.known: list[tuple[int, tuple[str, ...], Mapping[str, float]]] = []
         self.examples = 0
@@ -66,16 +66,16 @@ class Meter:
     def add(
         self, step: int, measured: Mapping[str, Tensor], known: Mapping[str, float], examples: int
     ) -> None:
-        """One step: numbers on the device, what the host knows, and how many examples there were.
+        """Add a step: `measured` numbers are on the device, `known` ones on the host.
 
-        The examples are those of all processes.
+        `examples` is the number of examples over all processes.
         """
         self.examples += examples
         self.rows.append(torch.stack([value.double() for value in measured.values()]))
         self.known.append((step, tuple(measured), known))
 
     def read(self) -> list[dict[str, Any]]:
-        """A line a step."""
+        """Return one line per step, with the rates in examples and steps per second."""
         values = torch.stack(self.rows).tolist()  # the one place that waits for the device
         seconds = time.perf_counter() - self.since
         rates = {
@@ -89,12 +89,12 @@ class Meter:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """All lines of a log."""
+    """Read all lines of a log file."""
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def means(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Mean of every number that all the lines name, but for the step; null does not count."""
+    """Mean of every number that all lines contain, except the step; null values are ignored."""
     found = {}
     for name in set.intersection(*map(set, lines)) - {"step"}:
         numbers = [line[name] for line in lines if line[name] is not None]
@@ -104,7 +104,7 @@ def means(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 class Progress:
-    """A bar on a terminal; plain lines in a log file; nothing if `quiet`."""
+    """Progress as a bar on a terminal, as plain lines in a log file, or not at all if `quiet`."""
 
     def __init__(self, start: int, steps: int, quiet: bool = False) -> None:
         self.steps, self.quiet = steps, quiet
@@ -116,7 +116,7 @@ class Progress:
         """Show the newest line of the log."""
         step, loss, rate = line["step"], line["loss"], line["examples_per_s"]
         left = timedelta(seconds=round((self.steps - step) / max(line["steps_per_s"], 1e-9)))
-        if self.bar is not None:  # it knows the time left
+        if self.bar is not None:  # the bar shows the time left itself
             self.bar.set_postfix_str(f"loss {loss:.4f}, {rate:.0f} examples/s", refresh=False)
             self.bar.update(step - self.bar.n)
             return
@@ -130,13 +130,13 @@ class Progress:
             print(text, flush=True)
 
     def close(self) -> None:
-        """Leave the bar as it is."""
+        """Close the bar and leave it on the terminal."""
         if self.bar is not None:
             self.bar.close()
 
 
 def _parse(text: bytes) -> dict[str, Any] | None:
-    """A whole line of the log, or None."""
+    """Parse a line of the log; return None if it is incomplete."""
     try:
         line = json.loads(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""AdamW, its parameter groups, and the learning rate as a function of finished updates."""
+"""AdamW, its parameter groups, and the learning rate as a function of completed updates."""
 
 import functools
 import math
@@ -15,11 +15,11 @@ from d2v.training.task import Named, Task
 
 
 def build(task: Task, p: params.Optimiser, shard: bool = False) -> torch.optim.Optimizer:
-    """AdamW over the task's trainable parameters, with groups as `groups` makes them.
+    """AdamW over the task's trainable parameters, in the groups that `groups` returns.
 
-    PyTorch's, or fairseq's where `p` asks for what only that does.
-    `shard`: every process of the group keeps the moments of its share of the parameters, updates
-    them and sends them to the others (ZeRO, stage 1).
+    It is PyTorch's AdamW, or fairseq's where `p` asks for behaviour that only fairseq's has.
+    With `shard`, every process of the group keeps the moments of its share of the parameters,
+    updates these parameters and sends them to the others (ZeRO, stage 1).
     """
     options: dict[str, Any] = {
         "lr": p.lr, "betas": (p.betas[0], p.betas[1]), "eps": p.eps, "fused": True,
@@ -36,9 +36,9 @@ def build(task: Task, p: params.Optimiser, shard: bool = False) -> torch.optim.O
 
 
 def update(optimiser: torch.optim.Optimizer, norm: Tensor, loss: Tensor) -> None:
-    """Update the parameters, unless the gradients' norm or the loss is no finite number.
+    """Update the parameters, unless the gradients' norm or the loss is not finite.
 
-    That is decided on the device (both 0-dim): fused AdamW leaves everything as it is then.
+    Both are 0-dim tensors, and the check runs on the device: fused AdamW then changes nothing.
     """
     inner: Any = getattr(optimiser, "optim", optimiser)
     inner.found_inf = (~(norm.isfinite() & loss.isfinite())).float()
@@ -47,11 +47,11 @@ def update(optimiser: torch.optim.Optimizer, norm: Tensor, loss: Tensor) -> None
 
 
 def groups(task: Task, p: params.Optimiser) -> list[dict[str, Any]]:
-    """Groups of equal `scale` (of the rate) and `weight_decay`, with the parameters' `names`.
+    """Parameter groups of equal learning-rate `scale` and `weight_decay`, with parameter `names`.
 
-    scale = layer_decay ** (deepest - depth), so what comes after the blocks learns at the full
-    rate (BEiT), times the parameter's own scale. The groups are the same whether or not there is a
-    layer decay: code that reads `scale` never misses it (fairseq#4333).
+    scale = layer_decay ** (deepest - depth), times the parameter's own scale. Parameters after the
+    blocks thus learn at the full rate (BEiT). Groups have a `scale` even without layer decay, so
+    code that reads it never fails (fairseq#4333).
     """
     named = task.named_groups()
     deepest = max(entry.depth for entry in named)
@@ -71,7 +71,7 @@ def groups(task: Task, p: params.Optimiser) -> list[dict[str, Any]]:
 
 
 def _is_decayed(entry: Named, decay: str, embeddings: set[int]) -> bool:
-    """Whether weight decay is for a parameter (params.Optimiser.decay)."""
+    """Whether weight decay applies to a parameter (params.Optimiser.decay)."""
     name = entry.name.split(".")[-1]
     if decay == "beit":  # optim_factory.py; the mask embedding (1, 1, D) is decayed
         return entry.parameter.ndim > 1 and name not in ("bias", "cls", "positions")
@@ -82,7 +82,7 @@ def _is_decayed(entry: Named, decay: str, embeddings: set[int]) -> bool:
 
 
 def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group `rate` times its scale."""
+    """Set the learning rate of every group to `rate` times the group's scale."""
     for group in optimiser.param_groups:
         group["lr"] = rate * group["scale"]
 
@@ -90,7 +90,7 @@ def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
 def scale_and_clip(parameters: Iterable[Tensor], scale: Tensor, clip: float | None) -> Tensor:
     """Multiply all gradients by `scale` (0-dim) in place, then limit their global norm to `clip`.
 
-    Both in one pass over the gradients. Returns the norm before clipping, on the device.
+    One pass over the gradients does both. Returns the scaled norm before clipping, on the device.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients, foreach=True) * scale
@@ -100,9 +100,9 @@ def scale_and_clip(parameters: Iterable[Tensor], scale: Tensor, clip: float | No
 
 
 def schedule(p: params.Schedule, peak: float, steps: int) -> Callable[[int], float]:
-    """The learning rate of the update that follows n finished ones, n = 0 ... steps - 1.
+    """The learning rate of the update that follows n completed ones, n = 0 ... steps - 1.
 
-    From `steps` on it stays at its end value.
+    From n = `steps` on, the rate stays at its final value.
     """
     if isinstance(p, params.TriStage):
         return _tri_stage(p, peak, steps)
@@ -129,10 +129,10 @@ def _tri_stage(p: params.TriStage, peak: float, steps: int) -> Callable[[int], f
 
 
 def _cosine(p: params.Cosine, peak: float, steps: int) -> Callable[[int], float]:
-    """Warm up from zero, then half a cosine (fairseq cosine_lr_scheduler.py, one period).
+    """Warm up from zero, then follow half a cosine (fairseq cosine_lr_scheduler.py, one period).
 
-    The warm-up ends at the peak, which is repeated then (BEiT utils.py, cosine_scheduler), or one
-    step below it.
+    The warm-up ends either at the peak, which the next update repeats (BEiT utils.py,
+    cosine_scheduler), or one step below it.
     """
     warmup = round(p.warmup * steps)
     rise = max(warmup - 1, 1) if p.warmup_reaches_peak else warmup
@@ -148,7 +148,7 @@ def _cosine(p: params.Cosine, peak: float, steps: int) -> Callable[[int], float]
 
 
 def _polynomial(p: params.Polynomial, peak: float, steps: int) -> Callable[[int], float]:
-    """Warm up from zero, then (1 - done) ** power (fairseq polynomial_decay_schedule.py)."""
+    """Warm up from zero, decay as (1 - done) ** power (fairseq polynomial_decay_schedule.py)."""
     warmup = round(p.warmup * steps)
 
     def rate(n: int) -> float:

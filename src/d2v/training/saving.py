@@ -1,4 +1,4 @@
-"""Checkpoints written in the background: the loop waits for a copy of the tensors only."""
+"""Checkpoints written in the background: the loop waits only for a copy of the tensors."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ Tensors = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class _Write:
-    """One that is under way."""
+    """A checkpoint that is being written."""
 
     step: int
     needed: bool
@@ -28,8 +28,8 @@ class _Write:
 class Saver:
     """Writes one checkpoint at a time, and keeps the newest `keep` and the best one.
 
-    The copy takes as much memory of the CPU as the weights and the optimiser's moments; it is used
-    again by the next save.
+    The copy takes as much CPU memory as the weights and the optimiser's moments; the next save
+    reuses it.
     """
 
     def __init__(self, root: Path, keep: int, say: Callable[[str], None]) -> None:
@@ -37,14 +37,15 @@ class Saver:
         self.copies: dict[str, Tensor] = {}
         self.pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self.write: _Write | None = None
-        self.last = time.monotonic()  # when the newest one was begun
+        self.last = time.monotonic()  # when the newest save started
 
     def save(
         self, step: int, model: Tensors, training: Tensors, meta: Mapping[str, Any], needed: bool
     ) -> None:
-        """Copy the tensors and begin to write `<root>/step-<step>`, once the write before is done.
+        """Start writing a copy of the tensors to `<root>/step-<step>`, after the previous write.
 
-        Raises what `wait` does, of the write before.
+        The run cannot do without a checkpoint that is `needed`. Raises as `wait`, for the previous
+        write.
         """
         self.wait()
         self.last = time.monotonic()
@@ -53,14 +54,15 @@ class Saver:
         self.write = _Write(step, needed, future)
 
     def poll(self) -> None:
-        """Take note of a write that is done; raises as `wait`."""
+        """Handle the result of a write that is done, without waiting; raises as `wait`."""
         if self.write is not None and self.write.future.done():
             self.wait()
 
     def wait(self) -> None:
-        """Wait for the write that is under way, if there is one.
+        """Wait for the write in progress, if there is one.
 
-        One that failed is told, and training goes on; raises UserError if it was `needed`.
+        If it failed, this is reported and training continues; raises UserError if the checkpoint
+        was `needed`.
         """
         write, self.write = self.write, None
         if write is None:
@@ -77,7 +79,7 @@ class Saver:
             self.say(f"{fault}; the one before stays, training goes on")
 
     def close(self) -> None:
-        """Let a write end; what it has to say is no longer of interest."""
+        """Let a write in progress finish and ignore its result."""
         self.pool.shutdown(wait=True)
 
     def _save(self, step: int, copies: Mapping[str, Tensors], meta: Mapping[str, Any]) -> None:
@@ -85,7 +87,7 @@ class Saver:
         checkpoint.prune(self.root, self.keep)
 
     def _copy(self, groups: Mapping[str, Tensors]) -> dict[str, dict[str, Tensor]]:
-        """The tensors on the CPU, in memory of their own that the next copy takes over."""
+        """Copies of the tensors on the CPU, in memory that the next call reuses."""
         copies: dict[str, dict[str, Tensor]] = {}
         fresh: dict[str, Tensor] = {}
         for group, tensors in groups.items():

@@ -1,4 +1,4 @@
-"""Signals that announce the end of a process, kept until the run has saved its state."""
+"""Signals that announce the end of a process, held back until the run has saved its state."""
 
 import os
 import signal
@@ -8,17 +8,18 @@ from contextlib import AbstractContextManager
 from types import FrameType
 from typing import Any
 
-# of time limits, pre-emption and `scancel`; Ctrl-C stays immediate
+# sent for time limits, pre-emption and `scancel`; Ctrl-C still acts immediately
 ANNOUNCING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-GRACE_S = 60.0  # what the run may take to act; clusters give 30 seconds to some minutes
+GRACE_S = 60.0  # time the run has to act; clusters allow 30 seconds to a few minutes
 
 
 class Signals(AbstractContextManager["Signals"]):
-    """While open, the signals only leave word in `asked`; `deliver` gives them to who had them.
+    """While open, signals are only noted in `asked`; `deliver` passes them to their handlers.
 
-    One that is not delivered within GRACE_S (a long validation), or comes again, is delivered at
-    once: what has to happen at the end (submitit's requeueing, say) happens in any case. Only a
-    main thread may listen; in another one nothing is ever asked.
+    A signal that is not delivered within GRACE_S (during a long validation, for example), or that
+    arrives again, is delivered at once. Whatever has to happen at the end, such as submitit's
+    requeueing, thus happens in any case. Only the main thread can receive signals; in any other
+    thread `asked` stays None.
     """
 
     def __init__(self) -> None:
@@ -39,7 +40,7 @@ class Signals(AbstractContextManager["Signals"]):
         self.before = {}
 
     def deliver(self) -> None:
-        """Hand the signal to the handler it was meant for; returns if that one lets us live."""
+        """Pass the signal to its original handler; returns if that does not end the process."""
         self._stop_clock()
         number, self.asked = self.asked, None
         if number is None:
@@ -48,7 +49,7 @@ class Signals(AbstractContextManager["Signals"]):
         if callable(handler):
             handler(number, None)
             return
-        signal.signal(number, handler)  # the system's own: end, or ignore
+        signal.signal(number, handler)  # the system's default: end the process, or ignore
         os.kill(os.getpid(), number)
         self._listen()
 

@@ -1,7 +1,7 @@
-"""What is trained: a module whose forward returns a loss and what to log.
+"""Training tasks: modules whose forward returns a loss and what to log.
 
-The trainer knows nothing else: the gradient it takes is that of the summed losses divided by the
-summed counts, over all micro-batches and processes of an optimiser step.
+The trainer knows nothing else about them. It follows the gradient of the summed losses divided by
+the summed counts, over all micro-batches and processes of an optimiser step.
 """
 
 from typing import Any, NamedTuple
@@ -17,23 +17,23 @@ from d2v.model.encoders import Freeze
 from d2v.model.running_stats import channel_std, moments
 from d2v.util.errors import Collapse
 
-SPREAD = ("target", "prediction", "encoder")  # whose standard deviations are logged
+SPREAD = ("target", "prediction", "encoder")  # tensors whose standard deviations are logged
 
 
 class Named(NamedTuple):
-    """A parameter and how deep it lies: 0 encoder, 1 ... L blocks, L + 1 what comes after.
+    """A parameter and its depth: 0 encoder, 1 ... L blocks, L + 1 everything after the blocks.
 
-    What all blocks share, a table of position biases, counts as coming after (BEiT).
+    A table of position biases that all blocks share counts as coming after them (BEiT).
     """
 
     name: str
     parameter: nn.Parameter
     depth: int
-    scale: float = 1.0  # of its learning rate, besides what its depth makes of it
+    scale: float = 1.0  # factor of the learning rate, on top of layer decay
 
 
 class Task(nn.Module):
-    """Common to all tasks."""
+    """Base class of all tasks."""
 
     def named_groups(self) -> list[Named]:
         """Trainable parameters with their depth, for weight decay and layer decay."""
@@ -44,18 +44,18 @@ class Task(nn.Module):
         ]
 
     def summary(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What to log of an optimiser step: numbers, from what forward returned, added up.
+        """Numbers to log for an optimiser step.
 
-        `sums` are over all micro-batches and processes.
+        `sums` are the outputs of forward, summed over all micro-batches and processes.
         """
         return {"loss": sums["loss"] / sums["count"].clamp(min=1)}
 
     def after_step(self, step: int) -> dict[str, float]:
-        """Called after the `step`-th optimiser step (1, 2, ...); returns what to log."""
+        """Act after the `step`-th optimiser step (1, 2, ...); return what to log."""
         return {}
 
     def check(self, step: int, logs: dict[str, float]) -> None:
-        """Raise if the run has gone wrong."""
+        """Raise an error if the run has gone wrong."""
 
     def _depth(self, name: str) -> int:
         parts = name.split(".")
@@ -74,12 +74,12 @@ class Task(nn.Module):
         raise NotImplementedError
 
     def recompute(self) -> None:
-        """Keep nothing of the blocks for the backward pass, but compute it again."""
+        """Recompute the blocks' activations in the backward pass instead of keeping them."""
         self.backbone().recompute = True  # type: ignore[assignment]
 
 
 class Pretraining(Task):
-    """Regress the teacher's targets at masked positions (paper 3.4)."""
+    """Pre-training: predict the teacher's targets at masked positions (paper 3.4)."""
 
     def __init__(self, p: params.Pretrain) -> None:
         super().__init__()
@@ -87,8 +87,9 @@ class Pretraining(Task):
         self.model = Data2Vec(p)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Summed loss and count of masked positions, and moments of targets, predictions and the
-        student's last outputs there.
+        """Summed loss, count of masked positions, and moments at these positions.
+
+        The moments are those of the targets, the predictions and the student's last outputs.
         """
         out = self.model(batch)
         loss = regression_loss(out.prediction.float(), out.target, self.loss)
@@ -102,18 +103,18 @@ class Pretraining(Task):
         return {"loss": loss, "count": count, **spread}
 
     def summary(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The loss, and standard deviations over the global batch."""
+        """The loss, and the standard deviations of the SPREAD tensors over the global batch."""
         spread = {f"{name}_std": channel_std(sums[name]) for name in SPREAD}
         return {**super().summary(sums), **spread}
 
     def after_step(self, step: int) -> dict[str, float]:
-        """Move the teacher after the optimiser step, as the reference does."""
+        """Update the teacher after the optimiser step, as the reference does."""
         rate = ema.decay(self.ema, step)
         self.model.update_teacher(rate)
         return {"ema_decay": rate}
 
     def check(self, step: int, logs: dict[str, float]) -> None:
-        """Raise Collapse when targets or predictions hardly vary any more."""
+        """Raise Collapse when targets or predictions hardly vary any longer."""
         if step <= self.collapse.after:
             return
         for name in ("target_std", "prediction_std"):
@@ -131,7 +132,7 @@ class Pretraining(Task):
 
 
 class Finetuning(Task):
-    """A labelled task on top of the student."""
+    """Fine-tuning: a labelled task on top of the student."""
 
     def __init__(
         self, p: params.Finetune, student: Student, dim: int, outputs: int, freeze: Freeze = False
@@ -146,7 +147,7 @@ class Finetuning(Task):
             self.student.encoder.freeze(freeze)
 
     def named_groups(self) -> list[Named]:
-        """As for all tasks; the output layer may have a rate of its own."""
+        """Trainable parameters as in `Task`; the head may have its own learning rate."""
         scale = getattr(self.p, "head_lr_scale", 1.0)
         return [
             entry._replace(scale=scale) if entry.name.startswith("head.") else entry
@@ -154,7 +155,7 @@ class Finetuning(Task):
         ]
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Summed loss and the number of examples."""
+        """Summed loss and number of examples; with CTC, also how many cannot be aligned."""
         outputs, padding = self._outputs(batch)
         count = torch.full((), len(outputs), device=outputs.device)
         more: dict[str, Tensor] = {}
@@ -178,8 +179,10 @@ class Finetuning(Task):
 
     @torch.inference_mode()
     def predict(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
-        """One entry an example: class and scores, a number, probabilities of all classes (C,), or
-        log-probabilities (T, letters).
+        """One entry per example, whose content depends on the task.
+
+        Classification gives a class and the scores of all classes (C,), regression a number,
+        tagging the probabilities of all classes (C,), and CTC log-probabilities (T, letters).
         """
         outputs, padding = self._outputs(batch)
         if isinstance(self.p, params.Tag):
@@ -198,7 +201,7 @@ class Finetuning(Task):
         ]
 
     def freeze(self, step: int) -> None:
-        """Train the head alone in the first freeze_steps optimiser steps."""
+        """Train only the head during the first freeze_steps optimiser steps."""
         self.frozen = step < self.freeze_steps
 
     def backbone(self) -> nn.Module:
@@ -212,7 +215,7 @@ class Finetuning(Task):
 
 
 def regression_loss(prediction: Tensor, target: Tensor, p: params.Loss) -> Tensor:
-    """Summed over the M masked positions; each position reduced over its D channels."""
+    """Loss summed over the M masked positions, each reduced over its D channels (p.reduction)."""
     if p.beta == 0:
         loss = F.mse_loss(prediction, target, reduction="sum")
     else:
@@ -222,9 +225,9 @@ def regression_loss(prediction: Tensor, target: Tensor, p: params.Loss) -> Tenso
 
 
 def class_loss(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """Summed cross-entropy of logits (B, C) to classes (B,), or to soft targets (B, C) as they are.
+    """Summed cross-entropy of logits (B, C) against classes (B,) or soft targets (B, C).
 
-    Soft targets come from mixed examples, and are smoothed where they are mixed.
+    Soft targets come from mixed examples. They are smoothed during mixing, so not again here.
     """
     if labels.is_floating_point():
         return F.cross_entropy(logits, labels, reduction="sum")
@@ -232,14 +235,14 @@ def class_loss(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
 
 
 def tag_loss(log_probs: Tensor, labels: Tensor) -> Tensor:
-    """Binary cross-entropy summed over all of (B, C); labels (B, C) from 0 to 1."""
-    log_probs = log_probs.clamp(max=-1e-7)  # where the logarithm of 1 - p is finite
+    """Binary cross-entropy, summed over all of (B, C); labels (B, C) lie between 0 and 1."""
+    log_probs = log_probs.clamp(max=-1e-7)  # keeps the logarithm of 1 - p finite
     absent = torch.log(-torch.expm1(log_probs))
     return -(labels * log_probs + (1 - labels) * absent).sum()
 
 
 def ctc_loss(log_probs: Tensor, padding: Tensor | None, batch: dict[str, Any]) -> Tensor:
-    """Summed CTC loss of log-probabilities (B, T, letters); impossible alignments give zero."""
+    """Summed CTC loss of log-probabilities (B, T, letters); impossible alignments count as zero."""
     return F.ctc_loss(
         log_probs.transpose(0, 1),
         batch["letters"],
@@ -251,7 +254,10 @@ def ctc_loss(log_probs: Tensor, padding: Tensor | None, batch: dict[str, Any]) -
 
 
 def unaligned(log_probs: Tensor, padding: Tensor | None, batch: dict[str, Any]) -> Tensor:
-    """How many examples no alignment fits: CTC needs a frame per letter, and a blank per repeat."""
+    """Number of examples without a possible alignment.
+
+    CTC needs one frame per letter, plus one blank frame per repeated letter.
+    """
     letters, counts = batch["letters"], batch["letter_counts"]
     place = torch.arange(1, letters.shape[1], device=letters.device)
     repeats = (letters[:, 1:] == letters[:, :-1]) & (place < counts[:, None])
@@ -259,14 +265,14 @@ def unaligned(log_probs: Tensor, padding: Tensor | None, batch: dict[str, Any]) 
 
 
 def frame_lengths(x: Tensor, padding: Tensor | None) -> Tensor:
-    """Real frames (B,) of `x` (B, T, ...)."""
+    """Number of unpadded frames (B,) of `x` (B, T, ...)."""
     if padding is None:
         return torch.full((len(x),), x.shape[1], device=x.device)
     return (~padding).sum(1)
 
 
 def build_head(p: params.Task, dim: int, outputs: int, norm_eps: float = 1e-5) -> nn.Module:
-    """The head that the parameters name, with `outputs` logits; `norm_eps` as in the backbone."""
+    """The head for the task `p`, with `outputs` logits; `norm_eps` as in the backbone."""
     if isinstance(p, params.CTC):
         return heads.LetterHead(p, dim, outputs)
     if isinstance(p, params.Tag):

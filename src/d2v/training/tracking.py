@@ -1,8 +1,8 @@
-"""Where else the lines of a run's log go: TensorBoard, and one hook for any other tracker.
+"""Trackers that receive a run's log: TensorBoard, and a hook for any other tracker.
 
-D2V_TRACKER=module:name names a function (run, params, step) that is called in the main process when
-a run starts, or goes on after `step`; it returns an object with `log(line)` and `close()`. Nothing
-here changes a result.
+D2V_TRACKER=module:name names a function (run, params, step). The main process calls it when a run
+starts, or resumes after `step`; it returns an object with `log(line)` and `close()`. Trackers do
+not affect results.
 """
 
 import importlib
@@ -19,14 +19,14 @@ HOOK = "D2V_TRACKER"
 
 
 class Tracker(Protocol):
-    """What gets every line of the log, with the numbers of one optimiser step."""
+    """Receives every line of the log, with the numbers of one optimiser step."""
 
     def log(self, line: Mapping[str, Any], /) -> None: ...
     def close(self) -> None: ...
 
 
 def open_all(work: Path, params: Mapping[str, Any] | None, step: int) -> list[Tracker]:
-    """TensorBoard's files in `<work>/tensorboard`, and the tracker of the hook.
+    """TensorBoard in `<work>/tensorboard`, and the tracker of the hook if one is set.
 
     Raises UserError if the hook cannot be found.
     """
@@ -37,10 +37,10 @@ def open_all(work: Path, params: Mapping[str, Any] | None, step: int) -> list[Tr
 
 
 class TensorBoard:
-    """Event files of a run; what a killed start wrote beyond `step` is marked as void."""
+    """Event files of a run; events that a killed attempt wrote after `step` are marked as void."""
 
     def __init__(self, folder: Path, step: int) -> None:
-        # the writer alone: PyTorch's SummaryWriter imports many times as much
+        # only the writer, because PyTorch's SummaryWriter imports many times as much
         from tensorboard.compat.proto import event_pb2, summary_pb2
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
@@ -55,7 +55,7 @@ class TensorBoard:
             self.writer.add_event(self.event(wall_time=now, step=step + 1, session_log=start))
 
     def log(self, line: Mapping[str, Any]) -> None:
-        """Every number of the line, and of its validation."""
+        """Write every number of the line and of its validation."""
         values = [
             self.summary.Value(tag=name, simple_value=value)
             for name, value in numbers(line).items()
@@ -64,19 +64,19 @@ class TensorBoard:
         self.writer.add_event(self.event(wall_time=time.time(), step=line["step"], summary=summary))
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write remaining events and close the file."""
         self.writer.close()
 
 
 def numbers(line: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a line by name, but for the step; those of the validation as validation/x."""
+    """The numbers of a line by name, without the step; validation metrics as validation/<name>."""
     found = {k: v for k, v in line.items() if isinstance(v, int | float) and k != "step"}
     validation = line.get("validation") or {}
     return found | {f"validation/{k}": v for k, v in validation.items() if v is not None}
 
 
 def tell(trackers: Sequence[Tracker], lines: Sequence[Mapping[str, Any]]) -> None:
-    """Give all lines to all trackers; a failure is reported and fails nothing."""
+    """Pass all lines to all trackers; a failure is reported but does not end the run."""
     for tracker in trackers:
         with spared(f"tracking by {type(tracker).__name__}"):
             for line in lines:
@@ -84,7 +84,7 @@ def tell(trackers: Sequence[Tracker], lines: Sequence[Mapping[str, Any]]) -> Non
 
 
 def close(trackers: Sequence[Tracker]) -> None:
-    """Close all trackers; a failure is reported and fails nothing."""
+    """Close all trackers; a failure is reported but does not end the run."""
     for tracker in trackers:
         with spared(f"closing {type(tracker).__name__}"):
             tracker.close()

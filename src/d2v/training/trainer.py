@@ -1,4 +1,4 @@
-"""The one loop: pre-training and fine-tuning, one process or several."""
+"""The training loop: pre-training and fine-tuning, in one process or several."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -29,19 +29,19 @@ SMALLER = (
     "give a smaller train.micro_batch, or train.sized with a smaller size and more micro_batches,"
     " or more GPUs: the batch of a step stays the same, and the run goes on from its checkpoint"
 )
-KEEP = 2  # checkpoints on disk, besides the best one
+KEEP = 2  # checkpoints kept on disk, besides the best one
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a finished run was."""
+    """The outcome of a finished run."""
 
     steps: int
-    kept: int  # step of the weights that are kept: the last, or the best on the dev split
-    checkpoint: Path  # folder of these weights
-    logs: Metrics  # means over the last log_every steps: loss, target_std, ...; skipped_steps
+    kept: int  # step of the kept weights: the last, or the best on the dev split
+    checkpoint: Path  # folder of the kept weights
+    logs: Metrics  # means over the last log_every steps (loss, target_std, ...), and skipped_steps
     validation: Metrics  # metrics of the kept weights; empty without validation
-    seconds: float  # wall time over all starts, without what was lost in kills
+    seconds: float  # wall time over all attempts, without work lost to kills
 
 
 def fit(
@@ -61,23 +61,23 @@ def fit(
     provenance: Mapping[str, Any] | None = None,
     inputs: Mapping[str, Any] | None = None,
 ) -> Summary:
-    """Train `task` for train.steps optimiser steps, going on from the newest checkpoint in `work`.
+    """Train `task` for train.steps optimiser steps, resuming from the newest checkpoint in `work`.
 
     The gradient is that of summed losses / summed counts over all micro-batches and processes.
     `validate(task, step)` is called in the main process, in evaluation mode without gradients,
     every `validate_every` steps and at the end; `better(new, best)` compares its results.
-    `params` is all that defines the result (JSON-able; kept in every checkpoint, as `provenance`
-    and `inputs` are): checkpoints made with other values are moved aside, not continued. A finished
-    run returns its Summary at once. In the end the task holds the kept weights. A signal that
-    announces the end of the process (d2v.training.signals) is obeyed after the
-    step, the state being saved.
+    `params` holds everything that defines the result (JSON-able). Every checkpoint stores it, with
+    `provenance` and `inputs`; checkpoints made with other values are moved aside, not resumed.
+    A finished run returns its Summary at once. On return the task holds the kept weights.
+    A signal that announces the end of the process (d2v.training.signals) is handled after the
+    current step, once the state is saved.
 
     Raises UserError (the batch does not divide or fit; the last or best checkpoint cannot be
-    written), NotFinite, Rebound, OutOfMemory, and what task.check raises.
+    written), NotFinite, Rebound, OutOfMemory, and whatever task.check raises.
     """
     if keep == "best" and (validate is None or better is None):
         raise ValueError("keep='best' needs validate and better")
-    # validation itself changes nothing
+    # validation affects the result only where it chooses the weights to keep
     every = validate_every if keep == "best" else None
     defining = {"params": params, "seed": seed, "keep": keep, "validate_every": every}
     for group in (optimiser, schedule, train):
@@ -101,11 +101,11 @@ def fit(
 
 
 class _Loop:
-    """One run: `resume`, `run`, `summary`."""
+    """State of one run. Call `resume`, then `run` unless the run is finished, then `summary`."""
 
     validate: Validate | None = None
     validate_every: int | None = None
-    better: Better | None = None  # given if the best weights are kept
+    better: Better | None = None  # set if the best weights are kept
 
     def __init__(
         self,
@@ -130,14 +130,14 @@ class _Loop:
         self.parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
         self.rate = optim.schedule(schedule, optimiser.lr, train.steps)
         self.mixed = train.precision == "mixed" and devices.has_bfloat16(self.world.device)
-        self.step = 0  # finished optimiser steps
-        self.saved = 0  # at which of them
-        self.seconds = 0.0  # of earlier starts
+        self.step = 0  # completed optimiser steps
+        self.saved = 0  # step of the last save
+        self.seconds = 0.0  # wall time of earlier attempts
         self.best: dict[str, Any] | None = None  # {"step", "validation"}
         self.outcome: dict[str, Any] | None = None  # of a finished run: logs, validation, seconds
 
     def run(self) -> None:
-        """All remaining steps."""
+        """Run all remaining steps."""
         self._prepare()
         self.model = distributed.wrap(self.task, self.world)
         self.meter = log.Meter()
@@ -170,14 +170,14 @@ class _Loop:
 
             # --- gradient of the global batch
             sums = self._backward(batches, step)
-            scale = self.world.size / sums["count"].clamp(min=1)  # processes were averaged
+            scale = self.world.size / sums["count"].clamp(min=1)  # undoes DDP's mean
             norm = optim.scale_and_clip(self.parameters, scale.float(), self.clip)
 
             # --- update
             optim.update(self.optimiser, norm, sums["loss"])
             logs = task.after_step(step + 1)
 
-            # --- report; only here, and only now and then, the device is waited for
+            # --- report; the host waits for the device only here, and only every few steps
             self.step = step + 1
             measured = {**task.summary(sums), "grad_norm": norm}
             self.meter.add(self.step, measured, {**logs, "lr": lr}, self.order.examples(step))
@@ -187,7 +187,7 @@ class _Loop:
                 self._obey()
 
     def resume(self) -> None:
-        """Go back to the state of the newest checkpoint of this run, if there is one."""
+        """Restore the state of this run's newest checkpoint, if there is one."""
         folder = distributed.from_main(self._newest() if self.world.main else None)
         if folder is None:
             return
@@ -200,7 +200,7 @@ class _Loop:
         self.seconds, self.outcome = found.meta["seconds"], found.meta["outcome"]
 
     def summary(self) -> Summary:
-        """The outcome; the kept weights are loaded if they are not the last."""
+        """Return the outcome, after loading the kept weights if they are not the last."""
         outcome = distributed.from_main(self.outcome)
         kept = self.best["step"] if self.better and self.best else self.step
         folder = self.checkpoints / f"step-{kept}"
@@ -211,7 +211,7 @@ class _Loop:
     # --- in the order they are called ---------------------------------------------------------
 
     def _prepare(self) -> None:
-        """How the task computes, which does not change what."""
+        """Set up recomputation and compilation: they change how the task computes, not what."""
         if self.train.recompute:
             self.task.recompute()
         self.compiled: compiling.Watch | None = None
@@ -253,11 +253,11 @@ class _Loop:
         return [self.dataset.ids[index] for _, index in self.order.keys(step - 1)]
 
     def _backward(self, batches: Iterator[dict[str, Any]], step: int) -> dict[str, Tensor]:
-        """Gradients of the summed loss; what the task returns, summed over the global batch."""
+        """Backpropagate the summed loss; return the task's outputs summed over the global batch."""
         world, device, sums = self.world, self.world.device, None
         for a in range(self.accumulation):
             batch = next(batches)
-            # dropout depends on the place of the micro-batch in the run, not on who computes it
+            # dropout depends on the micro-batch's place in the run, not on the process computing it
             place = a * world.size + world.rank
             devices.seed(device, self.seed, step, place)
             with distributed.exchange(self.model, now=a == self.accumulation - 1):
@@ -274,7 +274,7 @@ class _Loop:
         return self.step == self.train.steps or (every is not None and self.step % every == 0)
 
     def _report(self) -> None:
-        """Judge and log the steps since the last report; validate and save where due."""
+        """Check and log the steps since the last report; validate and save where due."""
         lines = self._read()
         validate = self.validate is not None and self._due(self.validate_every)
         improved = validate and self._validated(lines[-1])
@@ -282,10 +282,10 @@ class _Loop:
         if improved or self._due(self.train.checkpoint_every) or self._late():
             self._save()
         self.saver.poll()
-        self.meter.restart()  # the rate is that of training alone
+        self.meter.restart()  # examples per second count training time only
 
     def _read(self) -> list[dict[str, Any]]:
-        """The lines of the steps since the last report, judged."""
+        """Return the log lines of the steps since the last report, once Health has checked them."""
         lines = self.meter.read()
         for count, line in enumerate(lines, start=1):
             try:
@@ -304,7 +304,7 @@ class _Loop:
             self.progress.update(lines[-1])
 
     def _validated(self, line: dict[str, Any]) -> bool:
-        """Add the metrics to the line; whether they are the best so far (and are to be kept)."""
+        """Validate and add the metrics to `line`; return whether to keep these weights as best."""
         metrics: Metrics = {}
         if self.validate is not None and self.world.main:
             self.task.eval()
@@ -317,28 +317,31 @@ class _Loop:
         line["validation"] = metrics = distributed.from_main(metrics)
         if self.better is None:
             return False
-        # an undefined first validation is kept until a defined one comes: some weights must be
+        # the first validation counts as best even if undefined: some weights must be kept
         if self.best is not None and not self.better(metrics, self.best["validation"]):
             return False
         self.best = {"step": self.step, "validation": metrics}
         return True
 
     def _late(self) -> bool:
-        """Whether the newest checkpoint is older than checkpoint_minutes, by the main's clock."""
+        """Whether the newest checkpoint is older than checkpoint_minutes.
+
+        The clock of the main process decides for all.
+        """
         minutes = self.train.checkpoint_minutes
         if minutes is None:
             return False
         return bool(distributed.from_main(time.monotonic() - self.saver.last >= 60 * minutes))
 
     def _told_to_end(self) -> bool:
-        """Whether a signal has come to any process; the same in all of them."""
+        """Whether any process has received a signal; all processes get the same answer."""
         here = self.signals.asked is not None
         if self.world.device.type == "cuda" and self.world.size > 1 and self.meter.rows:
-            return False  # asked after reports only: the processes need not wait for each other
+            return False  # ask only after reports: processes should not wait at every step
         return distributed.any_of(here)
 
     def _obey(self) -> None:
-        """Save what there is, then let the signal do what it is there for."""
+        """Save the state, then pass the signal on to its original handler."""
         if self.meter.rows:
             self._write(self._read())
             self.meter.restart()
