@@ -147,7 +147,7 @@ class Images(Examples):
         return draw(self.view, shape, self.encoder.image_size, rng(self.seed, *place))
 
     def _augmented(self, row: int, place: Place) -> np.ndarray:
-        """A random view (size, size, C)."""
+        """Make a random view (size, size, C)."""
         size, choice = self.encoder.image_size, self._choice(row, place)
         if choice.box is not None:
             smaller = reduction(min(choice.box.height, choice.box.width), size)

@@ -30,7 +30,7 @@ from d2v.util.errors import UserError
 SPLIT = "train"
 SHORTEST_S = 2.0  # the recipes drop anything shorter
 SUBSETS = tuple(LIBRILIGHT_HOURS)
-DUPLICATE = "duplicate"  # also published, but only more recordings of books in the subsets
+DUPLICATE = "duplicate"  # also published: further recordings of books in the subsets
 Span = tuple[int, int]  # first sample, and the one after the last
 
 
