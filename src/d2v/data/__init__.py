@@ -1,4 +1,4 @@
-"""Prepared data: shards, readers of the official layouts, and the data sets of the trainer.
+"""Prepared data: shards, readers for the official layouts, and the trainer's data sets.
 
 Imports: util, params, model.
 """
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from d2v.util.errors import UserError
 
-if TYPE_CHECKING:  # preparing data needs no torch
+if TYPE_CHECKING:  # data preparation does not need torch
     from d2v import params
     from d2v.data.examples import Examples
 
@@ -26,14 +26,15 @@ def build_dataset(
     labels: str | None = None,
     dim: int = 0,
 ) -> "Examples":
-    """The examples of a split or several (a+b), or of those that prepared/lists/<labels>.txt names.
+    """Build the data set of one split, or of several joined by a plus sign (a+b).
 
-    Without a task: for pre-training, with masks if `mask` is given. With one: with labels. `train`
-    turns augmentation on; pre-training masks are made either way. `dim` is the width of the
-    encoder's outputs, which masks of channels need.
+    `labels` restricts it to the examples listed in prepared/lists/<labels>.txt. Without a task, the
+    examples are for pre-training and have masks if `mask` is given; with a task, they have labels.
+    `train` enables augmentation; pre-training masks are drawn either way. `dim` is the width of the
+    encoder's outputs, which channel masks need.
 
-    Raises UserError if the folder, the split or the list is not there, or the parameters do not fit
-    the data (kind, classes, vocabulary, lengths).
+    Raises UserError if the folder, the split or the list is missing, or if the parameters do not
+    match the data (kind, classes, vocabulary, lengths).
     """
     from d2v import params as p
     from d2v.data.examples import Source

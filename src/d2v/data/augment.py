@@ -1,7 +1,7 @@
-"""What torchvision, timm and Pillow make of images, from random numbers of their own.
+"""Image operations of torchvision, timm and Pillow, with separately seeded random numbers.
 
-Those libraries draw from the global generators. `drawing` seeds them and puts them back, so every
-view is a function of its seed, and the trainer's random numbers stay as they are.
+These libraries draw from the global generators. `drawing` seeds the generators and restores them
+afterwards, so every view is a function of its seed, and the trainer's random numbers are unchanged.
 """
 
 import random
@@ -23,7 +23,7 @@ GREY = (128, 128, 128)
 
 @contextmanager
 def drawing(seed: int) -> Iterator[None]:
-    """Python's, NumPy's and PyTorch's global generators seeded; as they were when it ends."""
+    """Seed the global generators of Python, NumPy and PyTorch, and restore them on exit."""
     kept = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     try:
         _seed(seed)
@@ -41,16 +41,16 @@ def _seed(seed: int) -> None:
 
 
 def seed_of(*numbers: int) -> int:
-    """One seed of 62 bits from several numbers."""
+    """Combine several numbers into one 62-bit seed."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 2
 
 
 def crop(pixels: np.ndarray, size: int, rows: int = 0, columns: int = 0) -> np.ndarray:
-    """The centre of pixels (H, W, C), moved by rows and columns: (size, size, C).
+    """Crop the centre (size, size, C) of pixels (H, W, C), shifted by rows and columns.
 
-    The centre lies where torchvision's `center_crop` has it: half a pixel is rounded to even.
-    Images too small are first enlarged (bicubic) until the shorter side fits. What lies outside of
-    the image is zero.
+    The centre is the one of torchvision's `center_crop`, which rounds half a pixel to even. Images
+    that are too small are first enlarged (bicubic) until the shorter side fits. Pixels outside the
+    image are zero.
     """
     height, width = pixels.shape[:2]
     if min(height, width) < size:
@@ -74,15 +74,15 @@ def resized(
     by: int = 1,
     resampling: str = "bicubic",
 ) -> np.ndarray:
-    """The centre (size, size, C) of a picture whose shorter side is made `shorter` long.
+    """Resize a picture so that its shorter side is `shorter`; return its centre (size, size, C).
 
-    `shape` (H, W) is that of the file, which was decoded `by` times smaller.
+    `shape` (H, W) is the shape of the file, which was decoded `by` times smaller.
     """
     from torchvision.transforms.v2 import functional as v2
 
     if by == 1:
         whole = v2.resize(picture, [shorter], v2.InterpolationMode(resampling))
-    else:  # the file's own ratio: reduced sides were rounded up
+    else:  # use the aspect ratio of the file, since reduced sides are rounded up
         longer = int(shorter * max(shape) / min(shape))
         sides = (longer, shorter) if shape[1] >= shape[0] else (shorter, longer)
         edges = (0.0, 0.0, shape[1] / by, shape[0] / by)
@@ -93,12 +93,12 @@ def resized(
 def erase(images: Tensor, probability: float, seeds: Sequence[int]) -> None:
     """Fill a random rectangle of some images (B, C, H, W) with noise, in place (timm, mode pixel).
 
-    Images are standardised already, as the noise is.
+    The images must be standardised already, because the noise is.
     """
     from timm.data.random_erasing import RandomErasing
 
     eraser = RandomErasing(probability, mode="pixel", max_count=1, device="cpu")
-    with drawing(0):  # kept and put back once: that takes longer than seeding
+    with drawing(0):  # save and restore only once, which takes longer than seeding
         for one, seed in zip(images, seeds, strict=True):
             _seed(seed)
             eraser(one)
@@ -107,10 +107,10 @@ def erase(images: Tensor, probability: float, seeds: Sequence[int]) -> None:
 def mixing(
     view: params.ImageAugment, task: params.Classify
 ) -> Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]:
-    """A function of images (B, C, H, W), classes (B,) and a seed that mixes each with another.
+    """Return a function of images (B, C, H, W), classes (B,) and a seed that mixes pairs of images.
 
-    It gives images and soft targets (B, classes), smoothed. Mixup or CutMix, one of them and one
-    share for the whole batch, which must be even (timm's Mixup, as BEiT uses it).
+    It returns images and soft, smoothed targets (B, classes). The whole batch, whose size must be
+    even, shares one method, Mixup or CutMix, and one mixing weight (timm's Mixup, as BEiT uses it).
     """
     from timm.data.mixup import Mixup
 
@@ -138,19 +138,19 @@ def mixing(
 
 
 def image(pixels: np.ndarray) -> Image.Image:
-    """Pixels (H, W, 1) or (H, W, 3) as Pillow has them."""
+    """Convert pixels (H, W, 1) or (H, W, 3) to a Pillow image."""
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
 def array(picture: Image.Image) -> np.ndarray:
-    """Pixels (H, W, C) of a picture."""
+    """Return the pixels (H, W, C) of a Pillow image."""
     pixels = np.asarray(picture)
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
 @lru_cache(maxsize=4)
 def rand_augment(name: str, size: int, fill: tuple[int, ...]) -> Any:
-    """timm's RandAugment with BEiT's settings; raises UserError for a name that timm has not."""
+    """Build timm's RandAugment with BEiT's settings; raises UserError for an invalid name."""
     from timm.data.auto_augment import rand_augment_transform
 
     settings = {
@@ -171,9 +171,9 @@ def rand_augment(name: str, size: int, fill: tuple[int, ...]) -> Any:
 
 
 def _posterize(picture: Image.Image, bits: int, **settings: Any) -> Image.Image:
-    """Keep so many bits of each value; 0, which full magnitude asks for, leaves black.
+    """Keep the first `bits` bits of each value; 0 bits, used at full magnitude, give black.
 
-    Pillow 13 refuses 0; with earlier versions timm's own did this.
+    Replaces timm's operation, which relies on Pillow accepting 0 bits; Pillow 13 rejects them.
     """
     if bits >= 8:
         return picture

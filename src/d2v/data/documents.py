@@ -1,10 +1,10 @@
 """Text in a folder, document by document: plain files or JSON lines, compressed or not.
 
-    *.txt[.gz]      a sentence or paragraph a line, blank line between documents
-    *.jsonl[.gz]    a document a line, its text in one field; its lines are the paragraphs
-    wiki_00, ...    the same, as WikiExtractor writes them with --json
+    *.txt[.gz]      one sentence or paragraph per line, a blank line between documents
+    *.jsonl[.gz]    one document per line, its text in one field; lines of the text are paragraphs
+    wiki_00, ...    the same, as written by WikiExtractor with --json
 
-Folders may be nested; files are taken in the order of their paths.
+Folders may be nested; files are read in the order of their paths.
 """
 
 import json
@@ -17,8 +17,8 @@ from d2v.data.pieces import Piece, cut_file, lines_of
 from d2v.data.walk import refuse_dangling, walk, warn_unused
 from d2v.util.errors import UserError
 
-PIECE_BYTES = 4 * 2**20  # of a file that one process reads at a time
-_PACKED = 3  # bytes of text for one compressed byte, about
+PIECE_BYTES = 4 * 2**20  # part of a file that one process reads at a time
+_PACKED = 3  # approximate bytes of text per compressed byte
 _WIKI = re.compile(r"wiki_\d+")
 
 
@@ -30,15 +30,16 @@ class Part(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes of text, about."""
+        """Approximate number of bytes of text."""
         start, stop = self.piece.start, self.piece.stop
         return self.piece.path.stat().st_size * _PACKED if stop is None else stop - start
 
 
 def find_parts(source: Path, piece_bytes: int) -> list[Part]:
-    """All text of a folder, or of one file, in parts of whole documents of about that size.
+    """Divide the text of a folder, or of one file, into parts of whole documents of similar size.
 
-    Raises UserError: no such folder, no text files in it, a file without text, two of one name.
+    Raises UserError if the folder does not exist or has no text files, if a file has no text, or if
+    two files have the same name.
     """
     if source.is_file():
         paths, top = [source], source.parent
@@ -68,7 +69,7 @@ def find_parts(source: Path, piece_bytes: int) -> list[Part]:
 
 
 def read_sentences(part: Part, field: str) -> Iterator[tuple[str, str]]:
-    """Name of the document, FILE:LINE of its beginning, and text of each line that is not blank.
+    """Yield the document name (FILE:LINE of its start) and the text of each non-blank line.
 
     Raises UserError naming a line that is not UTF-8, or not a JSON object with a text in `field`.
     """
@@ -89,7 +90,7 @@ def read_sentences(part: Part, field: str) -> Iterator[tuple[str, str]]:
 
 
 def _files(source: Path) -> list[Path]:
-    """The text files of a folder in the order of their paths; warns of other files."""
+    """Return the text files of a folder, sorted by path; warns of other files."""
     tree = walk(source)
     refuse_dangling(tree.dangling)
     paths = sorted(map(Path, tree.files))
@@ -115,7 +116,7 @@ def _text(line: str, field: str, where: str) -> str:
 
 
 def _kind(path: Path) -> str | None:
-    """Suffixes of a text file, `""` for WikiExtractor's names, None for other files."""
+    """Return the suffix of a text file, `""` for WikiExtractor's names, None for other files."""
     for kind in (".txt", ".txt.gz", ".jsonl", ".jsonl.gz"):
         if path.name.endswith(kind):
             return kind

@@ -1,4 +1,4 @@
-"""`d2v data`: fetch the raw sources if need be, and bring prepared sets up to date with DVC."""
+"""`d2v data`: fetch missing raw sources, and bring the prepared sets up to date with DVC."""
 
 import argparse
 import difflib
@@ -18,27 +18,28 @@ from d2v.util.files import remove_file
 from d2v.util.locks import held, process_start
 
 _LOCK = Path(".dvc/tmp/d2v.lock")
-STAGES = Path("dvc.yaml")  # of the miniature
+STAGES = Path("dvc.yaml")  # stages of the miniature
 _RUNNING = "Running stage '"
 _WAITING = "data: another `d2v data`, or DVC for it, is at work here; waiting for its end"
-# what DVC itself says while it runs stages
+# how lines start that DVC itself prints while it runs stages
 _OF_DVC = (
     *("> ", "Stage '", "'data.dvc' didn't change", "Verifying data sources", "\tgit add"),
     *("Updating lock file", "Generating lock file", "Use `dvc push`", "To track the changes"),
     *("To enable auto staging", "Data and pipelines are up to date", "WARNING: ", "ERROR: "),
 )
-DYING_S = 3.0  # a killed process gives back our lock before it is gone
+DYING_S = 3.0  # seconds to wait: a killed process releases our lock before it has exited
 
 
 def repro(targets: Sequence[str] = (), root: Path = Path(), stages: Path = STAGES) -> list[str]:
-    """Run the stages of a file that are out of date: `targets` and what they need, or all.
+    """Run the out-of-date stages of a file: `targets` and their dependencies, or all stages.
 
-    Returns the names of the stages that ran; what they say goes to standard error. One at a time: a
-    second call waits for the first, and for a DVC that a killed call left behind. Raises UserError
-    with the sentence of the stage that failed, or with the nearest name of an unknown target.
+    Returns the names of the stages that ran; their output goes to standard error. Calls run one at
+    a time: a second call waits for the first, and for any DVC process that a killed call left
+    behind. Raises UserError with the error message of the stage that failed or, for an unknown
+    target, with the closest name.
     """
     known = _check(targets, root, stages)
-    # stages call `d2v`: the one beside this Python, activated or not
+    # stages call `d2v`: use the one next to this Python, even if its environment is not active
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     command = [sys.executable, "-m", "dvc", "repro", *named(targets or known, stages)]
     ran: list[str] = []
@@ -53,7 +54,7 @@ def repro(targets: Sequence[str] = (), root: Path = Path(), stages: Path = STAGE
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            pass_fds=[lock.fileno()],  # the lock lives as long as DVC, even if we are killed
+            pass_fds=[lock.fileno()],  # DVC holds the lock until it ends, even if we are killed
         )
         assert process.stdout is not None
         for line in process.stdout:
@@ -62,14 +63,14 @@ def repro(targets: Sequence[str] = (), root: Path = Path(), stages: Path = STAGE
                 ran.append(line.removeprefix(_RUNNING).split("'")[0])
                 print(f"data: {ran[-1]}", flush=True)
             elif line.strip() and not line.startswith((*_OF_DVC, "error: ")):
-                print(line.rstrip(), file=sys.stderr, flush=True)  # of the stage itself
+                print(line.rstrip(), file=sys.stderr, flush=True)  # output of the stage itself
         if process.wait():
             raise UserError(_reason(said, ran, process.returncode))
     return ran
 
 
 def _clear_dead(rwlock: Path) -> None:
-    """Remove DVC's list of users if all are dead: to DVC, one not yet reaped is alive."""
+    """Remove DVC's lock file once all its owners have exited: DVC counts zombies as alive."""
     if not rwlock.is_file():
         return
     pids = {int(pid) for pid in re.findall(r'"pid": (\d+)', rwlock.read_text())}
@@ -82,12 +83,12 @@ def _clear_dead(rwlock: Path) -> None:
 
 
 def named(targets: Sequence[str], stages: Path) -> list[str]:
-    """Stages as DVC is told them from the root of the repository."""
+    """Return the names of stages as DVC takes them in the root of the repository."""
     return list(targets) if stages == STAGES else [f"{stages}:{target}" for target in targets]
 
 
 def _check(targets: Sequence[str], root: Path, stages: Path) -> list[str]:
-    """Names of all stages; raises UserError for a target that is none of them."""
+    """Return the names of all stages; raises UserError for a target that is not among them."""
     try:
         known = list(yaml.safe_load((root / stages).read_text())["stages"])
     except FileNotFoundError:
@@ -101,7 +102,7 @@ def _check(targets: Sequence[str], root: Path, stages: Path) -> list[str]:
 
 
 def _reason(said: list[str], ran: list[str], code: int) -> str:
-    """The failing command's own sentence if it left one, else DVC's."""
+    """Return the error message of the failed command or, if it printed none, that of DVC."""
     own = [line.removeprefix("error: ") for line in said if line.startswith("error: ")]
     if own:
         return f"{ran[-1]}: {own[-1]}" if ran else own[-1]
@@ -116,7 +117,7 @@ def _reason(said: list[str], ran: list[str], code: int) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """`d2v data [DATASET...]`."""
+    """Run `d2v data [DATASET...]`."""
     parser = argparse.ArgumentParser(prog="d2v data", description=__doc__)
     parser.add_argument(
         "targets", nargs="*", metavar="DATASET", help="stage of the file (default: all)"
@@ -131,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     targets, stages = args.targets, args.stages
     _check(targets, Path(), stages)
-    if stages == STAGES:  # official sets lie where their parameters say
+    if stages == STAGES:  # official sets are in the folders that their parameters name
         for file in fetch(Path("data")):
             print(f"data: fetched {file}", flush=True)
     ran = repro(targets, stages=stages)

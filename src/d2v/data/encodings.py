@@ -1,4 +1,4 @@
-"""Tokenizers by their files: sentencepiece models, tokenizer.json, GPT-2's byte pairs."""
+"""Tokenizers read from their files: sentencepiece models, tokenizer.json, GPT-2's byte pairs."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -17,27 +17,28 @@ FILES: dict[Kind, tuple[str, ...]] = {
 
 
 class Encoding(NamedTuple):
-    """Texts to ids and back, without <s> and </s>.
+    """Functions from texts to ids and back, without <s> and </s>.
 
-    The letters `<s>`, `</s>`, `<pad>` and `<mask>` in a text are letters, as in fairseq.
+    `<s>`, `</s>`, `<pad>` and `<mask>` inside a text are ordinary characters, as in fairseq.
     """
 
     encode: Callable[[str], list[int]]
     decode: Callable[[list[int]], str]
-    size: int  # ids, with <mask>
-    pieces: Callable[[], list[tuple[int, str]]]  # every id and what it stands for, in order
+    size: int  # number of ids, including <mask>
+    pieces: Callable[[], list[tuple[int, str]]]  # every id and its piece, in order
 
 
 def encoding(kind: Kind, files: Mapping[str, bytes]) -> Encoding:
-    """The tokenizer of these files (FILES).
+    """Load the tokenizer in these files (named in FILES).
 
-    Raises UserError if the package for it is missing, and what that package raises for bad files.
+    Raises UserError if the package it needs is missing, and whatever that package raises for
+    invalid files.
     """
     if kind == "sentencepiece":
-        if not files["tokenizer.model"]:  # which it would take for a model
+        if not files["tokenizer.model"]:  # which sentencepiece would accept as a model
             raise ValueError("tokenizer.model is empty")
         model = sentencepiece.SentencePieceProcessor(model_proto=files["tokenizer.model"])
-        # <mask> is not in the model: no text encodes to it
+        # <mask> is not in the model, so no text encodes to it
         return Encoding(
             lambda text: list(model.encode(text)),
             lambda ids: str(model.decode(ids)),
@@ -70,7 +71,7 @@ def _tokenizers(kind: Kind, files: Mapping[str, bytes]) -> Any:
 
 
 def _byte_pairs(vocabulary: bytes, merges: bytes) -> Any:
-    """GPT-2's byte-level pairs (RoBERTa): vocab.json and merges.txt."""
+    """Build GPT-2's byte-level BPE (used by RoBERTa) from vocab.json and merges.txt."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     vocab = json.loads(vocabulary)

@@ -1,4 +1,4 @@
-"""What the data sets of all modalities share: which rows, their ids, what is kept in memory."""
+"""Base of the data sets of all modalities: choice of rows, their ids, caching in memory."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from d2v.data.layout import LISTS, lines
 from d2v.data.shards import Shards, Texts, read_meta
 from d2v.util.errors import UserError
 
-IN_MEMORY = 256 * 2**20  # bytes; sets that take more when decoded are decoded at every access
+IN_MEMORY = 256 * 2**20  # bytes; a set that is larger when decoded is decoded at every access
 Item = TypeVar("Item")
 Example = dict[str, Any]
 Batch = dict[str, Any]
@@ -24,22 +24,23 @@ Place = tuple[int, int]  # epoch, index
 
 @dataclass(frozen=True)
 class Source:
-    """Which examples, and how their random numbers are made."""
+    """Which examples to read, and the seed of their random numbers."""
 
     prepared: Path
-    split: str  # or several, as a+b
+    split: str  # or several, joined as a+b
     seed: int
-    train: bool  # augmentation
+    train: bool  # enables augmentation
     labels: str | None = None  # name of a label list
 
 
 class Examples(Dataset[Example]):
-    """A split of prepared data or several (a+b), or the rows of it that a label list names.
+    """One or several splits (a+b) of prepared data, or the rows of them that a label list names.
 
-    Map-style over (epoch, index): augmentation and masks are functions of (seed, epoch, index).
+    A map-style data set over (epoch, index): augmentation and masks are functions of (seed, epoch,
+    index).
     """
 
-    kinds: tuple[str, ...]  # of preparations that it reads
+    kinds: tuple[str, ...]  # kinds of prepared data that it reads
 
     def __init__(self, source: Source) -> None:
         prepared, split = source.prepared, source.split
@@ -67,14 +68,14 @@ class Examples(Dataset[Example]):
 
     @cached_property
     def references(self) -> Sequence[Any]:
-        """What predictions are compared with: class id, number or transcript."""
+        """Reference for each prediction: class id, number or transcript."""
         return Picked(self.shards.numbers("label").tolist(), self.rows)
 
     @property
     def sizes(self) -> npt.NDArray[np.int64]:
-        """Samples or tokens of each example (N,), after cropping; for batches by length.
+        """Samples or tokens per example (N,), after cropping, for batching by length.
 
-        Raises UserError where all examples are equally large.
+        Raises UserError for data whose examples all have the same size.
         """
         raise UserError(
             f"{self.folder}: train.sized is for sequences, and these examples have one size;"
@@ -88,30 +89,30 @@ class Examples(Dataset[Example]):
         raise NotImplementedError
 
     def __getitems__(self, places: list[Place]) -> list[Example]:
-        """The examples of a batch, as a loader asks for them."""
+        """Return the examples of a batch; the loader calls this once per batch."""
         return [self[place] for place in places]
 
     def collate(self, examples: list[Example]) -> Batch:
-        """Examples to one batch of tensors."""
+        """Collate examples into one batch of tensors."""
         raise NotImplementedError
 
     def finish(self, batch: Batch, device: torch.device) -> Batch:
-        """What is left to do for a batch where the model is, its tensors being there already."""
+        """Do the rest of the work for a batch on the model's device, where its tensors now are."""
         return batch
 
     def keys(self, examples: list[Example]) -> list[tuple[int, int, int]]:
-        """(seed, epoch, index) of each example, which its random numbers depend on."""
+        """(seed, epoch, index) of each example, on which its random numbers depend."""
         return [(self.seed, *example["place"]) for example in examples]
 
     def keep(self, chosen: npt.NDArray[np.bool_], why: str) -> None:
-        """Leave out rows; raises UserError if that leaves none."""
+        """Keep only the chosen rows; raises UserError if none is left."""
         self.rows = self.rows[chosen]
         if not len(self.rows):
             raise UserError(f"{self.folder}: no example left: {why}")
 
 
 class Joined:
-    """Several splits, one after another, read like one (d2v.data.shards.Shards)."""
+    """Several concatenated splits, read like one (d2v.data.shards.Shards)."""
 
     def __init__(self, parts: Sequence[Shards]) -> None:
         self.parts = parts
@@ -127,16 +128,16 @@ class Joined:
         return sorted(set.intersection(*(set(part.columns) for part in self.parts)))
 
     def payload(self, index: int) -> memoryview:
-        """Bytes of example `index`, without copying them."""
+        """Return the bytes of example `index`, without copying them."""
         part = int(np.searchsorted(self.starts, index, "right")) - 1
         return self.parts[part].payload(index - int(self.starts[part]))
 
     def numbers(self, name: str) -> npt.NDArray[Any]:
-        """A column of numbers, as an array (N,)."""
+        """Return a column of numbers as an array (N,)."""
         return np.concatenate([part.numbers(name) for part in self.parts])
 
     def texts(self, name: str) -> Texts:
-        """A column of texts."""
+        """Return a column of texts."""
         if name not in self._texts:
             columns = [part.texts(name) for part in self.parts]
             before = np.cumsum([0, *(len(c.utf8) for c in columns)])
@@ -147,7 +148,7 @@ class Joined:
 
 
 class Picked(Sequence[Item], Generic[Item]):
-    """The items of a sequence at some rows, taken when asked for."""
+    """The items of a sequence at the given rows, looked up lazily."""
 
     def __init__(self, items: Sequence[Item], rows: npt.NDArray[np.integer]) -> None:
         self.items, self.rows = items, rows
@@ -166,7 +167,7 @@ class Picked(Sequence[Item], Generic[Item]):
 
 
 class Decoded:
-    """Decoded rows, each kept after its first use if all of them fit into IN_MEMORY."""
+    """Decoded rows; each is cached after its first use if all of them fit into IN_MEMORY."""
 
     def __init__(self, decode: Callable[[int], np.ndarray], total_bytes: int) -> None:
         self.decode, self.kept = decode, total_bytes <= IN_MEMORY
@@ -182,15 +183,16 @@ class Decoded:
 
 
 def hiding(mask: npt.NDArray[np.bool_]) -> Batch:
-    """`mask` (B, T), and `masked` (M,) int64: where in the flattened mask it is True.
+    """`mask` (B, T), and `masked` (M,) int64: the indices at which the flattened mask is True.
 
-    Found here, in the loader's processes: searching a mask on an accelerator waits for it.
+    The loader's processes compute the indices, because searching a mask on an accelerator would
+    force a synchronisation.
     """
     return {"mask": torch.from_numpy(mask), "masked": torch.from_numpy(np.flatnonzero(mask))}
 
 
 def _listed(source: Source, labels: str, rows: dict[str, int]) -> np.ndarray:
-    """Rows that prepared/lists/<labels>[.txt] names, in its order."""
+    """Rows that prepared/lists/<labels>[.txt] names, in the order of the list."""
     path = source.prepared / LISTS / f"{labels.removesuffix('.txt')}.txt"
     if not path.exists():
         raise UserError(f"{path}: no such label list")

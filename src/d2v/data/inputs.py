@@ -1,6 +1,6 @@
-"""Files and texts as a loaded model takes them: waveforms, pixels, tokens.
+"""Files and texts as inputs of a loaded model: waveforms, pixels or tokens.
 
-An input's tensors do not depend on what else is in its batch.
+The tensors of an input do not depend on the other inputs in its batch.
 """
 
 import os
@@ -27,33 +27,34 @@ from d2v.data.tokenizer import PADDING
 from d2v.model.frames import frame_count
 from d2v.util.errors import UserError
 
-if TYPE_CHECKING:  # what has weights lies above data
+if TYPE_CHECKING:  # modules with weights sit above data in the import order
     from d2v.interop.module import Model
 
 
-# beginnings and ends of what is the name of a file, whatever lies between
+# an argument that starts or ends like this is taken for a file name, not for a text
 STARTS = ("/", "./", "../", "~/")
 ENDS = (
     *(".txt", ".tsv", ".csv", ".json", ".jsonl", ".gz", ".zip", ".tar", ".md", ".xml", ".html"),
     *(".wav", ".flac", ".mp3", ".ogg", ".jpg", ".jpeg", ".png", ".gif", ".webp", ".tif", ".tiff"),
     *(".pdf", ".doc", ".docx", ".npy", ".npz", ".pt", ".pth", ".safetensors", ".yaml", ".yml"),
 )
-# what a forward pass takes at most: samples or tokens with their padding, or images
+# largest batch per forward pass: samples or tokens including padding, or images
 PORTION = {"speech": 60 * RATE, "text": 4096, "vision": 16}
 
 
 @dataclass(frozen=True)
 class Input:
-    """One input: what it is called, and its waveform (S,), pixels (C, H, W) or ids (T,)."""
+    """One input: its name, and its waveform (S,), pixels (C, H, W) or token ids (T,)."""
 
     name: str
     value: np.ndarray
 
 
 def batches(model: "Model", inputs: Sequence[str | Path]) -> Iterator[tuple[list[str], Any]]:
-    """Names and batch, in the order of the inputs; padded where that changes nothing.
+    """Yield the names and the batch of successive inputs, in their order.
 
-    Raises UserError naming the input that cannot be read.
+    Inputs are padded only where padding does not change the outputs. Raises UserError naming an
+    input that cannot be read.
     """
     kind, alike = model.params.encoder.kind, only_alike(model.params.encoder)
     group: list[Input] = []
@@ -69,10 +70,10 @@ def batches(model: "Model", inputs: Sequence[str | Path]) -> Iterator[tuple[list
 
 
 def only_alike(encoder: params.Encoder) -> bool:
-    """Whether padding would change the outputs, so that only equal lengths go together.
+    """Whether padding would change the outputs, so that a batch must have inputs of equal length.
 
-    Where padding is zeroed once, as in the released models, it leaks through stacked convolutional
-    positions into an utterance's last frames.
+    If padding is zeroed only once, as in the released models, it leaks through the stacked
+    convolutional position layers into the last frames of an utterance.
     """
     return (
         isinstance(encoder, params.WaveEncoder)
@@ -82,9 +83,10 @@ def only_alike(encoder: params.Encoder) -> bool:
 
 
 def expanded(model: "Model", inputs: Sequence[str | Path]) -> list[tuple[str, str]]:
-    """Name and file of each input; of texts, name and text: a file's lines, or the text itself.
+    """Return the name and the file of each input or, for a text model, the name and the text.
 
-    Raises UserError if there is none.
+    A text file gives one text per non-blank line; any other argument is itself the text. Raises
+    UserError if there are no inputs.
     """
     found: list[tuple[str, str]] = []
     for item in inputs:
@@ -104,7 +106,7 @@ def expanded(model: "Model", inputs: Sequence[str | Path]) -> list[tuple[str, st
 
 
 def _check_text(item: str) -> None:
-    """Raises UserError for a text that looks like the name of a file."""
+    """Raise UserError for a text that is empty or looks like a file name."""
     if not item.strip():
         raise UserError("an empty text among the inputs; give a text or the name of a file")
     if os.path.isdir(item):
@@ -117,7 +119,7 @@ def _check_text(item: str) -> None:
 
 
 def read(model: "Model", inputs: Sequence[str | Path]) -> Iterator[Input]:
-    """The inputs, one after another; raises UserError naming one that cannot be read."""
+    """Yield the inputs one by one; raises UserError naming one that cannot be read."""
     encoder, how = model.params.encoder, model.inputs
     for name, content in expanded(model, inputs):
         match encoder, how:
@@ -160,7 +162,7 @@ def _wave(path: Path, encoder: params.WaveEncoder, how: WaveInput) -> np.ndarray
 
 
 def normalised(wave: np.ndarray, eps: float) -> np.ndarray:
-    """A waveform (S,) float32 of zero mean and unit variance."""
+    """Return the waveform (S,) as float32 with zero mean and unit variance."""
     return ((wave - wave.mean()) / np.sqrt(wave.var() + np.float32(eps))).astype(np.float32)
 
 
@@ -188,7 +190,7 @@ def _pixels(path: Path, encoder: params.PatchEncoder, how: ImageInput) -> np.nda
 
 
 def _ids(text: str, tokenizer: Any, how: TokenInput) -> np.ndarray:
-    """Ids of a text, or of two with a tab between them, with their boundary tokens."""
+    """Return the token ids of a text, or of a tab-separated pair, with boundary tokens."""
     first, tab, second = text.partition("\t")
     pair = tokenizer(second) if tab else None
     return np.array(join(tokenizer(first), pair, how.max_tokens), np.int64)

@@ -1,4 +1,4 @@
-"""What the readers of all layouts share: lines, split folders, label lists, progress."""
+"""Helpers that the readers of all layouts share: lines, split folders, label lists, progress."""
 
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -11,13 +11,13 @@ from d2v.data.walk import check_name, refuse_dangling, warn_unused
 from d2v.util.errors import UserError, quoted
 
 Item = TypeVar("Item")
-LISTS = "lists"  # folder of label lists beside the split folders
+LISTS = "lists"  # folder of label lists, next to the split folders
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines of a UTF-8 file, from 1, without line ends and byte-order mark.
+    """Yield the numbered lines of a UTF-8 file, from 1, without line ends and byte-order mark.
 
-    Raises UserError if there is no such file, and naming the line that is not UTF-8.
+    Raises UserError if the file does not exist, or naming a line that is not UTF-8.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file")
@@ -31,10 +31,10 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def split_folders(source: Path, names: Sequence[str] | None = None) -> list[Path]:
-    """Split folders of a data set: those named, or all but lists/ and hidden ones, sorted.
+    """Return the split folders of a data set, sorted: those named, or all except lists/ and hidden.
 
-    Of all, warns of what lies beside them.
-    Raises UserError if `source` or a named folder is missing or there is none.
+    Without names, warns of files next to the split folders. Raises UserError if `source` or a named
+    folder is missing, or if there are no split folders.
     """
     if not source.is_dir():
         raise UserError(f"{source}: no such folder")
@@ -43,7 +43,7 @@ def split_folders(source: Path, names: Sequence[str] | None = None) -> list[Path
         if missing:
             raise UserError(f"{source}: no split folder {', '.join(missing)}")
         return [source / name for name in sorted(set(names))]
-    # LibriSpeech describes itself in *.TXT beside its subsets
+    # LibriSpeech has *.TXT files about itself next to its subsets
     others = [path for path in visible_files(source) if path.suffix != ".TXT"]
     warn_unused(source, others, "not in the folder of a split")
     found = [p for p in subfolders(source) if p.name != LISTS]
@@ -53,7 +53,7 @@ def split_folders(source: Path, names: Sequence[str] | None = None) -> list[Path
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """Folders in `folder` and links to folders, sorted by name, without hidden ones.
+    """Return the folders in `folder`, and links to folders, sorted by name, without hidden ones.
 
     Raises UserError naming a link whose target does not exist, or a name as `check_name` does.
     """
@@ -61,7 +61,7 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def visible_files(folder: Path) -> list[Path]:
-    """Files in `folder` and links to files, sorted by name, without hidden ones.
+    """Return the files in `folder`, and links to files, sorted by name, without hidden ones.
 
     Raises UserError naming a link whose target does not exist, or a name as `check_name` does.
     """
@@ -77,9 +77,10 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def copy_lists(source: Path, out: Path, ids: Collection[str]) -> None:
-    """Copy lists/*.txt (one id a line) of a data set, after checking them; warns of other files.
+    """Check and copy lists/*.txt (one id per line) of a data set; warns of other files.
 
-    Raises UserError naming the line with an id that no split has, or that stands there twice.
+    Raises UserError naming the line with an id that no split has or that is listed twice, and for
+    an empty list.
     """
     if not (source / LISTS).is_dir():
         return
@@ -102,7 +103,7 @@ def copy_lists(source: Path, out: Path, ids: Collection[str]) -> None:
 
 
 def progress(items: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
-    """The items, with a progress bar and a rate on standard error if that is a terminal."""
+    """Iterate over items, with a progress bar and a rate on standard error if it is a terminal."""
     return iter(
         tqdm(items, desc=label, total=total, unit=" examples", disable=not sys.stderr.isatty())
     )

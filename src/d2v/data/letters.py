@@ -1,4 +1,4 @@
-"""The letters of CTC models: fairseq's dict.ltr.txt behind its four special symbols."""
+"""The letters of CTC models: fairseq's four special symbols, then its dict.ltr.txt."""
 
 import itertools
 
@@ -11,7 +11,7 @@ ALPHABET = frozenset(letter for letter in LETTERS if len(letter) == 1 and letter
 
 
 def encode(text: str) -> list[int]:
-    """Ids of an upper-case transcript, with "|" after every word (libri_labels.py of wav2vec 2.0).
+    """Encode an upper-case transcript, with "|" after every word (libri_labels.py, wav2vec 2.0).
 
     Raises KeyError for a letter outside the alphabet; readers check transcripts beforehand.
     """
@@ -19,11 +19,11 @@ def encode(text: str) -> list[int]:
 
 
 def frames_needed(text: str) -> int:
-    """Frames that CTC needs for a transcript: one per letter, one more between equal letters."""
+    """Frames that CTC needs for a transcript: one per letter, and one between equal letters."""
     letters = encode(text)
     return len(letters) + sum(a == b for a, b in itertools.pairwise(letters))
 
 
 def spell(word: str) -> str:
-    """A word as a line of a decoder's lexicon spells it: letters and "|", apart."""
+    """Spell a word as in a decoder's lexicon: its letters and "|", separated by spaces."""
     return " ".join((*word, "|"))

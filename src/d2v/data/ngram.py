@@ -2,9 +2,9 @@
 
     P(w | h) = (c(h w) + t(h) P(w | h')) / (c(h) + t(h))
 
-with c the counts, t(h) the number of different words seen after h, and h' the history h without
-its first word; below the unigrams stands the uniform distribution (Witten and Bell, 1991, method
-C; Chen and Goodman, 1998, section 2.4). Chosen over Kneser-Ney because its weights are defined for
+where c are the counts, t(h) is the number of distinct words seen after h, and h' is the history h
+without its first word; unigrams are interpolated with the uniform distribution (Witten and Bell,
+1991, method C; Chen and Goodman, 1998, section 2.4). Unlike Kneser-Ney, its weights are defined for
 every corpus: the counts of counts that Kneser-Ney needs vanish for a vocabulary of ten digits.
 """
 
@@ -18,16 +18,17 @@ from d2v.util.errors import UserError
 from d2v.util.files import whole
 
 START, END, UNKNOWN = "<s>", "</s>", "<unk>"
-NEVER = -99.0  # log10 probability of a start, which is never predicted (ARPA convention)
+NEVER = -99.0  # log10 probability of <s>, which is never predicted (ARPA convention)
 
 Gram = tuple[str, ...]
 
 
 def write_arpa(sentences: Iterable[str], order: int, path: str | Path) -> None:
-    """Estimate an n-gram model of sentences (words between blanks) and write it as ARPA.
+    """Estimate an n-gram model from sentences (words separated by spaces) and write it as ARPA.
 
-    The file depends on the sentences' counts only. Orders beyond the longest sentence are left
-    out. Raises UserError for an order below 2 (KenLM reads none), no words, or a reserved word.
+    The file depends only on the n-gram counts of the sentences. Orders beyond the longest sentence
+    are omitted. Raises UserError for an order below 2 (which KenLM cannot read), for a text without
+    words, or for a reserved word.
     """
     if order < 2:
         raise UserError(f"an n-gram order of at least 2 is needed, got {order}")
@@ -46,7 +47,7 @@ def write_arpa(sentences: Iterable[str], order: int, path: str | Path) -> None:
 
 
 def _count(sentences: Iterable[str], order: int) -> list[Counter[Gram]]:
-    """Counts of the n-grams of each length 1..order; the start counts as history only."""
+    """Count the n-grams of each length 1..order; <s> occurs only as history."""
     counts: list[Counter[Gram]] = [Counter() for _ in range(order)]
     for number, sentence in enumerate(sentences, start=1):
         words = sentence.split()
@@ -55,7 +56,7 @@ def _count(sentences: Iterable[str], order: int) -> list[Counter[Gram]]:
                 raise UserError(f"sentence {number} has the reserved word {reserved}; remove it")
         padded = (START, *words, END)
         for n in range(1, order + 1):
-            first = 1 if n == 1 else 0  # the start itself is no event
+            first = 1 if n == 1 else 0  # <s> itself is never predicted
             for i in range(first, len(padded) - n + 1):
                 counts[n - 1][padded[i : i + n]] += 1
     if len(counts[0]) < 2:
@@ -64,10 +65,10 @@ def _count(sentences: Iterable[str], order: int) -> list[Counter[Gram]]:
 
 
 def _estimate(counts: list[Counter[Gram]]) -> tuple[list[dict[Gram, float]], dict[Gram, float]]:
-    """log10 P(w | h) of each seen n-gram, by length; log10 back-off weight of every n-gram.
+    """Return log10 P(w | h) of the seen n-grams by length, and log10 of all back-off weights.
 
-    What an unseen word gets after h is weight(h) P(w | h'), so that the interpolated model has the
-    back-off form of ARPA exactly.
+    A word not seen after h has probability weight(h) P(w | h'), so the interpolated model has
+    exactly the back-off form of ARPA.
     """
     totals: defaultdict[Gram, int] = defaultdict(int)  # c(h)
     types: defaultdict[Gram, int] = defaultdict(int)  # t(h)
@@ -87,15 +88,15 @@ def _estimate(counts: list[Counter[Gram]]) -> tuple[list[dict[Gram, float]], dic
     for gram, prob in probs.items():
         by_length[len(gram) - 1][gram] = math.log10(prob)
     by_length[0][(START,)] = NEVER
-    # a history never continued (it ends in </s> or is unknown) hands everything down: weight 1
+    # a history without continuations (it ends in </s> or is unknown) always backs off: weight 1
     backoffs = {g: math.log10(weight.get(g, 1.0)) for grams in by_length for g in grams}
     return by_length, backoffs
 
 
 def unigrams(path: Path) -> set[str]:
-    """Words of an ARPA file, without those in angle brackets.
+    """Return the words of an ARPA file, without those in angle brackets.
 
-    Raises UserError when its list of unigrams is missing or not UTF-8.
+    Raises UserError if the file is not UTF-8 or has no list of unigrams.
     """
     found: set[str] = set()
     inside = False
@@ -116,9 +117,9 @@ def unigrams(path: Path) -> set[str]:
 
 
 def report_known(model: Path, known: Collection[str], words: Collection[str]) -> None:
-    """Print on stderr the share of the lexicon's `words` that a language model knows.
+    """Print to standard error the share of the lexicon's `words` that a language model knows.
 
-    Raises UserError when it knows none: then every word would have the same score.
+    Raises UserError if it knows none, because every word would then have the same score.
     """
     count = sum(word in known for word in words)
     if not count:

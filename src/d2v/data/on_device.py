@@ -1,4 +1,4 @@
-"""The rest of a view where the model is: JPEG files decoded, cropped and changed as tensors."""
+"""Image views made on the model's device: JPEG files decoded, cropped and jittered as tensors."""
 
 import warnings
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ JPEG = b"\xff\xd8"
 
 @dataclass(frozen=True)
 class Files:
-    """Files of a batch and what was drawn for each; all stays on the host until it is decoded.
+    """Files of a batch and the random choice for each, kept on the host until they are decoded.
 
-    Files lie in one tensor, so that a worker hands over one piece of memory. No tuple: the loader
-    would go through its items to pin them.
+    All files are in one tensor, so that a worker process transfers one block of memory. The class
+    is not a tuple, because the loader would pin the items of a tuple one by one.
     """
 
     payload: Tensor  # (N,) uint8
@@ -29,28 +29,28 @@ class Files:
     choices: list[Choice]
 
     def split(self) -> list[Tensor]:
-        """Bytes of each file."""
+        """Return the bytes of each file."""
         return [self.payload[a:b] for a, b in zip([0, *self.ends], self.ends, strict=False)]
 
 
 def joined(files: Sequence[np.ndarray], choices: list[Choice]) -> Files:
-    """Files (N,) uint8 and choices of a batch."""
+    """Join the files, each (N,) uint8, and the choices of a batch."""
     ends = np.cumsum([len(file) for file in files]).tolist()
     return Files(torch.from_numpy(np.concatenate(files)), ends, choices)
 
 
 def views(files: Files, ids: Sequence[str], size: int, device: torch.device) -> Tensor:
-    """Views (B, 3, size, size) uint8 on the device.
+    """Make the views (B, 3, size, size) uint8 on the device.
 
-    As d2v.data.views makes them from the same choices, but all of an image is decoded at full
-    scale, and torchvision's changes of tensors round otherwise than Pillow's of pictures.
+    d2v.data.views makes nearly the same ones from the same choices. Here, images are always decoded
+    whole and at full scale, and torchvision's tensor operations round differently from Pillow.
     """
     images = _decoded(files.split(), ids, device)
     return torch.stack([_view(i, c, size) for i, c in zip(images, files.choices, strict=True)])
 
 
 def _view(image: Tensor, choice: Choice, size: int) -> Tensor:
-    """A view (3, size, size) of an image (3, H, W)."""
+    """Make a view (3, size, size) of an image (3, H, W)."""
     from torchvision.transforms import v2
 
     change: dict[str, Any] = {
@@ -67,10 +67,10 @@ def _view(image: Tensor, choice: Choice, size: int) -> Tensor:
 
 
 def _decoded(files: list[Tensor], ids: Sequence[str], device: torch.device) -> list[Tensor]:
-    """Images (3, H, W) uint8 on the device.
+    """Decode files to images (3, H, W) uint8 on the device.
 
-    What its decoder refuses (CMYK, PNG: ImageNet has both) is decoded on the host. Raises UserError
-    naming the example whose file is broken.
+    If the device's decoder rejects a file of the batch (CMYK or PNG: ImageNet has both), the host
+    decodes the batch. Raises UserError naming an example whose file is broken.
     """
     try:
         return _decode(files, device)
@@ -93,7 +93,7 @@ def _on_host(file: Tensor, name: str) -> Tensor:
 def _decode(files: list[Tensor], device: torch.device) -> list[Tensor]:
     from torchvision.io import ImageReadMode, decode_jpeg
 
-    with warnings.catch_warnings():  # torchvision points to TorchCodec, which is not installed
+    with warnings.catch_warnings():  # torchvision recommends TorchCodec, which is not used
         warnings.simplefilter("ignore")
         images: list[Tensor] = decode_jpeg(files, ImageReadMode.RGB, device)
     return images

@@ -1,4 +1,4 @@
-"""Work in several processes: its progress, its faults, and an end with whoever started it."""
+"""Work in several processes, with progress and errors; workers end when their parent does."""
 
 import ctypes
 import os
@@ -15,15 +15,15 @@ from typing import Any, TypeVar
 from d2v.util.errors import UserError
 
 Job = TypeVar("Job")
-Advance = Callable[[int], None]  # told how many more items are done
+Advance = Callable[[int], None]  # called with the number of items just finished
 
 
 class Stopped(Exception):
-    """Another job failed, or the user wants an end."""
+    """Raised in a job when another job failed or the user interrupted the run."""
 
 
 def cores() -> int:
-    """Processor cores this process may use."""
+    """Number of processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -32,19 +32,20 @@ def cores() -> int:
 def run_all(
     work: Callable[[Job, Advance], None], jobs: Sequence[Job], workers: int, advance: Advance
 ) -> None:
-    """Do `work(job, advance)` for every job, in this process if one is enough for all.
+    """Call `work(job, advance)` for every job, in this process if one worker is enough.
 
-    `work` and the jobs must be picklable; `work` tells often what it has done, which is when it
-    ends if another job failed. Raises what `work` raises, and UserError if a process was killed.
+    `work` and the jobs must be picklable. `work` should call `advance` often, because that is also
+    where it stops if another job failed. Raises what `work` raises, and UserError if a worker
+    process was killed.
     """
     if min(workers, len(jobs)) <= 1:
         for job in jobs:
             work(job, advance)
         return
-    # pickled here, not by the pool: in Python 3.11 it never ends if that fails in its own thread
+    # pickle here: in Python 3.11 the pool hangs if pickling fails in its own thread
     pickled = [pickle.dumps(job) for job in jobs]
-    context = get_context("spawn")  # a fork would copy locked locks of threads
-    # One number a job and no lock, which a process killed while it held it would never give back
+    context = get_context("spawn")  # a fork would copy locks that threads hold
+    # one counter per job and no lock: a process killed while holding a lock would never release it
     done = context.RawArray(ctypes.c_int64, len(jobs))
     stop = context.RawValue(ctypes.c_bool, False)
     given = (work, done, stop, os.getpid())
@@ -69,14 +70,14 @@ def run_all(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-_given: tuple[Callable[..., None], Any, Any]  # of a worker
+_given: tuple[Callable[..., None], Any, Any]  # set in a worker by _enter
 
 
 def _enter(work: Callable[..., None], done: Any, stop: Any, parent: int) -> None:
-    """Set a worker up: it ends when its parent is gone, however that went."""
+    """Set up a worker so that it ends when its parent is gone, for whatever reason."""
     global _given
     _given = work, done, stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which says stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C also reaches the parent, which sets stop
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -1,4 +1,4 @@
-"""Big text files cut into runs of whole lines that several processes can read on their own."""
+"""Large text files divided into runs of whole lines that processes can read independently."""
 
 import gzip
 import zlib
@@ -10,7 +10,7 @@ from d2v.util.errors import UserError
 
 
 class Piece(NamedTuple):
-    """A run of whole lines of a file; without numbers the whole file."""
+    """A run of whole lines of a file; by default, the whole file."""
 
     path: Path
     start: int = 0  # bytes
@@ -24,9 +24,9 @@ def is_compressed(path: Path) -> bool:
 
 
 def cut_file(path: Path, size: int, ends: Callable[[bytes], bool] | None = None) -> list[Piece]:
-    """A file in pieces of at least `size` bytes; each ends after a line for which `ends` is true.
+    """Divide a file into pieces of at least `size` bytes that end after a line with `ends` true.
 
-    A compressed file is one piece: nothing inside it can be reached without reading all before.
+    A compressed file is one piece, because reading from the middle means decompressing all before.
     """
     if is_compressed(path):
         return [Piece(path)]
@@ -34,7 +34,7 @@ def cut_file(path: Path, size: int, ends: Callable[[bytes], bool] | None = None)
     with open(path, "rb") as file:
         while start < total:
             count = file.read(size - 1).count(b"\n")
-            for number, raw in enumerate(file):  # the first is what is left of the current line
+            for number, raw in enumerate(file):  # the first is the rest of the current line
                 count += 1
                 if ends is None or (number and ends(raw)):
                     break
@@ -45,10 +45,10 @@ def cut_file(path: Path, size: int, ends: Callable[[bytes], bool] | None = None)
 
 
 def lines_of(piece: Piece) -> Iterator[tuple[int, str]]:
-    """Numbered lines of UTF-8 text, without line ends and byte-order mark.
+    """Yield the numbered lines of UTF-8 text, without line ends and byte-order mark.
 
-    Raises UserError if there is no such file, naming the line that is not UTF-8, or if a compressed
-    file is damaged.
+    Raises UserError if the file does not exist, if a line is not UTF-8 (naming it), or if a
+    compressed file is damaged.
     """
     path, at = piece.path, piece.start
     if not path.is_file():

@@ -1,7 +1,7 @@
-"""What a model's inputs are made of, and what its outputs are called, where prepared data says so.
+"""The record of how a model's inputs are made and its outputs are named, read from prepared data.
 
-Training keeps this record in every checkpoint, so that weights can be compared with other data, and
-read where their own data is gone.
+Training stores this record in every checkpoint, so that weights can be checked against other data
+and used where the data they were trained on is gone.
 """
 
 import re
@@ -16,7 +16,7 @@ from d2v.data.letters import LETTERS
 from d2v.data.model_inputs import RATE, ImageInput, Inputs, TokenInput, WaveInput
 from d2v.util.files import read_json
 
-# means and deviations of red, green, blue in [0, 1] that recipes give
+# means and standard deviations of red, green and blue in [0, 1] that recipes name
 NORMALISATIONS: dict[str, Any] = {
     "imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
     "half": ([0.5] * 3, [0.5] * 3),
@@ -30,10 +30,10 @@ def inputs_of(
     encoder: params.Encoder,
     task: params.Task | None = None,
 ) -> Inputs:
-    """How inputs are made from the set `prepared/data`, with `view` as plain values.
+    """Describe how inputs are made from the set `prepared/data`, with `view` as plain values.
 
-    What its meta.json does not say is None, as everything is where there is none. `task` is that of
-    a fine-tuning.
+    Anything that its meta.json lacks is None; without a meta.json, that is everything it would
+    give. `task` is the task of a fine-tuning run.
     """
     meta = read_json(prepared / data / "meta.json") or {}
     match encoder:
@@ -57,7 +57,7 @@ def inputs_of(
 
 
 def chosen(view: params.View) -> bool:
-    """Whether a view names how its inputs are standardised, instead of leaving it to the data."""
+    """Whether a view sets how its inputs are standardised, rather than leaving it to the data."""
     return getattr(view, "normalise", "dataset") != "dataset"
 
 
@@ -67,7 +67,7 @@ def _colours(
     mean, std = NORMALISATIONS.get(kind, (meta.get("mean"), meta.get("std")))
     if mean is None or std is None:
         return None, None
-    # a set's own are of red, green, blue and grey
+    # the statistics of a set are for red, green, blue and grey
     place = slice(3, 4) if channels == 1 and kind not in NORMALISATIONS else slice(channels)
     return mean[place], std[place]
 
@@ -80,9 +80,9 @@ def _classes(meta: Mapping[str, Any], task: params.Task | None) -> list[str] | N
 
 
 def spelt_out(classes: Sequence[str]) -> list[str]:
-    """Names of ImageNet's classes (n01440764) in words, as others have them; other names as given.
+    """Translate ImageNet class ids (n01440764) to their usual names; other names stay as given.
 
-    Two classes of ImageNet-1K are called crane.
+    The names are not unique: two classes of ImageNet-1K are called crane.
     """
     if not all(re.fullmatch(r"n\d{8}", name) for name in classes):
         return list(classes)
@@ -97,7 +97,7 @@ def spelt_out(classes: Sequence[str]) -> list[str]:
 
 
 def tokenizer_files(prepared: Path, wanted: str | None) -> tuple[Kind, dict[str, bytes]] | None:
-    """Kind and files of the prepared tokenizer with this SHA-256; None where it is not there."""
+    """Return the kind and the files of the prepared tokenizer with this SHA-256, None if absent."""
     for path in sorted(prepared.glob("*/meta.json")):
         meta = read_json(path) or {}
         if wanted and meta.get("kind") == "tokenizer" and meta.get("sha256") == wanted:
@@ -110,7 +110,7 @@ def tokenizer_files(prepared: Path, wanted: str | None) -> tuple[Kind, dict[str,
 
 
 def files_hash(kind: Kind, files: Mapping[str, bytes]) -> str:
-    """SHA-256 of a tokenizer as the meta.json of its prepared set has it (`shards.hash_of`)."""
+    """SHA-256 of a tokenizer, as in the meta.json of its prepared set (`shards.hash_of`)."""
     total = sha256()
     for name in sorted(FILES[kind]):
         total.update(f"{sha256(files[name]).hexdigest()}  {name}\n".encode())
@@ -118,12 +118,12 @@ def files_hash(kind: Kind, files: Mapping[str, bytes]) -> str:
 
 
 def pieces_hash(kind: Kind, files: Mapping[str, bytes]) -> str | None:
-    """SHA-256 over what each id stands for, equal for one tokenizer in two formats.
+    """SHA-256 over the pieces that the ids stand for: equal for one tokenizer in two formats.
 
-    None where the files cannot be read.
+    None if the files cannot be read.
     """
     try:
         pieces = encoding(kind, files).pieces()
-    except Exception:  # of whatever package; who encodes with it gets the reason
+    except Exception:  # from any package; encoding with this tokenizer reports the reason
         return None
     return sha256("".join(f"{i} {piece}\n" for i, piece in pieces).encode()).hexdigest()

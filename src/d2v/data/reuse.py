@@ -1,4 +1,4 @@
-"""What finished shards of an interrupted preparation were made from: only equal ones are kept."""
+"""Reuse of an interrupted preparation: shards are kept only if made from the same input."""
 
 from collections.abc import Sequence
 from hashlib import sha256
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def made_by(examples: Any, shard_bytes: int) -> str:
-    """SHA-256 of what all parts depend on: parameters and the readers' code."""
+    """SHA-256 of what all parts depend on: the parameters and the code of d2v.data."""
     parts = (
         getattr(examples, "func", examples),
         getattr(examples, "args", ()),
@@ -20,7 +20,7 @@ def made_by(examples: Any, shard_bytes: int) -> str:
 
 
 def key_of(how: str, items: Sequence[Any], sizes: Sequence[int]) -> str:
-    """SHA-256 of what a part depends on: items, sizes, and `how` it is made."""
+    """SHA-256 of what one part depends on: its items, their sizes, and `how` it is made."""
     digest = sha256(f"{how}\n".encode())
     for item, size in zip(items, sizes, strict=True):
         digest.update(f"{item!r} {size} {_changed(item)}\n".encode())
@@ -28,19 +28,19 @@ def key_of(how: str, items: Sequence[Any], sizes: Sequence[int]) -> str:
 
 
 def _changed(item: Any) -> list[int]:
-    """Times of modification of the paths in an item."""
+    """Modification times (ns) of the paths in an item."""
     if isinstance(item, Path):
         return [item.stat().st_mtime_ns]
     return [t for part in item for t in _changed(part)] if isinstance(item, tuple) else []
 
 
 def text_of(path: Path) -> str | None:
-    """What a file says, if there is one."""
+    """Return the text of a file, or None if it does not exist."""
     return path.read_text() if path.exists() else None
 
 
 def forget(folder: Path, parts_folder: Path, keys: dict[str, str]) -> None:
-    """Remove the shards that were made from something else than `keys` say, and their index."""
+    """Remove the index and all shards whose input no longer matches `keys`; store the keys."""
     parts_folder.mkdir(parents=True, exist_ok=True)
     # safe, here and below: files of an unfinished preparation in OUT.tmp
     (parts_folder / "key").unlink(missing_ok=True)  # safe: before what it vouches for

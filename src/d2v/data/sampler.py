@@ -1,4 +1,4 @@
-"""Which examples make up optimiser step n: a function of (seed, n), whatever the processes."""
+"""The examples of each optimiser step: a function of seed and step, for any process count."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ Ints = npt.NDArray[np.int64]
 
 
 class Sizes(Protocol):
-    """What a data set must know for batches by length (d2v.data.examples.Examples)."""
+    """Interface of a data set that batching by length needs (d2v.data.examples.Examples)."""
 
     @property
     def ids(self) -> Sequence[str]: ...
@@ -27,11 +27,11 @@ class Sizes(Protocol):
 class GlobalBatches(Sampler[list[tuple[int, int]]]):
     """Endless micro-batches of (epoch, index) for one process.
 
-    Every epoch is a permutation of the n examples that depends on (seed, epoch) alone; epochs
-    follow one another without a gap, so nothing is dropped and a batch may hold the end of one
-    and the start of the next. Step s takes the `batch` examples from position s * batch on;
-    its micro-batch a * world + rank goes to process `rank` as the a-th. The position in the data
-    is the step, so a resumed run gives `start_step` and needs no other state.
+    Every epoch is a permutation of the n examples that depends only on (seed, epoch). Epochs follow
+    one another without a gap, so no example is dropped, and a batch may contain the end of one
+    epoch and the start of the next. Step s takes `batch` examples, starting at position s * batch.
+    Its micro-batch a * world + rank is the a-th micro-batch of process `rank`. The step alone gives
+    the position in the data, so a resumed run passes `start_step` and needs no other state.
     """
 
     def __init__(
@@ -52,43 +52,44 @@ class GlobalBatches(Sampler[list[tuple[int, int]]]):
         self._orders: dict[int, npt.NDArray[np.int64]] = {}
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """Micro-batches of this process, step by step, without end."""
+        """Yield the micro-batches of this process, step by step, without end."""
         for step in itertools.count(self.start_step):
             for a in range(self.accumulation):
                 first = step * self.batch + (a * self.world + self.rank) * self.micro_batch
                 yield [self._example(first + k) for k in range(self.micro_batch)]
 
     def keys(self, step: int) -> list[tuple[int, int]]:
-        """(epoch, index) of all examples of all processes in a step."""
+        """Return (epoch, index) of the examples of all processes in a step."""
         return [self._example(step * self.batch + k) for k in range(self.batch)]
 
     def examples(self, step: int) -> int:
-        """Examples of all processes in a step."""
+        """Return the number of examples of all processes in a step."""
         return self.batch
 
     @property
     def mean(self) -> float:
-        """Examples in a step, on average."""
+        """Average number of examples per step."""
         return self.batch
 
     def _example(self, position: int) -> tuple[int, int]:
         epoch, offset = divmod(position, self.n)
         if epoch not in self._orders:
-            # one order is kept: a batch moves forward only, except where it spans two epochs
+            # one order is enough: positions only advance, except in a batch that spans two epochs
             order = np.random.default_rng([self.seed, epoch]).permutation(self.n)
             self._orders = {epoch: order}
         return epoch, int(self._orders[epoch][offset])
 
 
 class SizedBatches(Sampler[list[tuple[int, int]]]):
-    """Endless micro-batches of (epoch, index) of examples of like length, for one process.
+    """Endless micro-batches of (epoch, index) of examples of similar length, for one process.
 
-    The examples of an epoch are sorted by size, equal ones at random, and cut into micro-batches
-    that hold as many as fit: examples times the longest of them is at most `size` (fairseq
-    max_tokens). Micro-batches come in a random order. Both depend on (seed, epoch) alone, and the
-    sorted sizes are the same in every epoch, so every epoch has the same number of micro-batches:
-    step s takes those from position s * micro_batches on, across the ends of epochs, the one at
-    a * world + rank goes to process `rank` as the a-th, and a resumed run needs no state.
+    The examples of an epoch are sorted by size, with ties in random order, and cut into
+    micro-batches. A micro-batch holds as many examples as fit: their number times the length of the
+    longest is at most `size` (fairseq's max_tokens). Micro-batches are used in random order. Both
+    orders depend only on (seed, epoch). The sorted sizes are the same in every epoch, so every
+    epoch has the same number of micro-batches. Step s takes the micro-batches that start at
+    position s * micro_batches, across the ends of epochs. Of these, a * world + rank is the a-th
+    micro-batch of process `rank`. A resumed run needs no state except `start_step`.
     """
 
     def __init__(
@@ -103,29 +104,29 @@ class SizedBatches(Sampler[list[tuple[int, int]]]):
         self.sizes, self.p = np.asarray(sizes, np.int64), p
         self.rank, self.world, self.seed, self.start_step = rank, world, seed, start_step
         self.accumulation = shares(p, world)
-        self.ends = cut(np.sort(self.sizes)[::-1], p.size)  # (micro-batches of an epoch,)
+        self.ends = cut(np.sort(self.sizes)[::-1], p.size)  # (micro-batches per epoch,)
         self._orders: dict[int, tuple[Ints, Ints]] = {}
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """Micro-batches of this process, step by step, without end."""
+        """Yield the micro-batches of this process, step by step, without end."""
         for step in itertools.count(self.start_step):
             for a in range(self.accumulation):
                 yield self._micro_batch(step * self.p.micro_batches + a * self.world + self.rank)
 
     def keys(self, step: int) -> list[tuple[int, int]]:
-        """As GlobalBatches.keys."""
+        """Return (epoch, index) of the examples of all processes in a step."""
         first = step * self.p.micro_batches
         return [key for i in range(self.p.micro_batches) for key in self._micro_batch(first + i)]
 
     def examples(self, step: int) -> int:
-        """Examples of all processes in the step that follows `step` finished ones."""
+        """Return the number of examples of all processes in the step after `step` finished ones."""
         first = step * self.p.micro_batches
         places = (self._place(first + i) for i in range(self.p.micro_batches))
         return sum(end - start for _, start, end in places)
 
     @property
     def mean(self) -> float:
-        """Examples in a step, on average."""
+        """Average number of examples per step."""
         return len(self.sizes) / len(self.ends) * self.p.micro_batches
 
     def _micro_batch(self, position: int) -> list[tuple[int, int]]:
@@ -133,25 +134,25 @@ class SizedBatches(Sampler[list[tuple[int, int]]]):
         return [(epoch, index) for index in self._epoch(epoch)[0][start:end].tolist()]
 
     def _place(self, position: int) -> tuple[int, int, int]:
-        """Epoch of a micro-batch, and where in the sorted examples it starts and ends."""
+        """Return the epoch of a micro-batch, and its start and end in the sorted examples."""
         epoch, place = divmod(position, len(self.ends))
         number = int(self._epoch(epoch)[1][place])
         return epoch, int(self.ends[number - 1]) if number else 0, int(self.ends[number])
 
     def _epoch(self, epoch: int) -> tuple[Ints, Ints]:
-        """Examples from the longest to the shortest, and micro-batches in the order of use."""
+        """Return the examples, longest first, and the micro-batches in the order of their use."""
         if epoch not in self._orders:
             random = np.random.default_rng([self.seed, epoch])
             ties = random.permutation(len(self.sizes))
             order = ties[np.argsort(-self.sizes[ties], kind="stable")]
-            # two are kept: a step may span two epochs, and more only of very small sets
+            # keep two epochs, since a step may span both; only very small sets need more
             self._orders = dict([*self._orders.items()][-1:])
             self._orders[epoch] = (order, random.permutation(len(self.ends)))
         return self._orders[epoch]
 
 
 def cut(sizes: Ints, most: int) -> Ints:
-    """Ends of the micro-batches of sizes (N,) that fall: as many examples as fit into `most`."""
+    """Return the ends of micro-batches of descending sizes (N,): as many as fit into `most`."""
     ends, start = [], 0
     while start < len(sizes):
         start = min(start + max(most // max(int(sizes[start]), 1), 1), len(sizes))
@@ -160,7 +161,7 @@ def cut(sizes: Ints, most: int) -> Ints:
 
 
 def shares(p: Sized, world: int) -> int:
-    """Micro-batches of each process in an optimiser step; raises UserError unless they divide."""
+    """Micro-batches per process and optimiser step; raises UserError unless they divide evenly."""
     if p.micro_batches % world:
         raise UserError(
             f"train.sized.micro_batches {p.micro_batches} is no multiple of {world} process(es):"
@@ -170,7 +171,7 @@ def shares(p: Sized, world: int) -> int:
 
 
 def check_sizes(dataset: Sizes, p: Sized) -> None:
-    """Raise UserError if there are no examples, or naming one that alone is more than a batch."""
+    """Raise UserError if there are no examples, or one alone is larger than a micro-batch."""
     if not len(dataset):
         raise UserError("the training split has no examples")
     longest = int(dataset.sizes.argmax())
@@ -184,7 +185,7 @@ def check_sizes(dataset: Sizes, p: Sized) -> None:
 def build(
     dataset: Sizes, train: Train, *, rank: int, world: int, seed: int, start_step: int
 ) -> GlobalBatches | SizedBatches:
-    """The order of examples that train asks for; raises UserError if it does not fit the data."""
+    """Build the sampler that `train` describes; raises UserError if it does not fit the data."""
     if train.sized is not None:
         check_sizes(dataset, train.sized)
         return SizedBatches(dataset.sizes, train.sized, rank, world, seed, start_step)
@@ -196,7 +197,7 @@ def build(
 
 
 def portions(train: Train, world: int) -> int:
-    """Micro-batches of each process in an optimiser step; raises UserError unless they divide."""
+    """Micro-batches per process and optimiser step; raises UserError unless they divide evenly."""
     if train.sized is not None:
         return shares(train.sized, world)
     assert train.batch is not None
@@ -205,7 +206,7 @@ def portions(train: Train, world: int) -> int:
 
 
 def describe(train: Train, mean: float) -> str:
-    """The batch of a step, with `mean` examples, and the micro-batch, for a reader."""
+    """Describe the batch of a step, on average `mean` examples, and its micro-batch, as text."""
     if train.sized is None:
         return f"batch {train.batch} = {train.micro_batch} (micro)"
     size = train.sized.size
@@ -213,7 +214,7 @@ def describe(train: Train, mean: float) -> str:
 
 
 def accumulation(batch: int, micro_batch: int, world: int) -> int:
-    """Micro-batches of each process in an optimiser step; raises UserError unless it divides."""
+    """Micro-batches per process and optimiser step; raises UserError unless they divide evenly."""
     if batch % (micro_batch * world):
         raise UserError(
             f"train.batch {batch} is no multiple of train.micro_batch {micro_batch} x {world}"

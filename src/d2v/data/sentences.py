@@ -1,4 +1,4 @@
-"""The words of a prepared GLUE set, for a reader."""
+"""The sentences of a prepared GLUE set, decoded for display."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,9 +11,10 @@ from d2v.util.errors import UserError
 
 
 def sentences(prepared: Path, split: str, ids: Iterable[str]) -> dict[str, str]:
-    """Words of the examples by id, as the tokenizer beside the set reads them; pairs with " / ".
+    """Return the texts of the examples by id, decoded with the tokenizer next to the set.
 
-    Of a set that has no sentences, or is not here, there are none.
+    The two texts of a pair are joined by " / ". The result is empty for a set that has no sentences
+    or does not exist.
     """
     try:
         meta = read_meta(prepared)

@@ -1,10 +1,10 @@
-"""Many examples in few files: payloads one after another, and an index with their columns.
+"""Many examples in few files: concatenated payloads, and an index with their columns.
 
     <split>/00000.bin, 00001.bin, ...   payloads: JPEG or FLAC files, token ids
-    <split>/index.npz                   where each payload lies, and one array a column
+    <split>/index.npz                   position of each payload, and one array per column
 
-Everything is byte-identical when written again from the same input, on any machine: nothing is
-compressed (zlib versions differ) and no time or path is stored.
+The same input always gives byte-identical files, on any machine: nothing is compressed, because
+zlib versions differ, and no time or path is stored.
 """
 
 import json
@@ -23,14 +23,14 @@ from d2v.util.errors import UserError
 from d2v.util.files import MARK, remove_file, remove_folder
 from d2v.util.outputs import PARTS, filled, hash_of
 
-SCHEMA = 1  # of meta.json and of the index
+SCHEMA = 1  # version of meta.json and of the index
 SHARD_BYTES = 256 * 2**20
-WORTH_KEEPING = SHARD_BYTES  # of a preparation that ended with an error
+WORTH_KEEPING = SHARD_BYTES  # bytes finished by a preparation before it failed
 _PLACE = ("shard", "offset", "length")
 
 
 class Shards:
-    """Random access to a split that ShardWriter wrote; payloads are views of mapped files."""
+    """Random access to a split that `write_split` wrote; payloads are views of mapped files."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -47,17 +47,17 @@ class Shards:
         return len(self._arrays["offset"])
 
     def __getstate__(self) -> dict[str, Any]:
-        # mapped files do not travel to loader processes that are spawned; they are mapped again
+        # memory maps cannot be pickled for spawned loader processes, which map the files again
         return self.__dict__ | {"_maps": {}}
 
     @cached_property
     def columns(self) -> list[str]:
-        """Names of the columns that were given to add()."""
+        """Names of the columns that the examples were written with."""
         names = {name.partition(".")[0] for name in self._arrays}
         return sorted(names - set(_PLACE))
 
     def payload(self, index: int) -> memoryview:
-        """Bytes of example `index`, without copying them."""
+        """Return the bytes of example `index`, without copying them."""
         shard, offset, length = (int(self._arrays[name][index]) for name in _PLACE)
         if shard not in self._maps:
             self._maps[shard] = _map(self.folder / f"{shard:05d}.bin")
@@ -67,16 +67,16 @@ class Shards:
         return view
 
     def numbers(self, name: str) -> npt.NDArray[Any]:
-        """A column of numbers, as an array (N,)."""
+        """Return a column of numbers as an array (N,)."""
         return self._arrays[name]
 
     def texts(self, name: str) -> "Texts":
-        """A column of texts."""
+        """Return a column of texts."""
         return Texts(self._arrays[f"{name}.utf8"], self._arrays[f"{name}.ends"])
 
 
 class Texts(Sequence[str]):
-    """Texts kept as one run of UTF-8 bytes, decoded one at a time."""
+    """Texts stored as one array of UTF-8 bytes and decoded one at a time."""
 
     def __init__(self, utf8: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64]) -> None:
         self.utf8, self.ends = utf8, ends
@@ -99,7 +99,7 @@ class Texts(Sequence[str]):
 
 
 def as_arrays(name: str, values: list[Any]) -> dict[str, npt.NDArray[Any]]:
-    """A column as it is stored: one array of numbers, or the UTF-8 of all texts and their ends."""
+    """Return a column as stored: an array of numbers, or the UTF-8 of all texts and their ends."""
     if not values or not isinstance(values[0], str):
         return {name: np.asarray(values, np.float64 if _floats(values) else np.int64)}
     try:
@@ -113,7 +113,7 @@ def as_arrays(name: str, values: list[Any]) -> dict[str, npt.NDArray[Any]]:
 
 
 def join_arrays(parts: Sequence[dict[str, npt.NDArray[Any]]]) -> dict[str, npt.NDArray[Any]]:
-    """Columns of several shards, one behind the other; shards without examples have none."""
+    """Concatenate the columns of several shards; shards without examples have no columns."""
     filled = [part for part in parts if len(part["offset"])] or list(parts[:1])
     if any(part.keys() != filled[0].keys() for part in filled):
         raise ValueError("the columns of two shards differ")
@@ -144,13 +144,13 @@ def _map(path: Path) -> memoryview:
 
 @contextmanager
 def written_whole(out: Path) -> Iterator[Path]:
-    """A folder beside `out` to write to, which takes its name when the block ends without error.
+    """Give a temporary folder, which replaces `out` when the block ends without an error.
 
-    Until then `out` is as it was. After a kill, or an error behind much finished work, the shards
-    that `write_split` finished stay in OUT.tmp for the next call, which goes on with them; all else
-    is cleared away. Others that write the same folder wait.
+    Until then, `out` is unchanged. After a kill, or after an error late in a long preparation, the
+    shards that `write_split` finished stay in OUT.tmp, and the next call resumes from them;
+    everything else is removed. Other processes that write the same folder wait.
 
-    Raises UserError if OUT, OUT.old or OUT.tmp holds anything that d2v did not write.
+    Raises UserError if OUT, OUT.old or OUT.tmp contains anything that d2v did not write.
     """
     with filled(Path(out), _clear, _worth_keeping) as temporary:
         yield temporary
@@ -163,7 +163,7 @@ def _worth_keeping(temporary: Path) -> bool:
 
 
 def _clear(temporary: Path) -> None:
-    """Remove what is not a finished shard or a finished split of `write_split`."""
+    """Remove everything except the finished shards and splits of `write_split`."""
     parts = temporary / PARTS
     splits = [key.parent for key in parts.glob("*/key") if any(key.parent.glob("*.npz"))]
     kept = {MARK, *([PARTS, *(split.name for split in splits)] if splits else [])}
@@ -178,16 +178,16 @@ def _clear(temporary: Path) -> None:
 
 
 def write_meta(folder: Path, **entries: Any) -> None:
-    """Write meta.json: the entries, the schema and the sha256 of everything else in `folder`."""
+    """Write meta.json: the entries, the schema, and the SHA-256 of all other files in `folder`."""
     meta = {"schema": SCHEMA, "sha256": hash_of(folder)} | entries
     text = json.dumps(meta, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     (folder / "meta.json").write_text(text, encoding="utf-8")
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """Read meta.json of a prepared data set.
+    """Read the meta.json of a prepared data set.
 
-    Raises UserError if there is none or another schema wrote it.
+    Raises UserError if it is missing, invalid, or has another schema.
     """
     path = Path(folder) / "meta.json"
     try:

@@ -1,4 +1,4 @@
-"""Pixels of any size as a model takes them, by torchvision's transforms or transformers'."""
+"""Images resized to a model's input size, with torchvision's or transformers' transforms."""
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from d2v.data.model_inputs import ImageInput
 
 
 def sized(pixels: np.ndarray, side: int, how: ImageInput) -> np.ndarray:
-    """The centre of pixels (H, W, C) after resizing, or all of them stretched: (side, side, C)."""
+    """Resize and centre-crop, or stretch, pixels (H, W, C) to (side, side, C)."""
     if how.sizing == "transformers" or how.stretch is not None:
         tensor = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
         return _centre(_resized(tensor, how), side).permute(1, 2, 0).contiguous().numpy()
@@ -20,20 +20,20 @@ def sized(pixels: np.ndarray, side: int, how: ImageInput) -> np.ndarray:
 
 
 def _resized(pixels: Tensor, how: ImageInput) -> Tensor:
-    """Pixels (C, H, W) uint8 of another size; as they are if that is theirs, or none is given."""
+    """Resize pixels (C, H, W) uint8; unchanged if no size is given or they already have it."""
     from torchvision.transforms.v2 import InterpolationMode
     from torchvision.transforms.v2.functional import resize
 
     wanted = how.stretch or ([how.resize] if how.resize else None)
     if wanted is None or wanted == list(pixels.shape[1:]):
         return pixels
-    name = "nearest-exact" if how.resampling == "nearest" else how.resampling  # as Pillow's
+    name = "nearest-exact" if how.resampling == "nearest" else how.resampling  # as Pillow does it
     changed: Tensor = resize(pixels, wanted, InterpolationMode(name), antialias=True)
     return changed
 
 
 def _centre(pixels: Tensor, side: int) -> Tensor:
-    """The centre of (C, H, W), half a pixel rounded down; what lies outside of it is zero.
+    """Crop the centre of pixels (C, H, W), rounding half a pixel down and padding with zeros.
 
     torchvision's center_crop rounds half a pixel to even instead.
     """

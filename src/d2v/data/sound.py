@@ -1,4 +1,4 @@
-"""Payloads of sounds: FLAC files or bare samples, whole or a range of them, and their level."""
+"""Payloads of sounds: FLAC files or raw samples, read whole or in part, and their level."""
 
 import io
 from collections.abc import Iterator
@@ -11,20 +11,20 @@ import soundfile
 
 from d2v.util.errors import UserError
 
-RATE = 16_000  # samples a second
-UNKNOWN = 0x7FFFF000  # a WAV file written to a pipe says that it has so many bytes, or more
-FLAC, PCM = "flac", "pcm_16"  # encodings of payloads: files, or bare samples, little-endian
+RATE = 16_000  # samples per second
+UNKNOWN = 0x7FFFF000  # a WAV file written to a pipe declares this many bytes or more
+FLAC, PCM = "flac", "pcm_16"  # encodings of payloads: FLAC files, or raw little-endian samples
 
 
 def decode(payload: bytes | memoryview, name: Path | str) -> np.ndarray:
-    """A FLAC file as samples (S,) int16.
+    """Decode a FLAC file to samples (S,) int16.
 
-    Compares with the MD5 that the file's header gives, because the decoder may skip broken frames
-    in silence. Raises UserError with the name if the file is broken, not 16 kHz or not mono.
+    Verifies the MD5 in the file's header, because the decoder may silently skip broken frames.
+    Raises UserError with the name if the file is broken, not 16 kHz or not mono.
     """
     with opened(payload, name) as file:
         frames = file.frames
-        exact = file.subtype == "PCM_16"  # else the samples read are rounded
+        exact = file.subtype == "PCM_16"  # otherwise the samples are rounded when read
         wave: np.ndarray = file.read(dtype="int16")
     if len(wave) != frames:
         raise UserError(f"{name}: corrupt audio ({len(wave)} of {frames} samples); replace it")
@@ -35,9 +35,9 @@ def decode(payload: bytes | memoryview, name: Path | str) -> np.ndarray:
 
 
 def samples(payload: bytes, name: Path | str) -> np.ndarray:
-    """A sound file of any format as samples (S,) float32 from -1 to 1.
+    """Decode a sound file of any format to samples (S,) float32 from -1 to 1.
 
-    Raises UserError with the name if the file is broken, cut off, not 16 kHz or not mono, or if a
+    Raises UserError with the name if the file is broken, truncated, not 16 kHz or not mono, or if a
     sample is NaN or infinite.
     """
     check_length(payload, name)
@@ -56,14 +56,14 @@ def samples(payload: bytes, name: Path | str) -> np.ndarray:
 
 
 def check_length(payload: bytes, name: Path | str) -> None:
-    """Raises UserError for a WAV file that ends before its header says.
+    """Raise UserError for a WAV file that is shorter than its header declares.
 
-    The decoder would read what is there in silence.
+    The decoder would silently read the part that is there.
     """
     if payload[:4] != b"RIFF":
         return
     declared, at = 8 + int.from_bytes(payload[4:8], "little"), 12
-    while at + 8 <= len(payload):  # its chunks: four letters, four bytes of length, content
+    while at + 8 <= len(payload):  # chunks: four letters, four bytes of length, content
         size = int.from_bytes(payload[at + 4 : at + 8], "little")
         if payload[at : at + 4] == b"data":
             declared = max(declared if declared < UNKNOWN else 0, at + 8 + size)
@@ -76,14 +76,14 @@ def check_length(payload: bytes, name: Path | str) -> None:
 
 
 def check_finite(wave: np.ndarray, name: Path | str) -> None:
-    """Raises UserError with the name if a sample is NaN or infinite."""
+    """Raise UserError with the name if a sample is NaN or infinite."""
     if not np.isfinite(wave).all():
         raise UserError(f"{name}: corrupt audio (samples that are no numbers); replace it")
 
 
 @contextmanager
 def opened(payload: bytes | memoryview, name: Path | str) -> Iterator[soundfile.SoundFile]:
-    """A file of 16 kHz, one channel and at least one sample, as its header says."""
+    """Open a sound file; raises UserError unless its header says 16 kHz, mono and not empty."""
     try:
         with soundfile.SoundFile(io.BytesIO(payload)) as file:
             rate, channels = file.samplerate, file.channels
@@ -100,12 +100,12 @@ def opened(payload: bytes | memoryview, name: Path | str) -> Iterator[soundfile.
 
 
 def as_pcm(wave: np.ndarray) -> bytes:
-    """Samples (S,) int16 as the payload of encoding pcm_16."""
+    """Return samples (S,) int16 as a payload with encoding pcm_16."""
     return wave.astype("<i2", copy=False).tobytes()
 
 
 def samples_of(payload: memoryview, encoding: str, name: str) -> np.ndarray:
-    """Samples (S,) int16 of a payload; those of pcm_16 lie in the shard itself.
+    """Return the samples (S,) int16 of a payload; pcm_16 samples are a view of the shard.
 
     Raises UserError as `decode` does.
     """
@@ -113,10 +113,10 @@ def samples_of(payload: memoryview, encoding: str, name: str) -> np.ndarray:
 
 
 def range_of(payload: memoryview, encoding: str, start: int, count: int, name: str) -> np.ndarray:
-    """`count` samples int16 from `start` on; of a FLAC file only these are decoded.
+    """Return `count` samples int16 from `start` on; only these are decoded from a FLAC file.
 
-    The checksum is of a whole file, so it is not compared here: preparing did.
-    Raises UserError with the name if the file is broken or too short.
+    The checksum covers the whole file and was verified during preparation, so it is not verified
+    here. Raises UserError with the name if the file is broken or too short.
     """
     if encoding == PCM:
         return np.frombuffer(payload, "<i2", count, 2 * start)
@@ -132,7 +132,7 @@ def range_of(payload: memoryview, encoding: str, start: int, count: int, name: s
 
 
 def level(wave: np.ndarray) -> tuple[np.float32, np.float32]:
-    """Mean of 16-bit samples (S,) scaled to [-1, 1), and what they are divided by without it."""
+    """Mean of 16-bit samples (S,) scaled to [-1, 1), and the deviation to divide them by."""
     scaled = wave.astype(np.float32) / 2**15
     mean = scaled.mean()
     scaled -= mean
@@ -140,9 +140,10 @@ def level(wave: np.ndarray) -> tuple[np.float32, np.float32]:
 
 
 def normalise(wave: np.ndarray, at: tuple[np.float32, np.float32] | None = None) -> np.ndarray:
-    """16-bit samples (S,) to float32 of zero mean and unit variance (fairseq `normalize: true`).
+    """Normalise 16-bit samples (S,) to zero mean and unit variance (fairseq `normalize: true`).
 
-    `at` is the level of the whole utterance that they are a part of; without it they are whole.
+    The result is float32. For a part of an utterance, `at` is the level of the whole utterance;
+    without it, the samples are taken as a whole utterance.
     """
     mean, deviation = at or level(wave)
     scaled = wave.astype(np.float32) / 2**15
@@ -151,12 +152,12 @@ def normalise(wave: np.ndarray, at: tuple[np.float32, np.float32] | None = None)
 
 
 def level_columns(wave: np.ndarray) -> dict[str, int | float | str]:
-    """Samples and level of an utterance: with them a part of it can be decoded on its own."""
+    """Length and level of an utterance, with which any part of it can be decoded separately."""
     mean, deviation = level(wave)
     return {"samples": len(wave), "mean": float(mean), "deviation": float(deviation)}
 
 
 def _md5(payload: bytes | memoryview) -> bytes | None:
-    """MD5 of the samples as the STREAMINFO block, which comes first in a FLAC file, has it."""
+    """Return the MD5 of the samples from STREAMINFO, the first block of a FLAC file, if given."""
     digest = bytes(payload[26:42])
     return digest if any(digest) and bytes(payload[:4]) == b"fLaC" else None

@@ -20,7 +20,7 @@ __all__ = ["LETTERS", "Utterances", "Waves", "encode", "normalise", "padded"]
 
 
 class Waves(Examples):
-    """Waveforms with zero mean and unit variance, and masks of their frames and channels."""
+    """Waveforms with zero mean and unit variance, and masks for their frames and channels."""
 
     mask: params.SpanMask | None = None
     channels: params.ChannelMask | None = None
@@ -28,7 +28,7 @@ class Waves(Examples):
     def __init__(
         self, source: Source, view: params.WaveAugment, encoder: params.WaveEncoder, dim: int
     ) -> None:
-        """`dim` is the width of the features, D."""
+        """Open the split; `dim` is D, the width of the encoder's outputs."""
         super().__init__(source)
         self.view, self.dim, self.conv_layers = view, dim, encoder.conv_layers
         if self.train and view.min_samples:
@@ -42,7 +42,7 @@ class Waves(Examples):
                 " for one frame; set view.min_samples or remove it"
             )
         self.encoding = self.meta.get("encoding", FLAC)
-        self.levels = None  # mean and deviation of every row, float32
+        self.levels = None  # mean and standard deviation of every row, float32
         if {"mean", "deviation"} <= set(self.shards.columns):
             mean, deviation = (self.shards.numbers(name) for name in ("mean", "deviation"))
             self.levels = mean.astype(np.float32), deviation.astype(np.float32)
@@ -50,13 +50,13 @@ class Waves(Examples):
 
     @property
     def sizes(self) -> npt.NDArray[np.int64]:
-        """Samples of each example (N,), at most view.max_samples."""
+        """Samples per example (N,), at most view.max_samples."""
         return np.minimum(self.samples, self.view.max_samples or self.samples)
 
     def whole(self) -> None:
-        """Set up for a labelled task: masks of the view in training, and no crops.
+        """Set up for a labelled task: no crops, and in training the masks of the view.
 
-        Raises UserError for view.max_samples.
+        Raises UserError if view.max_samples is set.
         """
         if self.view.max_samples:
             raise UserError("view.max_samples crops waveforms, which then lack part of their text")
@@ -64,7 +64,7 @@ class Waves(Examples):
             self.mask, self.channels = self.view.mask, self.view.mask_channels
 
     def hidden(self, samples: npt.NDArray[Any], keys: list[tuple[int, int, int]]) -> Batch:
-        """Masks of frames (`hiding`) and `channel_mask` (B, D) for waveforms of `samples` (B,)."""
+        """Frame masks (`hiding`) and `channel_mask` (B, D) for waveforms of `samples` (B,)."""
         masks: Batch = {}
         if self.mask is not None:
             frames = frame_count(samples, self.conv_layers)
@@ -77,10 +77,10 @@ class Waves(Examples):
         return normalise(samples_of(self.shards.payload(row), self.encoding, self._name(row)))
 
     def _part(self, row: int, start: int, count: int, length: int) -> np.ndarray:
-        """`count` samples of an utterance of `length`, normalised as the whole of it is."""
+        """`count` of `length` samples, normalised with the level of the whole utterance."""
         payload, name = self.shards.payload(row), self._name(row)
         if count == length:
-            wave = samples_of(payload, self.encoding, name)  # which compares the checksum
+            wave = samples_of(payload, self.encoding, name)  # also verifies the checksum
         else:
             wave = range_of(payload, self.encoding, start, count, name)
         assert self.levels is not None
@@ -91,10 +91,10 @@ class Waves(Examples):
 
 
 class Utterances(Waves):
-    """Waveforms of prepared speech, or of any sounds where nothing but them is needed.
+    """Waveforms of prepared speech or, for pre-training, of any prepared sounds.
 
-    Without a task (pre-training) a batch is cropped to its shortest item and to view.max_samples,
-    so nothing is padded; with one, utterances are whole and padded with zeros.
+    Without a task (pre-training), a batch is cropped to its shortest item and to view.max_samples,
+    so nothing is padded. With a task, utterances stay whole and are padded with zeros.
     """
 
     def __init__(
@@ -120,12 +120,12 @@ class Utterances(Waves):
 
     @cached_property
     def references(self) -> list[str]:
-        """Transcripts."""
+        """Transcript of each example."""
         texts = self.shards.texts("text")
         return [texts[int(row)] for row in self.rows]
 
     def __getitem__(self, place: Place) -> Example:
-        """The whole waveform (S,), normalised, and where in [0, 1) a crop of it lies."""
+        """Return the whole normalised waveform (S,) and the position of its crop in [0, 1)."""
         row = int(self.rows[place[1]])
         example: Example = {"place": place, "id": self.ids[place[1]], "wave": self.waves[row]}
         if self.task is not None:
@@ -135,10 +135,10 @@ class Utterances(Waves):
         return example
 
     def __getitems__(self, places: list[Place]) -> list[Example]:
-        """The examples of a batch; in pre-training of each only what the batch keeps is decoded.
+        """Return the examples of a batch; pre-training decodes only what the batch keeps of them.
 
-        That needs the utterances' levels, which were not measured if they were prepared with
-        --headers. Sets that are kept in memory are decoded whole, and once.
+        Partial decoding needs the level of each utterance, which preparation with --headers does
+        not measure. Utterances of sets that are kept in memory are decoded whole, and only once.
         """
         if self.task is not None or self.waves.kept or self.levels is None:
             return super().__getitems__(places)
@@ -152,14 +152,14 @@ class Utterances(Waves):
         return examples
 
     def _crop(self, place: Place) -> float:
-        """Where in [0, 1) a crop lies."""
+        """Relative position of a crop, in [0, 1)."""
         return rng(self.seed, *place).random() if self.train else 0.5
 
     def collate(self, examples: list[Example]) -> Batch:
-        """`waves` (B, S) float32, and masks where asked for: `mask` (B, T) and `masked` (M,).
+        """`waves` (B, S) float32 and, if masking is on, `mask` (B, T) and `masked` (M,).
 
-        With a task also `samples` (B,), `letters` (B, U) padded with 1, `letter_counts` (B,), and
-        `channel_mask` (B, D) where asked for.
+        With a task, also `samples` (B,), `letters` (B, U) padded with 1, `letter_counts` (B,) and,
+        if channels are masked, `channel_mask` (B, D).
         """
         batch: Batch = {"ids": [e["id"] for e in examples]}
         if self.task is None:
@@ -175,7 +175,7 @@ class Utterances(Waves):
 
 
 def padded(rows: Sequence[Any], padding: float, dtype: type) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of numbers as (B, longest) and their lengths (B,)."""
+    """Pad rows of numbers to (B, longest); return them and their lengths (B,)."""
     counts = np.array([len(row) for row in rows])
     found = np.full((len(rows), counts.max()), padding, dtype)
     for target, row in zip(found, rows, strict=True):
@@ -184,7 +184,7 @@ def padded(rows: Sequence[Any], padding: float, dtype: type) -> tuple[np.ndarray
 
 
 def _cropped(examples: list[Example], most: int | None) -> np.ndarray:
-    """Waveforms as (B, S), S that of the shortest, at most `most`."""
+    """Crop waveforms to (B, S), where S is the shortest length, at most `most`."""
     lengths = [len(e["wave"]) for e in examples]
     size = _size(lengths, most)
     starts = [_start(e["crop"], n, size) for e, n in zip(examples, lengths, strict=True)]
@@ -194,11 +194,11 @@ def _cropped(examples: list[Example], most: int | None) -> np.ndarray:
 
 
 def _size(lengths: list[int], most: int | None) -> int:
-    """Samples that a batch of waveforms of these lengths keeps of each."""
+    """Number of samples that a batch keeps of each waveform, given their lengths."""
     shortest = min(lengths)
     return min(shortest, most or shortest)
 
 
 def _start(crop: float, length: int, size: int) -> int:
-    """First sample that is kept of `length`."""
+    """Index of the first sample kept when `length` samples are cropped to `size`."""
     return int(crop * (length - size + 1))

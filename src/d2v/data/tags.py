@@ -1,4 +1,4 @@
-"""Sounds with any number of classes each, mixed in training (paper 5.2, AudioSet)."""
+"""Sounds with any number of classes, mixed during training (paper 5.2, AudioSet)."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from d2v.util.errors import UserError
 
 
 class TaggedSounds(Waves):
-    """Clips of prepared AudioSet with their classes."""
+    """Clips of a prepared AudioSet and their classes."""
 
     kinds = ("audioset",)
 
@@ -37,11 +37,14 @@ class TaggedSounds(Waves):
 
     @property
     def references(self) -> Sequence[str]:
-        """Numbers of the classes of each clip, as 3,17."""
+        """Class numbers of each clip, in the form 3,17."""
         return Picked(self.shards.texts("labels"), self.rows)
 
     def __getitem__(self, place: Place) -> Example:
-        """The waveform (S,) and its classes (C,), 1 where present; with a second one mixed in."""
+        """Return a waveform (S,) and its classes (C,), 1 if present.
+
+        In training, a second clip is mixed in with probability view.mixup.
+        """
         epoch, index = place
         wave, labels = self._clip(index)
         if self.mixed:
@@ -55,7 +58,7 @@ class TaggedSounds(Waves):
         return {"place": place, "id": self.ids[index], "wave": wave, "labels": labels}
 
     def collate(self, examples: list[Example]) -> Batch:
-        """`waves` (B, S) and `samples` (B,), `labels` (B, C) float32, and masks in training."""
+        """`waves` (B, S), `samples` (B,), `labels` (B, C) float32 and, in training, masks."""
         waves, samples = padded([e["wave"] for e in examples], 0.0, np.float32)
         batch: Batch = {
             "ids": [e["id"] for e in examples],
@@ -73,11 +76,12 @@ class TaggedSounds(Waves):
 
 
 def mix(wave: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
-    """Two waveforms of unit variance as one of unit variance (S,), `share` of it the first.
+    """Mix two waveforms of unit variance into one of unit variance (S,), `share` of it the first.
 
-    Where the second is shorter, the first is left as it is. Between-class learning (Tokozume et al.
-    2017, equation 2, at equal gains, which normalised waveforms have), which the paper follows with
-    probability .7; the classes are mixed in the same shares. fairseq: audio_classification.py.
+    If the second is shorter, the rest of the first stays unchanged. This is between-class learning
+    (Tokozume et al. 2017, equation 2, with equal gains, which normalised waveforms have). The paper
+    applies it with probability .7 and mixes the classes in the same shares. fairseq:
+    audio_classification.py.
     """
     mixed = wave.copy()
     both = share * wave[: len(other)] + (1 - share) * other

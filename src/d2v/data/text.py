@@ -12,7 +12,7 @@ from d2v.util.errors import UserError
 
 
 class _Tokens(Examples):
-    """Rows of token ids; `mask` of padded batches."""
+    """Rows of token ids, collated into padded batches; with a `mask`, also into masked ones."""
 
     def __init__(
         self,
@@ -29,10 +29,10 @@ class _Tokens(Examples):
                 f" {self.size}"
             )
         self.dtype = np.dtype(self.meta["dtype"])
-        self.counts = self.shards.numbers("length") // self.dtype.itemsize  # tokens of a row
+        self.counts = self.shards.numbers("length") // self.dtype.itemsize  # tokens per row
 
     def collate(self, examples: list[Example]) -> Batch:
-        """`tokens` (B, T) int64 padded with 1; if masked, masks (`hiding`), `masked_tokens`."""
+        """`tokens` (B, T) int64, padded with 1; with masking also `masked_tokens` and `hiding`."""
         lengths = np.array([len(e["tokens"]) for e in examples])
         tokens = np.full((len(examples), lengths.max()), PADDING, np.int64)
         for target, example in zip(tokens, examples, strict=True):
@@ -49,7 +49,7 @@ class _Tokens(Examples):
         return batch
 
     def _random(self, keys: list[tuple[int, int, int]], length: int) -> np.ndarray:
-        """Random ordinary tokens (B, T); each row depends on its key only."""
+        """Random ordinary tokens (B, T); each row depends only on its key."""
         return np.stack([rng(*key).integers(SPECIAL - 1, self.size - 1, length) for key in keys])
 
     def _ids(self, row: int) -> np.ndarray:
@@ -57,7 +57,7 @@ class _Tokens(Examples):
 
 
 class Blocks(_Tokens):
-    """Blocks of a prepared corpus, <s> first and </s> after every sentence."""
+    """Blocks of a prepared corpus, which start with <s> and have </s> after every sentence."""
 
     kinds = ("corpus",)
 
@@ -77,11 +77,11 @@ class Blocks(_Tokens):
 
     @property
     def sizes(self) -> npt.NDArray[np.int64]:
-        """Tokens of each block (N,)."""
+        """Number of tokens in each block (N,)."""
         return self.counts[self.rows]
 
     def __getitem__(self, place: Place) -> Example:
-        """Token ids of one block."""
+        """Return the token ids of one block."""
         row = int(self.rows[place[1]])
         return {"place": place, "id": self.ids[place[1]], "tokens": self._ids(row)}
 
@@ -89,7 +89,7 @@ class Blocks(_Tokens):
 class Sentences(_Tokens):
     """Sentences or pairs of a prepared GLUE task: <s> a </s>, or <s> a </s> </s> b </s> (RoBERTa).
 
-    Longer ones than view.max_tokens lose tokens from the end of the longer text.
+    An example with more than view.max_tokens tokens is truncated at the end of its longer text.
     """
 
     kinds = ("glue",)
@@ -121,12 +121,12 @@ class Sentences(_Tokens):
 
     @property
     def sizes(self) -> npt.NDArray[np.int64]:
-        """Tokens of each example (N,), with boundaries, at most view.max_tokens."""
+        """Tokens per example (N,), including boundary tokens, at most view.max_tokens."""
         whole = self.counts[self.rows] + (4 if self.pairs else 2)
         return np.minimum(whole, self.most)
 
     def __getitem__(self, place: Place) -> Example:
-        """Token ids with boundaries, and the label."""
+        """Return the token ids, including boundary tokens, and the label."""
         row = int(self.rows[place[1]])
         ids, first = self._ids(row).tolist(), int(self.first[row])
         tokens = join(ids[:first], ids[first:] if self.pairs else None, self.most)
@@ -138,13 +138,13 @@ class Sentences(_Tokens):
         }
 
     def collate(self, examples: list[Example]) -> Batch:
-        """`tokens` (B, T) and `labels` (B,): int64 classes or float32 numbers."""
+        """`tokens` (B, T) and `labels` (B,), which are int64 classes or float32 numbers."""
         labels = [e["label"].item() for e in examples]
         return super().collate(examples) | {"labels": torch.tensor(labels, dtype=self.label_type)}
 
 
 def join(a: list[int], b: list[int] | None, most: int) -> list[int]:
-    """One text or two with <s> and </s>, at most `most` ids; the longer text is shortened first."""
+    """Join one text or two with <s> and </s> to at most `most` ids, truncating the longer first."""
     if b is None:
         return [START, *a[: most - 2], END]
     room = most - 4

@@ -1,4 +1,4 @@
-"""Sub-word tokens: a sentencepiece BPE model, with fairseq's special ids and <mask> as the last."""
+"""Sub-word tokens: a sentencepiece BPE model with fairseq's special ids, and <mask> as last id."""
 
 import io
 import sys
@@ -20,14 +20,14 @@ START, PADDING, END, UNKNOWN = range(4)  # <s> <pad> </s> <unk>; <mask> is the l
 SPECIAL = 5
 MODEL = "tokenizer.model"
 SAMPLE = 4_000_000  # sentences to train on
-_MANY = 100_000  # sentences that take more than seconds
-_SEED = 0  # of the sample
-_LONGEST = 2**20  # bytes of a sentence; longer ones would be dropped in silence
-_COMMON = 0.9999  # share of all characters that have an id of their own beside bytes
+_MANY = 100_000  # sentences from which on training takes more than seconds
+_SEED = 0  # for drawing the sample
+_LONGEST = 2**20  # bytes per sentence; sentencepiece silently drops longer ones
+_COMMON = 0.9999  # share of all characters covered by their own ids; bytes spell the rest
 
 
 class Tokenizer:
-    """A trained model, or that of a checkpoint; `size` counts <mask>: no text encodes to it."""
+    """A trained tokenizer, or that of a checkpoint; `size` includes <mask>, which no text gives."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -41,21 +41,21 @@ class Tokenizer:
                 f"{folder}: no readable {FILES[kind][0]}; make it with `d2v prepare tokenizer`"
             ) from None
         self.size = int(self.meta["vocab_size"])
-        # little-endian, as wide as needed
+        # little-endian, no wider than the ids need
         self.dtype = np.dtype("<u2" if self.size <= 2**16 else "<u4")
 
     def __reduce__(self) -> tuple[type["Tokenizer"], tuple[Path]]:
-        return Tokenizer, (self.folder,)  # in another process it is read again
+        return Tokenizer, (self.folder,)  # another process reads the files again
 
     def __repr__(self) -> str:
         return f"Tokenizer({self.meta['sha256']})"
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, normalised as the model is, without <s> and </s>."""
+        """Normalise a text as the model does and return its ids, without <s> and </s>."""
         return self._encoding.encode(text)
 
     def decode(self, ids: list[int]) -> str:
-        """Text of ids, as normalised."""
+        """Return the normalised text that the ids stand for."""
         return self._encoding.decode(ids)
 
 
@@ -69,13 +69,15 @@ def prepare_tokenizer(
     cased: bool = False,
     byte_fallback: bool = False,
 ) -> None:
-    """Train a BPE model with `vocab_size` ids, the special ones included, on a folder of text.
+    """Train a BPE model with `vocab_size` ids, including the special ones, on a folder of text.
 
-    Texts are NFKC-normalised and, unless `cased`, lower-cased. Every character has an id, or with
-    `byte_fallback` the rarest are spelt in bytes. At most `most` sentences are taken, drawn evenly
-    with a fixed seed; one thread and no shuffling: equal text gives equal bytes.
+    Texts are NFKC-normalised and, unless `cased`, lower-cased. Every character has an id; with
+    `byte_fallback`, the rarest characters are spelt in bytes instead. Training uses at most `most`
+    sentences, sampled uniformly with a fixed seed. It runs in one thread and without shuffling, so
+    equal text gives equal bytes.
 
-    Raises UserError as `find_parts` and `read_sentences` do, or if the size does not fit the text.
+    Raises UserError as `find_parts` and `read_sentences` do, or if the vocabulary size does not fit
+    the text.
     """
     if vocab_size <= SPECIAL:
         raise UserError(f"--vocab-size {vocab_size}: {SPECIAL} ids are special; give more")
@@ -117,7 +119,7 @@ def _read(source: Path, field: str) -> Iterator[str]:
 
 
 def sample(sentences: Iterable[str], most: int) -> tuple[list[str], int]:
-    """At most `most` of the sentences, drawn evenly, in their order; and how many there are."""
+    """Sample at most `most` sentences uniformly, in order; return them and the total number."""
     random = Random(_SEED).random
     kept: list[tuple[int, str]] = []
     number = -1
@@ -130,7 +132,7 @@ def sample(sentences: Iterable[str], most: int) -> tuple[list[str], int]:
 
 
 def _pieces(sentences: list[str]) -> Iterator[str]:
-    """The sentences, those that are too long in several pieces."""
+    """Yield the sentences, splitting those that are too long."""
     length = _LONGEST // 4  # characters of at most 4 bytes
     for sentence in sentences:
         for start in range(0, len(sentence), length):

@@ -1,8 +1,8 @@
-"""Random views of images: drawn before there are pixels, so that only what they show is made.
+"""Random views of images, drawn before any pixels exist, so that only visible pixels are made.
 
-What torchvision draws, and what Pillow makes of it, stays what it is to the last bit; the exception
-are crops from JPEG files of twice their size or more, which are decoded at a half, a quarter or an
-eighth (`reduction`).
+Views are bit-identical to those that torchvision draws and Pillow renders. The only exceptions are
+crops from JPEG files that are at least twice their size: these files are decoded at a half, a
+quarter or an eighth of their scale (`reduction`).
 """
 
 from collections.abc import Iterator
@@ -19,12 +19,12 @@ from d2v import params
 from d2v.data.augment import GREY, array, crop, drawing, image, rand_augment
 
 CHANGES = {0: "brightness", 1: "contrast", 2: "saturation"}  # torchvision's numbers
-Jitter = tuple[tuple[str, float], ...]  # changes of colour and their factors, in their order
+Jitter = tuple[tuple[str, float], ...]  # colour changes and their factors, in order of use
 Edges = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 class Box(NamedTuple):
-    """Part of an image, in pixels of the whole file."""
+    """Part of an image, in pixels of the file at full scale."""
 
     top: int
     left: int
@@ -33,13 +33,13 @@ class Box(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """All that is random about a view."""
+    """All random choices of a view."""
 
     jitter: Jitter = ()
-    box: Box | None = None  # is made as large as the view
+    box: Box | None = None  # resized to the size of the view
     shift: tuple[int, int] = (0, 0)  # rows, columns
     flip: bool = False
-    seed: int | None = None  # of RandAugment
+    seed: int | None = None  # for RandAugment
 
 
 def draw(
@@ -48,7 +48,7 @@ def draw(
     size: int,
     generator: np.random.Generator,
 ) -> Choice:
-    """The choice for an image of shape (H, W); depends on the generator only."""
+    """Draw the choice for an image of shape (H, W); depends only on the generator."""
     jitter: Jitter = ()
     box = shift = seed = None
     if view.color_jitter or view.random_resized_crop:
@@ -75,10 +75,11 @@ def augment(
     generator: np.random.Generator,
     fill: tuple[int, ...] = GREY,
 ) -> np.ndarray:
-    """A random view of pixels (H, W, C) uint8: (size, size, C).
+    """Make a random view (size, size, C) of pixels (H, W, C) uint8.
 
-    Colour jitter, a random resized crop or a shifted centre crop, a flip, then RandAugment, which
-    fills what it uncovers with a colour (BEiT's order). Depends on the generator only.
+    The steps are colour jitter, a random resized crop or a shifted centre crop, a flip, and
+    RandAugment, which fills uncovered areas with the colour `fill` (BEiT's order). The view depends
+    only on the generator.
     """
     choice = draw(view, pixels.shape[:2], size, generator)
     if choice.jitter or choice.box:
@@ -87,7 +88,7 @@ def augment(
 
 
 def part(picture: Image.Image, choice: Choice, size: int, reduced: int = 1) -> Image.Image:
-    """A picture after jitter and crop; its sides are those of the file by `reduced`, rounded up."""
+    """Jitter and crop a picture, whose sides are those of the file / `reduced`, rounded up."""
     if choice.box is None:
         return jittered(picture, choice.jitter, (0, 0, *picture.size))
     top, left, height, width = choice.box
@@ -105,9 +106,9 @@ def finished(
     size: int,
     fill: tuple[int, ...] = GREY,
 ) -> np.ndarray:
-    """What follows jitter and crop: pixels (H, W, C) to (size, size, C)."""
+    """Apply the steps after jitter and crop: pixels (H, W, C) to (size, size, C)."""
     pixels = crop(pixels, size, *choice.shift)
-    if choice.flip:  # torch reverses rows ten times as fast as NumPy copies a reversed view
+    if choice.flip:  # torch reverses rows ten times faster than NumPy copies a reversed view
         pixels = torch.from_numpy(np.array(pixels)).flip(1).numpy()
     if view.rand_augment is not None:
         change = rand_augment(view.rand_augment, size, fill)
@@ -118,15 +119,16 @@ def finished(
 
 
 def reduction(side: int, wanted: int) -> int:
-    """How many times smaller a JPEG file may be decoded so that `side` stays `wanted` or more."""
+    """Largest factor by which JPEG decoding may shrink `side` without going below `wanted`."""
     return next((by for by in (8, 4, 2) if side >= by * wanted), 1)
 
 
 def jittered(picture: Image.Image, jitter: Jitter, box: tuple[int, int, int, int]) -> Image.Image:
-    """Part of a picture after the jitter of the whole, as torchvision.ColorJitter gives it.
+    """Crop a picture as if torchvision's ColorJitter had been applied to the whole of it.
 
-    Only contrast looks beyond a pixel: it draws values towards the mean grey of the whole. So what
-    comes before it is done to the whole picture, the rest to the part.
+    Only contrast depends on other pixels: it moves values towards the mean grey of the whole
+    picture. So the changes before contrast are applied to the whole picture, the others to the
+    crop.
     """
     names = [name for name, _ in jitter]
     before = names.index("contrast") if "contrast" in names else 0
@@ -142,24 +144,24 @@ def jittered(picture: Image.Image, jitter: Jitter, box: tuple[int, int, int, int
 
 
 def _changed(picture: Image.Image, name: str, factor: float, mean: int = 0) -> Image.Image:
-    """A picture after one change; `mean` is the grey from which contrast is counted."""
+    """Apply one colour change to a picture; `mean` is the grey that contrast blends with."""
     if name == "saturation":
         return ImageEnhance.Color(picture).enhance(factor)
     towards = mean if name == "contrast" else 0
-    # Pillow blends each of 256 values with that grey once, instead of every pixel
+    # blend each of the 256 values with that grey once, instead of every pixel
     table = Image.blend(Image.new("L", (256, 1), towards), _ramp(), factor).tobytes()
     return picture.point(list(table) * len(picture.getbands()))
 
 
 @lru_cache(maxsize=1)
 def _ramp() -> Image.Image:
-    """All values once."""
+    """Return an image (1, 256) that contains each 8-bit value once, in order."""
     return Image.frombytes("L", (256, 1), bytes(range(256)))
 
 
 @lru_cache(maxsize=4)
 def _transforms(strength: float, scale: tuple[float, ...], size: int) -> tuple[Any, Any]:
-    """torchvision's transforms, which draw; None for one that is off."""
+    """Return torchvision's jitter and crop, which do the drawing; None for one that is off."""
     from torchvision.transforms import v2
 
     jittering = v2.ColorJitter(strength, strength, strength) if strength else None
@@ -174,7 +176,7 @@ def _jitter(found: dict[str, Any]) -> Jitter:
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """PyTorch's generator as by `drawing`, whose other two torchvision leaves alone."""
+    """Seed PyTorch's generator as `drawing` does; torchvision does not use the other two."""
     kept = torch.get_rng_state()
     try:
         torch.default_generator.manual_seed(seed)

@@ -17,16 +17,16 @@ from d2v.util.errors import UserError
 
 __all__ = ["Images", "crop"]
 
-# means and standard deviations of red, green, blue in [0, 1] that recipes give
+# means and standard deviations of red, green and blue in [0, 1] that recipes name
 KNOWN = {
     "imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
     "half": ([0.5, 0.5, 0.5, 0.5], [0.5, 0.5, 0.5, 0.5]),
 }
-_ERASING, _MIXING = 1, 2  # streams of random numbers that a view does not use
+_ERASING, _MIXING = 1, 2  # random streams, separate from that of the view
 
 
 class Images(Examples):
-    """Images of a prepared ImageFolder, standardised with a mean and a standard deviation."""
+    """Images of a prepared ImageFolder, standardised per channel."""
 
     kinds = ("imagefolder",)
 
@@ -47,7 +47,7 @@ class Images(Examples):
         if fault := next(seen_by(encoder, view), None):
             raise UserError(fault)
         self.view, self.encoder, self.mask, self.task = view, encoder, mask, task
-        # without augmentation no generators are made, which take longer than the crop
+        # without augmentation, skip creating generators: that takes longer than the crop itself
         self.augmented = self.train and any(
             (view.shift, view.random_resized_crop, view.flip, view.color_jitter, view.rand_augment)
         )
@@ -64,9 +64,9 @@ class Images(Examples):
         self.pixels = Decoded(self._decode, int(area.sum()) * encoder.channels)
 
     def __getitem__(self, place: Place) -> Example:
-        """Pixels (size, size, C) uint8 of the view: random in training, else the centre.
+        """Return pixels (size, size, C) uint8: a random view in training, otherwise the centre.
 
-        With view.decode device a view's file and choice.
+        With `view.decode: device`, return the file and the random choice of the view instead.
         """
         row, size = int(self.rows[place[1]]), self.encoder.image_size
         name, label = self.ids[place[1]], self.labels[row]
@@ -85,10 +85,10 @@ class Images(Examples):
         return example | {"pixels": pixels}
 
     def collate(self, examples: list[Example]) -> Batch:
-        """`images` (B, C, H, W) float32; masks (`hiding`) and `labels` (B,) where asked for.
+        """`images` (B, C, H, W) float32, and masks (`hiding`) and `labels` (B,) if needed.
 
-        Labels of mixed images are soft: (B, classes). With view.decode device images come with
-        `finish`, from `files`.
+        Labels of mixed images are soft: (B, classes). With `view.decode: device`, the batch has
+        `files` instead, from which `finish` makes the images.
         """
         batch: Batch = {"ids": [e["id"] for e in examples]}
         keys = self.keys(examples)
@@ -110,7 +110,7 @@ class Images(Examples):
         return batch
 
     def finish(self, batch: Batch, device: torch.device) -> Batch:
-        """With view.decode device, `images` on it from the batch's files; else nothing."""
+        """Decode the batch's files to `images` on the device; without files, change nothing."""
         if "files" not in batch:
             return batch
         rest = {name: value for name, value in batch.items() if name != "files"}
@@ -119,14 +119,14 @@ class Images(Examples):
         return rest | {"images": self._standardised(views)}
 
     def _standardised(self, pixels: Tensor) -> Tensor:
-        """Pixels (B, C, H, W) uint8 of any device as float32."""
+        """Standardise pixels (B, C, H, W) uint8, on any device, to float32."""
         images = pixels.to(torch.float32, memory_format=torch.contiguous_format)
         return images.sub_(self.mean.to(images.device)).div_(self.std.to(images.device))
 
     def _standardise(self) -> None:
-        """Set mean and std (C, 1, 1) of pixels from 0 to 255, and the mean colour.
+        """Set the mean and std (C, 1, 1) of pixels from 0 to 255, and the mean colour as fill.
 
-        Raises UserError where there are none for the encoder's channels.
+        Raises UserError if the colours are unknown, or if all images have one colour.
         """
         name, channels = self.view.normalise, self.encoder.channels
         mean, std = KNOWN[name] if name in KNOWN else (self.meta["mean"], self.meta["std"])
@@ -147,7 +147,7 @@ class Images(Examples):
         return draw(self.view, shape, self.encoder.image_size, rng(self.seed, *place))
 
     def _augmented(self, row: int, place: Place) -> np.ndarray:
-        """A random view (size, size, C)."""
+        """Make a random view (size, size, C)."""
         size, choice = self.encoder.image_size, self._choice(row, place)
         if choice.box is not None:
             smaller = reduction(min(choice.box.height, choice.box.width), size)
@@ -160,9 +160,10 @@ class Images(Examples):
         return finished(pixels, choice, self.view, size, self.fill)
 
     def _picture(self, row: int, by: int = 1) -> tuple[Image.Image, int]:
-        """An image `by` times smaller, or whole where its file has one scale; and by how much.
+        """Return an image decoded `by` times smaller, and the factor that was applied.
 
-        Whether images are kept in memory makes no difference to what is seen of them.
+        Files that decode at one scale only are returned whole. Keeping images in memory does not
+        change the views.
         """
         if by == 1 and self.pixels.kept:
             return image(self.pixels[row]), 1

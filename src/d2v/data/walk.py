@@ -1,7 +1,7 @@
-"""The files below a folder, by one rule for all readers.
+"""The files below a folder, found by the same rules for all readers.
 
-Links are followed. A folder that is reached again, through a link or a cycle of links, is read
-once. Hidden files and folders are left out. Whatever else a reader leaves out, it names.
+Links are followed. A folder that is reached more than once, through a link or a cycle of links, is
+read only once. Hidden files and folders are skipped. A reader warns of anything else that it skips.
 """
 
 import os
@@ -12,23 +12,23 @@ from pathlib import Path
 
 from d2v.util.errors import UserError
 
-SHOWN = 3  # names in a warning
+SHOWN = 3  # names listed in a warning
 
 
 @dataclass
 class Tree:
-    """Paths below a folder; text, since there may be millions."""
+    """Paths below a folder, as strings because there may be millions."""
 
     files: list[str] = field(default_factory=list)
     dangling: list[str] = field(default_factory=list)  # links whose target does not exist
-    repeated: list[str] = field(default_factory=list)  # links to folders that were read already
+    repeated: list[str] = field(default_factory=list)  # links to folders that were already read
 
 
 def walk(top: Path) -> Tree:
-    """All visible files below `top`, folder by folder, names in order.
+    """Find all visible files below `top`, folder by folder and sorted by name.
 
-    Folders of the tree itself come before those behind links, so a link never replaces them.
-    Raises UserError naming a folder that cannot be read, or a name as `check_name` does.
+    Folders in the tree itself come before folders reached through links, so a link never hides
+    them. Raises UserError for a folder that cannot be read, or for a name as `check_name` does.
     """
     tree = Tree()
     seen: set[tuple[int, int]] = set()
@@ -43,7 +43,7 @@ def walk(top: Path) -> Tree:
 
 
 def _walk_one(top: str, tree: Tree, seen: set[tuple[int, int]]) -> list[str]:
-    """Add the files below `top`; returns the links to folders in it."""
+    """Add the files below `top`; return the links to folders."""
     links = []
     for place, folders, names in os.walk(top, onerror=_refuse):
         links += [
@@ -82,9 +82,9 @@ def _refuse(error: OSError) -> None:
 
 
 def check_name(path: str) -> None:
-    """Raises UserError for a file name that no list of examples can hold.
+    """Raise UserError for a file name that cannot appear in a list of examples.
 
-    That is one that is not UTF-8, or has a line break, a tab or another control character.
+    Such a name is not UTF-8, or contains a line break, a tab or another control character.
     """
     name = os.path.basename(path)
     if name.isprintable() or not any(map(_unlistable, name)):
@@ -98,7 +98,7 @@ def _unlistable(letter: str) -> bool:
 
 
 def refuse_dangling(paths: Iterable[str | Path]) -> None:
-    """Raises UserError naming the first link whose target does not exist, if there is one."""
+    """Raise UserError naming the first link whose target does not exist, if there are any."""
     broken = sorted(map(str, paths))
     if broken:
         raise UserError(
@@ -108,7 +108,7 @@ def refuse_dangling(paths: Iterable[str | Path]) -> None:
 
 
 def refuse_twice(folders: Iterable[Path]) -> None:
-    """Raises UserError naming a folder that is another one of them under a second name."""
+    """Raise UserError naming a folder that is the same as another one under a different name."""
     seen: dict[tuple[int, int], Path] = {}
     for folder in folders:
         found = folder.stat()
@@ -118,7 +118,7 @@ def refuse_twice(folders: Iterable[Path]) -> None:
 
 
 def warn_unused(top: Path, paths: Iterable[str | Path], why: str) -> None:
-    """Warn, once and on standard error, of paths below `top` that a reader leaves out."""
+    """Print one warning to standard error about the paths below `top` that a reader skips."""
     unused = sorted(map(str, paths))
     if not unused:
         return

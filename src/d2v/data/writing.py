@@ -1,12 +1,12 @@
-"""Writing a split: many examples into few shards, in parallel, going on where a kill left it.
+"""Writing a split: many examples into few shards, in parallel, resuming after a kill.
 
-Items are cut into shards by their sizes, so the bytes depend on the input only, never on the number
-of workers. Each shard is made as a whole by one process; finished ones of an interrupted
-preparation are kept if their input is still the same. A broken item keeps its shard from being
-finished, not the others: all are told at the end.
+Items are divided into shards by their sizes, so the bytes depend only on the input, never on the
+number of workers. One process makes each shard. An interrupted preparation keeps its finished
+shards as long as their input is unchanged. A broken item prevents only its own shard from being
+finished; all broken items are reported at the end.
 
-    OUT.tmp/.parts/<split>/key          what the parts were made from
-    OUT.tmp/.parts/<split>/00007.key    what this one is made from
+    OUT.tmp/.parts/<split>/key          hash of the input of all shards
+    OUT.tmp/.parts/<split>/00007.key    hash of the input of this shard
     OUT.tmp/.parts/<split>/00007.bin    payloads of a finished shard
     OUT.tmp/.parts/<split>/00007.npz    its columns, written last
 """
@@ -37,20 +37,20 @@ from d2v.util.outputs import PARTS
 
 Item = TypeVar("Item")
 Columns = dict[str, int | float | str]
-MANY = 20  # broken items after which a shard is given up
-LOG_S = 30.0  # between two lines of progress where there is no terminal
+MANY = 20  # broken items after which a shard is abandoned
+LOG_S = 30.0  # seconds between two progress lines without a terminal
 
 
 class Example(NamedTuple):
-    """What is kept of an example; all examples of a split have the same columns."""
+    """What a shard stores of an example; all examples of a split have the same columns."""
 
     payload: bytes
     columns: Columns
-    counts: npt.NDArray[np.int64] | None = None  # added up over the split (histograms of pixels)
+    counts: npt.NDArray[np.int64] | None = None  # summed over the split (histograms of pixels)
 
 
 class Written(NamedTuple):
-    """A finished split, and the sum of its examples' counts."""
+    """A finished split and the sum of the counts of its examples."""
 
     shards: Shards
     counts: npt.NDArray[np.int64] | None
@@ -58,7 +58,7 @@ class Written(NamedTuple):
 
 @dataclass(frozen=True)
 class _Part:
-    """One shard to be made: `examples` of each item."""
+    """One shard to make: `examples` turns each of its items into examples."""
 
     folder: Path
     number: int
@@ -71,12 +71,12 @@ class _Part:
 
     @property
     def faults(self) -> Path:
-        """What is said of its broken items, if there are any."""
+        """File with the error messages of its broken items, if there are any."""
         return self.done.with_suffix(".faults")
 
 
 class _Broken(Exception):
-    """What is said of the broken items of a part."""
+    """Carries the error messages of the broken items of a part."""
 
 
 def write_split(
@@ -91,14 +91,15 @@ def write_split(
 ) -> Written:
     """Write the examples of all items, in their order, into shards and an index.
 
-    `folder` lies in a folder of `written_whole`. `examples` runs in `workers` processes (None: one
-    for each core) and must be picklable; an item gives any number of examples. `sizes` are about
-    the bytes each item takes. Items are paths, texts, numbers or tuples of them: a path counts as
-    changed when its time of modification does.
+    `folder` is inside a folder of `written_whole`. `examples` runs in `workers` processes (None:
+    one per core) and must be picklable; one item may give any number of examples. `sizes` are the
+    approximate bytes that each item takes. Items are paths, texts, numbers or tuples of them. A
+    path counts as changed when its modification time changes.
 
-    Raises UserError if items are broken, after the shards without any are made: with what
-    `examples` raised for the first one, all others are told on standard error. Raises what else
-    `examples` raises, and ValueError if the columns of two examples differ.
+    Raises UserError if items are broken, once all shards without broken items are made: with the
+    message that `examples` raised for the first one, while standard error lists all of them.
+    Passes on any other exception of `examples`, and raises ValueError if the columns of two
+    examples differ.
     """
     parts_folder = folder.parent / PARTS / folder.name
     places = cut(sizes, shard_bytes)
@@ -121,7 +122,7 @@ def write_split(
 
 
 def cut(sizes: Sequence[int], shard_bytes: int) -> list[tuple[int, int]]:
-    """First and last-but-one item of each shard: as many as fit, at least one."""
+    """Return the first item and the end (exclusive) of each shard: as many as fit, at least one."""
     ends, filled = [], 0
     for place, size in enumerate(sizes):
         if filled and filled + size > shard_bytes:
@@ -140,7 +141,7 @@ def _refuse_broken(parts: list[_Part]) -> None:
 
 
 def _make(parts: list[_Part], label: str, total: int, workers: int) -> None:
-    """Make the parts that are not there yet."""
+    """Make the parts that are not finished yet."""
     left = [part for part in parts if not part.done.exists()]
     for part in left:
         part.faults.unlink(missing_ok=True)  # safe: of an earlier try, in OUT.tmp
@@ -150,9 +151,9 @@ def _make(parts: list[_Part], label: str, total: int, workers: int) -> None:
 
 
 def _write_part(part: _Part, advance: Advance) -> None:
-    """Write one shard: payloads, then columns; each gets its name only when it is whole.
+    """Write one shard: payloads, then columns; a file gets its final name only when complete.
 
-    Of one with broken items only what is said of them.
+    For a shard with broken items, write only their error messages.
     """
     columns: dict[str, list[Any]] = {"offset": [], "length": []}
     counts: npt.NDArray[np.int64] | None = None
@@ -180,7 +181,7 @@ def _write_part(part: _Part, advance: Advance) -> None:
 
 
 def _examples(part: _Part, advance: Advance) -> Iterator[Example]:
-    """The examples of all items; raises _Broken behind the last, or the MANYth broken one."""
+    """Yield the examples of all items; raises _Broken after the last, or the MANYth broken one."""
     faults: list[str] = []
     for item in part.items:
         try:
@@ -196,7 +197,7 @@ def _examples(part: _Part, advance: Advance) -> Iterator[Example]:
 
 
 def _join(folder: Path, parts: list[_Part]) -> None:
-    """The finished shards under their names, and the index of all."""
+    """Move the finished shards to their final names, and write their joint index."""
     found, counts = [], None
     for part in parts:
         with np.load(part.done) as loaded:
@@ -209,7 +210,7 @@ def _join(folder: Path, parts: list[_Part]) -> None:
     folder.mkdir(exist_ok=True)
     for part in parts:
         payloads = part.done.with_suffix(".bin")
-        if payloads.exists():  # else a kill came after it was moved
+        if payloads.exists():  # otherwise an earlier run moved it and was killed later
             rename(payloads, folder / payloads.name)
     kept = {} if counts is None else {"counts": counts}
     drafts = parts[0].folder
@@ -224,10 +225,10 @@ def _save(path: Path, arrays: dict[str, npt.NDArray[Any]], drafts: Path) -> None
 
 @contextmanager
 def _whole(path: Path, drafts: Path) -> Iterator[IO[bytes]]:
-    """A file that gets its name when it is whole and on the disk.
+    """Open a file that gets its final name once it is complete and flushed to disk.
 
-    Until then it is called after this process: a worker that outlives a killed parent for a moment
-    and the one that does its work again write two files of equal content.
+    Until then, it is named after this process. A worker that briefly outlives its killed parent and
+    the worker that repeats its work therefore write two files, with equal content.
     """
     with whole(path, drafts) as draft, open(draft, "wb") as file:
         yield file
@@ -237,9 +238,10 @@ def _whole(path: Path, drafts: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def progress_of(label: str, total: int, done: int) -> Iterator[Advance]:
-    """A function that is told how many more of `total` items are done.
+    """Report progress: gives a function to call with the number of items just finished.
 
-    A bar with rate and ETA on a terminal, else a line now and then on standard error.
+    On a terminal, shows a bar with rate and ETA; otherwise prints a line to standard error at most
+    once every LOG_S seconds.
     """
     if sys.stderr.isatty():
         with tqdm(total=total, initial=done, desc=label, unit=" items") as bar:

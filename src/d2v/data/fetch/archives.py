@@ -1,4 +1,4 @@
-"""Archives unpacked below a folder, and nowhere else."""
+"""Archives unpacked inside a folder, and nowhere else."""
 
 import tarfile
 import zipfile
@@ -16,10 +16,10 @@ BLOCK = 2**20
 
 
 def unpack(archive: Path, target: Path) -> None:
-    """Unpack a tar or zip file as the folder `target`, which appears whole or not at all.
+    """Unpack a tar or zip file into the folder `target`, which appears complete or not at all.
 
-    Raises UserError for a broken archive, and before anything is written for a member that would
-    lie outside of the target, or is neither a file nor a folder.
+    Raises UserError for a broken archive. A member that would be outside the target, or is neither
+    a file nor a folder, also raises it, before anything is written.
     """
     try:
         if zipfile.is_zipfile(archive):
@@ -34,22 +34,22 @@ def unpack(archive: Path, target: Path) -> None:
         with tarfile.open(archive) as tar, written_whole(target) as folder:
             members = tar.getmembers()
             while tar.fileobj and tar.fileobj.read(BLOCK):
-                pass  # to the end, where a compressed archive has the checksum of its content
+                pass  # read to the end, where a compressed archive has the checksum of its content
             _check(archive, ((m.name, m.isfile() or m.isdir()) for m in members))
             with progress_of(f"{archive.name}: unpacking", len(members), 0) as advance:
                 tar.extractall(folder, _told(members, advance), filter="data")
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise UserError(_broken(archive, error)) from None
     except OSError as error:
-        if error.errno is None:  # what gzip says of its own
+        if error.errno is None:  # raised by gzip itself, not by the system
             raise UserError(_broken(archive, error)) from None
         raise UserError(f"{archive}: cannot be unpacked ({error.strerror})") from None
 
 
 def merge(folder: Path, into: Path) -> None:
-    """Move what d2v unpacked in a folder into another one, below the same names, and remove it.
+    """Move what d2v unpacked in a folder into another one, under the same names, and remove it.
 
-    What is there already stays as it is; files that differ are named.
+    Existing files are kept unchanged; those that differ are reported.
     """
     into.mkdir(parents=True, exist_ok=True)
     for path in sorted(folder.iterdir()):
@@ -76,7 +76,7 @@ def _told(members: list[tarfile.TarInfo], advance: Advance) -> Iterator[tarfile.
 
 def _zip_members(archive: zipfile.ZipFile) -> Iterator[tuple[str, bool]]:
     for info in archive.infolist():
-        kind = info.external_attr >> 28  # upper bits of st_mode; 0 where unknown
+        kind = info.external_attr >> 28  # upper bits of st_mode; 0 if unknown
         yield info.filename, kind in (0, 0o10, 0o4)
 
 

@@ -1,4 +1,4 @@
-"""Downloads that go on where they stopped, and are checked."""
+"""Downloads that resume after an interruption and are verified."""
 
 import errno
 import hashlib
@@ -17,17 +17,17 @@ from d2v.data.writing import LOG_S
 from d2v.util.errors import UserError
 from d2v.util.files import read_json, remove_file, rename, write_json
 
-RETRIES = 5  # one after another that bring nothing new
-PAUSE_S = 2.0  # before the first retry; doubled each time
-MENDABLE = (408, 429)  # of the answers from 400 to 499: worth another try
+RETRIES = 5  # consecutive attempts that bring no new data
+PAUSE_S = 2.0  # seconds before the first retry; doubled each time
+MENDABLE = (408, 429)  # status codes from 400 to 499 that are worth a retry
 NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
-RECORD = "checksums.json"  # beside the files: what was found
+RECORD = "checksums.json"  # next to the files: the checksums found
 BLOCK = 2**20
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A file on a server; `digest` is md5:... or sha256:..., empty where nobody published one."""
+    """A file on a server; `digest` is md5:... or sha256:..., empty if none is published."""
 
     url: str
     digest: str = ""
@@ -39,11 +39,11 @@ class Remote:
 
 
 def download(remote: Remote, folder: Path) -> Path:
-    """The file in `folder`: there already and intact, or downloaded, going on from NAME.part.
+    """Return the file in `folder`, downloading it, or resuming NAME.part, unless it is intact.
 
-    A known checksum is verified; the found sha256 is noted in checksums.json and verified the next
-    time. Raises UserError: no answer after some retries, another checksum, or a file of that name
-    that did not come from here.
+    A published checksum is verified. The SHA-256 found is recorded in checksums.json and verified
+    the next time. Raises UserError if the server does not answer after several retries, if the
+    checksum differs, or if there is a file of that name that d2v did not download.
     """
     target = folder / remote.name
     if target.exists() and intact(remote, target):
@@ -68,7 +68,7 @@ def download(remote: Remote, folder: Path) -> Path:
 
 
 def _refuse_foreign(remote: Remote, target: Path, part: Path) -> None:
-    """Raise UserError for a file that would be replaced, although no download left it."""
+    """Raise UserError for a file that would be overwritten but is not from a download of d2v."""
     noted = remote.name in (read_json(target.parent / RECORD) or {})
     if target.exists() and not noted:
         raise UserError(
@@ -80,27 +80,27 @@ def _refuse_foreign(remote: Remote, target: Path, part: Path) -> None:
 
 
 def digest(path: Path, kind: str) -> str:
-    """`kind:hex` of a file."""
+    """Return the checksum of a file as `kind:hex`."""
     with open(path, "rb") as file:
         return f"{kind}:{hashlib.file_digest(file, kind).hexdigest()}"
 
 
 def intact(remote: Remote, path: Path) -> bool:
-    """Whether a finished file has the published checksum, or the one noted when it came."""
+    """Whether a file has the published checksum or, without one, that recorded on download."""
     noted = (read_json(path.parent / RECORD) or {}).get(remote.name, {}).get("sha256")
     expected = remote.digest or noted
     return expected is None or digest(path, expected.partition(":")[0]) == expected
 
 
 def _receive(remote: Remote, part: Path) -> None:
-    """Bring the partial file to its full length."""
+    """Complete the partial file, retrying after errors."""
     attempt, most = 0, _size(part)
     while True:
         try:
             _request(remote, part)
             return
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            if _size(part) > most:  # a long file through a poor line: as long as it moves
+            if _size(part) > most:  # keep retrying a download while it advances
                 attempt, most = 0, _size(part)
             if _final(error) or attempt >= RETRIES:
                 raise UserError(
@@ -112,7 +112,7 @@ def _receive(remote: Remote, part: Path) -> None:
 
 
 def _request(remote: Remote, part: Path) -> None:
-    """One request, for what is missing: only if the file on the server is still the same."""
+    """Request the missing part, or the whole file if the server's copy may have changed."""
     have, stamp = _size(part), _stamp(part)
     headers = {"Accept-Encoding": "identity"}
     known = read_json(stamp)
@@ -123,7 +123,7 @@ def _request(remote: Remote, part: Path) -> None:
     with requests.get(remote.url, headers=headers, stream=True, timeout=30) as answer:
         found = answer.headers.get("Content-Range", "")
         if answer.status_code == 416:
-            if found == f"bytes */{have}":  # all of it was here
+            if found == f"bytes */{have}":  # the partial file is already complete
                 return
             remove_file(part)
             raise OSError("the server has another file now")
@@ -142,7 +142,7 @@ def _request(remote: Remote, part: Path) -> None:
 
 
 def _version(answer: requests.Response) -> str | None:
-    """What says that the file is the same later, to the byte; a weak ETag does not."""
+    """Return the header that identifies the exact bytes of a file, which a weak ETag does not."""
     tag = answer.headers.get("ETag", "W/")
     return answer.headers.get("Last-Modified") if tag.startswith("W/") else tag
 
@@ -150,14 +150,14 @@ def _version(answer: requests.Response) -> str | None:
 def _keep(remote: Remote, part: Path, answer: requests.Response, have: int, total: int) -> None:
     with _progress(remote.name, have, total) as bar, open(part, "r+b" if have else "wb") as file:
         file.seek(have)
-        # in small portions, so that what came before a break is kept; read1 gives what is there
+        # read1 returns what has arrived, so that everything before an interruption is kept
         while block := answer.raw.read1(BLOCK):
             file.write(block)
             bar.update(len(block))
 
 
 def _progress(name: str, have: int, total: int) -> "tqdm[NoReturn]":
-    """A bar on a terminal, else a line now and then, with rate and time left."""
+    """Show rate and time left: a bar on a terminal, otherwise a line at regular intervals."""
     options: dict[str, Any] = {}
     if not sys.stderr.isatty():
         options = {"file": _Lines(), "ncols": 0, "mininterval": LOG_S, "maxinterval": LOG_S}
@@ -165,7 +165,7 @@ def _progress(name: str, have: int, total: int) -> "tqdm[NoReturn]":
 
 
 class _Lines(io.StringIO):
-    """What tqdm writes over and over on one line, as lines of standard error."""
+    """Prints every update of a tqdm bar as a separate line on standard error."""
 
     def write(self, text: str) -> int:
         if text.strip():
@@ -178,7 +178,7 @@ def _size(part: Path) -> int:
 
 
 def _final(error: Exception) -> bool:
-    """Whether another try would bring the same."""
+    """Whether a retry would fail with the same error."""
     status = _status(error)
     refused = status is not None and 400 <= status < 500 and status not in MENDABLE
     untrusted = isinstance(error, requests.exceptions.SSLError)
@@ -190,7 +190,7 @@ def _status(error: Exception) -> int | None:
 
 
 def _stamp(part: Path) -> Path:
-    """What says which version of the file the partial one is of."""
+    """Path of the file that records which version of the file the partial one belongs to."""
     return part.with_name(f"{part.name}.json")
 
 

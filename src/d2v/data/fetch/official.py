@@ -1,4 +1,4 @@
-"""`d2v fetch DATASET`: the official sets that may be downloaded, and where the others are."""
+"""`d2v fetch DATASET`: download official sets, or say where to get those that it cannot."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from d2v.util.outputs import check_into
 
 @dataclass(frozen=True)
 class Part:
-    """A file to download; `gives` is what unpacking it makes, empty for a file that stays one."""
+    """A file to download; `gives` is what unpacking it creates, empty if it is not unpacked."""
 
     remote: Remote
     gives: str = ""
-    folder: str = ""  # where a file that stays one belongs
+    folder: str = ""  # folder for a file that is not unpacked
 
 
 def _speech(subset: str, md5: str) -> Part:
@@ -35,7 +35,7 @@ def _mrpc(path: str, sha256: str) -> Part:
 
 _FILES = "https://dl.fbaipublicfiles.com"
 # checksums: openslr.org/resources/12/md5sum.txt; torchaudio's LibriLightLimited; dataset_infos.json
-# of Hugging Face's glue. For the language model nobody published any: what came is noted
+# of Hugging Face's glue. None are published for the language model, so those found are recorded
 SETS: dict[str, dict[str, list[Part]]] = {
     "librispeech": {
         "dev-clean": [_speech("dev-clean", "42e2234ba48799c1f50f24a7926300a1")],
@@ -143,11 +143,11 @@ BY_HAND = {
 
 
 def fetch_official(name: str, target: Path) -> list[str]:
-    """Bring a set, or some parts of it (`librispeech:dev-clean,dev-other`), below `target`.
+    """Fetch a set, or some parts of it (`librispeech:dev-clean,dev-other`), into `target`.
 
-    Returns what is new. Archives stay where they are, so that nothing is downloaded twice. Raises
-    UserError for an unknown name, with where to get what cannot be downloaded, and as `download`
-    and `unpack` do.
+    Returns the names of what is new. Archives are kept, so that nothing is downloaded twice. Raises
+    UserError for an unknown name, for a set that cannot be downloaded (saying where to get it), and
+    as `download` and `unpack` do.
     """
     dataset, _, chosen = name.partition(":")
     if dataset in BY_HAND:
@@ -160,12 +160,12 @@ def fetch_official(name: str, target: Path) -> list[str]:
     if unknown := [part for part in wanted if part not in parts]:
         raise UserError(f"{dataset} has no part {unknown[0]}; it has {', '.join(parts)}")
     check_into(target)
-    with alone_in(target):  # a second fetch waits for the first one, and finds what it brought
+    with alone_in(target):  # a second fetch waits for the first and finds what it downloaded
         return [new for part in wanted for new in fetch_parts(parts[part], target)]
 
 
 def fetch_parts(parts: Sequence[Part], target: Path) -> list[str]:
-    """Download and unpack what is not there; returns the names of what is new."""
+    """Download and unpack the missing parts; return the names of what is new."""
     new = []
     for part in parts:
         if part.gives:
@@ -184,7 +184,7 @@ def fetch_parts(parts: Sequence[Part], target: Path) -> list[str]:
 
 
 def _place(archive: Path, gives: str, target: Path) -> None:
-    """Unpack an archive so that `gives` (FOLDER/NAME) is there; its top folder is either part."""
+    """Unpack an archive to `gives` (FOLDER/NAME); its top folder may be FOLDER or NAME."""
     fresh = archive.with_name(f"{archive.name}.unpacked")
     unpack(archive, fresh)
     folder, _, name = gives.partition("/")

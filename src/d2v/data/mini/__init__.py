@@ -1,1 +1,1 @@
-"""The miniature's data sets, made from small open packages."""
+"""The data sets of the miniature, made from small open packages."""

@@ -1,4 +1,4 @@
-"""The plain corpus of the miniature, kept clear of everything that is held out."""
+"""The plain corpus of the miniature, without any overlap with held-out text."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -7,11 +7,14 @@ from pathlib import Path
 from d2v.data.mini.sources import Bible, Review, words
 from d2v.data.shards import written_whole
 
-OVERLAP = 8  # words in a row that the corpus may not share with held-out text
+OVERLAP = 8  # consecutive words that the corpus may not share with held-out text
 
 
 class Guard:
-    """Finds text that shares OVERLAP words in a row with held-out texts (all, of shorter ones)."""
+    """Detects text that shares OVERLAP consecutive words with held-out texts.
+
+    If a held-out text is shorter, it counts as shared when all its words occur in a row.
+    """
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._grams: dict[int, set[tuple[str, ...]]] = defaultdict(set)
@@ -22,7 +25,7 @@ class Guard:
                 self._grams[length].update(_grams(sequence, length))
 
     def meets(self, text: str) -> bool:
-        """Whether the text shares words in a row with one that is held out."""
+        """Whether a text shares that many consecutive words with a held-out text."""
         sequence = words(text)
         return any(
             gram in known
@@ -36,10 +39,10 @@ def _grams(sequence: list[str], length: int) -> Iterator[tuple[str, ...]]:
 
 
 def write_corpus(web: Bible, reviews: list[Review], guard: Guard, out: Path) -> None:
-    """Write web.txt (documents: chapters) and reviews.txt (films), one text a line.
+    """Write web.txt (one document per chapter) and reviews.txt (per film), one text per line.
 
-    Documents are parted by an empty line, and chapters also where a verse is left out, so that
-    what follows in the file also follows in the book.
+    Empty lines separate documents. A chapter is also split where a verse is left out, so that
+    consecutive lines of a document are consecutive in the book.
     """
     with written_whole(out) as folder:
         _write_documents(folder / "web.txt", _chapters(web, guard))

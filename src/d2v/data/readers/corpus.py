@@ -1,4 +1,4 @@
-"""Text to blocks of tokens: whole sentences of one document, as many as fit (complete_doc)."""
+"""Text to blocks of tokens: as many whole sentences of a document as fit (complete_doc)."""
 
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -15,7 +15,7 @@ from d2v.data.writing import Example, write_split
 from d2v.util.errors import UserError
 
 SPLIT = "train"  # the only split of a corpus
-SHARD_BYTES = 64 * 2**20  # a minute's work for one process
+SHARD_BYTES = 64 * 2**20  # about a minute of work for one process
 
 
 def prepare_corpus(
@@ -26,11 +26,11 @@ def prepare_corpus(
     field: str = "text",
     workers: int | None = None,
 ) -> None:
-    """Write blocks of at most `block` token ids, <s> and </s> with them; FILE:LINE#BLOCK are ids.
+    """Write blocks of at most `block` token ids, including <s> and </s>, named FILE:LINE#BLOCK.
 
-    `field` holds the text of a JSON line. Documents without text give no block. Raises UserError
-    naming a line that is not UTF-8 or no JSON with a text, a folder without text, or an impossible
-    size.
+    `field` is the field of a JSON line that contains the text. Documents without text give no
+    block. Raises UserError naming a line that is not UTF-8 or not JSON with a text, for a folder
+    without text, and for a block size that is too small.
     """
     if block < 4:
         raise UserError(f"--block {block}: at least 4 tokens are needed")
@@ -72,10 +72,10 @@ def _blocks(model: Tokenizer, block: int, field: str, part: Part) -> Iterator[Ex
 
 
 def pack(sentences: Iterable[list[int]], block: int) -> Iterator[list[int]]:
-    """Sentences of one document, in order, packed into blocks of at most `block` ids.
+    """Pack the sentences of one document, in order, into blocks of at most `block` ids.
 
-    A sentence that fits into a block is never cut (fairseq's complete_doc); a longer one fills up
-    the open block and goes on in the next ones.
+    A sentence that fits into a block is never split (fairseq's complete_doc). A longer one fills
+    the current block and continues in the next ones.
     """
     room: list[int] = []
     for sentence in sentences:

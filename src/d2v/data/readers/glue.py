@@ -1,6 +1,6 @@
 """TSV files of GLUE tasks to shards: train.tsv, dev.tsv and test.tsv with the official columns.
 
-MRPC may also lie there as Microsoft released it, with GLUE's list of the ids for dev.
+MRPC is also read as released by Microsoft, together with GLUE's list of the ids for dev.
 """
 
 import sys
@@ -22,10 +22,10 @@ from d2v.data.walk import warn_unused
 from d2v.data.writing import Columns, Example, write_split
 from d2v.util.errors import UserError, quoted
 
-PIECE_BYTES = 2**18  # of a file, encoded at a time
+PIECE_BYTES = 2**18  # part of a file that is encoded at a time
 SHARD_BYTES = 8 * 2**20  # small, so that processes share the work on a task
 MSR_TRAIN, MSR_TEST = "msr_paraphrase_train.txt", "msr_paraphrase_test.txt"
-DEV_IDS = ("mrpc_dev_ids.tsv", "dev_ids.tsv")  # the former as published
+DEV_IDS = ("mrpc_dev_ids.tsv", "dev_ids.tsv")  # the first is the published name
 DEV_IDS_URL = "https://dl.fbaipublicfiles.com/glue/data/mrpc_dev_ids.tsv"
 
 
@@ -41,18 +41,20 @@ def prepare_glue(
 ) -> None:
     """Write the token ids of a task's texts, without special ids, and its labels.
 
-    Ids of examples are SPLIT-ROW, rows of the file from 0 without the header. Splits whose file is
-    not there are left out; a test file without labels gives a split without labels. `official`
-    compares the counts with those of GLUE, which `allow_partial` makes a warning.
+    Example ids are SPLIT-ROW, where rows of the file count from 0 without the header. Splits
+    without a file are skipped; a test file without labels gives a split without labels. `official`
+    compares the counts with those of GLUE; `allow_partial` turns a mismatch from an error into a
+    warning.
 
-    Raises UserError naming file and line: missing or surplus column, bad label, empty text, a line
-    that is not UTF-8; a file without rows, no files, MRPC without its list, an unknown task.
+    Raises UserError naming file and line for: a missing or extra column, an invalid label, an empty
+    text, a line that is not UTF-8. Also raises it for a file without rows, for a folder without
+    files, for MRPC without its list, and for an unknown task.
     """
     task = find_task(name)
     if not source.is_dir():
         raise UserError(f"{source}: no such folder")
     files = find_splits(source, task)
-    counts = {file.name: file.count() for file in files}  # checks all before anything is written
+    counts = {file.name: file.count() for file in files}  # checks all before writing anything
     for file in files:
         if broken := counts[file.name][1]:
             print(f"{file.path}: {broken} broken rows are left out", file=sys.stderr)
@@ -81,9 +83,10 @@ def prepare_glue(
 
 
 def find_splits(source: Path, task: GlueTask) -> list[SplitFile]:
-    """The splits of a task in a folder; warns of what else lies there.
+    """Find the splits of a task in a folder; warns of other files and folders.
 
-    Raises UserError if there is none, for a link without its target, or as the files do.
+    Raises UserError if there are none, for a link whose target does not exist, or as opening the
+    files does.
     """
     paths = {split: source / f"{split}.tsv" for split in task.splits}
     found = {split: path for split, path in paths.items() if path.exists()}
@@ -104,7 +107,7 @@ def find_splits(source: Path, task: GlueTask) -> list[SplitFile]:
 
 
 def _cut_mrpc(source: Path, task: GlueTask) -> list[SplitFile]:
-    """Train and dev of Microsoft's training file, by the list of ids that GLUE has for dev."""
+    """Divide Microsoft's training file into train and dev, by GLUE's list of the ids for dev."""
     lists = [path for path in (source / name for name in DEV_IDS) if path.exists()]
     if not lists:
         raise UserError(
@@ -155,7 +158,7 @@ def _examples(model: Tokenizer, file: SplitFile, piece: Piece) -> Iterator[Examp
     for row in filter(None, file.rows(piece)):
         encoded = [model.encode(text) for text in row.texts]
         ids = np.array([i for text in encoded for i in text], model.dtype)
-        # `first`: tokens of the first text; the rest are the second's
+        # `first`: number of tokens of the first text; the others belong to the second
         columns: Columns = {"id": f"{file.name}-{row.number}", "first": len(encoded[0])}
         label: Columns = {} if row.label is None else {"label": row.label}
         yield Example(ids.tobytes(), columns | label)

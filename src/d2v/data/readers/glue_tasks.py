@@ -1,6 +1,6 @@
-"""The tasks of GLUE (without WNLI, which the paper leaves out): files, columns, labels, rows.
+"""The tasks of GLUE (except WNLI, which the paper omits): files, columns, labels and rows.
 
-GLUE's TSV has no quoting: a quotation mark is text, a tab always ends a column.
+GLUE's TSV has no quoting: a quotation mark is text, and a tab always ends a column.
 """
 
 from collections.abc import Iterator
@@ -14,24 +14,24 @@ from d2v.util.errors import UserError, quoted
 IdPairs = tuple[tuple[str, str], ...]
 
 SPLITS = ("train", "dev", "test")
-# fewer broken rows than this share are taken for the known ones
+# up to this share, broken rows are assumed to be the known ones
 _BROKEN = 0.001
 
 
 @dataclass(frozen=True)
 class GlueTask:
-    """Where a task's texts and labels stand."""
+    """Columns and values of a task's texts and labels."""
 
     dataset: str  # name of the prepared set
     texts: tuple[str, ...]  # one or two columns
-    label: str  # column; the official test files have none
-    classes: tuple[str, ...] | None  # in the order of their ids; None: a number
-    highest: float = 0.0  # of numbers, which start at 0
-    # columns of files without a header line
+    label: str  # column, absent from the official test files
+    classes: tuple[str, ...] | None  # in the order of their ids; None: labels are numbers
+    highest: float = 0.0  # largest number, where labels are numbers from 0
+    # column names for files without a header line
     headless: tuple[str, ...] | None = None
     splits: tuple[str, ...] = SPLITS
-    # questions with line breaks in them left rows of too few columns in train and dev, and some
-    # questions are empty: the former are left out, the latter kept (fairseq: examples/roberta/
+    # line breaks inside questions left rows with too few columns in train and dev, which are
+    # dropped; some questions are empty, and their rows are kept (fairseq: examples/roberta/
     # preprocess_GLUE_tasks.sh)
     broken: bool = False
 
@@ -53,14 +53,14 @@ TASKS = {
         "mnli",
         PAIR,
         "gold_label",
-        ("contradiction", "neutral", "entailment"),  # as fairseq's RoBERTa for MNLI
+        ("contradiction", "neutral", "entailment"),  # order of fairseq's RoBERTa for MNLI
         splits=("train", "dev_matched", "dev_mismatched", "test_matched", "test_mismatched"),
     ),
 }
 
 
 class Row(NamedTuple):
-    """One example; `number` is its row in the file from 0; label is None in files without."""
+    """One example; `number` is its row in the file, from 0; `label` is None if unlabelled."""
 
     number: int
     texts: tuple[str, ...]
@@ -69,7 +69,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class SplitFile:
-    """A split, and the file that holds it; `listed` ids (or all others) if it holds two splits."""
+    """A split and its file; if the file has two splits, this one is `listed` or all `others`."""
 
     name: str
     path: Path
@@ -85,10 +85,10 @@ class SplitFile:
         return self.task.label in self.columns
 
     def rows(self, piece: Piece) -> Iterator[Row | None]:
-        """Rows of a piece of the file, checked; None for a known broken one.
+        """Check and yield the rows of a piece of the file; None for a known broken row.
 
-        Raises UserError naming the line: missing or surplus column, bad label, empty text, a line
-        that is not UTF-8.
+        Raises UserError naming the line for: a missing or extra column, an invalid label, an empty
+        text, a line that is not UTF-8.
         """
         task, header, listed = self.task, int(self.header), frozenset(self.listed)
         places = [self.columns.index(text) for text in task.texts]
@@ -114,9 +114,9 @@ class SplitFile:
             yield Row(line - 1 - header, texts, value)
 
     def count(self) -> tuple[int, int]:
-        """Rows that are examples, and known broken ones; reads and checks the whole file.
+        """Count the examples and the known broken rows; reads and checks the whole file.
 
-        Raises UserError as `rows`, for a file without rows and for too many broken ones.
+        Raises UserError as `rows` does, for a file without rows, and for too many broken rows.
         """
         good = broken = 0
         for row in self.rows(Piece(self.path)):
@@ -132,18 +132,18 @@ class SplitFile:
 
 
 def find_task(name: str) -> GlueTask:
-    """The task of that name; raises UserError with the known names."""
+    """Return the task called `name`; raises UserError with the known names."""
     if name not in TASKS:
         raise UserError(f"{name}: no such GLUE task; known are {', '.join(TASKS)}")
     return TASKS[name]
 
 
 def open_split(path: Path, name: str, task: GlueTask) -> SplitFile:
-    """A split's file with its columns; raises UserError for a missing column."""
+    """Open the file of a split and read its columns; raises UserError for a missing one."""
     _, first = next(lines_of(Piece(path)), (1, ""))
     columns, header = tuple(first.split("\t")), True
     test = name.startswith("test")
-    # CoLA's test file is the only one of the task with a header, and without labels
+    # CoLA's test file, unlike its train and dev files, has a header and no labels
     if task.headless is not None and not (test and set(task.texts) <= set(columns)):
         columns, header = task.headless, False
     for column in task.texts if test else (*task.texts, task.label):
@@ -153,12 +153,12 @@ def open_split(path: Path, name: str, task: GlueTask) -> SplitFile:
 
 
 def pair_of(cells: list[str], columns: tuple[str, ...]) -> tuple[str, str]:
-    """The two ids of a row of MRPC."""
+    """Return the two ids of a row of MRPC."""
     return cells[columns.index("#1 ID")], cells[columns.index("#2 ID")]
 
 
 def read_label(task: GlueTask, cell: str, where: str) -> int | float:
-    """Number of the class, or the number itself; raises UserError for any other cell."""
+    """Return the class number, or the number itself; raises UserError for any other cell."""
     if task.classes is not None:
         if cell not in task.classes:
             raise UserError(f"{where}: label {quoted(cell)} is none of {', '.join(task.classes)}")

@@ -1,4 +1,4 @@
-"""ImageFolder trees (ImageNet's layout) to shards: SPLIT/CLASS/NAME.JPEG and lists/*.txt."""
+"""ImageFolder trees (ImageNet's layout) to shards: SPLIT/CLASS/NAME.JPEG, and lists/*.txt."""
 
 import io
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from d2v.data.writing import Columns, Example, Written, write_split
 from d2v.util.errors import UserError
 
 SUFFIXES = {".jpeg", ".jpg", ".png"}
-ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}  # what the last bytes of a whole file hold
+ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}  # marker in the last bytes of a complete file
 LAST = 1024
 
 
@@ -29,14 +29,16 @@ def prepare_imagefolder(
     *,
     headers: bool = False,
 ) -> None:
-    """Write shards of the image files as they are; the id of an example is CLASS/NAME.
+    """Write shards of the unchanged image files; the id of an example is CLASS/NAME.
 
-    meta.json gets the sorted class names and the mean and standard deviation of red, green, blue
-    and grey over the train split (the first one if none is called train), in [0, 1]. With `headers`
-    nothing is decoded: only the two ends of a file are looked at, and no colours are counted.
+    meta.json records the sorted class names, and the mean and standard deviation in [0, 1] of red,
+    green, blue and grey over the train split (or the first split, if none is called train). With
+    `headers`, nothing is decoded: only the start and the end of each file are checked, and the
+    colours stay unknown.
 
-    Raises UserError naming the file or folder: unreadable image, other kind of file, empty class or
-    split, class that not every split knows, id twice, label list that names an absent id.
+    Raises UserError naming the file or folder for: an unreadable image, another kind of file, an
+    empty class or split, a class that is not in every split, a duplicate id, a label list that
+    names a missing id.
     """
     folders = split_folders(source, splits)
     classes = _classes(folders)
@@ -65,7 +67,7 @@ def write_images_meta(
     classes: list[str],
     **entries: object,
 ) -> None:
-    """Write meta.json of a set of images, with the colours of the train or the first split."""
+    """Write meta.json of a set of images, with the colours of the train or first split."""
     colours = written.get("train") or next(iter(written.values()))
     mean, std = (None, None) if colours.counts is None else statistics(colours.counts)
     write_meta(
@@ -90,7 +92,7 @@ def _example(headers: bool, item: tuple[Path, int]) -> Iterator[Example]:
 def image_example(
     payload: bytes, name: str, label: int, where: Path | str, headers: bool
 ) -> Example:
-    """An image file with its size and, unless only `headers` are read, histograms of its colours.
+    """Make the example of an image file: its size and, unless `headers`, its colour histograms.
 
     Raises UserError with `where` if the file is broken.
     """
@@ -105,7 +107,7 @@ def image_example(
 
 
 def decode(payload: bytes | memoryview, name: Path | str) -> np.ndarray:
-    """An image file as RGB: (H, W, 3) uint8.
+    """Decode an image file to RGB pixels (H, W, 3) uint8.
 
     Raises UserError with the name if the file is broken.
     """
@@ -115,21 +117,21 @@ def decode(payload: bytes | memoryview, name: Path | str) -> np.ndarray:
 def picture(
     payload: bytes | memoryview, name: Path | str, by: int = 1, *, upright: bool = False
 ) -> Image.Image:
-    """An image file as RGB; a JPEG file `by` (1, 2, 4, 8) times smaller, sides rounded up.
+    """Open an image file as RGB; JPEG files `by` (1, 2, 4, 8) times smaller, sides rounded up.
 
-    `upright` turns it as its EXIF orientation says: inference does, preparation, training and
-    evaluation do not, as torchvision's ImageFolder does not.
+    `upright` rotates it according to its EXIF orientation. Inference does so; preparation, training
+    and evaluation do not, like torchvision's ImageFolder.
 
     Raises UserError with the name if the file is broken.
     """
     with _faults_of(name), Image.open(io.BytesIO(payload)) as image:
-        if by > 1:  # formats other than JPEG leave it
+        if by > 1:  # formats other than JPEG ignore this
             image.draft(None, (image.width // by, image.height // by))
         return as_rgb(image, upright=upright)
 
 
 def _unread(payload: bytes, name: Path | str) -> Image.Image:
-    """An image file whose header and last bytes are there."""
+    """Open an image file without decoding it, checking only its header and its last bytes."""
     with _faults_of(name), Image.open(io.BytesIO(payload)) as image:
         if ENDS.get(image.format or "", b"") not in payload[-LAST:]:
             raise OSError("its end is missing")
@@ -148,21 +150,21 @@ def _faults_of(name: Path | str) -> Iterator[None]:
 
 
 def grey(image: np.ndarray) -> np.ndarray:
-    """Luma of an image: (H, W, 3) to (H, W), as Pillow's mode L."""
+    """Return the luma (H, W) of an image (H, W, 3), as in Pillow's mode L."""
     return np.asarray(Image.fromarray(image).convert("L"))
 
 
 def _histograms(image: Image.Image) -> np.ndarray:
-    """Counts (4, 256) of the values of red, green, blue and grey of an RGB image.
+    """Count the values of red, green, blue and grey of an RGB image: (4, 256).
 
-    Integers, so that their sum is the same on every machine, in any order.
+    Counts are integers, so that their sum is the same on every machine and in any order.
     """
     counts = image.histogram() + image.convert("L").histogram()
     return np.array(counts, np.int64).reshape(4, 256)
 
 
 def statistics(histograms: np.ndarray) -> tuple[list[float], list[float]]:
-    """Means and standard deviations of red, green, blue and grey, in [0, 1], six places."""
+    """Means and standard deviations of red, green, blue and grey, in [0, 1], to six decimals."""
     mean, std = [], []
     for counts in histograms.tolist():
         pixels = sum(counts)
@@ -174,7 +176,7 @@ def statistics(histograms: np.ndarray) -> tuple[list[float], list[float]]:
 
 
 def _classes(folders: list[Path]) -> list[str]:
-    """Sorted class names, which all splits must share."""
+    """Return the sorted class names; raises UserError unless all splits share them."""
     named = {f: [c.name for c in subfolders(f)] for f in folders}
     for folder, names in named.items():
         if not names:

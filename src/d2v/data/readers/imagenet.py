@@ -1,11 +1,11 @@
-"""ImageNet-1K, as it is handed out or extracted, to shards; nothing is unpacked to disk.
+"""ImageNet-1K, as distributed or extracted, to shards; nothing is unpacked to disk.
 
-    SRC/ILSVRC2012_img_train.tar            of tars nXXXXXXXX.tar of JPEG files
-    SRC/ILSVRC2012_img_val.tar              of JPEG files
-    SRC/ILSVRC2012_devkit_t12.tar.gz        names of the classes, labels of val
+    SRC/ILSVRC2012_img_train.tar            archives nXXXXXXXX.tar of JPEG files
+    SRC/ILSVRC2012_img_val.tar              JPEG files
+    SRC/ILSVRC2012_devkit_t12.tar.gz        class names, labels of val
 
 or SRC/train/nXXXXXXXX/*.JPEG, and SRC/val/nXXXXXXXX/*.JPEG or SRC/val/*.JPEG with the devkit.
-SRC/lists/*.txt are lists of labelled examples, SYNSET/NAME a line, as in an ImageFolder tree.
+SRC/lists/*.txt list labelled examples, one SYNSET/NAME per line, as in an ImageFolder tree.
 """
 
 import io
@@ -28,11 +28,11 @@ from d2v.util.errors import UserError
 
 TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 DEVKIT = "ILSVRC2012_devkit_t12"
-SCANS = 8  # archives of synsets whose headers are read at a time: slow storage makes them wait
+SCANS = 8  # synset archives whose headers are read in parallel, because slow storage has latency
 SYNSET = re.compile(r"n\d{8}")
-Place = tuple[Path, int, int]  # file, where the image begins in it, its bytes
+Place = tuple[Path, int, int]  # file, offset of the image in it, number of bytes
 Images = dict[str, list[tuple[str, Place]]]  # by synset: names and places
-Labelled = tuple[Path, int, int, str, int]  # place, id, label
+Labelled = tuple[Path, int, int, str, int]  # the three of a place, id, label
 
 
 def prepare_imagenet(
@@ -43,13 +43,14 @@ def prepare_imagenet(
     *,
     headers: bool = False,
 ) -> None:
-    """Write the JPEG files as they are; the id of an example is SYNSET/NAME, the label its rank.
+    """Write the unchanged JPEG files; example ids are SYNSET/NAME, labels the ranks of the synsets.
 
-    With `headers` nothing is decoded (see prepare_imagefolder).
+    With `headers`, nothing is decoded (see prepare_imagefolder).
 
-    Raises UserError naming the file: neither archives nor folders, truncated archive, synset
-    without images or of one split only, val without labels, broken image, label list that names an
-    absent id; and for other counts than the official ones unless `allow_partial`.
+    Raises UserError naming the file for: neither archives nor folders, a truncated archive, a
+    synset without images or in only one split, val without labels, a broken image, a label list
+    that names a missing id. Also raises it for counts other than the official ones, unless
+    `allow_partial`.
     """
     if not source.is_dir():
         raise UserError(f"{source}: no such folder")
@@ -105,7 +106,7 @@ def _check_classes(source: Path, found: dict[str, Images], allow_partial: bool) 
 
 
 def _beside(source: Path) -> set[Path]:
-    """What lies in a folder of ImageNet and is not read: other names, and folders of archives."""
+    """Return what is not read in a folder of ImageNet: unknown names, and extracted duplicates."""
     known = {LISTS, DEVKIT, f"{DEVKIT}.tar.gz"}
     for name, archive in (("train", TRAIN), ("val", VAL)):
         known.add(archive if (source / archive).exists() else name)
@@ -130,12 +131,12 @@ def _train(source: Path) -> Images:
 
 
 def _synset(archive: Path, member: tarfile.TarInfo) -> tuple[str, list[tuple[str, Place]]]:
-    """Name and images of one archive in the archive of train."""
+    """Return the synset and the images of one archive inside the train archive."""
     synset = member.name.rpartition("/")[2].removesuffix(".tar")
     where = f"{archive}: {member.name}"
     if not SYNSET.fullmatch(synset) or not member.name.endswith(".tar"):
         raise UserError(f"{where}: not an archive of a synset (nXXXXXXXX.tar)")
-    with _opened(archive) as outer:  # a file of its own: others read elsewhere in it
+    with _opened(archive) as outer:  # open it separately: other threads read at other offsets
         inner = outer.extractfile(member)
         assert inner is not None
         with _opened(inner, where) as images:
@@ -180,7 +181,7 @@ def _folders(folder: Path) -> Images:
 
 
 def _by_label(source: Path, files: list[tuple[str, Place]]) -> Images:
-    """Validation images by synset: the n-th one has the n-th line of the ground truth."""
+    """Group validation images by synset: line n of the ground truth is the label of image n."""
     synsets, truth = _devkit(source)
     found: Images = {}
     for name, place in files:
@@ -192,7 +193,7 @@ def _by_label(source: Path, files: list[tuple[str, Place]]) -> Images:
 
 
 def _devkit(source: Path) -> tuple[dict[int, str], list[int]]:
-    """Synsets by their ILSVRC2012_ID, and the IDs of the validation images."""
+    """Return the synsets by ILSVRC2012_ID, and the IDs of the validation images."""
     from scipy.io import loadmat
 
     names = ("data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt")
@@ -231,7 +232,7 @@ def _opened(archive: Path | object, where: str | None = None) -> tarfile.TarFile
 
 
 def _members(archive: tarfile.TarFile, where: Path | str) -> list[tarfile.TarInfo]:
-    """Files of an archive; only headers are read."""
+    """Return the files of an archive, reading only headers."""
     try:
         return [member for member in archive if member.isfile()]
     except (tarfile.TarError, EOFError, OSError) as error:
@@ -239,7 +240,7 @@ def _members(archive: tarfile.TarFile, where: Path | str) -> list[tarfile.TarInf
 
 
 def _files(archive: tarfile.TarFile, path: Path, where: str) -> list[tuple[str, Place]]:
-    """Names and places of the JPEG files in an archive."""
+    """Return the names and places of the JPEG files in an archive."""
     members = _members(archive, where)
     if odd := [m.name for m in members if not m.name.endswith(".JPEG")]:
         raise UserError(f"{where}: {odd[0]}: not a JPEG file of ImageNet")

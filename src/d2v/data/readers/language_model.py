@@ -1,6 +1,6 @@
-"""The official LibriSpeech language model (openslr.org/11) as the prepared set that decoding reads.
+"""The official LibriSpeech language model (openslr.org/11), prepared for decoding.
 
-SRC/4-gram.arpa.gz, 4-gram.arpa or 4-gram.bin           text, or KenLM's own format
+SRC/4-gram.arpa.gz, 4-gram.arpa or 4-gram.bin           ARPA text, or KenLM's binary format
 SRC/librispeech-lexicon.txt or librispeech-vocab.txt    the words
 """
 
@@ -16,7 +16,7 @@ from d2v.data.ngram import report_known, unigrams
 from d2v.data.shards import write_meta, written_whole
 from d2v.util.errors import UserError
 
-KENLM = b"mmap lm http://kheafield.com/code"  # KenLM's binary files begin so
+KENLM = b"mmap lm http://kheafield.com/code"  # start of KenLM's binary files
 MODELS = ("4-gram.bin", "4-gram.arpa", "4-gram.arpa.gz")
 WORDS = ("librispeech-lexicon.txt", "librispeech-vocab.txt")
 
@@ -24,14 +24,14 @@ WORDS = ("librispeech-lexicon.txt", "librispeech-vocab.txt")
 def prepare_official_lm(
     source: Path, out: Path, opened: Callable[[Path], object] | None = None
 ) -> None:
-    """Write lm.arpa or lm.bin, lexicon.txt (a word and its letters a line) and tokens.txt.
+    """Write lm.arpa or lm.bin, lexicon.txt (one word and its letters per line) and tokens.txt.
 
-    Words with other letters than A to Z and ' are left out: no model here spells them.
+    Words with letters other than A to Z and ' are dropped, because no model here can spell them.
 
-    `opened` opens a KenLM binary, to see whether it can be read.
+    `opened` opens a KenLM binary to check that it can be read.
 
-    Raises UserError naming the file: none of the models or word lists is there, a file of another
-    format, a truncated archive.
+    Raises UserError naming the file if there is no model or no word list, if a file has another
+    format, or if an archive is truncated.
     """
     model, words = _one_of(source, MODELS), _one_of(source, WORDS)
     with written_whole(out) as temporary:
@@ -44,7 +44,7 @@ def prepare_official_lm(
         if name == "lm.arpa":
             report_known(model, unigrams(temporary / name), kept)
         elif opened is not None:
-            opened(temporary)  # reports, or refuses
+            opened(temporary)  # reports the known words, or rejects the file
         write_meta(
             temporary,
             dataset=out.name,
@@ -64,7 +64,7 @@ def _one_of(source: Path, names: tuple[str, ...]) -> Path:
 
 
 def _lexicon(path: Path) -> tuple[list[str], int]:
-    """The words of a lexicon or word list, once each and sorted; how many cannot be spelt."""
+    """Return the distinct words of a word list, sorted, and how many words cannot be spelt."""
     words = {line.split()[0] for _, line in lines(path) if line.strip()}
     kept = sorted(word for word in words if set(word) <= ALPHABET)
     if not kept:

@@ -2,10 +2,10 @@
 
     SRC/{small,medium,large}/SPEAKER/BOOK/*.flac, each with a .json; or SRC/SPEAKER/BOOK/*.flac
 
-Files are up to hours long. The .json beside each says where somebody speaks. As the set's own
-cut_by_vad.py does, the pauses are left out, and what is spoken is strung together up to a longest
-length: wav2vec 2.0 (section 4.1) got 53.2 thousand hours so. Unlike there, a longer span is cut up.
-Pieces are FLAC again unless asked otherwise: equal bytes need the same version of libFLAC.
+Files can be hours long. The .json next to each file marks the spans with speech. As in the set's
+own cut_by_vad.py, pauses are dropped, and spans of speech are joined up to a maximum length;
+wav2vec 2.0 (section 4.1) obtained 53.2 thousand hours in this way. Unlike there, a span that is too
+long is split. Pieces are FLAC by default; their bytes depend on the version of libFLAC.
 """
 
 import io
@@ -28,20 +28,20 @@ from d2v.data.writing import Columns, Example, write_split
 from d2v.util.errors import UserError
 
 SPLIT = "train"
-SHORTEST_S = 2.0  # the recipes leave out anything shorter
+SHORTEST_S = 2.0  # the recipes drop anything shorter
 SUBSETS = tuple(LIBRILIGHT_HOURS)
-DUPLICATE = "duplicate"  # which Libri-light hands out beside: of books that are in the subsets
-Span = tuple[int, int]  # first sample, and the one behind the last
+DUPLICATE = "duplicate"  # also published: further recordings of books in the subsets
+Span = tuple[int, int]  # first sample, and the one after the last
 
 
 class Recording(NamedTuple):
-    """A file to be cut; its pieces are called NAME#0, NAME#1 ..."""
+    """A file to divide into pieces, which are called NAME#0, NAME#1 ..."""
 
     path: Path
-    voice: Path | None  # .json
+    voice: Path | None  # the .json file
     name: str
     speaker: str
-    subset: str  # empty where the tree has none
+    subset: str  # empty if the tree has no subsets
 
 
 def prepare_librilight(
@@ -56,13 +56,14 @@ def prepare_librilight(
 ) -> None:
     """Write pieces of at most `seconds` seconds, with their levels and speakers.
 
-    They are FLAC files or, with `pcm`, bare samples, which need no decoder later.
+    Pieces are FLAC files or, with `pcm`, raw samples, which training need not decode.
 
-    meta.json gets the hours of each subset before cutting; `official` compares them with those of
-    Libri-light, which `allow_partial` makes a warning.
+    meta.json records the hours of each subset before cutting. `official` compares them with those
+    of Libri-light; `allow_partial` turns a mismatch from an error into a warning.
 
-    Raises UserError naming the file: broken FLAC, other rate than 16 kHz, more than one channel,
-    unreadable .json, a folder without any FLAC, a FLAC outside of a speaker's folder.
+    Raises UserError naming the file for: broken FLAC, a rate other than 16 kHz, more than one
+    channel, an unreadable .json, a folder without FLAC files, a FLAC file outside a speaker's
+    folder.
     """
     if seconds < SHORTEST_S:
         raise UserError(f"--seconds {seconds:g}: pieces of less than {SHORTEST_S:g} s are left out")
@@ -96,7 +97,7 @@ def prepare_librilight(
 
 
 def recordings(source: Path) -> list[Recording]:
-    """The FLAC files of the subsets, or of a tree without any; what lies beside is left out."""
+    """Return the FLAC files of the subsets or, if there are none, of the whole tree."""
     if not source.is_dir():
         raise UserError(f"{source}: no such folder")
     subsets = [subset for subset in SUBSETS if (source / subset).is_dir()]
@@ -117,7 +118,7 @@ def recordings(source: Path) -> list[Recording]:
         raise UserError(f"{source}: no FLAC files in it")
     names = Counter(recording.name for recording in found)
     return [
-        recording  # two books may call their chapters the same
+        recording  # two books may have chapters of the same name
         if names[recording.name] == 1
         else recording._replace(name=recording.path.relative_to(source).with_suffix("").as_posix())
         for recording in found
@@ -125,7 +126,7 @@ def recordings(source: Path) -> list[Recording]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The FLAC files below a folder in the order of their paths; warns of other files."""
+    """Return the FLAC files below a folder, sorted by path; warns of other files."""
     tree = walk(folder)
     refuse_dangling(tree.dangling)
     others = [path for path in tree.files if not path.endswith((".flac", ".json"))]
@@ -138,7 +139,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _pieces(seconds: float, pcm: bool, recording: Recording) -> Iterator[Example]:
-    """Pieces of one file; the first one's counts have the samples of the file by subset."""
+    """Yield the pieces of one file; the first has the file's samples by subset as its counts."""
     path, voice, name, speaker, subset = recording
     wave = decode(path.read_bytes(), path)
     counts = np.array([len(wave) if subset == known else 0 for known in SUBSETS], np.int64)
@@ -160,7 +161,7 @@ def _as_flac(samples: npt.NDArray[np.int16]) -> bytes:
 
 
 def _voiced(path: Path, samples: int) -> list[Span]:
-    """Where somebody speaks in a file of so many samples."""
+    """Return the spans with speech in a file with `samples` samples."""
     try:
         spans = json.loads(path.read_text(encoding="utf-8"))["voice_activity"]
         found = [(round(start * RATE), min(round(end * RATE), samples)) for start, end in spans]
@@ -170,9 +171,9 @@ def _voiced(path: Path, samples: int) -> list[Span]:
 
 
 def strung(spans: list[Span], longest: int) -> list[list[Span]]:
-    """Spans in pieces: as many as make at most `longest` samples together; longer ones are cut up.
+    """Join spans into pieces of at most `longest` samples, splitting spans that are longer.
 
-    Pieces of less than SHORTEST_S are left out.
+    Pieces shorter than SHORTEST_S seconds are dropped.
     """
     pieces: list[list[Span]] = []
     lengths: list[int] = []
@@ -191,7 +192,7 @@ def strung(spans: list[Span], longest: int) -> list[list[Span]]:
 
 
 def _hours(found: list[Recording], counts: npt.NDArray[np.int64] | None) -> Mapping[str, float]:
-    """Hours of each subset that is there, before cutting; of files that gave a piece."""
+    """Hours of each subset found, before cutting; only files that gave a piece count."""
     there = {recording.subset for recording in found}
     if counts is None:
         return {}

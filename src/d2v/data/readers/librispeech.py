@@ -1,4 +1,4 @@
-"""LibriSpeech trees to shards: SPLIT/SPEAKER/CHAPTER/*.flac with .trans.txt, and lists/*.txt."""
+"""LibriSpeech to shards: SPLIT/SPEAKER/CHAPTER/*.flac with .trans.txt, and lists/*.txt."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,9 +16,9 @@ from d2v.data.writing import Columns, Example, write_split
 from d2v.model.frames import frame_count
 from d2v.util.errors import UserError, quoted
 
-# (kernel, stride) of wav2vec 2.0's convolutions, which all recipes have: 20 ms per frame
+# (kernel, stride) of wav2vec 2.0's convolutions, used by all recipes: 20 ms per frame
 WAV2VEC = ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2))
-NAMED = 10  # utterances in a warning
+NAMED = 10  # utterances listed in a warning
 
 
 def prepare_librispeech(
@@ -33,19 +33,20 @@ def prepare_librispeech(
     headers: bool = False,
     pcm: bool = False,
 ) -> None:
-    """Write shards of the FLAC files as they are, with transcripts, numbers of samples and levels.
+    """Write shards of the unchanged FLAC files with transcripts, sample counts and levels.
 
-    With `pcm` their samples are written, which need no decoder later. With `headers` nothing is
-    decoded now: only the header of a file is looked at. Its level stays unknown then, and training
-    decodes utterances as a whole.
+    With `pcm`, the raw samples are written instead, which training need not decode. With `headers`,
+    nothing is decoded now: only the header of each file is read. Levels then stay unknown, and
+    training must decode whole utterances.
 
     `limited` is Libri-light's folder of limited supervision: its lists of utterances are written as
-    label lists 10min, 1h and 10h. `official` compares the counts with those of LibriSpeech, which
-    `allow_partial` makes a warning.
+    the label lists 10min, 1h and 10h. `official` compares the counts with those of LibriSpeech;
+    `allow_partial` turns a mismatch from an error into a warning.
 
-    Raises UserError naming the file (and line): broken FLAC, other rate than 16 kHz, more than one
-    channel, audio without transcript or the reverse, empty transcript, letter outside the alphabet,
-    utterance twice or in the wrong folder, empty split, label list that names an absent utterance.
+    Raises UserError naming the file (and line) for: broken FLAC, a rate other than 16 kHz, more
+    than one channel, audio without a transcript or the reverse, an empty transcript, a letter
+    outside the alphabet, an utterance that occurs twice or is in the wrong folder, an empty split,
+    a label list that names a missing utterance.
     """
     folders = split_folders(source, splits)
     splits_meta: dict[str, dict[str, int]] = {}
@@ -103,7 +104,7 @@ def _example(headers: bool, pcm: bool, item: tuple[Path, str]) -> Iterator[Examp
 
 
 def _warn_of_short(folder: Path, shards: Shards) -> int:
-    """Name the utterances that have too few frames for CTC to align their letters; their number."""
+    """Warn of utterances with too few frames for CTC to align their letters; return the count."""
     frames = frame_count(shards.numbers("samples"), WAV2VEC)
     needed = [frames_needed(text) for text in shards.texts("text")]
     short = [
@@ -123,7 +124,7 @@ def _warn_of_short(folder: Path, shards: Shards) -> int:
 
 
 def prepare_lm(split: Path, out: Path, order: int) -> None:
-    """Write lm.arpa, lexicon.txt and tokens.txt of a split's transcripts for beam search.
+    """Write lm.arpa, lexicon.txt and tokens.txt for beam search, from the transcripts of a split.
 
     Raises UserError as prepare_librispeech does for transcripts, and for an order below 2.
     """
@@ -148,9 +149,9 @@ def prepare_lm(split: Path, out: Path, order: int) -> None:
 
 
 def read_transcripts(folder: Path) -> list[tuple[Path, str]]:
-    """Audio files and transcripts of a split, sorted by speaker, chapter and utterance.
+    """Return the audio files and transcripts of a split, sorted by speaker, chapter and utterance.
 
-    Raises UserError as prepare_librispeech does for transcripts; decodes no audio.
+    Does not decode audio. Raises UserError as prepare_librispeech does for transcripts.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
@@ -167,7 +168,7 @@ def read_transcripts(folder: Path) -> list[tuple[Path, str]]:
 
 
 def _strays(folder: Path) -> Iterator[Path]:
-    """What lies in a split where nothing is read."""
+    """Yield the files and folders of a split that are not read."""
     yield from visible_files(folder)
     for speaker in subfolders(folder):
         yield from visible_files(speaker)

@@ -1,11 +1,11 @@
-"""Libri-light's lists of limited supervision: which utterances make 10 min, 1 h and 10 h.
+"""Libri-light's limited supervision: the lists of utterances for 10 min, 1 h and 10 h.
 
     SRC/1h/{0..5}/{clean,other}/SPEAKER/CHAPTER/*.flac      10 min each; the list 10min is 1h/0
-    SRC/9h/{clean,other}/SPEAKER/CHAPTER/*.flac             10h is 1h and 9h
+    SRC/9h/{clean,other}/SPEAKER/CHAPTER/*.flac             the list 10h is 1h and 9h
 
-which is librispeech_finetuning.tgz; or SRC/{10min,1h,10h}.txt with an utterance a line. Only names
-are read: audio and transcripts are those of LibriSpeech. Another random subset of 10 minutes is
-0.3 WER away (fairseq#3041).
+This is the content of librispeech_finetuning.tgz. SRC/{10min,1h,10h}.txt, with one utterance per
+line, work as well. Only names are read: audio and transcripts come from LibriSpeech. Another random
+subset of 10 minutes changes the WER by 0.3 (fairseq#3041).
 """
 
 import itertools
@@ -17,17 +17,18 @@ from d2v.data.readers.official import tell
 from d2v.data.walk import refuse_dangling, walk, warn_unused
 from d2v.util.errors import UserError
 
-# utterances as the folders of the official archive have them
+# folders of the official archive that make up each list
 FOLDERS = {"10min": ("1h/0",), "1h": ("1h",), "10h": ("1h", "9h")}
 
 
 def write_limited(
     source: Path, out: Path, ids: Collection[str], allow_partial: bool = False
 ) -> dict[str, int]:
-    """Write lists/{10min,1h,10h}.txt beside a prepared LibriSpeech; returns their lengths.
+    """Write lists/{10min,1h,10h}.txt into a prepared LibriSpeech; return their lengths.
 
-    Raises UserError: neither folders nor lists, a list without utterances, and one that names an
-    utterance which the prepared set lacks; `allow_partial` leaves those out, with a warning.
+    Raises UserError if there are neither folders nor lists, or if a list is empty, has an utterance
+    twice, or names one that the prepared set lacks. `allow_partial` drops missing utterances with a
+    warning instead.
     """
     if not source.is_dir():
         raise UserError(f"{source}: no such folder")
@@ -66,7 +67,7 @@ def _utterances(source: Path, name: str) -> list[str]:
 
 
 def _stems(folder: Path) -> list[str]:
-    """Names of the FLAC files below a folder, without suffix."""
+    """Return the names of the FLAC files below a folder, without suffix."""
     tree = walk(folder)
     refuse_dangling(tree.dangling)
     others = [path for path in tree.files if not path.endswith((".flac", ".txt"))]

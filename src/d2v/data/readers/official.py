@@ -1,4 +1,4 @@
-"""How many examples the official sets have, and what is said when some are missing."""
+"""Example counts of the official sets, and how missing examples are reported."""
 
 import sys
 from collections.abc import Mapping
@@ -6,10 +6,10 @@ from typing import Any
 
 from d2v.util.errors import UserError
 
-# ImageNet-1K: ILSVRC 2012 (Russakovsky et al. 2015, table 2). LibriSpeech: utterances of each
-# subset (openslr.org/12). GLUE: rows of the files, as dataset_infos.json of Hugging Face's glue has
-# them; QQP without its broken rows (QQP-clean.zip), MRPC as cut by mrpc_dev_ids.tsv. AudioSet's
-# lists say in their heads how long they are.
+# ImageNet-1K: ILSVRC 2012 (Russakovsky et al. 2015, table 2). LibriSpeech: utterances per subset
+# (openslr.org/12). GLUE: rows per file, from dataset_infos.json of Hugging Face's glue; QQP without
+# its broken rows (QQP-clean.zip), MRPC as divided by mrpc_dev_ids.tsv. AudioSet is not listed: each
+# of its lists declares its length in its header.
 OFFICIAL: dict[str, dict[str, int]] = {
     "imagenet": {"train": 1_281_167, "val": 50_000},
     "librispeech": {
@@ -36,19 +36,19 @@ OFFICIAL: dict[str, dict[str, int]] = {
     "SST-2": {"train": 67_349, "dev": 872, "test": 1_821},
     "STS-B": {"train": 5_749, "dev": 1_500, "test": 1_379},
 }
-# QQP.zip, which GLUE gave out before QQP-clean.zip, has three rows more that are whole
+# QQP.zip, which GLUE published before QQP-clean.zip, has three more intact rows
 EARLIER: dict[str, dict[str, int]] = {"QQP": {"train": 363_849}}
 IMAGENET_CLASSES = 1000
-# Kahn et al. 2020, table 1; data_preparation/README.md of libri-light has 5,193 for medium
+# Kahn et al. 2020, table 1; data_preparation/README.md of libri-light gives 5,193 for medium
 LIBRILIGHT_HOURS = {"small": 577.2, "medium": 5_189.0, "large": 51_934.0}
-ENOUGH = 0.99  # of the hours of a subset: files without a usable piece do not count
+ENOUGH = 0.99  # share of a subset's hours, because files without a usable piece do not count
 
 
 def check_counts(dataset: str, found: Mapping[str, int], allow_partial: bool = False) -> bool:
-    """Whether a prepared set has all examples of the official one, split by split.
+    """Whether every split of a prepared set has as many examples as the official one.
 
-    `allow_partial` makes of what is missing a warning. Otherwise raises UserError with every split
-    that has another count, and what to do.
+    With `allow_partial`, warns of a mismatch. Otherwise raises UserError with every split whose
+    count differs, and with what to do.
     """
     official, earlier = OFFICIAL[dataset], EARLIER.get(dataset, {})
     faults = [
@@ -60,9 +60,9 @@ def check_counts(dataset: str, found: Mapping[str, int], allow_partial: bool = F
 
 
 def check_hours(found: Mapping[str, float], allow_partial: bool = False) -> bool:
-    """Whether Libri-light is all there, by the hours of its subsets before cutting.
+    """Whether Libri-light is complete, judged by the hours of its subsets before cutting.
 
-    As `check_counts` does, warns or raises UserError with every subset that has less.
+    Like `check_counts`, warns or raises UserError with every subset that has fewer hours.
     """
     faults = [
         f"{subset} has {found.get(subset, 0.0):,.1f} of {hours:,.1f} hours"
@@ -73,7 +73,7 @@ def check_hours(found: Mapping[str, float], allow_partial: bool = False) -> bool
 
 
 def lacking(meta: Mapping[str, Any]) -> str:
-    """What a prepared set lacks of the official one, by its meta.json; empty: nothing known."""
+    """Describe what a set lacks of the official one, by its meta.json; empty if nothing known."""
     missing = sum(split.get("missing", 0) for split in dict(meta.get("splits") or {}).values())
     if missing:
         return f"{missing:,} clips are missing"
@@ -81,7 +81,7 @@ def lacking(meta: Mapping[str, Any]) -> str:
 
 
 def tell(dataset: str, faults: list[str], allow_partial: bool) -> bool:
-    """Whether there are no faults; warns of them, or raises UserError with all."""
+    """Return True if there are no faults; otherwise warn of them, or raise UserError."""
     if not faults:
         return True
     text = f"{dataset} is not the whole official set: {'; '.join(faults)}"
