@@ -1,4 +1,4 @@
-"""Names of other implementations, and how their weights become ours and back.
+"""Read and write checkpoints of other implementations, by mapping parameter names both ways.
 
 Imports: util, params, model, data, training, evaluation.
 """

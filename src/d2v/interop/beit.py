@@ -1,6 +1,7 @@
 """Checkpoints of data2vec_vision: checkpoint-799.pth, and DeepSpeed's mp_rank_00_model_states.pt.
 
-Pre-trained: `model`, `model_ema` (the teacher), `args`. Fine-tuned: `module` (float16), or `model`.
+Pre-trained files hold `model`, `model_ema` (the teacher) and `args`. Fine-tuned files hold `module`
+(float16) or `model`.
 Source: data2vec_vision beit/{utils,run_cyclical,run_class_finetuning,modeling_finetune}.py.
 """
 
@@ -19,7 +20,7 @@ from d2v.interop.module import empty
 from d2v.interop.pickles import plain
 from d2v.util.errors import UserError
 
-INDEX = "relative_position_index"  # made anew from the window
+INDEX = "relative_position_index"  # recomputed from the window
 
 
 def recognised(state: dict[str, Any]) -> bool:
@@ -29,10 +30,10 @@ def recognised(state: dict[str, Any]) -> bool:
 
 
 def read(path: Path, state: dict[str, Any]) -> Content:
-    """A checkpoint's content, with the teacher's weights where they are.
+    """Content of a checkpoint, with the teacher's weights if they are stored.
 
-    Raises UserError for a model that this project cannot express, and one that lists every tensor
-    that does not fit.
+    Raises UserError for a model that this project cannot express, and for tensors that do not fit,
+    all of which are listed.
     """
     tensors = _without_index(state.get("module", state.get("model")))
     teacher = state.get("model_ema")
@@ -96,9 +97,10 @@ def _without_index(tensors: Any) -> dict[str, Tensor]:
 
 
 def _inputs(args: dict[str, Any], encoder: params.PatchEncoder, fine_tuned: bool) -> ImageInput:
-    """Pixels as its evaluation has them; without `args` as its commands say.
+    """Preparation of pixels as in its evaluation; without `args`, as in its documented commands.
 
-    Pre-training has ImageNet's mean and deviation, the fine-tuning commands leave that switch out.
+    Pre-training uses ImageNet's mean and standard deviation; the fine-tuning commands omit that
+    switch.
     """
     imagenet = bool(args.get("imagenet_default_mean_and_std", not fine_tuned))
     mean, std = NORMALISATIONS["imagenet" if imagenet else "half"]

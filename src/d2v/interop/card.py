@@ -1,4 +1,4 @@
-"""The model card of an exported checkpoint, from what its run left behind."""
+"""The model card of an exported checkpoint, written from the provenance of its run."""
 
 import json
 from typing import Any
@@ -18,7 +18,7 @@ OWN = (
 
 
 def model_card(content: Content, architecture: str, notes: list[str]) -> str:
-    """README.md: what the model is, its data, recipe, metrics and licence, each as far as known."""
+    """Text of README.md: the model, its data, recipe, metrics and licence, as far as known."""
     parts = [
         _head(content),
         f"# {_title(content)}\n",
@@ -41,7 +41,7 @@ def _head(content: Content) -> str:
 
 
 def _format(content: Content) -> str:
-    """What the weights were first read from, also through our own format."""
+    """Format from which the weights were first read, even if they were converted to ours since."""
     return str(content.provenance.get("format", content.format))
 
 
@@ -59,7 +59,7 @@ def _data(provenance: dict[str, Any]) -> list[str]:
 
 
 def _metrics(provenance: dict[str, Any]) -> list[str]:
-    """A table of the splits' metrics; fractions as metrics.json has them."""
+    """Table of the metrics of each split, as fractions, as in metrics.json."""
     splits = (provenance.get("results") or {}).get("metrics") or {}
     rows = [
         f"| {split} | {name} | {value:.4g} |"

@@ -1,9 +1,9 @@
-"""What a checkpoint of any format holds: sizes, tensors under our names, how inputs are made.
+"""Content of a checkpoint of any format: sizes, tensors under our names, preparation of inputs.
 
-Readers of all formats make a `Content`, writers take one. Tensors are called
+The readers of all formats return a `Content`, and the writers take one. Tensors are named
 
-    student.*     encoder and backbone            head.*     of a fine-tuned model
-    teacher.*     their moving average            regression.*   from student to targets
+    student.*     encoder and backbone            head.*         head of a fine-tuned model
+    teacher.*     their moving average            regression.*   head from student to targets
 """
 
 from collections.abc import Iterable, Mapping
@@ -26,33 +26,33 @@ Shared = Literal["features", "positions", "norm", "cls", "mask_embedding"]
 
 
 class Architecture(Strict):
-    """All that the modules are built from."""
+    """Everything that is needed to build the modules."""
 
     encoder: Encoder
     backbone: Backbone
-    task: Task | None = None  # of a fine-tuned model
-    outputs: Positive | None = None  # logits of its head
-    regression: Literal["linear", "mlp", "none"] | None = None  # None: no regression head here
-    # None: no teacher here; else modules of the encoder that it shares with the student
+    task: Task | None = None  # task of a fine-tuned model
+    outputs: Positive | None = None  # number of logits of its head
+    regression: Literal["linear", "mlp", "none"] | None = None  # None: no regression head
+    # None: no teacher; else the encoder modules that the teacher shares with the student
     shared: list[Shared] | None = None
 
 
 @dataclass
 class Content:
-    """A checkpoint; tensors may lie in a file that is mapped into memory."""
+    """A checkpoint; its tensors may be memory-mapped from a file."""
 
-    format: str  # what it was read from, for people
+    format: str  # name of the source format, for display
     source: Path
     architecture: Architecture
     inputs: Inputs
     tensors: dict[str, Tensor]
-    files: dict[str, bytes] = field(default_factory=dict)  # of the tokenizer
-    notes: list[str] = field(default_factory=list)  # what was left out or filled in
+    files: dict[str, bytes] = field(default_factory=dict)  # files of the tokenizer
+    notes: list[str] = field(default_factory=list)  # anything that was left out or filled in
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
 def first_fault(error: Exception) -> str:
-    """One sentence of why sizes or settings are impossible."""
+    """One sentence on why sizes or settings are invalid."""
     if isinstance(error, ValidationError):
         fault = error.errors()[0]
         message = fault["msg"].removeprefix("Value error, ")
@@ -67,11 +67,10 @@ def renamed(
     where: Path,
     optional: tuple[str, ...] = (),
 ) -> dict[str, Tensor]:
-    """Tensors of another implementation under our names, float32.
+    """Tensors of another implementation under our names, as float32.
 
-    `shapes` are those that our modules have. Names of ours in `optional` may be absent. Raises
-    UserError that lists every missing, surplus and wrongly shaped tensor, under the names of the
-    file.
+    `shapes` are those of our modules. Our names in `optional` may be absent. Raises UserError that
+    lists every missing, surplus and wrongly shaped tensor, under the names in the file.
     """
     found: dict[str, Tensor] = {}
     faults: list[str] = []
@@ -99,9 +98,10 @@ def renamed(
 
 
 def refuse_more_modules(a: Architecture, tensors: Mapping[str, Any], where: Path) -> None:
-    """Raise UserError for a configuration of more layers than there are tensors.
+    """Raise UserError if the configuration has more layers than there are tensors.
 
-    Modules that the file has no weights for would be made in vain, however many they are.
+    The check comes first, so that a wrong configuration does not build any number of modules for
+    which the file has no weights.
     """
     front = [getattr(a.encoder, "position_depth", 0), len(getattr(a.encoder, "conv_layers", ()))]
     layers = a.backbone.depth + sum(front)
@@ -110,14 +110,14 @@ def refuse_more_modules(a: Architecture, tensors: Mapping[str, Any], where: Path
 
 
 def refuse_faults(where: Path, faults: list[str]) -> None:
-    """Raise UserError with all faults of a checkpoint's tensors, one a line, if there are any."""
+    """Raise UserError with all errors in a checkpoint's tensors, one per line, if there are any."""
     if faults:
         head = f"{where}: {len(faults)} tensor(s) do not fit the architecture"
         raise UserError(head + "\n  " + "\n  ".join(faults))
 
 
 def joined(parts: list[Tensor]) -> Tensor:
-    """One float32 tensor of parts along the first dimension; a single part is not copied."""
+    """Concatenate parts along the first dimension, as float32; a single part is not copied."""
     return (torch.cat(parts) if len(parts) > 1 else parts[0]).float()
 
 

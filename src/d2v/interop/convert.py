@@ -1,6 +1,6 @@
-"""`d2v convert SRC --to d2v|hf|tokenizer [-o DIR]`: any known checkpoint in another format.
+"""`d2v convert SRC --to d2v|hf|tokenizer [-o DIR]`: convert any known checkpoint.
 
-What imports PyTorch waits until the command line is known to be good.
+Modules that import PyTorch are imported only after the command line has been validated.
 """
 
 import argparse
@@ -24,9 +24,10 @@ def convert(
 ) -> Path:
     """Write a checkpoint as a folder of d2v or of Hugging Face; returns the folder.
 
-    `tokenizer`: what a model of text tokenises with, as a set that `d2v prepare glue` reads.
-    By default it is called after the source and lies in the present folder. Raises UserError as
-    `reading.read` does, for a model that Hugging Face's classes cannot express, or if it exists.
+    `to="tokenizer"` writes the tokenizer of a text model as a set that `d2v prepare glue` reads. By
+    default, the folder is named after the source and created in the current folder. Raises
+    UserError as `reading.read` does, for a model that Hugging Face's classes cannot express, or if
+    the folder exists.
     """
     source = Path(source)
     out = Path(out) if out is not None else Path(f"{_name(source)}-{to}")
@@ -60,7 +61,7 @@ def convert(
 
 
 def describe(content: "Content") -> str:
-    """Format, size and parts in one line."""
+    """Summary of a checkpoint in one line: format, sizes and parts."""
     a, b = content.architecture, content.architecture.backbone
     parts = [f"{a.task.kind} head with {a.outputs} outputs"] if a.task else []
     parts += ["regression head"] if a.regression not in (None, "none") else []

@@ -1,6 +1,7 @@
-"""Checkpoints of fairseq: audio_base_ls.pt, vox_*.pt, nlp_base.pt, and their fine-tuned ones.
+"""Checkpoints of fairseq: audio_base_ls.pt, vox_*.pt, nlp_base.pt, and fine-tuned variants.
 
-The file holds `model` (tensors, with the teacher's under `_ema`), `cfg` or, in older ones, `args`.
+A file holds `model` (tensors, with the teacher's under `_ema`) and `cfg` or, in older files,
+`args`.
 Sources: fairseq examples/data2vec/models/data2vec_{audio,text,vision}.py, checkpoint_utils.py,
 models/wav2vec/wav2vec2_asr.py.
 """
@@ -23,14 +24,14 @@ from d2v.util.errors import UserError
 
 W2V = "w2v_encoder.w2v_model."
 TEACHER = "_ema"
-# names that older files have
+# names in older files, and their replacements
 OLD_NAMES = (
     (r"^decoder\.", "encoder."),
     (r"\.emb_layer_norm\.", ".layernorm_embedding."),
     (r"^final_proj\.0\.", "final_proj."),
     (r"^encoder\.lm_head\.(\d)\.", r"encoder.regression_head.\1."),
 )
-# tensors without a part in the result; the teacher of older text models has unknown names
+# tensors that do not affect the result; in older text models, the teacher's names are unknown
 UNUSED = {
     "fairseq_audio": (),
     "fairseq_text": (
@@ -43,7 +44,7 @@ UNUSED = {
 
 
 def recognised(state: dict[str, Any]) -> names.Family | None:
-    """Which of fairseq's models the tensors are of; None for none of them."""
+    """Which of fairseq's models the tensors belong to; None if they belong to none."""
     found = state.get("model")
     if not isinstance(found, dict):
         return None
@@ -57,10 +58,10 @@ def recognised(state: dict[str, Any]) -> names.Family | None:
 
 
 def read(path: Path, state: dict[str, Any], family: names.Family) -> Content:
-    """A checkpoint's content, with the teacher's weights where they are.
+    """Content of a checkpoint, with the teacher's weights if they are stored.
 
-    Raises UserError for a model that this project cannot express, a missing configuration, and one
-    that lists every tensor that does not fit.
+    Raises UserError for a model that this project cannot express, for an incomplete configuration,
+    and for tensors that do not fit, all of which are listed.
     """
     tensors, teacher = _split(state["model"])
     config = _config(state)
@@ -90,7 +91,7 @@ def read(path: Path, state: dict[str, Any], family: names.Family) -> Content:
 
 
 def _known(name: str, tensors: dict[str, Tensor]) -> bool:
-    """Whether a model's name is data2vec's, or RoBERTa's, which the GLUE command fine-tunes as."""
+    """Whether the name is data2vec's, or RoBERTa's with a head, as after fine-tuning on GLUE."""
     if name.startswith("roberta"):
         return any(key.startswith("classification_heads.") for key in tensors)
     known = ("data2vec_audio", "data2vec_vision", "wav2vec_ctc", "None")
@@ -98,7 +99,7 @@ def _known(name: str, tensors: dict[str, Tensor]) -> bool:
 
 
 def _split(model: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
-    """Tensors under today's names, and those of the teacher."""
+    """Tensors under fairseq's current names, and separately those of the teacher, if any."""
     tensors, teacher = {}, None
     for name, value in model.items():
         if name.split(".")[-1] == TEACHER and isinstance(value, dict):
@@ -112,7 +113,7 @@ def _split(model: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor] 
 
 
 def _config(state: dict[str, Any]) -> dict[str, Any]:
-    """`cfg`, or what stands for it: `args` as {"model": args}."""
+    """`cfg` as plain values, or the older `args` in the same structure."""
     if state.get("cfg") is not None:
         return plain(state["cfg"])
     args = plain(state.get("args"))
@@ -120,7 +121,7 @@ def _config(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _model(config: dict[str, Any]) -> dict[str, Any]:
-    """Settings of the pre-trained model; a fine-tuned one keeps them as w2v_args."""
+    """Settings of the pre-trained model; a fine-tuned model stores them as w2v_args."""
     model = config.get("model") or {}
     inner = model.get("w2v_args")
     if isinstance(inner, dict):
@@ -162,14 +163,14 @@ def _ours(
 def _teacher(
     content: Content, family: names.Family, teacher: dict[str, Tensor], shapes: dict[str, Any]
 ) -> dict[str, Tensor]:
-    """The teacher's tensors; those it shares with the student may be missing."""
+    """The teacher's tensors; those that it shares with the student may be missing."""
     a = content.architecture
     pairs = names.teacher(family, a)
     absent = {name for pair in pairs if pair.ours not in shapes for name in pair.theirs}
     left = {
         name: tensor
         for name, tensor in teacher.items()
-        # the student's are used in place of the first; the others are no weights
+        # the former are replaced by the student's tensors; the latter are not weights
         if name not in absent and not name.endswith(("version", "relative_position_index"))
     }
     pairs = [pair for pair in pairs if pair.ours in shapes]
@@ -292,7 +293,7 @@ def _vision(
 
 
 def _old_text(m: dict[str, Any]) -> dict[str, Any]:
-    """Flat settings, as they are called in `args`, in today's groups."""
+    """Flat settings from `args`, rearranged into the groups of the current configuration."""
     names_of_encoder = {
         "embed_dim": "encoder_embed_dim",
         "ffn_embed_dim": "encoder_ffn_embed_dim",
@@ -307,7 +308,7 @@ def _old_text(m: dict[str, Any]) -> dict[str, Any]:
 
 
 def _head_name(tensors: dict[str, Tensor]) -> str:
-    """Name of the one classification head, "" without one."""
+    """Name of the classification head, or ""; raises ValueError for more than one."""
     found = {name.split(".")[1] for name in tensors if name.startswith("classification_heads.")}
     if len(found) > 1:
         raise ValueError(f"{len(found)} classification heads in it, one can be read")
@@ -321,9 +322,10 @@ def _refuse(settings: dict[str, Any], wrong: dict[str, bool]) -> None:
 
 
 def sizes_of(text: Any) -> list[Any]:
-    """The value of "[(512,10,5)] + [(512,3,2)]*4": lists, tuples, integers, sums and products.
+    """Value of a string such as "[(512,10,5)] + [(512,3,2)]*4".
 
-    fairseq evaluates this string as Python; here nothing else is understood. Raises ValueError.
+    fairseq evaluates this string as Python. Here only lists, tuples, integers, sums and products
+    are accepted; anything else raises ValueError.
     """
     if not isinstance(text, str):
         return list(text)

@@ -1,4 +1,4 @@
-"""What fairseq's models take in: waveforms and letters, GPT-2's byte pairs under fairseq's ids."""
+"""Inputs of fairseq's models: waveforms with letters, or GPT-2's byte pairs under fairseq's ids."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ DICTIONARY, VOCABULARY, MERGES = "dict.txt", "encoder.json", "vocab.bpe"
 
 
 def inputs(content: Content, state: dict[str, Any]) -> Inputs:
-    """How inputs are made; files of the tokenizer, which lie beside the checkpoint, are kept."""
+    """How inputs are prepared; tokenizer files next to the checkpoint are added to the content."""
     encoder = content.architecture.encoder
     if isinstance(encoder, params.WaveEncoder):
         return _waves(content, state)
@@ -47,7 +47,7 @@ def _waves(content: Content, state: dict[str, Any]) -> WaveInput:
 
 
 def _letters_in(state: dict[str, Any]) -> list[str] | None:
-    """Symbols of the dictionary that the task keeps in the checkpoint."""
+    """Symbols of the dictionary that fairseq's task stores in the checkpoint; None if absent."""
     found = (plain(state.get("task_state")) or {}).get("target_dictionary")
     symbols = found.get("symbols") if isinstance(found, dict) else None
     return [str(symbol) for symbol in symbols] if symbols else None
@@ -59,7 +59,7 @@ def _letters_beside(source: Path) -> list[str] | None:
 
 
 def _texts(content: Content) -> TokenInput:
-    """fairseq numbers the byte pairs by dict.txt, so GPT-2's ids are numbered anew."""
+    """Inputs of a text model; GPT-2's ids are renumbered, because fairseq numbers by dict.txt."""
     encoder, folder = content.architecture.encoder, content.source.parent
     size = encoder.vocab_size  # type: ignore[union-attr]
     most = encoder.max_positions  # type: ignore[union-attr]
@@ -76,10 +76,10 @@ def _texts(content: Content) -> TokenInput:
 
 
 def _vocabulary(folder: Path, size: int) -> dict[str, int]:
-    """Byte pairs and fairseq's special symbols with the model's ids, in their order.
+    """Ids of byte pairs and of fairseq's special symbols, in the model's order.
 
-    Symbols of dict.txt that are no byte pair (madeupword0000 fills up to a multiple of 8) keep
-    their name. <mask> is the last id, which fairseq's task adds to the dictionary.
+    Symbols of dict.txt that are not byte pairs keep their name (madeupword0000 pads the vocabulary
+    to a multiple of 8). <mask> has the last id; fairseq's task adds it to the dictionary.
     """
     try:
         pieces = json.loads((folder / VOCABULARY).read_text(encoding="utf-8"))
@@ -99,6 +99,6 @@ def _vocabulary(folder: Path, size: int) -> dict[str, int]:
 
 
 def _symbols(path: Path) -> list[str]:
-    """First columns of a fairseq dictionary: a symbol and its count a line."""
+    """Symbols of a fairseq dictionary, which has one symbol and its count per line."""
     lines = path.read_text(encoding="utf-8").splitlines()
     return [line.rsplit(" ", 1)[0] for line in lines if line.strip()]

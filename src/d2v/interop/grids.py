@@ -1,4 +1,4 @@
-"""Sizes of vision models, read from the shapes of their tensors."""
+"""Sizes of vision models, inferred from the shapes of their tensors."""
 
 import math
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ _FC1 = {"fairseq_vision": "mlp.0", "data2vec_vision": "mlp.fc1"}
 def sizes(
     tensors: Mapping[str, Tensor], family: Family, norm_eps: float
 ) -> tuple[params.PatchEncoder, params.Backbone]:
-    """Encoder and backbone of fairseq's or data2vec_vision's model.
+    """Encoder and backbone sizes of fairseq's or data2vec_vision's model.
 
-    The number of heads is the width of the table of position biases. Raises ValueError without one
-    or for windows that are not square.
+    The number of heads is the width of the table of position biases. Raises ValueError if there is
+    no such table, or if the window is not square.
     """
     blocks, patches = _BLOCKS[family], tensors[f"{_PATCHES[family]}.weight"]
     prefix = blocks.removesuffix("blocks")
@@ -52,7 +52,7 @@ def sizes(
         norm_eps=norm_eps,
         final_norm=f"{prefix}norm.weight" in tensors,
         key_bias=False,
-        # the value that training starts with is not in the file, and has no say any more
+        # the initial value is not in the file, and no longer matters after training
         layer_scale=1e-4 if f"{blocks}.0.gamma_1" in tensors else None,
         position_bias=params.PositionBias(kind=bias, window=[grid, grid]),  # type: ignore[arg-type]
     )
@@ -60,7 +60,7 @@ def sizes(
 
 
 def window(rows: int) -> int:
-    """Side of the square window that a table of (2n - 1)^2 + 3 rows belongs to."""
+    """Side n of the square window whose table of position biases has (2n - 1)^2 + 3 rows."""
     side = math.isqrt(max(rows - 3, 0))
     if side * side != rows - 3 or side % 2 == 0:
         raise ValueError(f"a table of {rows} position biases belongs to no square window")

@@ -1,4 +1,4 @@
-"""config.json of Hugging Face's Data2Vec models, from and to this project's parameters.
+"""Convert config.json of Hugging Face's Data2Vec models to this project's parameters and back.
 
 Source: transformers, models/data2vec/configuration_data2vec_{audio,text,vision}.py.
 """
@@ -11,7 +11,7 @@ from d2v.interop.content import Architecture, first_fault
 from d2v.util.errors import UserError
 
 TYPES = {"data2vec-audio": "speech", "data2vec-vision": "vision", "data2vec-text": "text"}
-# of transformers' configuration classes, for keys that a config.json leaves out
+# defaults of transformers' configuration classes, for keys that a config.json omits
 _COMMON = {
     "hidden_size": 768,
     "num_hidden_layers": 12,
@@ -71,9 +71,9 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 
 
 def architecture(raw: dict[str, Any], where: Path) -> tuple[Architecture, dict[str, Any]]:
-    """Encoder and backbone that a config.json describes, and the file with its defaults filled in.
+    """Encoder and backbone that a config.json describes, and its content with defaults filled in.
 
-    Raises UserError for another kind of model, or one that this project cannot express.
+    Raises UserError for another kind of model, or for one that this project cannot express.
     """
     kind = raw.get("model_type")
     if kind not in TYPES:
@@ -190,11 +190,11 @@ def _sizes(c: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-# --- the other way ----------------------------------------------------------------------------
+# --- from our parameters to config.json -------------------------------------------------------
 
 
 def config(a: Architecture) -> dict[str, Any]:
-    """config.json of the bare model, without what its head and inputs add."""
+    """config.json of the bare model, without the entries for head and inputs."""
     b, e = a.backbone, a.encoder
     common = {
         "hidden_size": b.dim,
@@ -231,7 +231,7 @@ def _of_audio(e: params.WaveEncoder, b: params.Backbone) -> dict[str, Any]:
         "pad_token_id": 0,
         "bos_token_id": 1,
         "eos_token_id": 2,
-        "mask_time_prob": 0.05,  # not 0: without it there is no mask embedding
+        "mask_time_prob": 0.05,  # if it were 0, there would be no mask embedding
     }
 
 

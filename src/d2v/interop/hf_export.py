@@ -1,7 +1,7 @@
-"""Folders that Hugging Face's Data2Vec classes load as they are.
+"""Write folders that Hugging Face's Data2Vec classes load without changes.
 
-A model is written tensor by tensor from where it was read: nothing is loaded twice, and no modules
-are built.
+A model is written tensor by tensor straight from its source: no tensor is loaded twice, and no
+modules are built.
 """
 
 import json
@@ -37,8 +37,8 @@ WITH_HEAD = {
 def write(content: Content, out: Path, drop_head: bool = False) -> list[str]:
     """Write the student and its head with config, processor or tokenizer, and a model card.
 
-    Returns what was left out, a sentence each. Raises UserError for a model that Hugging Face's
-    classes cannot express, or if the folder exists.
+    Returns one sentence for each part that was left out. Raises UserError for a model that Hugging
+    Face's classes cannot express, or if the folder exists.
     """
     a, kind = content.architecture, content.architecture.encoder.kind
     with_head = a.task is not None and not drop_head
@@ -72,7 +72,7 @@ def _pairs(content: Content, with_head: bool) -> list[names.Pair]:
 def _theirs(content: Content, pairs: list[names.Pair]) -> dict[str, Tensor]:
     found = names.to_reference(content.tensors, pairs)
     if isinstance(content.architecture.encoder, params.TokenEncoder):
-        # the models always have it; zero adds nothing
+        # Hugging Face's models always have this embedding; zeros have no effect
         words = next(name for name in found if name.endswith("word_embeddings.weight"))
         types = words.replace("word_embeddings", "token_type_embeddings")
         found[types] = found[words].new_zeros(1, found[words].shape[1])
@@ -94,7 +94,7 @@ def _left_out(content: Content, with_head: bool) -> list[str]:
 
 
 def _outputs(content: Content, with_head: bool) -> dict[str, Any]:
-    """What config.json says of the head."""
+    """Entries of config.json for the head."""
     a = content.architecture
     if not with_head or a.task is None:
         return {}
@@ -167,7 +167,7 @@ def _write_waves(inputs: WaveInput, part: Path, with_head: bool) -> list[str]:
 
 
 def letters_of_theirs(letters: list[str]) -> list[str]:
-    """Names by id as Hugging Face's tokenizer has them: <pad> is the blank, in fairseq <s> is."""
+    """Letters by id for Hugging Face's tokenizer, whose blank is <pad>; fairseq's is <s>."""
     swapped = {"<s>": "<pad>", "<pad>": "<s>"}
     return [swapped.get(letter, letter) for letter in letters]
 

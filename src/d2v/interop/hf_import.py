@@ -1,4 +1,4 @@
-"""Folders of Hugging Face's Data2Vec models, with their heads, processors and tokenizers."""
+"""Read folders of Hugging Face's Data2Vec models, with heads, processors and tokenizers."""
 
 import json
 from pathlib import Path
@@ -16,8 +16,8 @@ from d2v.interop.own import TOKENIZER_SETTINGS, read_tensors
 from d2v.util.errors import UserError
 
 CONFIG, SAFE, PICKLED = "config.json", "model.safetensors", "pytorch_model.bin"
-SCALE = "d2v_label_scale"  # our own key: labels of a regression are divided by this
-# tensors without a part in hidden states or logits
+SCALE = "d2v_label_scale"  # our own key: labels of a regression are divided by its value
+# tensors that do not affect hidden states or logits
 BUFFERS = ("position_ids", "token_type_ids", "relative_position_index", "num_batches_tracked")
 MAY_BE_ABSENT = ("student.encoder.mask_embedding",)
 TOKENIZERS = {
@@ -28,9 +28,10 @@ PROCESSOR, PROCESSORS = "preprocessor_config.json", "processor_config.json"
 
 
 def read(folder: Path) -> Content:
-    """A folder with config.json and weights; tensors of safetensors files are mapped.
+    """Content of a folder with config.json and weights; safetensors files are memory-mapped.
 
-    Raises UserError for another kind of model, and one that lists every tensor that does not fit.
+    Raises UserError for another kind of model, and for tensors that do not fit, all of which are
+    listed.
     """
     sizes, config = hf_config.architecture(_json(folder / CONFIG), folder / CONFIG)
     kind = sizes.encoder.kind
@@ -83,7 +84,7 @@ def _ours(content: Content, tensors: dict[str, Tensor], kind: str) -> dict[str, 
 def fill_mask_embedding(
     content: Content, found: dict[str, Tensor], shapes: dict[str, Any]
 ) -> dict[str, Tensor]:
-    """Zeros for a mask embedding that the other model has not got; only training would use it."""
+    """Fill in zeros for a missing mask embedding, which only training would use."""
     import torch
 
     for name in MAY_BE_ABSENT:
@@ -106,7 +107,7 @@ def _without_token_types(
 
 
 def _task(kind: str, tensors: dict[str, Tensor], config: dict[str, Any]) -> params.Task | None:
-    """The head that the tensors show; None for a bare model or a head without a place here."""
+    """Task of the head found in the tensors; None for a bare model or an unsupported head."""
     name, head = _HEADS[kind]
     return head(tensors[name], config) if name in tensors else None
 
@@ -132,7 +133,7 @@ def _text_classes(weight: Tensor, config: dict[str, Any]) -> params.Task:
     return params.Classify(kind="classify", classes=2, pool="first", hidden=True, dropout=dropout)
 
 
-# by kind of encoder: the tensor that shows a head, and what the head is
+# by encoder kind: the tensor that identifies a head, and a function that returns its task
 _HEADS = {
     "speech": ("lm_head.weight", _letters_head),
     "vision": ("classifier.weight", _image_classes),
@@ -155,7 +156,7 @@ def _waves(content: Content, folder: Path, config: dict[str, Any]) -> None:
 
 
 def _letters(folder: Path, blank: int, outputs: int) -> list[str] | None:
-    """Letters by id; the blank, which Hugging Face calls <pad>, is called <s> as in fairseq."""
+    """Letters by id; the blank, <pad> in Hugging Face, is renamed to <s> as in fairseq."""
     vocab = _optional_json(folder / "vocab.json")
     if not vocab:
         return None
@@ -217,7 +218,7 @@ def _class_names(a: Architecture, config: dict[str, Any]) -> list[str] | None:
 
 
 def _tensors(folder: Path) -> dict[str, Tensor]:
-    """Tensors of one file, or of those that an index names."""
+    """Tensors of one file, or of all files that an index lists."""
     for name, reader in ((SAFE, read_tensors), (PICKLED, pickles.read)):
         index = folder / f"{name}.index.json"
         paths = [folder / name] if (folder / name).is_file() else []
@@ -232,7 +233,7 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def _prefixed_as_in_heads(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Names of a bare model as models with a head have them."""
+    """Tensors of a bare model, renamed with the prefix that models with a head use."""
     if any(name.startswith(prefix) for name in tensors):
         return tensors
     return {prefix + name: tensor for name, tensor in tensors.items()}
@@ -253,7 +254,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _processor(folder: Path) -> tuple[dict[str, Any], Path]:
-    """Settings of the feature extractor or image processor, and their file: the older or newer."""
+    """Settings of the feature extractor or image processor, and their file (old or new name)."""
     found = _optional_json(folder / PROCESSOR)
     if found:
         return found, folder / PROCESSOR

@@ -1,4 +1,4 @@
-"""Hugging Face's preprocessor_config.json: every field that changes pixels or waveforms.
+"""Read Hugging Face's preprocessor_config.json: every field that affects pixels or waveforms.
 
 Source: transformers, image_processing_backends.py (TorchvisionBackend),
 models/{beit,vit,deit}/image_processing_*.py, models/wav2vec2/feature_extraction_wav2vec2.py.
@@ -19,14 +19,14 @@ from d2v.util.errors import UserError
 RESAMPLING: tuple[Resampling, ...] = (
     "nearest", "lanczos", "bilinear", "bicubic", "box", "hamming",
 )  # fmt: skip
-OF_TENSORS = ("nearest", "lanczos", "bilinear", "bicubic")  # which torchvision resizes tensors by
-# what has no say in the pixels of an RGB image
+OF_TENSORS = ("nearest", "lanczos", "bilinear", "bicubic")  # supported when resizing tensors
+# fields that do not affect the pixels of an RGB image
 NEUTRAL = {
     "image_processor_type", "feature_extractor_type", "processor_class", "do_convert_rgb",
     "do_reduce_labels", "reduce_labels", "input_data_format", "return_tensors", "device",
     "disable_grouping", "image_seq_length", "model_input_names", "transformers_version",
 }  # fmt: skip
-# fields of each kind of processor that a file may leave out, where they differ from `Fields`
+# defaults of each kind of processor, where they differ from those of `Fields`
 KINDS: dict[str, dict[str, Any]] = {
     "Beit": {},
     "ViT": {"resample": 2},
@@ -38,7 +38,7 @@ Number = StrictInt | float
 
 
 class Fields(BaseModel):
-    """What a processor does, in this order; a field that is absent or null has these values."""
+    """Steps of an image processor, in this order; absent or null fields have these defaults."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -57,9 +57,9 @@ class Fields(BaseModel):
 
 
 def read(given: Mapping[str, Any], where: Path, encoder: params.PatchEncoder) -> ImageInput:
-    """How pixels are made for a model with this encoder.
+    """How pixels are prepared for a model with this encoder.
 
-    Raises UserError that names the field which is not understood, or does not fit the model.
+    Raises UserError that names the field that is not supported or does not fit the model.
     """
     try:
         return _inputs(given, encoder)
@@ -98,7 +98,7 @@ def _inputs(given: Mapping[str, Any], encoder: params.PatchEncoder) -> ImageInpu
 
 
 def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Defaults of the kind of processor that the file names; without a name, of BEiT's."""
+    """Defaults of the processor kind that the file names; without a name, those of BEiT's."""
     name = given.get(
         "image_processor_type", given.get("feature_extractor_type", "Beit" + SUFFIXES[0])
     )
@@ -128,7 +128,7 @@ def _resampling(fields: Fields) -> Resampling:
 
 
 def _resizing(fields: Fields) -> tuple[int | None, list[int] | None]:
-    """Length of the shorter side; or height and width; neither if images keep their size."""
+    """Length of the shorter side, or height and width; both None if images keep their size."""
     if not fields.do_resize:
         return None, None
     size = fields.size
@@ -162,9 +162,9 @@ def _positive(field: str, length: int | None) -> int:
 
 
 def _standardisation(fields: Fields, channels: int) -> tuple[list[float], list[float]]:
-    """Mean and deviation of pixels in [0, 1] that do what the processor does to 0 ... 255.
+    """Mean and standard deviation for pixels in [0, 1] with the processor's effect on 0 ... 255.
 
-    It takes (v * rescale_factor - mean) / std, each step if it is switched on.
+    The processor computes (v * rescale_factor - mean) / std, where each step is optional.
     """
     factor = fields.rescale_factor if fields.do_rescale else 1.0
     if not math.isfinite(factor) or factor <= 0:
@@ -176,7 +176,7 @@ def _standardisation(fields: Fields, channels: int) -> tuple[list[float], list[f
         if min(std) <= 0:
             raise ValueError(f"image_std {std} is not above 0")
     scale = 255 * factor
-    if math.isclose(scale, 1.0, rel_tol=1e-9):  # 1 / 255, whatever its last digit
+    if math.isclose(scale, 1.0, rel_tol=1e-9):  # 1 / 255 up to rounding
         return mean, std
     return [value / scale for value in mean], [value / scale for value in std]
 
@@ -194,7 +194,7 @@ def _of_channels(field: str, values: float | list[float], channels: int) -> list
 
 
 class WaveFields(BaseModel):
-    """What a feature extractor does; padding is left to whoever makes a batch."""
+    """Steps of a feature extractor, without padding, which is applied when a batch is built."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -205,7 +205,7 @@ class WaveFields(BaseModel):
 
 
 def read_waves(given: Mapping[str, Any], where: Path) -> WaveInput:
-    """How waveforms are made; raises UserError that names the field which is not understood."""
+    """How waveforms are prepared; raises UserError that names a field that is not supported."""
     try:
         fields = WaveFields.model_validate({k: v for k, v in given.items() if v is not None})
         return WaveInput(normalise=fields.do_normalize, eps=1e-7, rate=fields.sampling_rate)
@@ -213,11 +213,11 @@ def read_waves(given: Mapping[str, Any], where: Path) -> WaveInput:
         raise UserError(f"{where}: {first_fault(error)}") from None
 
 
-# --- the other way ----------------------------------------------------------------------------
+# --- writing ----------------------------------------------------------------------------------
 
 
 def written(content: Content, inputs: ImageInput) -> dict[str, Any]:
-    """preprocessor_config.json for a checkpoint whose mean and deviation are known."""
+    """preprocessor_config.json for a checkpoint whose mean and standard deviation are known."""
     encoder = content.architecture.encoder
     assert isinstance(encoder, params.PatchEncoder)
     side = encoder.image_size

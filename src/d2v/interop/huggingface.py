@@ -1,8 +1,9 @@
 """Two-way map between the parameter names of Hugging Face's Data2Vec models and this project's.
 
-The pairs are those of `names`, for the student: encoder and backbone. On the other side stand the
-bare models, `Data2VecAudioModel`, `Data2VecVisionModel` and `Data2VecTextModel`, which have no
-teacher and no regression head. In models with a head their names have a prefix (`PREFIX`).
+The pairs have the form of those in `names` and cover the student: encoder and backbone. Hugging
+Face's side is the bare models, `Data2VecAudioModel`, `Data2VecVisionModel` and
+`Data2VecTextModel`, which have no teacher and no regression head. In models with a head, these
+names have a prefix (`PREFIX`).
 
 Source: transformers, models/data2vec/modeling_data2vec_{audio,vision,text}.py.
 """
@@ -15,17 +16,17 @@ from d2v import params
 from d2v.interop.names import Pair
 
 PREFIX = {"speech": "data2vec_audio.", "vision": "data2vec_vision.", "text": "data2vec_text."}
-# what has no part in hidden states: pooling belongs to a head
+# parameters that do not affect hidden states: pooling belongs to a head
 UNUSED = ("pooler.",)
 _TYPES = "embeddings.token_type_embeddings.weight"
 _WORDS = "embeddings.word_embeddings.weight"
 
 
 def student(encoder: params.Encoder, backbone: params.Backbone) -> list[Pair]:
-    """Pairs of all parameters of encoder and backbone that the two sides can share.
+    """Pairs of all encoder and backbone parameters that both sides can have.
 
-    Tensors that a model there need not have (the mask token of vision) may be missing.
-    Raises: ValueError for a backbone that Hugging Face's model cannot express.
+    Tensors that are optional in Hugging Face's models (the mask token of vision) may be missing.
+    Raises ValueError for a backbone that Hugging Face's model cannot express.
     """
     _expressible(encoder, backbone)
     if isinstance(encoder, params.WaveEncoder):
@@ -37,7 +38,7 @@ def student(encoder: params.Encoder, backbone: params.Backbone) -> list[Pair]:
     return [Pair(f"student.{pair.ours}", pair.theirs) for pair in pairs]
 
 
-# by kind of encoder, kind of task and shape of the head (pool, norm, hidden): ours and theirs
+# pairs of our name and theirs, by encoder kind, task kind and head (pool, norm, hidden)
 _PAIR = [("dense", "classifier.dense"), ("out", "classifier.out_proj")]
 _HEADS: dict[tuple[object, ...], list[tuple[str, str]]] = {
     ("speech", "ctc"): [("out", "lm_head")],
@@ -54,7 +55,7 @@ _HEADS: dict[tuple[object, ...], list[tuple[str, str]]] = {
 def head(kind: str, task: params.Task) -> list[Pair]:
     """Pairs of a fine-tuned head: ForCTC, ForImageClassification, ForSequenceClassification.
 
-    Raises: ValueError for a head that Hugging Face's models do not have.
+    Raises ValueError for a head that Hugging Face's models do not have.
     """
     shape: tuple[object, ...] = ()
     if isinstance(task, params.Classify | params.Regress):
@@ -67,10 +68,11 @@ def head(kind: str, task: params.Task) -> list[Pair]:
 
 
 def without_token_types(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of a text model with the embedding of token type 0 added to every word.
+    """Tensors of a text model with the embedding of token type 0 added to every word embedding.
 
-    It is zero in models converted from fairseq, which has none. Hidden states stay the same bits,
-    since the model adds the two first; padding, whose output is zero here, has no part in it.
+    The embedding is zero in models converted from fairseq, which has no token types. Hidden states
+    stay bit-identical, because the model adds these two first. Padding is not affected, because its
+    output is zero here.
     """
     found = {name: tensor for name, tensor in tensors.items() if name != _TYPES}
     if _TYPES in tensors and _WORDS in tensors and bool(tensors[_TYPES][0].any()):
@@ -91,7 +93,7 @@ def _expressible(encoder: params.Encoder, backbone: params.Backbone) -> None:
         "encoder.cls_token": isinstance(encoder, params.PatchEncoder) and not encoder.cls_token,
         "encoder.absolute_positions": isinstance(encoder, params.TokenEncoder)
         and not encoder.absolute_positions,
-        # there one value goes for all norms, and the front end's is fixed here
+        # Hugging Face has one value for all norms; here the front end's value is fixed
         "norm_eps": isinstance(encoder, params.WaveEncoder) and backbone.norm_eps != 1e-5,
         "encoder.position_padding": isinstance(encoder, params.WaveEncoder)
         and encoder.position_padding != "once",
@@ -113,7 +115,10 @@ def _one(ours: str, theirs: str) -> list[Pair]:
 
 
 def _attention(ours: str, theirs: str, parts: tuple[str, str, str], biases: str) -> list[Pair]:
-    """Query, key and value are one matrix here; `biases` names those that have one."""
+    """Pairs of an attention layer, whose query, key and value are one matrix here.
+
+    `biases` lists which of q, k and v have a bias.
+    """
     pairs = [Pair(f"{ours}.qkv.weight", tuple(f"{theirs}.{part}.weight" for part in parts))]
     for x, part in zip("qkv", parts, strict=True):
         if x in biases:
@@ -190,5 +195,5 @@ def _vision(encoder: params.PatchEncoder, backbone: params.Backbone) -> list[Pai
         pairs += _affine(f"{ours}.fc1", f"{theirs}.intermediate.dense")
         pairs += _affine(f"{ours}.fc2", f"{theirs}.output.dense")
         pairs += _affine(f"{ours}.norm2", f"{theirs}.layernorm_after")
-    # a model that pools by the mean has its norm in the head instead
+    # a model with mean pooling has its norm in the head instead
     return pairs + (_affine("backbone.norm", "layernorm") if backbone.final_norm else [])

@@ -1,6 +1,7 @@
-"""What a loaded model says of files and texts: hidden states, transcripts, classes.
+"""Apply a loaded model to files and texts: hidden states, transcripts, classes.
 
-Deterministic; an input's outputs do not depend on what else is given, up to rounding.
+Outputs are deterministic. Up to rounding, the outputs of an input do not depend on the other
+inputs.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,10 +26,11 @@ Layers = Literal["all"] | int
 
 @dataclass(frozen=True)
 class Features:
-    """Of one input: `hidden` by layer, (T, D) float32 on the CPU, and `logits` if there is a head.
+    """Outputs for one input: `hidden` by layer, (T, D) float32 on the CPU, and optional `logits`.
 
-    Layer 0 is what enters the first block, l the output of block l; a class token is the first
-    position; padding is cut off. Logits are (outputs,), of letters (T, letters).
+    Layer 0 is the input of the first block, layer l the output of block l. A class token is the
+    first position. Padding is removed. Logits have shape (outputs,), or (T, letters) for CTC; they
+    are None without a head.
     """
 
     name: str
@@ -38,18 +40,18 @@ class Features:
 
 @dataclass(frozen=True)
 class Class:
-    """Of one input: the name of the best class and how probable it is, or a number."""
+    """Prediction for one input: the most probable class with all scores, or a number."""
 
     name: str
     prediction: str | float
-    scores: dict[str, float]  # of all classes; empty for a number
+    scores: dict[str, float]  # probability of each class; empty for a number
 
 
 def features(model: Model, inputs: Inputs, layers: Layers = "all") -> Iterator[Features]:
     """Hidden states and logits of each input, in order.
 
-    `inputs` are paths, or texts (a path to a text file means its lines). Raises UserError for a
-    layer that the model has not got, and naming an input that cannot be read.
+    `inputs` are paths or texts; a path to a text file stands for its lines. Raises UserError for a
+    layer that the model does not have, and for an input that cannot be read, which it names.
     """
     depth = model.params.backbone.depth
     if layers != "all" and not 0 <= layers <= depth:
@@ -81,10 +83,10 @@ def transcribe(
     lm: str | Path | None = None,
     decode: params.Decode | None = None,
 ) -> Iterator[tuple[str, str]]:
-    """Name and words of each utterance: of the best path, or of a beam search with `lm`.
+    """Name and transcript of each utterance, from the best path or from a beam search with `lm`.
 
     `lm` is a folder with lexicon, language model and letters. Raises UserError for a model without
-    letters, and with `lm` for one of other letters.
+    letters, and for an `lm` with other letters than the model's.
     """
     letters = model.letters
     if not isinstance(model.params.task, params.CTC) or letters is None:
@@ -102,10 +104,10 @@ def transcribe(
 
 
 def classify(model: Model, inputs: Inputs) -> Iterator[Class]:
-    """Class or number of each input; of tags, the most probable one and all scores.
+    """Class or number of each input; for tags, the most probable tag and all scores.
 
-    Texts of tasks with two are given with a tab between them. Raises UserError for a model without
-    classes.
+    For tasks on pairs of texts, the two texts are separated by a tab. Raises UserError for a model
+    without classes.
     """
     task = model.params.task
     if task is None or isinstance(task, params.CTC):
@@ -116,7 +118,7 @@ def classify(model: Model, inputs: Inputs) -> Iterator[Class]:
         if isinstance(task, params.Regress):
             yield Class(found.name, found.logits.item() * task.scale, {})
             continue
-        tags = isinstance(task, params.Tag)  # whose outputs are log-probabilities
+        tags = isinstance(task, params.Tag)  # its outputs are log-probabilities
         scores = found.logits.exp() if tags else found.logits.softmax(-1)
         best = names[int(scores.argmax())]
         yield Class(found.name, best, dict(zip(names, scores.tolist(), strict=True)))
@@ -129,10 +131,10 @@ def save_features(
     layers: Layers = "all",
     progress: Callable[[Iterator[Features]], Iterator[Features]] = iter,
 ) -> int:
-    """Write `i.hidden.l` and `i.logits` of the i-th input to a safetensors file; returns how many.
+    """Write `i.hidden.l` and `i.logits` of the i-th input to a safetensors file.
 
-    The file is written while the inputs are read, and appears whole or not at all. Its metadata
-    has the names of the inputs.
+    The file is written while the inputs are read, and appears only when it is complete. Its
+    metadata holds the names of the inputs. Returns the number of inputs.
     """
     from d2v.data.inputs import expanded
     from d2v.interop.streaming import TensorFile
@@ -151,7 +153,7 @@ def save_features(
 
 
 def device(name: str | None) -> torch.device:
-    """The device asked for; by default a GPU if there is one. Raises UserError without it."""
+    """The requested device; by default a GPU if available. Raises UserError if it is missing."""
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(name)

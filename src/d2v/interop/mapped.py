@@ -1,4 +1,4 @@
-"""Memory of files that are mapped: pages that were read for a copy are given back."""
+"""Memory-mapped files: release pages after their content has been copied."""
 
 import ctypes
 import mmap
@@ -12,10 +12,11 @@ _DONTNEED = getattr(mmap, "MADV_DONTNEED", 4)
 
 
 def give_back(tensors: Iterable[Tensor]) -> None:
-    """Let go of the pages of tensors that lie in a mapped file, and of no others.
+    """Release the memory pages of tensors that are mapped from a file; other tensors are untouched.
 
-    The tensors stay what they are: pages are read from the file again when they are needed. Without
-    this a model whose tensors are joined from a file's would take a quarter more. Linux only.
+    The tensors stay valid: pages are read from the file again when they are needed. Without this
+    step, a model whose tensors are concatenated from those of a file would take a quarter more
+    memory. Linux only.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -30,7 +31,7 @@ def give_back(tensors: Iterable[Tensor]) -> None:
 
 
 def _mapped_files() -> Iterator[tuple[int, int]]:
-    """Address ranges of files that are mapped privately."""
+    """Address ranges (start, end) of privately mapped files of this process."""
     for line in Path("/proc/self/maps").read_text().splitlines():
         span, rights, _, _, _, *name = line.split(maxsplit=5)
         if rights.endswith("p") and name and name[0].startswith("/"):

@@ -1,4 +1,4 @@
-"""Weights and data that belong together: what each says of its inputs and outputs is compared."""
+"""Check that weights and data match, by comparing their records of inputs and outputs."""
 
 import math
 from collections.abc import Sequence
@@ -11,20 +11,20 @@ from d2v.data.model_inputs import ImageInput, Inputs, TokenInput
 from d2v.interop.content import Content
 from d2v.util.errors import UserError
 
-# what inputs are made of, and what people call it; tokenizers are compared apart
+# fields that are compared, with their names in messages; tokenizers are compared separately
 INPUTS = {
     "mean": "mean of pixels",
     "std": "deviation of pixels",
     "normalise": "normalisation of waveforms",
     "rate": "sampling rate",
 }
-OUTPUTS = ("classes", "letters")  # names of the head's outputs, in their order
+OUTPUTS = ("classes", "letters")  # fields that name the head's outputs, in order
 COLOURS = ("mean", "std")
-SHOWN = 5  # names of a list
+SHOWN = 5  # number of names that a message lists
 
 
 def described(content: Content) -> Inputs:
-    """Inputs and outputs of a checkpoint, with the hashes of the tokenizer in it."""
+    """Record of a checkpoint's inputs and outputs, with the hashes of its tokenizer."""
     inputs = content.inputs
     if not isinstance(inputs, TokenInput) or inputs.tokenizer is None or not content.files:
         return inputs
@@ -37,10 +37,11 @@ def described(content: Content) -> Inputs:
 
 
 def check_inputs(weights: Inputs, data: Inputs, source: object, chosen: bool = False) -> list[str]:
-    """Compare what weights were trained with and the data that they shall be trained on.
+    """Compare the inputs that weights were trained with to the data for further training.
 
-    Colours that the parameters name (`chosen`) may differ, as in the released recipes of vision.
-    Returns lines to tell. Raises UserError with both values of all that differs.
+    The mean and deviation of pixels may differ if the parameters set them (`chosen`), as in the
+    released recipes of vision. Returns messages to print. Raises UserError with both values of
+    every field that differs.
     """
     faults: list[str] = []
     lines: list[str] = []
@@ -68,7 +69,7 @@ def check_inputs(weights: Inputs, data: Inputs, source: object, chosen: bool = F
 def _compare_tokenizers(
     weights: Inputs, data: TokenInput, faults: list[str], unknown: list[str]
 ) -> None:
-    """Equal files, or files of two formats in which every id stands for the same piece."""
+    """Accept equal tokenizer files, or files in two formats whose ids stand for the same pieces."""
     known = weights.sha256 if isinstance(weights, TokenInput) else None
     if known is None or data.sha256 is None:
         unknown.append("tokenizer")
@@ -82,10 +83,10 @@ def _compare_tokenizers(
 
 
 def fitted(content: Content, data: Inputs) -> tuple[Content, list[str]]:
-    """A fine-tuned checkpoint with its outputs in the order of the data's, and lines to tell.
+    """A fine-tuned checkpoint with its outputs reordered to match the data, and messages to print.
 
-    Raises UserError with both values where inputs differ, or names of outputs other than in their
-    order.
+    Raises UserError with both values if the inputs differ, or if the names of the outputs differ by
+    more than their order.
     """
     lines = check_inputs(described(content), data, content.source)
     unknown = []
@@ -106,7 +107,7 @@ def fitted(content: Content, data: Inputs) -> tuple[Content, list[str]]:
 
 
 def places(theirs: Sequence[str], ours: Sequence[str], what: str) -> list[int]:
-    """Where each of our names stands among theirs; raises UserError if they are not the same."""
+    """Index of each of our names among theirs; raises UserError if the sets of names differ."""
     if sorted(theirs) != sorted(ours) or len(set(ours)) < len(ours):
         other = [name for name in theirs if name not in set(ours)] or theirs
         own = [name for name in ours if name not in set(theirs)] or ours

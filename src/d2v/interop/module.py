@@ -1,4 +1,4 @@
-"""The modules of a checkpoint, made without memory for their weights, then given them."""
+"""Build the modules of a checkpoint without memory for weights, then assign its weights."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,8 +22,9 @@ from d2v.util.errors import UserError
 class Model(nn.Module):
     """A loaded checkpoint, in evaluation mode.
 
-    `student` always; `head` of a fine-tuned model, `regression` and `teacher` of a pre-trained one,
-    or None. `inputs` says how inputs are made, `params` how the modules were built.
+    `student` is always present. `head` belongs to a fine-tuned model, `regression` and `teacher` to
+    a pre-trained one; each is None if the checkpoint has none. `inputs` describes how inputs are
+    prepared, `params` how the modules were built.
     """
 
     def __init__(self, architecture: Architecture) -> None:
@@ -42,36 +43,38 @@ class Model(nn.Module):
 
     @property
     def inputs(self) -> Any:
-        """How waveforms, pixels or tokens are made."""
+        """How the model's input (waveforms, pixels or tokens) is prepared."""
         return self.content.inputs
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Where the weights come from, as far as the checkpoint says."""
+        """Origin of the weights, as far as the checkpoint records it."""
         return self.content.provenance
 
     @property
     def letters(self) -> list[str] | None:
-        """What a CTC head's outputs stand for."""
+        """Letters of a CTC head's outputs, in order; None for other models."""
         return getattr(self.inputs, "letters", None)
 
     @property
     def classes(self) -> list[str] | None:
-        """Names of the classes, where they are known."""
+        """Names of the classes, in order; None if they are unknown."""
         return self.inputs.classes
 
     @cached_property
     def tokenizer(self) -> Any:
-        """What makes tokens of texts; raises UserError where the checkpoint has none."""
+        """The tokenizer of texts; raises UserError if the checkpoint has none."""
         from d2v.interop.tokenizing import tokenizer
 
         return tokenizer(self.content)
 
     @torch.inference_mode()
     def hidden(self, batch: dict[str, Tensor]) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
-        """What enters the first block and what leaves each (B, P + T, D); logits; padding (B, T).
+        """Hidden states (B, P + T, D), logits, and padding (B, T) of a batch.
 
-        Logits are (B, outputs), or (B, T, letters) before the softmax; None without a head.
+        The hidden states are the input of the first block and the output of each block. Logits are
+        taken before the softmax and have shape (B, outputs), or (B, T, letters) for CTC; they are
+        None without a head.
         """
         x, padding = self.student.encoder.local_features(batch)
         h, padding = self.student.encoder(x, padding)
@@ -88,8 +91,9 @@ class Model(nn.Module):
 
 
 class _NoValues(TorchFunctionMode):
-    """Leaves out drawing initial values: they would be replaced, and PyTorch's code for doing so
-    without memory takes a second to import, and 150 MiB.
+    """Skips the random initialisation of weights, which would be overwritten anyway.
+
+    PyTorch's code for initialisation on the meta device takes a second and 150 MiB to import.
     """
 
     def __torch_function__(
@@ -105,19 +109,19 @@ DRAWING = {"normal_", "uniform_", "trunc_normal_", "kaiming_normal_", "kaiming_u
 
 @contextmanager
 def without_values() -> Iterator[None]:
-    """Modules that are made inside have shapes, but no values and no memory for them."""
+    """Build modules inside the block with shapes only: no values and no memory for them."""
     with torch.device("meta"), _NoValues():
         yield
 
 
 def empty(architecture: Architecture) -> Model:
-    """The modules with shapes and without values."""
+    """The modules of an architecture, with shapes but without values."""
     with without_values():
         return Model(architecture)
 
 
 def filled(content: Content) -> Model:
-    """The modules with the checkpoint's tensors, which are taken over, not copied.
+    """The modules of a checkpoint with its tensors, which are assigned without a copy.
 
     Raises UserError that lists every missing, surplus and wrongly shaped tensor.
     """
@@ -128,7 +132,7 @@ def filled(content: Content) -> Model:
 
 
 def empty_of(content: Content) -> Model:
-    """The modules of a checkpoint without values; raises UserError if there cannot be any."""
+    """The modules of a checkpoint without values; raises UserError if they cannot be built."""
     refuse_more_modules(content.architecture, content.tensors, content.source)
     try:
         return empty(content.architecture)
@@ -138,9 +142,9 @@ def empty_of(content: Content) -> Model:
 
 
 def whole(content: Content, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The checkpoint's tensors as the modules want them: floats, and those of the student shared.
+    """The checkpoint's tensors for the modules: as float32, with shared ones filled in.
 
-    Raises UserError that lists every missing, surplus and wrongly shaped tensor.
+    Raises UserError that lists every missing, surplus, wrongly shaped and non-float tensor.
     """
     tensors = with_shared(content.tensors, wanted, content.architecture.shared or ())
     faults = [f"{name}: missing" for name in wanted if name not in tensors]
@@ -162,7 +166,7 @@ def whole(content: Content, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
 def with_shared(
     tensors: dict[str, Tensor], wanted: Iterable[str], shared: Iterable[str]
 ) -> dict[str, Tensor]:
-    """Tensors, and copies of the student's where the teacher shares them and has none itself."""
+    """The tensors, plus copies of student tensors that the teacher shares but lacks itself."""
     prefixes = tuple(f"teacher.encoder.{module}" for module in shared)
     filled = dict(tensors)
     for name in wanted:

@@ -1,9 +1,9 @@
-"""Two-way map between the parameter names of the reference codes and this project's.
+"""Two-way map between the parameter names of the reference implementations and this project's.
 
-Every pair says which tensors of the reference, joined along the first dimension, are one tensor
-here: fairseq's q_proj, k_proj and v_proj weights are our `qkv.weight`, in this order. Names are
-those of `model.Data2Vec` (student.*, head.*, teacher.*) and, on the other side, those of the
-reference's student and of the sub-module that it averages as teacher.
+Every pair states which tensors of the reference, concatenated along the first dimension, form one
+tensor here. For example, fairseq's q_proj, k_proj and v_proj weights are our `qkv.weight`, in this
+order. Our names are those of `model.Data2Vec` (student.*, head.*, teacher.*). The reference's names
+are those of its student, and of the sub-module that it averages as the teacher.
 
 Sources: fairseq examples/data2vec/models/data2vec_{audio,text,vision}.py and data2vec_vision's
 beit/modeling_cyclical.py.
@@ -21,7 +21,7 @@ Family = Literal["fairseq_audio", "fairseq_text", "fairseq_vision", "data2vec_vi
 
 
 class Sizes(Protocol):
-    """What the pairs depend on; `params.Pretrain` has it, and any checkpoint's architecture."""
+    """Sizes that determine the pairs; `params.Pretrain` and any architecture have them."""
 
     @property
     def encoder(self) -> params.Encoder: ...
@@ -32,7 +32,7 @@ class Sizes(Protocol):
 
 
 class Pair(NamedTuple):
-    """One tensor here and the tensors that make it up there."""
+    """One of our tensors and the reference tensors of which it consists."""
 
     ours: str
     theirs: tuple[str, ...]
@@ -47,7 +47,7 @@ def student(family: Family, p: Sizes) -> list[Pair]:
 
 
 def teacher(family: Family, p: Sizes) -> list[Pair]:
-    """Pairs of what the reference's teacher has a copy of, under its names there."""
+    """Pairs of all tensors that the reference's teacher holds, under the teacher's names."""
     prefix = _TEACHER_PREFIX[family]
     return [
         Pair(f"teacher.{pair.ours}", tuple(name.removeprefix(prefix) for name in pair.theirs))
@@ -71,12 +71,12 @@ def head(family: Family, task: params.Task, name: str = "") -> list[Pair]:
 
 
 def unused(family: Family) -> tuple[str, ...]:
-    """Prefixes of reference tensors that have no part in its result, so none here either."""
+    """Prefixes of reference tensors that do not affect its result and have no counterpart here."""
     return _UNUSED[family]
 
 
 def from_reference(tensors: Mapping[str, Tensor], pairs: Iterable[Pair]) -> dict[str, Tensor]:
-    """Reference tensors under our names; pairs that are not in `tensors` are left out."""
+    """Reference tensors under our names; pairs without tensors are left out."""
     found = {}
     for pair in pairs:
         parts = [tensors[name] for name in pair.theirs if name in tensors]
@@ -86,7 +86,7 @@ def from_reference(tensors: Mapping[str, Tensor], pairs: Iterable[Pair]) -> dict
 
 
 def to_reference(tensors: Mapping[str, Tensor], pairs: Iterable[Pair]) -> dict[str, Tensor]:
-    """Our tensors under the reference's names; pairs that are not in `tensors` are left out."""
+    """Our tensors under the reference's names; pairs without tensors are left out."""
     found: dict[str, Tensor] = {}
     for pair in pairs:
         if pair.ours in tensors:
@@ -100,7 +100,7 @@ _TEACHER_PREFIX: dict[Family, str] = {
     "fairseq_audio": "encoder.",
     "fairseq_text": "encoder.sentence_encoder.",
     "fairseq_vision": "encoder.",
-    "data2vec_vision": "",  # the whole model is averaged
+    "data2vec_vision": "",  # the whole model is averaged as the teacher
 }
 
 _TABLE = "relative_position_bias_table"
@@ -110,7 +110,7 @@ _UNUSED: dict[Family, tuple[str, ...]] = {
     "fairseq_text": (),
     # built but never applied
     "fairseq_vision": ("student.final_proj.",),
-    # the teacher's own head and mask token never meet an input
+    # the teacher's own head and mask token are never used
     "data2vec_vision": ("teacher.lm_head.",),
 }
 
@@ -237,7 +237,7 @@ def _head(family: Family, p: Sizes) -> list[Pair]:
     if p.regression in ("none", None):
         return []
     if p.regression == "linear":
-        # the text model's head is a list even if it has one layer
+        # the text model's head is a list, even with a single layer
         single = ".0" if family == "fairseq_text" else ""
         return _affine("head", theirs[family] + single)
     return [pair for i in (0, 2) for pair in _affine(f"head.{i}", f"{theirs[family]}.{i}")]

@@ -1,11 +1,11 @@
-"""The project's own checkpoints: folders of one safetensors file and one JSON file.
+"""The project's own checkpoints: folders with one safetensors file and one JSON file.
 
     <folder>/model.safetensors   tensors under the names of `content`
              checkpoint.json     schema version, architecture, inputs, provenance, hashes
-             tokenizer.model     of text models: the files of their tokenizer
+             tokenizer.model     text models only: the files of the tokenizer
 
-The trainer's checkpoints are such folders too, with the training's state in a file of its own.
-A run's tokenizer is read from its prepared data, as long as that lies where it did.
+The trainer's checkpoints are such folders, too, with the training state in a separate file. A run's
+tokenizer is read from its prepared data if that is still in the same place.
 """
 
 import json
@@ -28,14 +28,14 @@ from d2v.util.errors import UserError
 from d2v.util.files import read_json, sha256
 from d2v.util.outputs import new_folder
 
-# beside a Hugging Face tokenizer
+# settings files that accompany a Hugging Face tokenizer
 TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
 def read(folder: Path) -> Content:
-    """A converted checkpoint, or one that the trainer wrote.
+    """Content of a converted checkpoint, or of one that the trainer wrote.
 
-    Raises UserError if it is not whole or not what its JSON says.
+    Raises UserError if it is incomplete or does not match its JSON file.
     """
     meta = checkpoint.read_meta(folder)
     tensors = read_tensors(folder / MODEL)
@@ -62,7 +62,10 @@ def read(folder: Path) -> Content:
 
 
 def _files(folder: Path, names: list[str]) -> dict[str, bytes]:
-    """Files of the tokenizer; their names come from a file, so none may lead elsewhere."""
+    """Files of the tokenizer; only known names are accepted, so that none leads to another folder.
+
+    Raises ValueError for an unknown name.
+    """
     known = {name for files in FILES.values() for name in files} | set(TOKENIZER_SETTINGS)
     if strange := [name for name in names if name not in known]:
         raise ValueError(f"tokenizer has a file {strange[0]!r}")
@@ -70,7 +73,7 @@ def _files(folder: Path, names: list[str]) -> dict[str, bytes]:
 
 
 def write(content: Content, out: Path) -> None:
-    """Write a converted checkpoint; the folder appears whole or not at all.
+    """Write a converted checkpoint; the folder appears only when it is complete.
 
     Raises UserError if the folder exists.
     """
@@ -92,7 +95,7 @@ def write(content: Content, out: Path) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file, mapped into memory; raises UserError if it is not whole."""
+    """Memory-mapped tensors of a safetensors file; raises UserError if it is incomplete."""
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
@@ -100,7 +103,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def distinct(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous tensors, none lying where another does, as the safetensors format wants them.
+    """Contiguous tensors that do not share memory, as the safetensors format requires.
 
     Views of different parts of one file or tensor are not copied.
     """
@@ -113,7 +116,7 @@ def distinct(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-# --- the trainer's ----------------------------------------------------------------------------
+# --- checkpoints of the trainer ---------------------------------------------------------------
 
 
 def _run(folder: Path, meta: dict[str, Any], tensors: dict[str, Tensor]) -> Content:
@@ -156,10 +159,10 @@ def _pretraining_name(name: str) -> str:
 
 
 def _provenance(folder: Path, meta: dict[str, Any]) -> dict[str, Any]:
-    """Parameters, and what the run's metrics.json says if it is there."""
+    """Parameters and step, and the content of the run's metrics.json if it exists."""
     found = {"step": meta["step"], "params": meta["params"], "run": meta["params"].get("run")}
     found["trained"] = meta.get("provenance")
-    # work/<experiment>/<run>/checkpoints/step-<n> beside results/<experiment>/runs/<run>
+    # work/<experiment>/<run>/checkpoints/step-<n> corresponds to results/<experiment>/runs/<run>
     for parent in folder.resolve().parents:
         if parent.name == "work" and found["run"]:
             experiment = folder.resolve().relative_to(parent).parts[0]
@@ -170,7 +173,7 @@ def _provenance(folder: Path, meta: dict[str, Any]) -> dict[str, Any]:
 
 
 def _inputs(content: Content, meta: dict[str, Any], p: dict[str, Any]) -> Inputs:
-    """The checkpoint's record of its inputs; of an older one what its prepared data says now."""
+    """The checkpoint's record of its inputs; for older ones, what the prepared data records now."""
     prepared, data = Path(str(p.get("prepared"))), str(p.get("data"))
     if "inputs" in meta:
         found: Inputs = TypeAdapter(Inputs).validate_python(meta["inputs"])
@@ -186,7 +189,7 @@ def _inputs(content: Content, meta: dict[str, Any], p: dict[str, Any]) -> Inputs
 
 
 def _add_tokenizer(content: Content, prepared: Path) -> None:
-    """Take in the files of the tokenizer if they lie where they did."""
+    """Add the files of the tokenizer to the content if they are still in the same place."""
     inputs = content.inputs
     if not isinstance(inputs, TokenInput):
         return

@@ -1,8 +1,9 @@
-"""PyTorch's pickled files, read without executing anything that they ask for.
+"""Read PyTorch's pickled files without executing any code in them.
 
-PyTorch's own restricted reader (weights_only) builds tensors and plain containers and refuses the
-rest. The released checkpoints hold configuration objects too: for the classes named here it gets
-stand-ins that only keep what they are given. Anything else is refused by name.
+PyTorch's own restricted reader (weights_only) builds tensors and plain containers and refuses
+everything else. The released checkpoints also hold configuration objects. For the classes listed
+here, the reader is given stand-ins that only store their arguments and state. Anything else is
+refused by name.
 """
 
 import pickletools
@@ -18,7 +19,7 @@ import torch
 
 from d2v.util.errors import UserError
 
-# names of configuration objects in files of fairseq, data2vec_vision and DeepSpeed
+# classes of configuration objects in files of fairseq, data2vec_vision and DeepSpeed
 INERT = frozenset(
     {
         "argparse.Namespace",
@@ -39,7 +40,7 @@ INERT = frozenset(
 DEFAULTS = "collections.defaultdict"  # becomes a plain dictionary
 INERT_MODULES = re.compile(r"(omegaconf|fairseq|fairseq_user_dir_\d+|examples|deepspeed)(\.|$)")
 
-# what PyTorch's reader builds itself
+# names that PyTorch's reader handles itself
 BUILDERS = re.compile(
     r"torch\.(\w*Storage|b?float\d+\w*|u?int\d+|bool|complex\d+|q\w+\d+|Tensor|Size|device)"
     r"|torch\.(_utils|_tensor)\._rebuild\w+|torch\.nn\.parameter\.Parameter"
@@ -49,9 +50,9 @@ BUILDERS = re.compile(
 
 
 class Inert:
-    """Stand-in for an object of a pickle: what it was given, and no behaviour."""
+    """Stand-in for an object in a pickle: its arguments and state, without any behaviour."""
 
-    name = ""  # of the class that it stands for
+    name = ""  # class that it stands for
     arguments: tuple[Any, ...] = ()
     state: Any = None
 
@@ -68,10 +69,10 @@ class Inert:
 
 
 def read(path: Path) -> Any:
-    """What a file of torch.save holds; tensors of the newer zip format are mapped, not read.
+    """Content of a torch.save file; tensors of the newer zip format are memory-mapped.
 
-    Configuration objects come as `Inert`. Raises UserError if the file is not whole, not
-    PyTorch's, or asks for anything but tensors, containers and configuration.
+    Configuration objects are returned as `Inert`. Raises UserError if the file is incomplete, is
+    not a PyTorch file, or requests anything but tensors, containers and configuration.
     """
     zipped = zipfile.is_zipfile(path)
     try:
@@ -96,7 +97,7 @@ def read(path: Path) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """The first line; without PyTorch's advice to execute what is in the file."""
+    """First line of an error message, without PyTorch's advice to disable the restricted reader."""
     text = str(error)
     if "WeightsUnpickler error:" in text:
         text = text.split("WeightsUnpickler error:")[1].strip()
@@ -106,7 +107,7 @@ def _reason(error: Exception) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Dictionaries, lists, numbers and strings of what a configuration object held."""
+    """Content of a configuration object as dictionaries, lists, numbers and strings."""
     if isinstance(value, Inert):
         return _plain_state(value)
     if isinstance(value, dict):
@@ -127,7 +128,7 @@ def _plain_state(value: Inert) -> Any:
             if key in state:
                 return plain(state[key])
         return plain(state)
-    # an enumeration's value; a container's content
+    # one argument: the value of an enumeration; several: the content of a container
     return plain(value.arguments[0]) if len(value.arguments) == 1 else plain(value.arguments)
 
 
@@ -136,7 +137,7 @@ def _stand_in(name: str) -> type[Inert]:
 
 
 def _dictionary(*_default: Any) -> dict[Any, Any]:
-    """In place of defaultdict(what makes missing values): PyTorch's reader fills it."""
+    """Replacement for defaultdict(default factory); PyTorch's reader fills the dictionary."""
     return {}
 
 
@@ -145,7 +146,7 @@ def _inert(name: str) -> bool:
 
 
 def _known(name: str) -> bool:
-    """Whether PyTorch's reader or a stand-in takes care of it."""
+    """Whether PyTorch's reader or a stand-in handles the name."""
     return _inert(name) or name == DEFAULTS or BUILDERS.fullmatch(name) is not None
 
 
@@ -154,13 +155,13 @@ def _asked_for(path: Path, zipped: bool) -> list[str]:
     try:
         for name in _globals(path, zipped):
             found.append(name)
-    except Exception:  # of a damaged pickle, as far as it goes
+    except Exception:  # a damaged pickle: keep the names found before the damage
         pass
     return found
 
 
 def _globals(path: Path, zipped: bool) -> Iterator[str]:
-    """Dotted names that the pickle asks for, once each, without loading it."""
+    """Dotted names that the pickle requests, each once, found without loading it."""
     seen = set()
     for name in _stream_names(path, zipped):
         if name not in seen:
@@ -194,7 +195,7 @@ def _pickle_names(stream: IO[bytes]) -> Iterator[str]:
 
 
 def _current(module: str, name: str) -> str:
-    """Python 2 names, which pickles of protocol 2 have, as Python 3 calls them."""
+    """Python 3 equivalent of a Python 2 name, as used in pickles of protocol 2."""
     if (module, name) in NAME_MAPPING:
         return ".".join(NAME_MAPPING[module, name])
     return f"{IMPORT_MAPPING.get(module, module)}.{name}"

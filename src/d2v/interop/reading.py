@@ -1,4 +1,4 @@
-"""Any checkpoint, recognised by what is in it."""
+"""Read any checkpoint; the format is detected from its content."""
 
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ FORMATS = (
 
 
 def read(path: str | Path) -> Content:
-    """A checkpoint in any known format; nothing in it is executed, nothing is written.
+    """Content of a checkpoint in any known format; no code in it is executed, nothing is written.
 
-    Raises UserError, in one sentence, for one that is not known, not whole, or does not fit.
+    Raises UserError with a one-sentence message for a checkpoint whose format is unknown, that is
+    incomplete, or whose tensors do not fit.
     """
     path = Path(path)
     if not path.exists():
@@ -25,7 +26,7 @@ def read(path: str | Path) -> Content:
         return _read(path)
     except UserError:
         raise
-    except Exception as error:  # an entry of a file may be anything, and then raise anything
+    except Exception as error:  # a malformed file can raise any exception
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UserError(
             f"{path}: an entry is not as its format has it ({reason}); fetch or make it again"

@@ -1,8 +1,8 @@
-"""A sentencepiece BPE model as Hugging Face's tokenizer.json.
+"""Convert a sentencepiece BPE model to Hugging Face's tokenizer.json.
 
-sentencepiece joins, again and again, the two neighbours whose joined piece has the best score; the
-tokenizers package follows a list of merges in order. The list has every way to make each piece of
-two others, best piece first, so that both give the same ids.
+sentencepiece repeatedly joins the two neighbours whose joined piece has the best score, while the
+tokenizers package follows an ordered list of merges. The list contains every way to form each piece
+from two others, best piece first, so that both give the same ids.
 """
 
 import itertools
@@ -18,7 +18,7 @@ SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 
 
 def hf_tokenizer(model: bytes, encoder: params.Encoder) -> str:
-    """tokenizer.json with the ids of the sentencepiece model, and <mask> as the last id."""
+    """Text of tokenizer.json with the ids of the sentencepiece model, and <mask> as the last id."""
     from tokenizers import (
         AddedToken,
         Regex,
@@ -55,14 +55,14 @@ def hf_tokenizer(model: bytes, encoder: params.Encoder) -> str:
         decoder = decoders.Sequence([blanks, decoders.ByteFallback(), decoders.Fuse(), first])
     made.decoder = decoder
     ends = [(name, vocab[name]) for name in ("</s>", "<s>")]
-    boundaries: Any = processors.RobertaProcessing  # its stub names other arguments
+    boundaries: Any = processors.RobertaProcessing  # its type stub declares other arguments
     made.post_processor = boundaries(*ends, False, False)
     made.add_special_tokens([AddedToken(name, normalized=False) for name in SPECIAL])
     return str(made.to_str(pretty=False))
 
 
 def merges(processor: Any) -> list[tuple[str, str]]:
-    """Every pair of pieces that makes a piece, best piece first."""
+    """Every pair of pieces that forms a piece, best piece first."""
     scores = {
         processor.id_to_piece(i): processor.get_score(i)
         for i in range(processor.vocab_size())
@@ -79,13 +79,13 @@ def merges(processor: Any) -> list[tuple[str, str]]:
 
 
 def normalisation(model: bytes) -> bytes:
-    """Table of replacements of a serialised model: normalizer_spec.precompiled_charsmap."""
+    """Replacement table of a serialised model: normalizer_spec.precompiled_charsmap."""
     spec = next((value for number, value in _fields(model) if number == 3), b"")
     return next((value for number, value in _fields(spec) if number == 2), b"")
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
-    """Number and content of the fields with a length, of a message in protobuf's encoding."""
+    """Number and content of all length-delimited fields of a protobuf message."""
     place = 0
     while place < len(message):
         key, place = _varint(message, place)

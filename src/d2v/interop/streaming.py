@@ -1,4 +1,4 @@
-"""A safetensors file that is written tensor by tensor, so that memory stays small."""
+"""Write a safetensors file tensor by tensor, so that memory use stays small."""
 
 import json
 from contextlib import ExitStack
@@ -12,14 +12,15 @@ from torch import Tensor
 from d2v.util.errors import UserError
 from d2v.util.files import whole
 
-ENTRY = 160  # bytes that a tensor takes at most in the header
-LONGEST = 100_000_000  # header that readers of the format take
+ENTRY = 160  # maximum bytes per tensor in the header
+LONGEST = 100_000_000  # maximum header size that readers of the format accept, in bytes
 
 
 class TensorFile:
-    """Float32 tensors under their names; the file appears when all are written.
+    """Context manager for a file of named float32 tensors; it appears when all are written.
 
-    The header comes first in the file and is known last: room for `tensors` entries is left.
+    The header comes first in the file but is known last, so space for `tensors` entries is
+    reserved.
     """
 
     def __init__(self, path: Path, metadata: dict[str, Any], tensors: int) -> None:
@@ -42,7 +43,7 @@ class TensorFile:
         return self
 
     def add(self, name: str, tensor: Tensor) -> None:
-        """Append a tensor."""
+        """Append a tensor, converted to float32, under its name."""
         data = tensor.detach().to("cpu", torch.float32).contiguous().numpy().astype("<f4")
         self.file.write(data.tobytes())
         start, self.end = self.end, self.end + data.nbytes

@@ -1,4 +1,4 @@
-"""Tokenizers of checkpoints: texts to ids, and as a prepared set for labelled texts."""
+"""Tokenizers of checkpoints: encode texts, or write the tokenizer as a prepared set."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,9 +14,9 @@ Encode = Callable[[str], list[int]]
 
 
 def tokenizer(content: Content) -> Encode:
-    """What encodes a text as the checkpoint's model needs it.
+    """Function that encodes a text as the checkpoint's model expects it.
 
-    Raises UserError where the checkpoint has no tokenizer, or the package for it is missing.
+    Raises UserError if the checkpoint has no tokenizer, or if the package for it is missing.
     """
     kind = _inputs(content).tokenizer
     with readable_tokenizer(content):
@@ -25,20 +25,20 @@ def tokenizer(content: Content) -> Encode:
 
 @contextmanager
 def readable_tokenizer(content: Content) -> Iterator[None]:
-    """Say in a sentence that the tokenizer's files cannot be read."""
+    """Turn any error in the block into a UserError: the tokenizer's files cannot be read."""
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # of whatever package
+    except Exception as error:  # each tokenizer package raises its own
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{content.source}: its tokenizer cannot be read ({reason})") from error
 
 
 def write_tokenizer(content: Content, out: Path) -> None:
-    """Write a checkpoint's tokenizer as `d2v prepare tokenizer` writes one of its own.
+    """Write a checkpoint's tokenizer in the form of one from `d2v prepare tokenizer`.
 
-    Raises UserError where the checkpoint has none.
+    Raises UserError if the checkpoint has none.
     """
     kind = _inputs(content).tokenizer
     assert kind is not None

@@ -1,4 +1,4 @@
-"""`params/cluster.yaml`: where runs are carried out. Nothing in it changes a result."""
+"""`params/cluster.yaml`: where runs are executed. Nothing in it changes a result."""
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
@@ -15,34 +15,32 @@ FILE = Path("params/cluster.yaml")
 class LocalJobs(params.Strict):
     """Jobs on this machine."""
 
-    gpus: params.Count = 0  # 0 hides all of them; otherwise one process a GPU
+    gpus: params.Count = 0  # 0 hides all GPUs; otherwise one process per GPU
     hours: params.Positive = 168
 
 
 class Resources(params.Strict):
-    """What a job asks of Slurm, and what happens when it is interrupted."""
+    """Resources that a job requests from Slurm, and what happens when it is interrupted."""
 
-    partition: str | None = None  # None, here and below: what the cluster gives by itself
+    partition: str | None = None  # None, here and below: the cluster's default
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
     nodes: params.Positive = 1
     gpus: params.Count = 0  # per node
-    tasks: params.Positive | None = None  # processes per node; None: one a GPU, at least one
-    cpus: params.Positive | None = None  # per process; None: the run's own
+    tasks: params.Positive | None = None  # processes per node; None: one per GPU, at least one
+    cpus: params.Positive | None = None  # per process; None: the run's own number
     memory_gb: params.Rate | None = None  # per node
     hours: params.Rate = 24
-    signal_s: params.Positive = 120  # the job is told so long before its time is up
-    requeue: bool = True  # after a time limit, a pre-emption, a lost node; False: reported
-    retries: params.Count = (
-        2  # submissions of a job that died and got no further than the one before
-    )
-    poll_s: params.Rate = 10  # seconds between two questions to Slurm
-    # lines of shell before Python: modules, variables
+    signal_s: params.Positive = 120  # seconds before the time limit at which the job is signalled
+    requeue: bool = True  # after a time limit, pre-emption or lost node; False: report an error
+    retries: params.Count = 2  # resubmissions of a job that died without further progress
+    poll_s: params.Rate = 10  # seconds between two queries to Slurm
+    # shell lines that run before Python: modules, variables
     setup: list[str] = Field(default_factory=list)
-    # command that starts a container, for example `apptainer exec --nv d2v.sif`: python3 is added
+    # command that starts a container, e.g. `apptainer exec --nv d2v.sif`; python3 is appended
     container: str | None = None
-    # further options of sbatch
+    # additional options of sbatch
     sbatch: dict[str, str | int | bool] = Field(default_factory=dict)
 
     @property
@@ -52,15 +50,15 @@ class Resources(params.Strict):
 
 
 class SlurmJobs(Resources):
-    """Resources of every job, and what some jobs ask for instead."""
+    """Resources of every job, and overrides for some jobs."""
 
-    # by pattern of run ids or rules; of each only what is given counts
+    # keyed by pattern of run ids or rules; each override changes only the fields that it sets
     overrides: dict[str, Resources] = Field(default_factory=dict)
 
     def of(self, name: str) -> Resources:
         """Resources of a run (`pretrain/vision/seed0`) or of a rule of the workflow (`data`).
 
-        Every pattern that fits is applied, in the order of the file.
+        Every matching pattern is applied, in the order of the file.
         """
         given = {key: getattr(self, key) for key in Resources.model_fields}
         for pattern, override in self.overrides.items():
@@ -69,7 +67,7 @@ class SlurmJobs(Resources):
         return Resources.model_validate(given)
 
     def of_rule(self, name: str) -> Mapping[str, Any]:
-        """The same for a rule without a GPU, in the words of Snakemake's Slurm executor."""
+        """Resources of a rule without a GPU, as resource names of Snakemake's Slurm executor."""
         found = self.of(name)
         words = {
             "slurm_partition": found.partition,
@@ -84,14 +82,14 @@ class SlurmJobs(Resources):
 
 
 class Cluster(params.Strict):
-    """The file."""
+    """Content of `params/cluster.yaml`."""
 
     local: LocalJobs = LocalJobs()
     slurm: SlurmJobs = SlurmJobs()
 
 
 def load() -> Cluster:
-    """Read the file, if there is one; raises ParamsError with every fault."""
+    """Read the file if it exists, else use the defaults; raises ParamsError with all errors."""
     return params.load_as(Cluster, FILE) if FILE.exists() else Cluster()
 
 

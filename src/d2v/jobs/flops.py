@@ -1,13 +1,14 @@
-"""Floating point operations of training, counted from the model itself.
+"""Floating-point operations of training, counted from the model itself.
 
-The model is built without memory (PyTorch's meta device), with one block and with two, and run once
-on one example; what the second block adds counts for every further one. A multiply and an add are
-two operations. A backward pass counts as two forward passes, and nothing but matrix products,
-attention and convolutions counts, as is usual.
+The model is built without memory (PyTorch's meta device), once with one block and once with two,
+and run on one example. The cost of the second block is used for every further block. A multiply and
+an add are two operations. A backward pass counts as two forward passes. As usual, only matrix
+products, attention and convolutions are counted.
 
-It is an upper bound. Everything is counted at all positions, also where the masked ones would do:
-the regression head, and the output projection and feed-forward of the last block. For Base that is
-less than 7 % of the operations of text (15 % masked, a head of two layers), and less of the others.
+The count is an upper bound. Everything is counted at all positions, including parts for which the
+masked positions would suffice: the regression head, and the output projection and feed-forward
+network of the last block. For Base, these parts are less than 7 % of the operations of text (15 %
+masked, a head of two layers), and less for the other modalities.
 """
 
 from dataclasses import dataclass
@@ -26,21 +27,22 @@ from d2v.model.data2vec import Student
 class Forward:
     """Operations of one forward pass over one example."""
 
-    encoder: float  # local features
-    backbone: float  # the rest of the student
+    encoder: float  # operations of the local features
+    backbone: float  # operations of the rest of the student
     positions: int
     parameters: int  # of encoder and backbone
 
     def outputs(self, inputs: int, count: int) -> float:
-        """Of a linear layer at every position."""
+        """Operations of a linear layer that is applied at every position."""
         return 2.0 * self.positions * inputs * count
 
 
 def pretraining(p: params.Pretrain, size: int) -> float:
     """Operations of one example of `size` samples or tokens in an optimiser step of pre-training.
 
-    The student forward and backward, the teacher forward; the teacher embeds the input anew where
-    it does not share the features (params.EMA.shared), so speech pays once for its convolutions.
+    Counted are the forward and backward pass of the student and the forward pass of the teacher.
+    The teacher embeds the input again unless it shares the features (params.EMA.shared), so speech
+    pays only once for its convolutions.
     """
     one = _counted(p, size)
     head = sum(one.outputs(i, o) for i, o in _linear_layers(p.regression, p.backbone.dim))
@@ -49,9 +51,10 @@ def pretraining(p: params.Pretrain, size: int) -> float:
 
 
 def finetuning(p: params.Pretrain, size: int, outputs: int, frozen: bool) -> float:
-    """Operations of one example in an optimiser step of fine-tuning; `frozen`: local features.
+    """Operations of one example in an optimiser step of fine-tuning.
 
-    The head is counted as one linear layer with `outputs` for every position.
+    `frozen` means that the local features are not trained. The head is counted as one linear layer
+    with `outputs` outputs at every position.
     """
     one = _counted(p, size)
     head = one.outputs(p.backbone.dim, outputs)
@@ -59,25 +62,25 @@ def finetuning(p: params.Pretrain, size: int, outputs: int, frozen: bool) -> flo
 
 
 def parameter_count(p: params.Pretrain, size: int) -> int:
-    """Parameters of the student: encoder and backbone."""
+    """Number of parameters of the student: encoder and backbone."""
     return _counted(p, size).parameters
 
 
 def _linear_layers(regression: str, dim: int) -> list[tuple[int, int]]:
-    """Inputs and outputs of the regression head's layers (d2v.model.data2vec.regression_head)."""
+    """Input and output sizes of the regression head's layers (model.data2vec.regression_head)."""
     layers = {"none": [], "linear": [(dim, dim)], "mlp": [(dim, 2 * dim), (2 * dim, dim)]}
     return layers[regression]
 
 
-_known: dict[str, Forward] = {}  # an experiment has few shapes and many runs
+_known: dict[str, Forward] = {}  # cache: an experiment has few shapes and many runs
 
 
 def _counted(p: params.Pretrain, size: int) -> Forward:
-    without = dict.fromkeys(runs.OWN_DROPOUTS, 0.0)  # no matrix products, no parameters
+    without = dict.fromkeys(runs.OWN_DROPOUTS, 0.0)  # adds no operations or parameters
     backbone = p.backbone.model_copy(update={**without, "deep_norm": False})
     key = f"{p.encoder.kind} {p.encoder.model_dump(exclude={'dropout'})} {backbone} {size}"
     if key not in _known:
-        # blocks are alike: what a second one adds, every further one adds
+        # all blocks are alike, so every further block costs what the second one adds
         one, two = (
             _count(p.encoder, backbone.model_copy(update={"depth": depth}), size)
             for depth in (1, 2)
@@ -106,7 +109,7 @@ def _count(encoder: params.Encoder, backbone: params.Backbone, size: int) -> For
 
 
 def _input(encoder: params.Encoder, size: int) -> dict[str, Tensor]:
-    """One example of the encoder's kind, without memory."""
+    """One example for the encoder, on the meta device (without memory)."""
     if isinstance(encoder, params.PatchEncoder):
         side = encoder.image_size
         return {"images": torch.empty(1, encoder.channels, side, side, device="meta")}

@@ -1,4 +1,4 @@
-"""What a job does on the machines it was given: each of its processes calls a `Job`."""
+"""The code that a job runs on its allocated machines: each of its processes calls a `Job`."""
 
 import os
 import re
@@ -19,30 +19,30 @@ from d2v.util import locks
 from d2v.util.errors import UserError
 from d2v.util.files import read_json, write_json
 
-PULSE_S = 10.0  # how often a job says that it lives
+PULSE_S = 10.0  # seconds between two heartbeats of a job
 
 
 class Ended(Exception):
-    """The job failed; what there is to say has been said."""
+    """The job failed, and its error has already been reported."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One attempt at a run; it holds names only, as it is pickled to get there."""
+    """One attempt at a run; it holds names only, because it is pickled for submission."""
 
     experiment: Path  # parameter file
     run: str
     spec: str  # fingerprint of the run's parameters when it was submitted
     folder: Path  # work folder of the run
     attempt: str
-    requeue: bool = False  # whether it comes back after an interruption
+    requeue: bool = False  # whether the job is requeued after an interruption
 
     def __call__(self) -> None:
-        """Carry out the run, and leave word of how it ended in `outcome.json`.
+        """Execute the run and record in `outcome.json` how it ended.
 
-        The main process holds the run's lock meanwhile and writes `train.log`; of the others only
-        a failure is kept (`outcome-<rank>.json`). Raises Ended after a failure, so that whoever
-        watches the job itself knows too.
+        The main process holds the run's lock while the run lasts, and writes `train.log`. Other
+        processes record only a failure (`outcome-<rank>.json`). Raises Ended after a failure, so
+        that the job itself also exits with an error.
         """
         rank = _rank()
         if rank > 0:
@@ -56,7 +56,7 @@ class Job:
             self._leave_word(outcome, rank)
 
     def checkpoint(self) -> Any:
-        """The same job again: it goes on from its own checkpoint. None: it is not to come back."""
+        """Resubmit the same job, which resumes from its checkpoint; None if it is not requeued."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self) if self.requeue else None
@@ -91,7 +91,7 @@ class Job:
             raise Ended(outcome["error"])
 
     def _pulse(self, started: str) -> None:
-        """Say where the job runs, and how much memory its first GPU needed (MiB)."""
+        """Record where the job runs, and the peak memory of its first GPU (MiB)."""
         node = os.environ.get("SLURMD_NODENAME") or os.uname().nodename
         torch = sys.modules.get("torch")
         gpu = None
@@ -102,10 +102,10 @@ class Job:
 
 
 def word_of(folder: Path, attempt: str) -> dict[str, Any] | None:
-    """How an attempt ended, by its own word; None if it left none.
+    """Outcome that an attempt recorded; None if it recorded none.
 
-    When several processes failed, it is the word of the first that knew why: the others only
-    noticed that it was gone.
+    If several processes failed, the outcome is that of the first one that did not merely lose a
+    peer, because the others only noticed that it was gone.
     """
     found = [read_json(path) for path in folder.glob("outcome*.json")]
     own = [word for word in found if word is not None and word["attempt"] == attempt]
@@ -115,7 +115,7 @@ def word_of(folder: Path, attempt: str) -> dict[str, Any] | None:
 
 
 def _lost_peer(error: Exception) -> bool:
-    """Whether a process failed because another one is gone: the network's words for it."""
+    """Whether the error message indicates that another process of the job is gone."""
     words = r"connection (closed|reset)|broken pipe|peer|gloo|nccl|socket|tcpstore|timed? ?out"
     return isinstance(error, RuntimeError) and bool(re.search(words, str(error), re.IGNORECASE))
 
@@ -132,7 +132,7 @@ def _restarts() -> int:
 
 @contextmanager
 def _every(seconds: float, what: Callable[[str], None]) -> Iterator[None]:
-    """Call `what(time of the start)` now and then, in the background, while the block runs."""
+    """Call `what(start time)` every `seconds` in a background thread while the block runs."""
     started = datetime.now(UTC).isoformat(timespec="seconds")
     done = threading.Event()
 
@@ -140,7 +140,7 @@ def _every(seconds: float, what: Callable[[str], None]) -> Iterator[None]:
         while not done.wait(seconds):
             try:
                 what(started)
-            except OSError:  # a full disk is the run's to report
+            except OSError:  # the run itself reports a full disk
                 continue
 
     what(started)
@@ -155,7 +155,7 @@ def _every(seconds: float, what: Callable[[str], None]) -> Iterator[None]:
 
 @contextmanager
 def log_to(path: Path) -> Iterator[None]:
-    """Send this process's output, and its children's, to the end of a file."""
+    """Append the output of this process and of its children to a file."""
     sys.stdout.flush()
     sys.stderr.flush()
     with path.open("a") as file:

@@ -1,8 +1,9 @@
-"""Start a run as a job, wait for it, and never start a second one while the first still lives.
+"""Start a run as a job, wait for it, and never start a second one while the first is alive.
 
-`work/<experiment>/<run>/` holds what the next start needs to know: `job.json` (which job, and its
-state), `lock` (held by the job while it works), `pulse.json` (where it works), `outcome.json` (how
-it ended), `train.log` (what it said) and `launch.log` (what became of it).
+`work/<experiment>/<run>/` holds everything that the next launch needs: `job.json` (the job's id and
+state), `lock` (held by the job while it runs), `pulse.json` (the job's heartbeat and node),
+`outcome.json` (how the job ended), `train.log` (the job's output) and `launch.log` (the launcher's
+messages).
 """
 
 import os
@@ -26,19 +27,19 @@ from d2v.util import locks
 from d2v.util.errors import UserError
 from d2v.util.files import read_json, write_json
 
-CANCEL_S = 10.0  # what a cancelled job may take before it is killed
-LEAVE_S = 60.0  # what a job may take to end after its last word
-REACH_S = 40.0  # how long an answer about an earlier job is waited for
+CANCEL_S = 10.0  # time a cancelled job has to exit before it is killed
+LEAVE_S = 60.0  # time a job has to exit after it has written its outcome
+REACH_S = 40.0  # how long to wait for an answer about an earlier job
 
 LAUNCHERS: dict[str, Callable[[cluster.Cluster, str, Path], Launcher]] = {
     "local": Local,
     "slurm": Slurm,
 }
-PLACES = (*LAUNCHERS, "debug")  # debug: in this process
+PLACES = (*LAUNCHERS, "debug")  # debug: run in this process
 
 
 class JobError(UserError):
-    """A job ended without a result; the message is the job's own."""
+    """A job ended without a result; the message is the one that the job reported."""
 
     def __init__(self, message: str, exit_code: int = 1) -> None:
         super().__init__(message)
@@ -46,10 +47,10 @@ class JobError(UserError):
 
 
 def run(experiment_path: Path, run_id: str, place: str = "local") -> None:
-    """Carry out one run at `place` and wait for its end, printing what it says.
+    """Execute one run at `place`, print its output, and wait until it has ended.
 
-    Raises JobError with the job's own message and exit code, UserError for wrong parameters or a
-    cluster that refuses the job.
+    Raises JobError with the job's own message and exit code, and UserError for invalid parameters
+    or if the cluster refuses the job.
     """
     experiment = params.load(experiment_path)
     params.check_stages(experiment)
@@ -61,7 +62,7 @@ def run(experiment_path: Path, run_id: str, place: str = "local") -> None:
     if place == "debug":
         from d2v.experiment import execute
 
-        first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
+        first = os.environ.get("RANK", "0") == "0"  # among torchrun's processes
         lock = runs.work_folder(experiment, run) / "lock"
         with locks.held(lock) if first else nullcontext():
             execute.execute(experiment_path, run.id)
@@ -70,12 +71,12 @@ def run(experiment_path: Path, run_id: str, place: str = "local") -> None:
     with _interrupts():
         attached = jobs.wait_for_one()
         if attached and not runs.metrics_path(experiment, run).exists():
-            # it was about to end when the workflow, before it called us, removed the old result
+            # the job was already ending when the workflow removed the old result before calling us
             jobs.wait_for_one()
 
 
 class _Jobs:
-    """The jobs of one run."""
+    """The jobs of one run, one after the other."""
 
     def __init__(
         self, place: str, experiment_path: Path, experiment: params.Experiment, run: runs.Run
@@ -89,14 +90,14 @@ class _Jobs:
         self._go_to(place)
 
     def wait_for_one(self) -> bool:
-        """Attach to the run's job, or start one, and wait; returns whether it was attached.
+        """Attach to the run's job, or start one, and wait; return whether it attached.
 
-        A job that died without a word is submitted again, as long as the jobs get further.
+        A job that died without an outcome is resubmitted as long as each job makes progress.
         """
         self.seen = self.log.stat().st_size if self.log.exists() else 0
         attached, deaths, reached = None, 0, -1
         while True:
-            with locks.held(self.lock):  # launchers of one run take turns
+            with locks.held(self.lock):  # only one launcher of a run at a time
                 record = self._attach()
                 attached = record is not None if attached is None else attached
                 record = record or self._submit()
@@ -116,21 +117,21 @@ class _Jobs:
                 raise JobError(f"{self.name}: {message} (log: {self.log})")
             self._say(f"{message}: it is submitted again")
 
-    # --- which job ----------------------------------------------------------------------------
+    # --- finding or starting a job ------------------------------------------------------------
 
     def _go_to(self, place: str) -> None:
         self.place = place
         self.launcher = LAUNCHERS[place](self.cluster, self.name, self.folder)
 
     def _attach(self) -> Record | None:
-        """The job that still lives, wherever it is, if it does what is wanted."""
+        """Record of the job that is still alive, at any place, if its parameters are current."""
         record = read_json(self.folder / "job.json")
         if not record:
             return None
         wanted, here = self.place, record["place"]
         if wanted != here:
             self._go_to(here)
-        if record["id"] is None:  # its launcher was killed while it submitted
+        if record["id"] is None:  # its launcher was killed during the submission
             record |= self.launcher.find(record["attempt"], self._submitit(record)) or {}
         if record["id"] is not None and self._lives(record):
             if record["spec"] == self.spec:
@@ -144,7 +145,10 @@ class _Jobs:
         return None
 
     def _lives(self, record: Record) -> bool:
-        """Whether the job may still work; waits until that is known."""
+        """Whether the job may still be running; waits until this is known.
+
+        Raises UserError if the cluster does not answer within `REACH_S` seconds.
+        """
         end = time.monotonic() + REACH_S
         while True:
             state = self.launcher.state(record)
@@ -159,7 +163,7 @@ class _Jobs:
             time.sleep(self.launcher.pause_s)
 
     def _submit(self) -> Record:
-        """Start a job; which one is written down before and after."""
+        """Start a job; `job.json` is written before and after, so that no job is ever lost."""
         attempt = secrets.token_hex(4)
         submitted = datetime.now(UTC).isoformat(timespec="seconds")
         record = {"id": None, "place": self.place, "attempt": attempt, "spec": self.spec}
@@ -180,12 +184,12 @@ class _Jobs:
         return record
 
     def _submitit(self, record: Record) -> Path:
-        return self.folder / "submitit" / record["attempt"]  # a new one: job ids may come again
+        return self.folder / "submitit" / record["attempt"]  # one per attempt: job ids may recur
 
-    # --- what becomes of it -------------------------------------------------------------------
+    # --- following it to its end --------------------------------------------------------------
 
     def _follow(self, record: Record) -> Ending:
-        """Print what the job adds to the log until it has ended, left its word, or is stuck."""
+        """Print new lines of the log until the job has ended, left its outcome, or is stuck."""
         rest, noted, leave = b"", "", None
         while True:
             word = self._word(record)
@@ -209,7 +213,7 @@ class _Jobs:
             time.sleep(self.launcher.pause_s)
 
     def _show(self, rest: bytes) -> bytes:
-        """Print the new whole lines of the log; returns the begun one."""
+        """Print the complete new lines of the log; return the last, incomplete one."""
         if not self.log.exists():
             return rest
         with self.log.open("rb") as file:
@@ -222,13 +226,13 @@ class _Jobs:
         return rest
 
     def _say(self, text: str) -> None:
-        """Print a line, and keep it: the workflow empties its log, so it cannot be the job's."""
+        """Print a line and append it to `launch.log`, because the workflow empties its own log."""
         print(text, flush=True)
         with (self.folder / "launch.log").open("a") as file:
             print(datetime.now(UTC).isoformat(timespec="seconds"), text, file=file)
 
     def _note(self, record: Record, state: State) -> None:
-        """Tell and write down that the state has changed."""
+        """Report a change of state and record it in `job.json`."""
         if state.word:
             self._say(f"{self.name}: job {record['id']} {state}")
         with locks.held(self.lock):
@@ -239,12 +243,12 @@ class _Jobs:
                 write_json(self.folder / "job.json", record)
 
     def _word(self, record: Record) -> Record | None:
-        """How the run ended, unless the job itself only lost its other half."""
+        """Outcome of the run; None if there is none, or if it only reports the loss of a peer."""
         word = word_of(self.folder, record["attempt"])
         return None if word is not None and word["lost_peer"] else word
 
     def _step(self) -> int:
-        """How far the run is: step of the newest checkpoint, or finished pieces of a decoding."""
+        """Progress of the run: step of the newest checkpoint plus decoded items and trials."""
         found = (self.folder / "checkpoints").glob("step-*")
         steps = (folder.name.removeprefix("step-") for folder in found)
         step = max((int(step) for step in steps if step.isdecimal()), default=0)
@@ -264,7 +268,7 @@ class _Jobs:
 
 @contextmanager
 def _interrupts() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP cancel the job as Ctrl-C does."""
+    """Make SIGTERM and SIGHUP cancel the job, as Ctrl-C does."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -275,7 +279,7 @@ def _interrupts() -> Iterator[None]:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """A second Ctrl-C does not keep the first one from being carried out."""
+    """Ignore further signals, so that a second Ctrl-C does not interrupt the cancellation."""
     with _handled(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         yield
 

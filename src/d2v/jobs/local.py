@@ -1,4 +1,4 @@
-"""Where jobs run: what is known about a job, what every place can do, and this machine."""
+"""The interface of a launcher, the state of a job, and the launcher for this machine."""
 
 import os
 import signal
@@ -10,26 +10,26 @@ from d2v.jobs.cluster import Cluster
 from d2v.jobs.job import Job, log_to
 from d2v.util import locks
 
-Record = dict[str, Any]  # job.json
+Record = dict[str, Any]  # content of job.json
 
 
 @dataclass(frozen=True)
 class State:
-    """What is known about a job.
+    """State of a job.
 
-    phase: queued, running, ending (it may come back, or has a little left to do), ended, lost
-    (nobody has heard of it) or unreachable (nobody answers).
+    phase: queued, running, ending (it may be requeued, or is still cleaning up), ended, lost
+    (the cluster does not know the job) or unreachable (the cluster does not answer).
     """
 
     phase: str
-    word: str = ""  # the cluster's own
-    reason: str = ""  # why it is queued
+    word: str = ""  # the cluster's own name of the state
+    reason: str = ""  # why the job is queued
     nodes: str = ""
     restarts: int = 0
 
     @property
     def living(self) -> bool:
-        """Whether the job may still do something."""
+        """Whether the job may still be active."""
         return self.phase not in ("ended", "lost")
 
     def __str__(self) -> str:
@@ -41,39 +41,39 @@ class State:
 
 @dataclass(frozen=True)
 class Ending:
-    """Why a job ended that left no word."""
+    """Why a job ended without recording an outcome."""
 
     said: str
-    again: int = 0  # submissions that it is worth, as long as none of them gets any further
+    again: int = 0  # resubmissions that are worthwhile without further progress
 
 
 class Launcher(Protocol):
-    """A place where the jobs of one run are carried out."""
+    """A place that executes the jobs of one run."""
 
-    requeue: bool  # whether a job comes back by itself
-    pause_s: float  # between two looks at it
+    requeue: bool  # whether an interrupted job is restarted automatically
+    pause_s: float  # seconds between two checks of a job
 
     def submit(self, folder: Path, job: Job, cpus: int) -> Record:
-        """Start the job, with `folder` (a new one) for submitit; returns what identifies it."""
+        """Start the job, with `folder` (a new one) for submitit; return what identifies the job."""
 
     def find(self, attempt: str, folder: Path) -> Record | None:
-        """The job of an attempt whose submission was cut off."""
+        """Record of the job of an attempt whose submission was interrupted; None if unknown."""
 
     def state(self, record: Record, fresh: bool = False) -> State:
-        """What is known about a job; `fresh`: now, and not a little while ago."""
+        """State of a job; `fresh` queries it now instead of returning a recent answer."""
 
     def stuck(self, state: State) -> Ending | None:
-        """Why a queued job will never start, if that is so."""
+        """Why a queued job will never start; None if it may start."""
 
     def ending(self, record: Record, state: State, folder: Path) -> Ending:
-        """What to make of a job that ended and left no word."""
+        """Why a job ended without recording an outcome."""
 
     def cancel(self, record: Record, force: bool = False) -> None:
-        """Ask the job to end now, or make it."""
+        """Ask the job to end; `force` kills it."""
 
 
 class Local:
-    """submitit's local executor: the job survives its launcher."""
+    """Launcher through submitit's local executor: the job survives its launcher."""
 
     requeue = False
     pause_s = 0.1
@@ -83,7 +83,7 @@ class Local:
         self.lock = folder / "lock"
 
     def submit(self, folder: Path, job: Job, cpus: int) -> Record:
-        """Start a controller, which starts the job; `folder` is new, as process ids come back."""
+        """Start a controller, which starts the job; `folder` is new because process ids recur."""
         import submitit
 
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -95,33 +95,33 @@ class Local:
             tasks_per_node=max(1, self.resources.gpus),
             local_stderr_to_stdout=True,
         )
-        # not to our output: Ctrl-C makes the controller print a traceback, and one that outlives us
-        # would keep the pipe open that a caller reads to its end
+        # the controller does not share our output: on Ctrl-C it prints a traceback, and if it
+        # outlived us, it would keep open a pipe that a caller reads until it is closed
         with log_to(folder / "controller.log"):
             submitted = executor.submit(job)
         pid = int(submitted.job_id)
         return {"id": submitted.job_id, "started": locks.process_start(pid)}
 
     def find(self, attempt: str, folder: Path) -> Record | None:
-        """None: such a job is not known, and is waited for by its lock."""
+        """Return None: such a job cannot be identified; the run's lock makes others wait for it."""
         return None
 
     def state(self, record: Record, fresh: bool = False) -> State:
-        """Running as long as its controller does, or a task that outlives it."""
+        """Running as long as the controller, or a task that outlives it, is alive."""
         controlled = self._controlled(record) or locks.is_held(self.lock)
         return State("running" if controlled else "ended")
 
     def _controlled(self, record: Record) -> bool:
-        # whether the controller that was started then is the process of that id
+        # a process id may have been reused, so the start times are compared as well
         started = locks.process_start(int(record["id"]))
         return started is not None and started == record["started"]
 
     def stuck(self, state: State) -> Ending | None:
-        """None: nothing waits here."""
+        """Return None: there is no queue on this machine."""
         return None
 
     def ending(self, record: Record, state: State, folder: Path) -> Ending:
-        """What submitit noted of an error outside the run, or a guess."""
+        """Error that submitit logged outside the run, or a likely cause."""
         said = [
             path.read_text(errors="replace").strip().rpartition("\n")[2]
             for path in folder.glob("*.out")
@@ -131,7 +131,7 @@ class Local:
         return Ending(f"ended without a result{hint}")
 
     def cancel(self, record: Record, force: bool = False) -> None:
-        """Interrupt the controller, which interrupts and then kills its tasks; or kill it."""
+        """Interrupt the controller, which interrupts and then kills its tasks; `force` kills it."""
         if self._controlled(record):
             os.kill(int(record["id"]), signal.SIGKILL if force else signal.SIGINT)
         task = locks.holder(self.lock)

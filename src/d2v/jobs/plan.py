@@ -1,8 +1,9 @@
-"""`d2v plan`: what an experiment costs, before anything is started.
+"""`d2v plan`: estimate the cost of an experiment before anything is started.
 
-Nothing is read but parameters. Operations are counted from the models (d2v.jobs.flops). Time
-follows from a device's rate and a utilisation, or from a measured rate. Disk follows from the sets'
-known sizes and the weights. Validation, evaluation and data loading are not counted.
+Only parameters are read. Operations are counted from the models (d2v.jobs.flops). Time follows from
+a device's peak rate and a utilisation, or from a measured rate. Disk space follows from the known
+sizes of the data sets and from the weights. Validation, evaluation and data loading are not
+counted.
 """
 
 import json
@@ -19,33 +20,33 @@ from d2v.jobs import cluster
 from d2v.params import Experiment, Finetune, Pretrain
 from d2v.util.errors import UserError
 
-KEPT = 2  # checkpoints of a run on disk (d2v.training.trainer.KEEP)
-# dense bf16 (V100: fp16) matrix products by the maker's data sheets, operations a second
+KEPT = 2  # checkpoints that a run keeps on disk (d2v.training.trainer.KEEP)
+# dense bf16 (V100: fp16) matrix products according to the vendor's data sheets, operations/s
 PEAK = {"v100": 125e12, "a100": 312e12, "h100": 989e12, "h200": 989e12}
 MODALITIES = ("vision", "speech", "text")
-USUAL = 0.4  # utilisation
+USUAL = 0.4  # default utilisation
 SPEECH_S = 12.3  # mean utterance of LibriSpeech: 961 h / 281,241
-LABELLED_TOKENS = 128  # GLUE: more than the mean length of any of its tasks
+LABELLED_TOKENS = 128  # more than the mean length of any GLUE task
 RATE = 16_000
-# about, once prepared; GB
+# approximate size of the prepared data sets, GB
 DISK_GB = {
     "imagenet": 150, "librispeech": 62, "librilight": 3600, "audioset": 350, "lm": 4,
     "corpus": 7, "tokenizer": 0.01,
 }  # fmt: skip
-# decoding with a beam search: seconds of one core a second of speech, at a beam of 500; twice what
-# benchmarks/decoding.py found with a small language model
+# beam-search decoding: seconds of one core per second of speech at a beam of 500; twice the value
+# that benchmarks/decoding.py measured with a small language model
 DECODING = 0.1
 DEV_HOURS, TEST_HOURS = 5.3, 16.2  # LibriSpeech: dev-other; test-other, test-clean, dev-clean
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run and what it takes."""
+    """One run and its estimated cost."""
 
     run: str
     table: str
     updates: int
-    examples: float  # seen, with repetitions
+    examples: float  # examples seen, including repetitions
     pflop: float  # 1e15 operations
     gpus: int
     gpu_hours: float
@@ -56,14 +57,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Speed:
-    """Operations a second of one GPU, and where the figure comes from."""
+    """Operations per second of one GPU, and the source of the figure."""
 
-    flops: dict[str, float]  # by modality
+    flops: dict[str, float]  # operations per second, by modality
     source: str
 
 
 def plan(experiment: Experiment, speed: Speed) -> list[Job]:
-    """Every run of the experiment in the order in which they could be done."""
+    """Cost of every run of the experiment, in an order in which the runs can be executed."""
     places = cluster.load().slurm
     jobs = []
     for run in runs.all_runs(experiment):
@@ -77,7 +78,7 @@ def _job(experiment: Experiment, run: Run, speed: Speed, gpus: int) -> Job:
     if run.kind == "decode":
         return _decoding(experiment, run)
     from d2v.jobs import (
-        flops,  # here: it imports torch, which a mistake in a file need not wait for
+        flops,  # imported late: torch loads slowly, and errors in a file are reported before
     )
 
     model = runs.pretrain_of(experiment, run)
@@ -86,7 +87,7 @@ def _job(experiment: Experiment, run: Run, speed: Speed, gpus: int) -> Job:
         table, train, steps = _served(experiment, run.name), model.train, model.train.steps
         size = _size(model, labelled=False)
         one = flops.pretraining(model, size)
-        copies = 4  # student, teacher, two moments of Adam
+        copies = 4  # student, teacher and the two moments of Adam
     else:
         task = experiment.finetune[run.name]
         table, train = task.table, task.train
@@ -108,7 +109,7 @@ def _job(experiment: Experiment, run: Run, speed: Speed, gpus: int) -> Job:
 
 
 def _served(experiment: Experiment, pretrain: str) -> str:
-    """The first table that needs a pre-training, itself or one that starts from it."""
+    """The first table that uses a pre-training directly or through one that starts from it."""
     needed = {pretrain}
     while more := {n for n, p in experiment.pretrain.items() if p.start_from in needed} - needed:
         needed |= more
@@ -127,7 +128,7 @@ def _decoding(experiment: Experiment, run: Run) -> Job:
 
 
 def _size(p: Pretrain, labelled: bool) -> int:
-    """Typical length of an example: samples, or tokens."""
+    """Typical length of an example in samples or tokens; 1 for images."""
     if isinstance(p.view, params.WaveAugment):
         longest = p.view.max_samples if not labelled else None
         return min(round(SPEECH_S * RATE), longest or round(SPEECH_S * RATE))
@@ -137,7 +138,7 @@ def _size(p: Pretrain, labelled: bool) -> int:
 
 
 def _examples(train: params.Portions, size: int) -> float:
-    """Examples an optimiser step."""
+    """Number of examples per optimiser step."""
     if train.sized:
         return train.sized.micro_batches * train.sized.size / size
     assert train.batch
@@ -149,9 +150,9 @@ def _outputs(task: Finetune) -> int:
 
 
 def chosen(jobs: Sequence[Job], patterns: Sequence[str]) -> list[Job]:
-    """The jobs that any pattern names, with or without what follows kind and name.
+    """The jobs that match any pattern; a pattern may stop after a run's kind and name.
 
-    Raises UserError for a pattern that names none.
+    Raises UserError for a pattern that matches no job.
     """
     for pattern in patterns:
         if not any(_is(job, pattern) for job in jobs):
@@ -164,9 +165,10 @@ def _is(job: Job, pattern: str) -> bool:
 
 
 def shares(words: str) -> dict[str, float]:
-    """Utilisation by modality: one number for all, or `vision=0.5,speech=0.4`, others as usual.
+    """Utilisation by modality, from one number for all or from `vision=0.5,speech=0.4`.
 
-    Raises UserError for what is no share, and for modalities that do not exist or occur twice.
+    Modalities that are not named use the default. Raises UserError for a value that is not a share,
+    and for modalities that do not exist or occur twice.
     """
     if "=" not in words:
         return dict.fromkeys(MODALITIES, _share(words))
@@ -193,9 +195,10 @@ def _share(word: str) -> float:
 
 
 def speed_of(device: str, utilisation: float | Mapping[str, float], measured: Path | None) -> Speed:
-    """Rate of a device at a utilisation (of all, or by modality), or as a benchmark measured it.
+    """Rate of a device at a utilisation (for all modalities, or by modality), or a measured rate.
 
-    Raises UserError for an unknown device and a file that is no benchmark's.
+    `measured` is the result file of a benchmark. Raises UserError for an unknown device, and for a
+    file that is not the result of a benchmark of training steps.
     """
     if measured is None:
         if device not in PEAK:
@@ -223,6 +226,6 @@ def speed_of(device: str, utilisation: float | Mapping[str, float], measured: Pa
 
 
 def as_json(jobs: Sequence[Job], speed: Speed) -> str:
-    """The same for programs."""
+    """Speed and jobs as JSON text, for other programs."""
     content: dict[str, Any] = {"speed": asdict(speed), "jobs": [asdict(job) for job in jobs]}
     return json.dumps(content, indent=1)

@@ -1,7 +1,7 @@
 """Jobs on a Slurm cluster: submitted through submitit, followed through squeue and sacct.
 
-submitit's own view of a job is not used: it takes a lost node for the end, although Slurm starts
-the job again, and it waits for ever for a job that was killed where there is no accounting.
+submitit's own job state is not used. It treats a lost node as the end of the job, although Slurm
+requeues the job, and without Slurm accounting it waits forever for a job that was killed.
 """
 
 import io
@@ -22,24 +22,24 @@ from d2v.jobs.local import Ending, Record, State
 from d2v.util.errors import UserError
 from d2v.util.files import rename
 
-ASK_S = 20  # what a client of Slurm may take to answer
-SUBMIT_S = 30  # how long a submission is tried again
-STUCK_S = 15  # how long a queued job may give a hopeless reason
-# A job has ended that stays in one of these states for so long (seconds). After a lost node or a
-# pre-emption Slurm queues it again a little later, and the files of a node may come late.
+ASK_S = 20  # timeout of a Slurm command
+SUBMIT_S = 30  # how long a submission is retried
+STUCK_S = 15  # how long a queued job may report a hopeless reason before it is given up
+# Seconds after which a job that stays in one of these states counts as ended. Slurm requeues a job
+# a little later after a lost node or a pre-emption, and the files of a node may arrive late.
 LAST = {"COMPLETED": 5, "FAILED": 5, "OUT_OF_MEMORY": 5, "CANCELLED": 3, "DEADLINE": 3}
 LAST |= {"TIMEOUT": 20, "NODE_FAIL": 60, "PREEMPTED": 60, "BOOT_FAIL": 60}
-LOST = {"": 20}  # the same for a job that Slurm has not heard of
+LOST = {"": 20}  # the same for a job that is unknown to Slurm
 INTERRUPTED = ("TIMEOUT", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL")
 RUNNING = ("RUNNING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING")
 FIELDS = {"JobArrayID": 40, "State": 20, "RestartCnt": 12, "NodeList": 400, "Reason": 80}
-# of a submission: trying again does not help
+# errors of a submission for which a retry does not help
 REFUSED = re.compile(
     r"invalid|not available|not be satisfied|not permitted|denied|violates|unrecognized|unknown"
     r"|illegal|not allowed|configuration source",
     re.IGNORECASE,
 )
-# of a queued job: it will never start, however long it waits
+# reasons for which a queued job never starts
 HOPELESS = re.compile(
     r"PartitionConfig|PartitionNodeLimit|PartitionTimeLimit|BadConstraints|InvalidAccount"
     r"|InvalidQOS|AccountNotAllowed|QOSNotAllowed|MaxWallDurationPerJobLimit|Max\w+PerJob"
@@ -49,7 +49,7 @@ HELD = re.compile(r"launch.failed.requeued.held", re.IGNORECASE)
 
 
 class Slurm:
-    """The jobs of one run on the cluster."""
+    """Launcher for the jobs of one run on a Slurm cluster."""
 
     pause_s = 1.0
 
@@ -57,22 +57,22 @@ class Slurm:
         self.name = run_id
         self.resources = cluster.slurm.of(run_id)
         self.retries, self.requeue = self.resources.retries, self.resources.requeue
-        self.known, self.of = State("unreachable"), ""  # the newest state, and the job's id
-        self.since = self.asked = -1e9  # when it was first known, and when it was asked for
+        self.known, self.of = State("unreachable"), ""  # latest state, and the job's id
+        self.since = self.asked = -1e9  # times of the last change and of the last query
 
     # --- submission ---------------------------------------------------------------------------
 
     def submit(self, folder: Path, job: Job, cpus: int) -> Record:
-        """Submit the job, again and again for a while where Slurm is only busy.
+        """Submit the job; if Slurm is only busy, retry for up to `SUBMIT_S` seconds.
 
-        Raises UserError with Slurm's own words when it refuses the job or does not answer.
+        Raises UserError with Slurm's own message if it refuses the job or does not answer.
         """
         end, pause = time.monotonic() + SUBMIT_S, 1.0
         while True:
             said = _down()
             if said is None:
                 record, said = self._sbatch(folder, job, cpus)
-                # a client that gave up may have been heard all the same
+                # the controller may have accepted the job although sbatch timed out
                 record = record or self.find(job.attempt, folder)
                 if record is not None:
                     return record
@@ -85,11 +85,11 @@ class Slurm:
             pause *= 2
 
     def _sbatch(self, folder: Path, job: Job, cpus: int) -> tuple[Record | None, str]:
-        """One submission: the record, or what sbatch complained of."""
+        """Submit once; return the record, or None and the error message of sbatch."""
         import submitit
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-        again = 10**6 if self.requeue else 0  # time limits that the job may run into
+        again = 10**6 if self.requeue else 0  # time limits that the job may hit
         with _clean_environment(), redirect_stderr(io.StringIO()):
             executor = submitit.AutoExecutor(
                 folder,
@@ -105,7 +105,7 @@ class Slurm:
         return _record(number), ""
 
     def _asked_for(self, job: Job, cpus: int) -> dict[str, Any]:
-        """Options of submitit's executor."""
+        """Options for submitit's executor."""
         r = self.resources
         threads = r.cpus or cpus
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -124,8 +124,8 @@ class Slurm:
             "slurm_signal_delay_s": r.signal_s,
             "slurm_comment": _comment(job.attempt),
             "slurm_setup": [*r.setup, *(f"export {name}={threads}" for name in names)],
-            # srun no longer takes --cpus-per-task from sbatch; where one process has died, the
-            # others would wait for it
+            # srun no longer inherits --cpus-per-task from sbatch; without --kill-on-bad-exit, the
+            # remaining processes would wait for one that died
             "slurm_srun_args": [
                 "--cpu-bind=none",
                 f"--cpus-per-task={threads}",
@@ -144,7 +144,7 @@ class Slurm:
         return f"{container} python3" if container else None
 
     def find(self, attempt: str, folder: Path) -> Record | None:
-        """The job of an attempt, by the comment it was submitted with."""
+        """Record of an attempt's job, found by the comment of its submission; None if unknown."""
         done = _ask(
             "squeue", "-h", "-t", "all", "-u", str(os.getuid()), "-O", "JobID:40,Comment:80"
         )
@@ -155,10 +155,10 @@ class Slurm:
                 return _record(number)
         return None
 
-    # --- what becomes of it -------------------------------------------------------------------
+    # --- following the job --------------------------------------------------------------------
 
     def state(self, record: Record, fresh: bool = False) -> State:
-        """What Slurm says; it is asked often after a change, and then every `poll_s` seconds."""
+        """State that Slurm reports; queried often after a change, later every `poll_s` seconds."""
         now = time.monotonic()
         if self.of != record["id"]:
             self.of, self.known, self.since, self.asked = record["id"], State(""), now, -1e9
@@ -178,7 +178,7 @@ class Slurm:
         return found
 
     def stuck(self, state: State) -> Ending | None:
-        """Why a queued job will never start, once it has said so for a while."""
+        """Why a queued job will never start, if its state has not changed for `STUCK_S` seconds."""
         if state.phase != "queued" or time.monotonic() - self.since < STUCK_S:
             return None
         if HELD.search(state.reason):
@@ -186,8 +186,8 @@ class Slurm:
         return _hopeless(state)
 
     def ending(self, record: Record, state: State, folder: Path) -> Ending:
-        """Whether the job was refused, interrupted, cancelled, out of memory or killed."""
-        hopeless = _hopeless(state)  # some versions fail a job that others refuse
+        """How the job ended: refused, interrupted, cancelled, out of memory or killed."""
+        hopeless = _hopeless(state)  # some Slurm versions fail a job that others refuse
         if hopeless is not None:
             return hopeless
         if state.phase == "lost":
@@ -206,7 +206,7 @@ class Slurm:
         return Ending(f"ended without a result ({state.word}); was it killed?", self.retries)
 
     def cancel(self, record: Record, force: bool = False) -> None:
-        """Cancel the job; raises UserError if Slurm cannot be told."""
+        """Cancel the job; raises UserError if Slurm does not answer."""
         how = ["--signal=KILL", "--full"] if force else []
         done = _ask("scancel", *how, record["id"])
         if done is None or (done.returncode and "Invalid job id" not in done.stderr):
@@ -224,7 +224,7 @@ def _hopeless(state: State) -> Ending | None:
 
 
 def look(number: str) -> State:
-    """State of a job by the queue, or by the accounting where the queue has forgotten it."""
+    """State of a job from squeue, or from sacct if the queue no longer lists it."""
     found = queue("-j", number)
     if found is None:
         return State("unreachable")
@@ -233,13 +233,13 @@ def look(number: str) -> State:
     done = _ask("sacct", "-n", "-X", "-P", "-j", number, "-o", "State,NodeList")
     rows = done.stdout.splitlines() if done and not done.returncode else []
     word, _, nodes = rows[-1].partition("|") if rows else ("", "", "")
-    word = word.split(" ")[0]  # CANCELLED by 0
-    # the accounting takes a job for running that the controller lost
+    word = word.split(" ")[0]  # sacct prints "CANCELLED by 0"
+    # the accounting still lists a job as running that the controller has lost
     return State("ending", word if word in LAST else "", nodes=nodes)
 
 
 def queue(*words: str) -> dict[str, State] | None:
-    """State of each job that the controller knows, by id; None if it does not answer."""
+    """State of each job that the controller knows, keyed by id; None if it does not answer."""
     layout = ",".join(f"{name}:{width}" for name, width in FIELDS.items())
     done = _ask("squeue", "-h", "-a", "-t", "all", "-O", layout, *words)
     if done is None or (done.returncode and "Invalid job id" not in done.stderr):
@@ -260,7 +260,7 @@ def queue(*words: str) -> dict[str, State] | None:
 
 
 def _adopt(folder: Path, number: str) -> None:
-    """Give a job its pickle, if the launcher was killed before it could."""
+    """Rename the submission pickle to the job's id if the launcher was killed before doing so."""
     from submitit.core.utils import JobPaths
 
     wanted = JobPaths(folder, number).submitted_pickle
@@ -279,9 +279,9 @@ def _comment(attempt: str) -> str:
 
 
 def _ask(*words: str) -> "subprocess.CompletedProcess[str] | None":
-    """Run a client of Slurm; None if it does not come to an end, or is not there."""
+    """Run a Slurm command; None if it times out or is not installed."""
     try:
-        # not in our process group: Ctrl-C is for us, and what we ask must be answered
+        # a session of its own: Ctrl-C must reach us only, and the command must be able to finish
         return subprocess.run(
             words, capture_output=True, text=True, timeout=ASK_S, start_new_session=True
         )
@@ -304,7 +304,7 @@ def _down() -> str | None:
 
 @contextmanager
 def _clean_environment() -> Iterator[None]:
-    """Without the variables of a job that we may be in ourselves: it is not asked to be like it."""
+    """Hide the Slurm variables of an enclosing job, so that the new job does not inherit them."""
     from submitit.helpers import clean_env
 
     where = os.environ.get("SLURM_CONF")

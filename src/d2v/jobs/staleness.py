@@ -1,4 +1,4 @@
-"""A warning when prepared data is out of date; DVC is asked in the background."""
+"""A warning when prepared data is out of date; DVC is queried in the background."""
 
 import json
 import os
@@ -10,19 +10,19 @@ from pathlib import Path
 from d2v.data.dvc import STAGES, named
 from d2v.util.locks import held, is_held
 
-LOCK = Path(".dvc/tmp/d2v.lock")  # of `d2v data`: one DVC at a time
+LOCK = Path(".dvc/tmp/d2v.lock")  # held by `d2v data`: only one DVC process at a time
 
 
 class Watch:
-    """`dvc status` of the stages that make some data sets, while the workflow is being planned."""
+    """Runs `dvc status` for the stages of some data sets while the workflow is being planned."""
 
     def __init__(self, datasets: Sequence[str], stages: Path) -> None:
-        """Start asking, unless the file of stages or all data is missing, or DVC is at work."""
+        """Start `dvc status`, unless no data set is named, the file is missing, or DVC is busy."""
         self.stages = stages
         self.process: subprocess.Popen[str] | None = None
         if datasets and stages.exists() and not is_held(LOCK):
             targets = named(datasets, stages)
-            with held(LOCK) as lock:  # passed on: a `d2v data` that comes next waits for the answer
+            with held(LOCK) as lock:  # inherited by DVC, so that a later `d2v data` waits
                 self.process = subprocess.Popen(
                     [sys.executable, "-m", "dvc", "status", "--json", "--with-deps", *targets],
                     stdin=subprocess.DEVNULL,
@@ -34,7 +34,7 @@ class Watch:
                 )
 
     def report(self) -> None:
-        """Wait for the answer and print the warning, once."""
+        """Wait for DVC's answer and print the warning; further calls do nothing."""
         process, self.process = self.process, None
         if process is None:
             return
@@ -49,7 +49,7 @@ class Watch:
 
 
 def remedy(stale: Sequence[str], stages: Path) -> str:
-    """The command that makes these stages of a file up to date."""
+    """Advice for the warning: the command that brings the stale stages of a file up to date."""
     if stages == STAGES:
         return "`d2v data` makes it again"
     names = " ".join(stage.rpartition(":")[2] for stage in stale)
@@ -60,7 +60,7 @@ def remedy(stale: Sequence[str], stages: Path) -> str:
 
 
 def parse(answer: str) -> list[str]:
-    """Stages out of date in the output of `dvc status --json`; none if DVC could not tell."""
+    """Stages out of date according to `dvc status --json`; empty if the output is not JSON."""
     try:
         return sorted(json.loads(answer))
     except json.JSONDecodeError:

@@ -1,4 +1,4 @@
-"""Where an experiment stands: one line a run."""
+"""Status of an experiment: one line per run."""
 
 import json
 import sys
@@ -18,16 +18,16 @@ from d2v.util import locks
 from d2v.util.errors import UserError
 from d2v.util.files import read_json
 
-Queue = Mapping[str, State]  # by job id
+Queue = Mapping[str, State]  # keyed by job id
 Row = tuple[str, ...]
 HEAD = ("run", "state", "step", "rate", "ETA", "loss", "std t/p", "node", "GPU MiB")
-LEFT = ("run", "state", "node")  # the other columns are numbers
-ENDS = ("done", "failed", "stopped", "cancelled", "refused")  # a run goes no further by itself
+LEFT = ("run", "state", "node")  # left-aligned; the other columns are numbers
+ENDS = ("done", "failed", "stopped", "cancelled", "refused")  # final unless the run is restarted
 CLEAR = "\x1b[H\x1b[J"
 
 
 def watch(experiment: Experiment, seconds: float) -> None:
-    """Show the lines again and again until no run is left to wait for, or Ctrl-C."""
+    """Print the table every `seconds` until every run has ended, or until Ctrl-C."""
     try:
         while True:
             rows = _rows(experiment)
@@ -40,10 +40,10 @@ def watch(experiment: Experiment, seconds: float) -> None:
 
 
 def lines(experiment: Experiment) -> Iterator[str]:
-    """Every run with its state and newest numbers, and a count of states.
+    """Lines of the table: every run with its state and latest numbers, then a count of states.
 
-    rate: examples per second. std t/p: of targets and predictions. GPU MiB: what the first GPU of
-    the job needed so far.
+    rate: examples per second. std t/p: standard deviation of targets and predictions. GPU MiB: peak
+    memory of the job's first GPU so far.
     """
     yield from _table(_rows(experiment))
 
@@ -66,18 +66,19 @@ def _table(rows: list[Row]) -> Iterator[str]:
 
 
 def cluster_queue(experiment: Experiment) -> Queue:
-    """Slurm's word about the jobs of the experiment, in one question; empty without such jobs."""
+    """Slurm's state of the experiment's jobs, from one query; empty if there are no such jobs."""
     found = (read_json(_folder(experiment, run) / "job.json") for run in runs.all_runs(experiment))
     ids = [job["id"] for job in found if job and job["place"] == "slurm" and job["id"]]
     return (slurm.queue("-j", ",".join(ids)) or {}) if ids else {}
 
 
 def state_of(experiment: Experiment, run: runs.Run, queue: Queue | None = None) -> str:
-    """missing, queued, requeued, running, ending, done, or how it ended.
+    """State of a run: missing, queued, requeued, running, ending, done, or how it ended.
 
-    failed: the job told why; stopped: it was cut off; cancelled; refused: the cluster did not take
-    it. `queue` is what the cluster says; without its word that of the launcher counts, as long as
-    the job gives signs of life.
+    A run may have ended as failed (the job reported an error), stopped (the job ended without a
+    report), cancelled, or refused (the cluster did not accept the job). `queue` holds the states
+    that the cluster reports; a job that is not in it counts as running while its heartbeat is
+    recent.
     """
     folder = _folder(experiment, run)
     job = read_json(folder / "job.json")
@@ -122,7 +123,7 @@ def _row(experiment: Experiment, run: runs.Run, queue: Queue) -> Row:
 
 
 def _steps(experiment: Experiment, run: runs.Run) -> int | None:
-    """Optimiser steps of a run; None as long as its grid is not searched."""
+    """Number of optimiser steps of a run; None until its grid search has finished."""
     if run.kind == "pretrain":
         return experiment.pretrain[run.name].train.steps
     try:
@@ -132,14 +133,14 @@ def _steps(experiment: Experiment, run: runs.Run) -> int | None:
 
 
 def _left(step: int | None, steps: int | None, rate: float | None) -> str:
-    """Time to go at the rate of the newest steps."""
+    """Remaining time at the rate of the latest steps."""
     if not step or not steps or not rate:
         return "-"
     return str(timedelta(seconds=round((steps - step) / rate)))
 
 
 def _beats(folder: Path, job: Mapping[str, Any]) -> bool:
-    """Whether the job said lately that it lives."""
+    """Whether the job's last heartbeat is recent."""
     pulse = read_json(folder / "pulse.json")
     same = pulse is not None and pulse["attempt"] == job["attempt"]
     return bool(same and pulse and time.time() - pulse["time"] < 6 * PULSE_S)
@@ -154,7 +155,7 @@ def _folder(experiment: Experiment, run: runs.Run) -> Path:
 
 
 def _last_line(path: Path) -> dict[str, Any]:
-    """Last whole line of a log, without reading all of it."""
+    """Last line of a log of JSON lines, read from the end; empty if missing or incomplete."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - 4096))

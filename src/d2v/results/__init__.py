@@ -1,4 +1,4 @@
-"""From the metrics of runs to tables that set them beside the reported ones.
+"""Tables and a results page that compare the metrics of runs with the reported values.
 
 Imports: util, params, data, evaluation, experiment, jobs.
 """

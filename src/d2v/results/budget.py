@@ -1,4 +1,4 @@
-"""What `d2v plan` prints: jobs of one shape a line each, totals of each table, disk."""
+"""The report of `d2v plan`: one line per kind of run, totals per table, and disk space."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -13,7 +13,7 @@ TOTALS = ["total by the table that needs it", "FLOP", "GPU-hours", "CPU-hours"]
 
 
 def report(experiment: Experiment, jobs: Sequence[Job], speed: Speed) -> str:
-    """The jobs, their sums and what was assumed, as text for people."""
+    """Text report of the jobs, their totals, and the assumptions of the estimate."""
     needed = [n for j in jobs for n in runs.datasets(experiment, runs.parse(experiment, j.run))]
     sets = {name: plan.DISK_GB[name] for name in dict.fromkeys(needed) if name in plan.DISK_GB}
     shapes = _grouped(jobs, lambda job: "/".join(job.run.split("/")[:2]))
@@ -70,7 +70,7 @@ def _total(name: str, group: Sequence[Job]) -> list[str]:
 
 
 def _hours(value: float) -> str:
-    """Nothing and next to nothing are told apart."""
+    """Hours for display; small values are shown as <0.1, so that only zero is shown as 0."""
     if 0 < value < 0.05:
         return "<0.1"
     return f"{value:,.0f}" if value >= 100 or value == 0 else f"{value:,.1f}"

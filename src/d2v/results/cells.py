@@ -1,7 +1,7 @@
-"""Cells of the paper's tables: what a row, a column, a cell, a difference and a table are.
+"""Data types of the result tables: columns, cells, differences and tables.
 
-A measured cell is the mean and standard error over seeds of the test metrics of runs, times 100 as
-the paper prints them; a reported one is a line of params/reported.csv, with its source.
+A measured cell holds the mean and standard error over seeds of the runs' test metrics, times 100 as
+the paper prints them. A reported cell is a line of params/reported.csv, with its source.
 """
 
 import math
@@ -22,14 +22,14 @@ class Column:
     """One measured column: a score (headline), a further metric, or the average of the scores."""
 
     heading: str
-    metrics: tuple[str, ...]  # their mean is shown
+    metrics: tuple[str, ...]  # the column shows their mean
     split: str
     headline: bool
-    decoding: str = ""  # of transcripts: lexicon + n-gram, or greedy
+    decoding: str = ""  # how transcripts were decoded: lexicon + n-gram, or greedy
 
     @property
     def name(self) -> str:
-        """Metric with its unit, as in the CSV; the vocabulary of reported.csv."""
+        """Metric with its unit as the CSV files name it, in the vocabulary of reported.csv."""
         unit = "pct" if METRICS[self.metrics[0]].unit == "%" else "x100"
         both = "_and_".join(self.metrics)
         if self.heading == AVERAGE:
@@ -38,31 +38,31 @@ class Column:
 
     @property
     def higher_is_better(self) -> bool:
-        """Direction of the column."""
+        """Whether a higher value of the column's metric is better."""
         return METRICS[self.metrics[0]].higher_is_better
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Mean and standard error over seeds, times 100; NaN where there is none.
+    """Mean and standard error over seeds, times 100; NaN where a value is missing.
 
-    A metric that is undefined for one seed has no mean over the others.
+    If the metric is undefined for one seed, the mean is undefined, too.
     """
 
     value: float
     stderr: float
     n: int  # seeds that have run
-    planned: int  # seeds the experiment asks for; 0: the row has no such task
+    planned: int  # seeds that the experiment requests; 0: the row has no such task
     runs: tuple[str, ...]
-    interval: tuple[float, float] | None = None  # 95 % over examples, of a single run
-    values: tuple[float, ...] = ()  # of each seed
-    undefined: tuple[str, ...] = ()  # those of the runs whose metric is undefined
-    partial: tuple[str, ...] = ()  # sets that were not whole, and what they lack
+    interval: tuple[float, float] | None = None  # 95 % interval over examples, single run only
+    values: tuple[float, ...] = ()  # one value per seed
+    undefined: tuple[str, ...] = ()  # runs whose metric is undefined
+    partial: tuple[str, ...] = ()  # incomplete data sets, and what they lack
 
 
 @dataclass(frozen=True)
 class Gain:
-    """Difference of data2vec and from scratch with its standard error (of independent means)."""
+    """Difference of data2vec and from scratch; its standard error assumes independent means."""
 
     column: Column
     value: float
@@ -71,7 +71,7 @@ class Gain:
 
     @property
     def verdict(self) -> str:
-        """Said honestly: a gain is more than two standard errors in the better direction."""
+        """Verdict with its reason: a gain is better by more than two standard errors."""
         if self.undefined:
             return f"undefined (the metric of {' and '.join(self.undefined)} is)"
         if math.isnan(self.value):
@@ -92,17 +92,20 @@ class Gain:
 
 @dataclass(frozen=True)
 class Gap:
-    """Difference of a reproduced and the reported value, with the former's standard error."""
+    """Reproduced minus reported value, with the standard error of the reproduced value."""
 
     column: Column
     value: float
     stderr: float
-    undefined: bool = False  # the metric of the reproduced row is
-    partial: bool = False  # measured on other data than the reported value
+    undefined: bool = False  # whether the metric of the reproduced row is undefined
+    partial: bool = False  # whether the data of the reproduced row is incomplete
 
     @property
     def verdict(self) -> str:
-        """Within two standard errors (and the rounding of one decimal), or better, or worse."""
+        """Verdict: within the spread, better or worse, or why the gap cannot be judged.
+
+        The spread is two standard errors plus the rounding of one decimal.
+        """
         if self.undefined:
             return "undefined"
         if math.isnan(self.value):
@@ -116,26 +119,26 @@ class Gap:
 
 @dataclass(frozen=True)
 class Table:
-    """One table of an experiment: measured cells, reported values, and what is missing."""
+    """One table of an experiment: measured cells, reported values and missing runs."""
 
     name: str
     experiment: Experiment
     rows: list[str]  # names of the measured rows
     columns: list[Column]
     cells: dict[tuple[str, Column], Cell]  # by row and column
-    settings: dict[tuple[str, str], str]  # what was used, by task and arm
-    missing: list[str]  # run ids and what is wrong
+    settings: dict[tuple[str, str], str]  # settings used, by task and arm
+    missing: list[str]  # ids of runs with missing results, each with the reason
     reported: pd.DataFrame
 
     def gain(self, column: Column) -> Gain:
-        """Difference of the rows data2vec and from scratch in one column."""
+        """Difference between the rows data2vec and from scratch in one column."""
         scratch, ours = self.cells[SCRATCH, column], self.cells[OURS, column]
         undefined = tuple(r for r in (SCRATCH, OURS) if self.cells[r, column].undefined)
         spread = math.hypot(ours.stderr, scratch.stderr)
         return Gain(column, ours.value - scratch.value, spread, undefined)
 
     def gap(self, row: str, column: Column) -> Gap | None:
-        """Difference of a row to the reported one (reported_row); None where none is given.
+        """Gap between a row and its reported counterpart (reported_row); None if none is reported.
 
         An average is compared only if the row has every task of the reported average.
         """
@@ -151,7 +154,7 @@ class Table:
         return Gap(column, gap, cell.stderr, bool(cell.undefined), bool(cell.partial))
 
     def _headings(self, row: str) -> set[str]:
-        """Columns that the row's tasks fill."""
+        """Headings of the columns that the row's tasks fill."""
         return {c.heading for (r, c), cell in self.cells.items() if r == row and cell.planned}
 
     @property
@@ -161,7 +164,7 @@ class Table:
 
 
 def row_of(experiment: Experiment, task: Finetune, arm: str) -> str:
-    """Name of the row that an arm of a task is in; released weights have rows of their own."""
+    """Name of the row that shows an arm of a task; released weights have separate rows."""
     if arm == "scratch":
         return SCRATCH
     row = task.row or OURS
@@ -173,5 +176,5 @@ def row_of(experiment: Experiment, task: Finetune, arm: str) -> str:
 
 
 def reported_row(row: str) -> str:
-    """Name of the reported row that a measured one is compared with."""
+    """Name of the reported row with which a measured row is compared."""
     return row.partition(RELEASED)[0]

@@ -1,4 +1,4 @@
-"""Tables of an experiment, collected from its runs' metrics and the reported values."""
+"""Collect the tables of an experiment from its runs' metrics and the reported values."""
 
 import json
 import math
@@ -28,7 +28,7 @@ VALUES = ["row", "seed", "task", "heading", "metric", "value", "run", "setting",
 def collect(experiment: Experiment, results: Path, reported: Path = REPORTED) -> list[Table]:
     """All tables of an experiment from its results folder, in the paper's order.
 
-    Raises UserError when the reported values cannot be read.
+    Raises UserError if the reported values cannot be read.
     """
     known = read_reported(reported)
     return [_table(experiment, name, results, known) for name in runs.table_names(experiment)]
@@ -80,9 +80,9 @@ def _table(experiment: Experiment, name: str, results: Path, reported: pd.DataFr
 
 
 def _columns(task: Finetune, printed: frozenset[str]) -> list[Column]:
-    """The task's score and its further metrics, each for all reported splits.
+    """Columns of the task's score and of its further metrics, each for all reported splits.
 
-    Scores of further splits are shown beside the first where the paper has such a column.
+    The score of a further split is a headline column only where the paper has such a column.
     """
     score = headline(task)
     further = [(m,) for m in task.metrics if (m,) != score]
@@ -116,11 +116,11 @@ def _average_column(scores: list[Column]) -> Column:
 def _read_task(
     experiment: Experiment, key: str, results: Path, printed: frozenset[str]
 ) -> tuple[pd.DataFrame, list[str]]:
-    """One line a run and column (see VALUES), and what is missing; NaN: an undefined metric."""
+    """One line per run and column (see VALUES), and the missing runs; NaN: undefined metric."""
     task = experiment.finetune[key]
     named = {task.column: "test", **task.more}
     lines = []
-    gaps: dict[tuple[str, str], list[str]] = {}  # by folder and fault: the seeds
+    gaps: dict[tuple[str, str], list[str]] = {}  # affected seeds, by folder and error
     for run in runs.reported_runs(experiment, key):
         folder, seed = run.id.rsplit("/", 1)
         row = row_of(experiment, task, str(run.arm))
@@ -153,7 +153,7 @@ def _value(split: dict[str, Any], column: Column) -> float:
 
 
 def _read_run(path: Path) -> tuple[dict[str, Any], str, tuple[str, ...]]:
-    """Metrics by split, setting, and what its data lacks; raises UserError for what is wrong."""
+    """Metrics by split, the setting, and missing data; raises UserError if unreadable or absent."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         found = dict(content["metrics"])
@@ -174,10 +174,11 @@ def _averages(
     scores: list[Column],
     planned: dict[tuple[str, str], int],
 ) -> pd.DataFrame:
-    """Mean over tasks within each seed that has every score of its row, so seeds stay the unit.
+    """Mean over tasks within each seed that has every score of its row.
 
-    A task with several columns (MNLI: matched and mismatched) counts once, by their mean. A seed
-    with an undefined score has an undefined mean, whatever else has run.
+    The seed thus remains the unit of the standard error. A task with several columns (MNLI: matched
+    and mismatched) counts once, by their mean. A seed with an undefined score has an undefined
+    mean, even if other scores are still missing.
     """
     names = {(c.heading, c.name) for c in scores}
     pairs = zip(values["heading"], values["metric"], strict=True)
@@ -215,7 +216,7 @@ def _cell(values: pd.DataFrame, row: str, column: Column, planned: int) -> Cell:
         & (values["heading"] == column.heading)
         & (values["metric"] == column.name)
     ]
-    numbers = mine["value"].to_numpy(float)  # one that is undefined makes the mean undefined
+    numbers = mine["value"].to_numpy(float)  # an undefined value makes the mean NaN
     mean = numbers.mean() if len(numbers) else math.nan
     stderr = numbers.std(ddof=1) / math.sqrt(len(numbers)) if len(numbers) > 1 else math.nan
     undefined = tuple(mine["run"][mine["value"].isna()])
@@ -232,7 +233,7 @@ def _cell(values: pd.DataFrame, row: str, column: Column, planned: int) -> Cell:
 
 
 def _with_interval(tasks: dict[str, Finetune], column: Column, cell: Cell, results: Path) -> Cell:
-    """A cell of one run with the interval over its examples, where its predictions are there."""
+    """A single-run cell with the interval over its examples, if its predictions are stored."""
     if cell.n != 1 or cell.undefined or len(column.metrics) > 1 or column.heading == AVERAGE:
         return cell
     from d2v.results.statistics import interval

@@ -1,4 +1,4 @@
-"""`d2v compare A B`: two runs on the same examples."""
+"""`d2v compare A B`: compare two runs on the same examples."""
 
 import argparse
 import json
@@ -14,12 +14,12 @@ from d2v.util.errors import UserError
 if TYPE_CHECKING:
     from d2v.results.statistics import Comparison
 
-SAID = ("name", "arm", "seed", "setting", "pretrain_run", "steps")  # of metrics.json
-SOURCES = ("git_commit", "params_sha256", "data_sha256", "versions", "device")  # of its provenance
+SAID = ("name", "arm", "seed", "setting", "pretrain_run", "steps")  # keys of metrics.json
+SOURCES = ("git_commit", "params_sha256", "data_sha256", "versions", "device")  # of provenance
 
 
 def main(argv: Sequence[str]) -> None:
-    """Print the metric of both runs, the difference with its interval, and how sure it is."""
+    """Print the metric of both runs, and the difference with its interval and p-value."""
     parser = argparse.ArgumentParser(prog="d2v compare", description=main.__doc__)
     parser.add_argument("a", type=Path, metavar="A", help="folder of a run under results/*/runs/")
     parser.add_argument("b", type=Path, metavar="B", help="folder of another run")
@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def lines(a: Path, b: Path, split: str = "test", name: str | None = None) -> Iterator[str]:
-    """What is printed; raises UserError where the runs cannot be compared."""
+    """Lines of the comparison; raises UserError if the runs cannot be compared."""
     from d2v.evaluation.predictions import read_predictions
     from d2v.results import statistics
 
@@ -74,7 +74,7 @@ def lines(a: Path, b: Path, split: str = "test", name: str | None = None) -> Ite
 
 
 def verdict(found: "Comparison", higher_is_better: bool) -> str:
-    """The better run; none where the interval holds zero or is undefined."""
+    """Which run is better; no winner if the interval includes zero or is undefined."""
     if not math.isfinite(found.low) or not math.isfinite(found.high):
         return "no winner (the interval is undefined)"
     if found.low <= 0 <= found.high:
@@ -98,7 +98,7 @@ def _score(folder: Path, rows: Sequence[Any], split: str, name: str) -> float:
 
 
 def _check_fits(folder: Path, metrics: Mapping[str, Any], split: str, name: str) -> None:
-    """Metrics of the run's kind of task only: a word error rate of classes means nothing."""
+    """Raise UserError for a metric of another kind of task, e.g. a word error rate of classes."""
     from d2v.params.fitting import TASK_METRICS
 
     known = metrics.get(split) or {}

@@ -1,4 +1,4 @@
-"""A table for a terminal."""
+"""A table as text for a terminal."""
 
 from d2v.results.cells import Table
 from d2v.results.columns import aligned
@@ -8,7 +8,7 @@ from d2v.results.protocol import partial_notes
 
 
 def console(table: Table) -> str:
-    """Measured rows, differences, missing runs, and the paper's data2vec values."""
+    """Text of a table: measured rows, gains, missing runs, and the paper's data2vec values."""
     shown = document(table)
     lines = [shown.title, "=" * len(shown.title), shown.subtitle]
     lines += _aligned(measured(table, scores(table)))
@@ -29,7 +29,7 @@ def console(table: Table) -> str:
 
 
 def _aligned(grid: Grid) -> list[str]:
-    """Aligned columns; headings above their metrics."""
+    """Lines of a grid in aligned columns, with headings above their metrics."""
     rows = [["", *(head.heading for head in grid.heads)], ["", *(h.metric for h in grid.heads)]]
     rows += [[row.name, *(entry.text for entry in row.entries)] for row in grid.rows]
     return aligned(rows)

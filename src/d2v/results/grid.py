@@ -1,6 +1,6 @@
-"""What a results table says, before it is Markdown, HTML, LaTeX or text on a terminal.
+"""Format-independent content of a results table, to be rendered as Markdown, HTML, LaTeX or text.
 
-Words may hold `**bold**`, `*italics*` and `` `code` ``; every format shows them in its own way.
+Texts may contain `**bold**`, `*italics*` and `` `code` ``, which each format renders.
 """
 
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Head:
-    """A column: what was measured on, the metric with its unit, and which direction is better."""
+    """Head of a column: data set or task, metric with its unit, and which direction is better."""
 
     heading: str
     label: str = ""
@@ -17,13 +17,13 @@ class Head:
 
     @property
     def metric(self) -> str:
-        """Label and direction."""
+        """Label of the metric followed by the arrow of its direction."""
         return f"{self.label} {self.direction}".strip()
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A cell as it is shown; it sorts by `value`; `hover` and `runs` say where it is from."""
+    """A cell as displayed; `value` is the sort key, `hover` and `runs` give its origin."""
 
     text: str
     value: float | None = None
@@ -31,12 +31,12 @@ class Entry:
     hover: str = ""
     runs: tuple[str, ...] = ()
     verdict: str = ""
-    apart: bool = False  # never the best: not of the same data as the others
+    apart: bool = False  # never marked as best, because its data differs from the others'
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line: a group's name, a reported or a measured method, or a difference to one."""
+    """A line: the name of a group, a reported or measured method, or a difference between rows."""
 
     kind: Literal["group", "reported", "measured", "difference"]
     name: str
@@ -47,7 +47,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table with its columns; `setup` names the second column of words, if there is one."""
+    """A table of rows and columns; `setup` is the heading of a second text column, if any."""
 
     heads: list[Head]
     rows: list[Row]
@@ -56,7 +56,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a document: heading, paragraphs, a grid, and points below it."""
+    """A part of a document: heading, paragraphs, a grid, and a list of points below the grid."""
 
     heading: str = ""
     paragraphs: list[str] = field(default_factory=list)
@@ -66,9 +66,9 @@ class Section:
 
 @dataclass(frozen=True)
 class Document:
-    """All that is said about one of the paper's tables."""
+    """The complete content for one of the paper's tables."""
 
     name: str
     title: str
-    subtitle: str  # experiment, and place in the paper
+    subtitle: str  # experiment and place in the paper
     sections: list[Section]

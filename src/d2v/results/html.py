@@ -1,7 +1,7 @@
-"""A document as HTML: parts for the results page, and a file that stands alone.
+"""A document as HTML: parts for the results page, and a self-contained file.
 
-Columns sort by their heads (assets/tables.js); where a cell comes from shows when it is pointed at,
-and in a list below the table, which needs neither mouse nor script.
+A click on a column head sorts the rows (assets/tables.js). Hovering over a cell shows its source; a
+list below the table gives the same information without a mouse or a script.
 """
 
 import html
@@ -17,7 +17,7 @@ ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5}(?:v\d+)?)")
 
 
 def page(document: Document) -> str:
-    """A file of its own, with its style and script."""
+    """A self-contained HTML file, with its style sheet and script."""
     return "\n".join(
         [
             "<!doctype html>",
@@ -36,18 +36,18 @@ def page(document: Document) -> str:
 
 
 def words(section: Section) -> str:
-    """What stands above a section's table."""
+    """HTML of the paragraphs above a section's table."""
     return "\n".join(f'<p class="note">{inline(text)}</p>' for text in section.paragraphs)
 
 
 def points(section: Section) -> str:
-    """What stands below it."""
+    """HTML list of the points below a section's table."""
     listed = "".join(f"<li>{inline(point)}</li>" for point in section.points)
     return f"<ul>{listed}</ul>" if listed else ""
 
 
 def grid(grid: Grid, caption: str) -> str:
-    """A table in a box of its own, which scrolls sideways where it must, and says so."""
+    """HTML table in a box that scrolls sideways if needed, with a hint that it does."""
     names = ['<th scope="col"><span class="unseen">method</span></th>']
     names += [f'<th scope="col">{inline(grid.setup)}</th>'] * bool(grid.setup)
     head = "".join([*names, *map(_head, grid.heads)])
@@ -69,8 +69,8 @@ def grid(grid: Grid, caption: str) -> str:
 
 
 def sources(grid: Grid, root: str) -> str:
-    """Where each number comes from; `root` leads from the file to the results folder."""
-    found: dict[str, list[str]] = {}  # by source: the rows that have all of theirs from there
+    """HTML list of each number's source; `root` is the path from the file to the results folder."""
+    found: dict[str, list[str]] = {}  # names of the rows that share the same sources
     for row in grid.rows:
         name = ", ".join(filter(None, (row.name, row.setup if not row.citation else "")))
         if told := "; ".join(_sources(row, grid.heads, root)):
@@ -85,7 +85,7 @@ def sources(grid: Grid, root: str) -> str:
 
 
 def inline(text: str) -> str:
-    """Escaped text with its marks, and links to arXiv."""
+    """Text escaped for HTML, with its marks as tags and arXiv numbers as links."""
     text = html.escape(text, quote=False)
     for mark, tag in MARKS:
         sign = re.escape(mark)
@@ -95,7 +95,7 @@ def inline(text: str) -> str:
 
 @cache
 def asset(name: str) -> str:
-    """A style sheet or script of the package."""
+    """Text of a style sheet or script of the package."""
     return (files("d2v.results") / "assets" / name).read_text(encoding="utf-8")
 
 
@@ -108,7 +108,7 @@ def _section(section: Section, title: str) -> str:
 
 
 def _sources(row: Row, heads: list[Head], root: str) -> Iterator[str]:
-    """What each column is from; without their names, if it is the same for all of the row."""
+    """Sources of a row's columns; column names are left out if all share one source."""
     found: dict[str, list[str]] = {}
     for head, entry in zip(heads, row.entries, strict=False):
         runs = ", ".join(_run(run, root) for run in entry.runs)
@@ -121,7 +121,7 @@ def _sources(row: Row, heads: list[Head], root: str) -> Iterator[str]:
 
 
 def _run(names: str, root: str) -> str:
-    """Links to the metrics of a run, or of the runs that a mean over tasks is of."""
+    """Links to the metrics of a run, or of all runs behind a mean over tasks."""
     return " + ".join(
         f'<a href="{root}runs/{html.escape(name)}/metrics.json">{html.escape(name)}</a>'
         for name in names.split(" ")

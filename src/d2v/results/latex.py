@@ -1,4 +1,4 @@
-"""A document as a LaTeX table (booktabs), and a main file that shows all tables of a folder."""
+"""A document as LaTeX tables (booktabs), and a main file that includes all tables of a folder."""
 
 import re
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from d2v.results.grid import Document, Entry, Grid, Row, Section
 
 PACKAGES = ("booktabs", "graphicx", "amsmath")
-FITS = 5  # columns of numbers; wider tables are scaled to the width of the text
+FITS = 5  # number of value columns; wider tables are scaled to the text width
 ESCAPES = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
@@ -20,7 +20,7 @@ MARKS = ((r"\*\*", r"\\textbf"), (r"\*", r"\\emph"), ("`", r"\\texttt"))
 
 
 def latex(document: Document) -> str:
-    """The grids of a document, each a `table` with its words below; needs PACKAGES."""
+    """The grids of a document, each as a `table`, followed by its text; needs PACKAGES."""
     tables = [_table(document, section) for section in document.sections if section.grid]
     words = [_words(section) for section in document.sections if section.grid is None]
     notes = "\n".join([r"\begingroup\footnotesize", *words, r"\endgroup"]) if words else ""
@@ -29,7 +29,7 @@ def latex(document: Document) -> str:
 
 
 def main_file(title: str, tables: Sequence[str]) -> str:
-    """A document that compiles as it is: `pdflatex`, `bibtex`, `pdflatex` twice."""
+    """A complete LaTeX document; compile with `pdflatex`, `bibtex`, then `pdflatex` twice."""
     packages = "\n".join(rf"\usepackage{{{name}}}" for name in PACKAGES)
     inputs = "\n".join(rf"\input{{{name}}}" + "\n\\clearpage" for name in tables)
     return rf"""\documentclass{{article}}
@@ -49,7 +49,7 @@ def main_file(title: str, tables: Sequence[str]) -> str:
 
 
 def inline(text: str) -> str:
-    """Escaped text with its marks."""
+    """Text escaped for LaTeX, with its marks as commands."""
     for mark, command in MARKS:
         text = re.sub(rf"{mark}(\S(?:.*?\S)?){mark}", _hidden(command), text)
     escaped = "".join(ESCAPES.get(sign, sign) for sign in text)
@@ -57,7 +57,7 @@ def inline(text: str) -> str:
 
 
 def _hidden(command: str) -> str:
-    """A command whose signs are not escaped."""
+    """Replacement for a command, with its special characters protected from escaping."""
     return command.replace("\\\\", "\x01") + "\x02\\1\x03"
 
 

@@ -1,7 +1,8 @@
-"""From a table's cells to the document that is shown.
+"""Arrange a table's cells into the document that is shown.
 
-Miniature: data2vec and from scratch, then what the paper reports, set apart, as it is at another
-scale. Paper scale: every reproduced row under the reported one of the same name, with the gap.
+Miniature experiments show data2vec and from scratch first. The paper's values follow in a separate
+section, because they are at another scale. At paper scale, every reproduced row stands under the
+reported row of the same name, with the gap.
 """
 
 import itertools
@@ -28,11 +29,11 @@ from d2v.results.protocol import NONE, PARTIAL, footnotes, joined, partial_notes
 from d2v.results.wording import MINIATURE, TITLES, number
 
 UNDEFINED = "undefined"
-WIDE = 8  # columns of further metrics that fit beside each other
+WIDE = 8  # columns of further metrics that fit side by side
 
 
 def document(table: Table) -> Document:
-    """Measured and reported rows, gains, protocol, missing runs."""
+    """Document of a table: measured and reported rows, gains, protocol and missing runs."""
     apart = table.experiment.scale == "miniature"
     parts = [_scores(table) if apart else _together(table)]
     if notes := partial_notes(table):
@@ -52,12 +53,12 @@ def document(table: Table) -> Document:
 
 
 def label(row: str) -> str:
-    """Name of a measured row as it is shown."""
+    """Displayed name of a measured row."""
     return row if row == SCRATCH or RELEASED in row else f"{row} (this run)"
 
 
 def measured(table: Table, columns: list[Column]) -> Grid:
-    """Measured rows, then the difference to the row from scratch."""
+    """Grid of the measured rows, followed by the difference of data2vec and from scratch."""
     rows = [_measured_row(table, row, [*columns], label(row)) for row in table.rows]
     rows = _marked(rows, [_direction(c) for c in columns])
     if {SCRATCH, OURS} <= set(table.rows):
@@ -73,7 +74,7 @@ def scores(table: Table) -> list[Column]:
 
 
 def gains(table: Table) -> list[str]:
-    """One sentence a score: the difference, its standard error, and the verdict."""
+    """One sentence per score: the difference, its standard error and the verdict."""
     if not {SCRATCH, OURS} <= set(table.rows):
         return []
     found = [table.gain(c) for c in scores(table)]
@@ -88,7 +89,7 @@ def _scores(table: Table) -> Section:
 
 
 def _together(table: Table) -> Section:
-    """Reported rows, each reproduced one and its gap under the reported one of the same name."""
+    """Reported rows, each followed by the reproduced row of the same name and its gap."""
     found = {c.heading: c for c in scores(table)}
     reported = reported_grid(table)
     printed = {head.heading: head for head in reported.heads}
@@ -129,7 +130,7 @@ def _reported_apart(table: Table) -> Section:
 
 
 def reported_grid(table: Table) -> Grid:
-    """The paper's table: groups, and methods with values as printed."""
+    """The paper's table: groups, and methods with their values as printed."""
     frame = table.reported
     metrics = dict(zip(frame["column"], frame["metric"], strict=True))
     setup = "pre-training data, LM" if frame["setup"].any() else ""
@@ -146,7 +147,7 @@ def reported_grid(table: Table) -> Grid:
 
 
 def _listed(table: Table, columns: list[Column]) -> Grid:
-    """Many further metrics: a line for each row and heading, a column for each metric."""
+    """Grid of many further metrics: one line per row and heading, one column per metric."""
     heads = list(dict.fromkeys(replace(_head(c), heading="") for c in columns))
     rows = []
     for row in table.rows:
@@ -163,7 +164,7 @@ def _listed(table: Table, columns: list[Column]) -> Grid:
 
 
 def _reproduced(table: Table, row: str, heads: list[Head], found: dict[str, Column]) -> list[Row]:
-    """A measured row, and its gap to the reported one where there is one."""
+    """A measured row, followed by its gap to the reported row if there is one."""
     columns = [found.get(head.heading) for head in heads]
     stands_in = any(
         t.stand_in for t in table.tasks.values() if (t.row or OURS) == reported_row(row)
@@ -188,7 +189,7 @@ def _measured_row(table: Table, row: str, columns: Iterable[Column | None], name
 
 
 def _marked(rows: list[Row], directions: list[Literal["↑", "↓", ""]]) -> list[Row]:
-    """The rows with the best value of every column marked, within each group of at least two."""
+    """Rows with the best value of each column marked, within each group of two or more values."""
     starts = [i for i, row in enumerate(rows) if row.kind == "group"]
     bounds = sorted({0, *starts, len(rows)})
     marked = []
@@ -209,7 +210,7 @@ def _is_best(entry: Entry, best: float | None) -> bool:
 
 
 def _best(rows: list[Row], column: int, direction: str) -> float | None:
-    """The best value of a column; None where there is nothing to compare or one is undefined."""
+    """Best value of a column; None with fewer than two values or with an undefined one."""
     kinds = ("reported", "measured")
     entries = [row.entries[column] for row in rows if row.kind in kinds]
     values = [entry.value for entry in entries if entry.value is not None and not entry.apart]
@@ -223,7 +224,7 @@ def _best(rows: list[Row], column: int, direction: str) -> float | None:
 
 
 def _entry(cell: Cell) -> Entry:
-    """`77.9 ± 0.3 (n=3)`; the number of seeds planned where some are missing."""
+    """Cell such as `77.9 ± 0.3 (n=3)`, or `(n=2 of 3)` if seeds are missing."""
     if not cell.planned:
         return Entry("")
     mark = f" {PARTIAL}" * bool(cell.partial)
@@ -251,17 +252,17 @@ def _printed(line: dict[Any, Any] | None) -> Entry:
 
 
 def _printed_head(column: str, metric: str) -> Head:
-    """Direction by the metric's name in reported.csv; its unit is told in words (units)."""
+    """Column head with the direction of its metric in reported.csv; `units` explains the unit."""
     return Head(column, "", "↓" if "wer" in metric else "↑")
 
 
 def _head(column: Column) -> Head:
-    """Metric, decoding, unit and direction of a column."""
+    """Column head: heading, metric with decoding and unit, and direction."""
     return Head(column.heading, metric_of(column), _direction(column))
 
 
 def metric_of(column: Column) -> str:
-    """Name, decoding and unit of what a column counts."""
+    """Name, decoding and unit of a column's metric."""
     if column.heading == AVERAGE:
         return "mean over tasks"
     metrics = [METRICS[name] for name in column.metrics]
@@ -277,7 +278,7 @@ def _direction(column: Column) -> Literal["↑", "↓"]:
 
 
 def spread_text(stderr: float) -> str:
-    """A standard error; one that is small is not shown as none."""
+    """A standard error with one decimal; small values are shown as <0.1 instead of 0.0."""
     return f"{stderr:.1f}" if stderr >= 0.05 or stderr == 0 else "<0.1"
 
 
@@ -297,7 +298,7 @@ def _number(value: float) -> float | None:
 
 
 def title(table: Table) -> str:
-    """What is measured, and on which set."""
+    """Title of a table: what is measured, and on which data set."""
     _, what, sets = TITLES[table.name]
     small = MINIATURE.get(table.name, sets) if table.experiment.scale == "miniature" else sets
     return f"{what[0].upper()}{what[1:]}: {small}"

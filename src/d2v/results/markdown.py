@@ -4,7 +4,7 @@ from d2v.results.grid import Document, Entry, Grid, Row, Section
 
 
 def markdown(document: Document) -> str:
-    """The whole file."""
+    """Complete Markdown file of a document."""
     parts = [f"# {document.title}", document.subtitle]
     for section in document.sections:
         parts += _section(section)
@@ -31,7 +31,7 @@ def _grid(grid: Grid) -> str:
 
 
 def _row(row: Row, grid: Grid, mixed: bool) -> list[str]:
-    """Names of measured rows stand out among reported ones."""
+    """Cells of a row; names of measured rows are bold if the grid also has reported rows."""
     setup = [row.setup] * bool(grid.setup)
     if row.kind == "group":
         return [f"*{row.name}*", *setup, *[""] * len(grid.heads)]

@@ -1,4 +1,4 @@
-"""Under each table: how its cells came about, in words."""
+"""Notes under each table: how its values were obtained."""
 
 from collections.abc import Iterable
 
@@ -8,12 +8,12 @@ from d2v.results.cells import AVERAGE, OURS, SCRATCH, Table, row_of
 from d2v.results.wording import REPORTED_UNITS
 
 NONE = "–"
-PARTIAL = "‡"  # a cell whose data lacks a part of the official set
+PARTIAL = "‡"  # marks a cell whose data lacks a part of the official set
 
 
 def protocol(table: Table) -> list[str]:
-    """Splits, seeds, settings and how they were chosen, decoding, and what the signs mean."""
-    named: dict[str, list[str]] = {}  # by protocol: the tasks that share it
+    """Lines on splits, seeds, settings and their choice, decoding, and the table's terms."""
+    named: dict[str, list[str]] = {}  # tasks that share a protocol, by protocol
     for key, task in table.tasks.items():
         row = row_of(table.experiment, task, task.arms[-1])
         row = "" if row == OURS else f"{row}, "
@@ -47,7 +47,7 @@ def units(table: Table) -> str:
 
 
 def footnotes(table: Table) -> list[str]:
-    """Notes on reported rows and columns, and recipes that stand in for unpublished ones."""
+    """Notes on reported rows, and on recipes that stand in for unpublished ones."""
     frame = table.reported
     notes: dict[str, list[str]] = {}
     for line in frame[frame["note"] != ""].drop_duplicates(["method", "note"]).to_dict("records"):
@@ -59,7 +59,7 @@ def footnotes(table: Table) -> list[str]:
 
 
 def partial_notes(table: Table) -> list[str]:
-    """What was not whole of the sets behind a row's marked cells."""
+    """One line per row with incomplete data, naming the sets and what they lack."""
     lines = []
     for row in table.rows:
         cells = [cell for (name, _), cell in table.cells.items() if name == row]
@@ -70,7 +70,7 @@ def partial_notes(table: Table) -> list[str]:
 
 
 def joined(words: list[str]) -> str:
-    """`a and b`."""
+    """Words joined by "and"."""
     return " and ".join(words)
 
 
@@ -83,7 +83,7 @@ def _task(table: Table, key: str, task: Finetune) -> str:
 
 
 def _training(table: Table, key: str, task: Finetune) -> str:
-    """What the weights of a task's runs come from."""
+    """How the weights of a task's runs were obtained."""
     if task.released:
         return f"the fine-tuned weights {task.released.path} as they are"
     pretrain = table.experiment.pretrain[task.pretrain]

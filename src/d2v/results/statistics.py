@@ -1,7 +1,7 @@
-"""How sure a metric of one run is, and the difference of two runs on the same examples.
+"""Uncertainty of one run's metric, and of the difference of two runs on the same examples.
 
-Examples (utterances, sentences, images) are what is drawn again; nothing here says how much another
-seed of training would change.
+The bootstrap resamples examples (utterances, sentences, images). It does not estimate how much
+another training seed would change the result.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,14 +16,14 @@ from d2v.evaluation.predictions import Prediction, score_rows
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 DRAWS = 2000
-COSTLY_DRAWS = 300  # of metrics that are computed anew from all examples of every draw
+COSTLY_DRAWS = 300  # for metrics that must be recomputed from all examples of every draw
 LEVEL = 0.95
 SEED = 0
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Difference b − a, its interval, and how likely a larger one is if the runs do not differ."""
+    """Difference b − a, its interval, and the p-value under the hypothesis of equal runs."""
 
     difference: float
     low: float
@@ -33,9 +33,9 @@ class Comparison:
 
 
 def interval(rows: Sequence[Prediction], name: str) -> tuple[float, float]:
-    """95 % interval of a metric over the examples drawn again (percentiles of the bootstrap).
+    """95 % interval of a metric over resampled examples (percentile bootstrap).
 
-    Undefined (NaN) where the metric is undefined for these examples or for too many draws.
+    NaN if the metric is undefined for these examples or for too many draws.
     """
     if not rows or not np.isfinite(_score(rows, name, np.arange(len(rows)))):
         return float("nan"), float("nan")
@@ -50,11 +50,11 @@ def interval(rows: Sequence[Prediction], name: str) -> tuple[float, float]:
 
 
 def compare(a: Sequence[Prediction], b: Sequence[Prediction], name: str) -> Comparison:
-    """The difference of a metric between two runs on the same examples, in the same order.
+    """Compare a metric of two runs on the same examples, in the same order.
 
-    The interval is that of the paired bootstrap. The test: McNemar's exact one for accuracy;
-    otherwise the runs' predictions of every example change sides at random. Everything is NaN where
-    the metric is undefined for either run.
+    The interval is that of the paired bootstrap. The test is McNemar's exact test for accuracy;
+    for other metrics it is a randomisation test that exchanges the two runs' predictions of each
+    example at random. All numbers are NaN if the metric is undefined for either run.
     """
     random = np.random.default_rng(SEED)
     whole = np.arange(len(a))
@@ -76,7 +76,7 @@ def compare(a: Sequence[Prediction], b: Sequence[Prediction], name: str) -> Comp
 
 
 def fractions(rows: Sequence[Prediction], name: str) -> tuple[Floats, Floats] | None:
-    """Numerators and denominators (N,) whose sums give the metric; None if it has no such form."""
+    """Numerators and denominators (N,) whose sums give the metric; None if it is no such ratio."""
     metric = metrics.named(name)
     if name == "accuracy":
         hits = [metric.value(row.reference) == metric.value(row.prediction) for row in rows]
@@ -120,7 +120,7 @@ def _costly(
 
 
 def _mcnemar(deltas: Floats) -> tuple[float, str]:
-    """Of the examples that one run alone has right, were as many to be expected on its side?"""
+    """McNemar's exact test on the examples that only one run gets right: p-value and words."""
     from scipy.stats import binomtest
 
     more, less = int((deltas > 0).sum()), int((deltas < 0).sum())
@@ -135,19 +135,19 @@ def _score(rows: Sequence[Prediction], name: str, draw: Ints) -> float:
 def _percentiles(values: Floats) -> tuple[float, float]:
     tail = 50 * (1 - LEVEL)
     defined = values[np.isfinite(values)]
-    if len(defined) < LEVEL * len(values):  # what is left would not stand for the draws
+    if len(defined) < LEVEL * len(values):  # the defined draws would be a biased sample
         return float("nan"), float("nan")
     low, high = np.percentile(defined, [tail, 100 - tail])
     return float(low), float(high)
 
 
 def _ratios(errors: Floats, weights: Floats) -> Floats:
-    """Errors over weights of each draw; NaN for a draw without reference words."""
+    """Errors divided by weights, per draw; NaN for a draw without reference words."""
     return np.divide(errors, weights, out=np.full(len(errors), np.nan), where=weights > 0)
 
 
 def _share(values: Floats, least: float) -> float:
-    """How often a difference at least as large came about by chance; never none (Phipson 2010)."""
-    # an exchange that leaves the metric undefined is counted as one against a difference
+    """p-value: share of random differences at least as large; never zero (Phipson 2010)."""
+    # an exchange that leaves the metric undefined counts as evidence against a difference
     far = (values >= least - 1e-12) | ~np.isfinite(values)
     return float((1 + far.sum()) / (1 + len(values)))

@@ -1,4 +1,4 @@
-"""The metrics and curves of all runs in small files, for `dvc metrics` and `dvc plots`."""
+"""Metrics and curves of all runs in small files, for `dvc metrics` and `dvc plots`."""
 
 import json
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ CURVES = ("loss", "target_std", "prediction_std", "grad_norm", "lr")
 
 
 def write(found: Sequence[Record], results: Path) -> None:
-    """`<results>/summary/metrics/<run>.json` and `curves/<run>.csv` of what there is.
+    """Write `<results>/summary/metrics/<run>.json` and `curves/<run>.csv` of all runs with results.
 
-    Files of runs that are gone are removed.
+    Files of runs that no longer exist are removed.
     """
     folder = results / "summary"
     texts: dict[Path, str] = {}
@@ -30,7 +30,7 @@ def write(found: Sequence[Record], results: Path) -> None:
             texts[path] = frame[names].to_csv(index=False, lineterminator="\n")
     for name, suffix in (("metrics", "json"), ("curves", "csv")):
         (folder / name).mkdir(parents=True, exist_ok=True)
-        # no other names than those of runs, so that nothing of another's is removed
+        # only names of runs are matched, so that no other files are removed
         for kind in ("pretrain", "select", "finetune", "decode"):
             for path in set((folder / name / kind).glob(f"**/seed*.{suffix}")) - texts.keys():
                 remove_file(path)

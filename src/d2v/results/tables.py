@@ -1,4 +1,4 @@
-"""Tables in the shape of the paper's: CSV, Markdown, LaTeX, HTML, and shown on a terminal."""
+"""Tables in the shape of the paper's, as CSV, Markdown, LaTeX, HTML and text for a terminal."""
 
 import io
 import math
@@ -23,9 +23,9 @@ SUFFIXES = ("csv", "md", "tex", "html")
 def build(experiment: Experiment, results: Path, reported: Path = REPORTED) -> list[Table]:
     """Write `tables/<table>.{csv,md,tex,html}` in an experiment's results folder.
 
-    Beside them `tables.tex`, which shows all of them, and `references.bib`, which it cites. Missing
-    or unreadable metrics are shown as gaps and named. The same runs give the same bytes.
-    Returns the tables.
+    Also writes `tables.tex`, which includes all tables, and `references.bib`, which it cites.
+    Missing or unreadable metrics appear as gaps and are listed. The same runs give byte-identical
+    files. Returns the tables.
     """
     folder = results / "tables"
     tables = collect(experiment, results, reported)
@@ -40,7 +40,7 @@ def build(experiment: Experiment, results: Path, reported: Path = REPORTED) -> l
 
 
 def render_console(experiment: Experiment, results: Path, reported: Path = REPORTED) -> str:
-    """The tables as plain text, what they say together, and where their files are."""
+    """The tables as plain text, followed by their summary and the paths of their files."""
     tables = collect(experiment, results, reported)
     folder = results / "tables"
     return "\n\n".join(
@@ -53,9 +53,9 @@ def render_console(experiment: Experiment, results: Path, reported: Path = REPOR
 
 
 def as_csv(table: Table) -> str:
-    """Measured cells with four decimals, then reported ones as printed; empty where missing.
+    """CSV of the measured cells (four decimals), then the reported ones as printed.
 
-    A value is `undefined` where the metric is for any of its runs.
+    Missing values are empty. A value is `undefined` if the metric is undefined for any of its runs.
     """
     lines = []
     for row in table.rows:
@@ -93,5 +93,5 @@ def _value(cell: Cell) -> str:
 
 
 def read_csv(text: str) -> pd.DataFrame:
-    """The cells of `as_csv`, all as text."""
+    """Read the output of `as_csv`, with all cells as text."""
     return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)

@@ -1,4 +1,4 @@
-"""What all tables of an experiment say together, for the page and the terminal."""
+"""Summary of all tables of an experiment, for the page and the terminal."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -15,13 +15,13 @@ KINDS: dict[str, Kind] = {
     "better": "better",
     "within the spread": "same",
     "worse": "worse",
-}  # of the verdicts of Gain and Gap; the others cannot be judged
-NAMED = 6  # tasks that a sentence names
+}  # keyed by the verdicts of Gain and Gap; all others cannot be judged
+NAMED = 6  # largest number of tasks that a sentence lists by name
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A measured value against another: from scratch, or what the paper reports."""
+    """Comparison of a measured value with another: from scratch, or reported by the paper."""
 
     table: Table
     column: Column
@@ -31,24 +31,24 @@ class Verdict:
 
     @property
     def kind(self) -> Kind:
-        """Better, worse, neither, or open."""
+        """Whether the value is better, worse, the same, or cannot be judged (open)."""
         return KINDS.get(self.found.verdict.split(" (")[0], "open")
 
     @property
     def better_by(self) -> float:
-        """The difference, positive where it is the better direction."""
+        """The difference, signed so that positive is better."""
         return self.found.value if self.column.higher_is_better else -self.found.value
 
     @property
     def name(self) -> str:
-        """The task, and the row if it is another than data2vec's; of an ablation the row."""
+        """Name of the task, with the row if it is not data2vec's; for an ablation, the row."""
         if self.table.name.startswith("ablation"):
             return self.row
         return self.column.heading + (f", {self.row}" if self.row != OURS else "")
 
 
 def against_scratch(tables: Iterable[Table]) -> list[Verdict]:
-    """Gains of pre-training: a verdict for each score."""
+    """Gains of pre-training: one verdict per score."""
     return [
         Verdict(t, c, OURS, t.cells[SCRATCH, c].value, t.gain(c))
         for t in tables
@@ -59,7 +59,7 @@ def against_scratch(tables: Iterable[Table]) -> list[Verdict]:
 
 
 def against_reported(tables: Iterable[Table]) -> list[Verdict]:
-    """Gaps to the paper, at its scale."""
+    """Gaps to the paper's values, for experiments at paper scale."""
     found = [
         (t, c, row, t.gap(row, c))
         for t in tables
@@ -76,7 +76,7 @@ def against_reported(tables: Iterable[Table]) -> list[Verdict]:
 
 
 def answers(tables: Sequence[Table]) -> list[str]:
-    """Does pre-training pay, and how close is this to the paper? A sentence or more of each."""
+    """Text on whether pre-training helps, and on how close the results are to the paper's."""
     found = []
     if gains := [v for v in against_scratch(tables) if v.column.heading != AVERAGE]:
         found.append(_pays(gains))
@@ -128,7 +128,10 @@ def _named(verdicts: Sequence[Verdict]) -> str:
 
 
 def spread(found: Gain | Gap, errors: float) -> tuple[float, float] | None:
-    """So many standard errors to each side of a difference, in the better direction's sign."""
+    """Bounds at `errors` standard errors on each side of a difference, signed: positive is better.
+
+    None if the difference or its standard error is missing.
+    """
     if math.isnan(found.value) or math.isnan(found.stderr):
         return None
     sign = 1 if found.column.higher_is_better else -1

@@ -1,4 +1,4 @@
-"""`d2v verify`: every number of an experiment computed again from its stored predictions."""
+"""`d2v verify`: recompute every number of an experiment from its stored predictions."""
 
 import argparse
 import json
@@ -17,7 +17,7 @@ SHOWN = ["value", "stderr", "n", "runs"]
 
 @dataclass
 class Report:
-    """What was computed again, and what is not as it is stored."""
+    """Counts of what was recomputed, and the differences from what is stored."""
 
     runs: int = 0
     numbers: int = 0
@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def verify(experiment: params.Experiment, results: Path) -> Report:
-    """Check all runs that have ended, and the tables as they are stored.
+    """Check all finished runs and the stored tables.
 
     Raises UserError if there are no runs.
     """
@@ -104,7 +104,7 @@ def _cells(experiment: params.Experiment, results: Path, report: Report) -> Iter
 
 
 def _equal(stored: Any, found: float) -> bool:
-    """To the last digits; libraries of another version may add up in another order."""
+    """Whether two values agree up to rounding: other library versions may sum in another order."""
     if stored is None or not isinstance(stored, int | float) or math.isnan(stored):
         return math.isnan(found)
     return math.isclose(stored, found, rel_tol=1e-9, abs_tol=1e-12)

@@ -1,6 +1,6 @@
-"""Fixed words of the tables: titles, what the miniature's sets are, units of reported values."""
+"""Fixed texts of the tables: titles, the miniature's data sets, units of reported values."""
 
-# place in the paper, what is measured, on which set
+# place in the paper, what is measured, data set
 TITLES: dict[str, tuple[str, str, str]] = {
     "imagenet": ("Table 1", "image classification", "ImageNet-1K"),
     "librispeech": ("Table 2", "speech recognition", "LibriSpeech test-other"),
@@ -17,7 +17,7 @@ MINIATURE: dict[str, str] = {
     "librispeech": "synthetic speech (espeak-ng voices)",
     "glue": "small tasks in GLUE's format, not GLUE itself",
 }
-# in a list of contents
+# short names for a table of contents
 SHORT: dict[str, str] = {
     "imagenet": "Images",
     "librispeech": "Speech",
@@ -51,5 +51,5 @@ REPORTED_UNITS: dict[str, str] = {
 
 
 def number(value: float, form: str = "g") -> str:
-    """A number as people read it, with a real minus sign."""
+    """A number for display, with a typographic minus sign."""
     return format(value, form).replace("-", "−")

@@ -1,1 +1,1 @@
-"""The results page: index.html with tables, charts, examples, cost and provenance of every run."""
+"""The results page: index.html with tables, charts, examples, costs and each run's provenance."""

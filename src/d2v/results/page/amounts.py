@@ -1,4 +1,4 @@
-"""The paper's Table 2 as curves: word error rate by amount of labelled speech."""
+"""The paper's Table 2 as curves: word error rate against the amount of labelled speech."""
 
 import math
 import re
@@ -11,14 +11,14 @@ from d2v.results.page.marks import marked, spanned, upright
 from d2v.results.page.svg import WIDTH, Chart, Scale, fitted, mark, words
 from d2v.results.wording import TITLES, number
 
-AMOUNT = re.compile(r"^\d+ (min|h)$")  # of labelled speech, as the paper's columns are called
+AMOUNT = re.compile(r"^\d+ (min|h)$")  # amount of labelled speech, as in the paper's column heads
 SIZES = ("Base", "Large")
-# the hue of each method, everywhere the same; a size has its own shade and marker
+# each method keeps its hue in all charts; each model size has its own shade and marker
 HUES = {"data2vec": "ours", "wav2vec 2.0": "hue1", "HuBERT": "hue2", "WavLM": "hue3"}
 
 
 def by_amount(table: Table) -> list[Chart]:
-    """A chart for each size of model, on one scale; none for a table without amounts."""
+    """One chart per model size, all on one scale; empty for a table without amounts."""
     amounts = [c for c in dict.fromkeys(table.reported["column"]) if AMOUNT.match(c)]
     if not amounts:
         return []

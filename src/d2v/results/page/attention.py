@@ -1,4 +1,4 @@
-"""Pictures of what was masked, and where attention went from one masked position."""
+"""Pictures of what was masked, and of the attention from one masked position."""
 
 import base64
 import io
@@ -12,11 +12,11 @@ from d2v.results.page import svg
 from d2v.results.page.svg import WIDTH, Chart, Scale
 from d2v.results.wording import number
 
-SIDE, SPACE = 108, 14  # of a picture and between two, in pixels
+SIDE, SPACE = 108, 14  # side of a picture and space between two, in pixels
 
 
 def attention(name: str, found: dict[str, Any]) -> Chart:
-    """The last block's attention, mean over heads, from one masked position."""
+    """Chart of the last block's attention from one masked position, averaged over heads."""
     place = f"{svg.slug(name)}-attention"
     title = f"{name.removeprefix('pretrain/')}: example {found['example']}"
     if found["image"] is None:
@@ -28,7 +28,7 @@ def _images(place: str, title: str, found: dict[str, Any]) -> Chart:
     side = math.isqrt(len(found["mask"]))
     image = np.asarray(found["image"], float)  # (H, W), 0 to 1
     mask = np.asarray(found["mask"], bool).reshape(side, side)
-    at = ((np.arange(len(image)) + 0.5) * side / len(image)).astype(int)  # patch of a pixel
+    at = ((np.arange(len(image)) + 0.5) * side / len(image)).astype(int)  # patch of each pixel
     hidden = np.where(mask[np.ix_(at, at)], np.nan, image)
     weights = np.asarray(found["weights"], float).reshape(side, side)
     shown = (
@@ -61,7 +61,7 @@ def _images(place: str, title: str, found: dict[str, Any]) -> Chart:
 
 
 def _bars(place: str, title: str, found: dict[str, Any]) -> Chart:
-    """A bar a position of a sequence; those that are masked stand out."""
+    """One bar per position of a sequence, with masked positions highlighted."""
     weights, mask = found["weights"], found["mask"]
     across = Scale(0, len(mask), 46, WIDTH - 10)
     up = Scale(0, max(*weights, 1e-9) * 1.06, 110, 6)
@@ -91,7 +91,7 @@ def _bars(place: str, title: str, found: dict[str, Any]) -> Chart:
 
 
 def _grey(values: np.ndarray) -> str:
-    """A picture in the page itself; NaN is transparent."""
+    """A greyscale picture embedded in the page; NaN is transparent."""
     grey = (255 * np.nan_to_num(values).clip(0, 1)).round().astype(np.uint8)
     seen = np.where(np.isnan(values), 0, 255).astype(np.uint8)
     buffer = io.BytesIO()

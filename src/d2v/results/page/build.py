@@ -1,4 +1,4 @@
-"""Writes `index.html`: one file that needs neither network, nor a script, nor files beside it."""
+"""Write `index.html`: one file that needs no network, no script and no other files."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -24,8 +24,8 @@ from d2v.results.wording import SHORT, TITLES, number
 from d2v.util.files import write_text
 
 KINDS = {"pretrain": "pre-training", "select": "trial", "finetune": "fine-tuning"}
-OPEN = 2  # groups of learning curves that are unfolded
-UNFOLDED = ("", "Missing runs")  # sections of a table
+OPEN = 2  # number of groups of learning curves that are initially unfolded
+UNFOLDED = ("", "Missing runs")  # sections of a table that are initially unfolded
 
 
 def build(
@@ -34,10 +34,10 @@ def build(
     found: Sequence[records.Record],
     tables: Sequence[Table],
 ) -> Path:
-    """Write `<results>/index.html`; returns it.
+    """Write `<results>/index.html` and return its path.
 
-    What has not run is named as missing, and so are unreadable files. The same runs give the same
-    bytes: dates are those of the runs.
+    Runs that have not finished and unreadable files are listed as missing. The same runs give a
+    byte-identical file, because all dates are those of the runs.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("d2v.results", "assets"),
@@ -71,7 +71,7 @@ def build(
 
 
 def _table(table: Table) -> dict[str, Any]:
-    """The scores beside their chart; then what else there is, folded."""
+    """Template values of a table: the scores with their chart, then further sections, folded."""
     shown = document(table)
     first, *others = shown.sections
     assert first.grid is not None
@@ -108,7 +108,7 @@ def _part(section: Section, apart: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _curves(found: Sequence[records.Record]) -> Iterable[dict[str, Any]]:
-    """Charts of the runs of each name, pre-trainings first."""
+    """Learning curves, grouped by the name of the runs, pre-training first."""
     trained = [r for r in found if r.run.kind != "decode"]
     for (kind, name), group in groupby(trained, lambda r: (r.run.kind, r.run.name)):
         members = list(group)
@@ -131,7 +131,7 @@ def _chart(chart: Chart) -> dict[str, Any]:
 
 
 def _run(experiment: Experiment, record: records.Record) -> dict[str, Any]:
-    """Parameters, environment, commit and data hashes of a run."""
+    """Template values of a run: parameters, environment, commit and data hashes."""
     provenance = record.content.get("provenance") or {}
     rows = {
         "finished": _finished(record),
@@ -160,7 +160,7 @@ def _run(experiment: Experiment, record: records.Record) -> dict[str, Any]:
 
 
 def _states(found: Sequence[records.Record]) -> str:
-    """What was run."""
+    """Summary of which runs have finished."""
     done = sum(record.finished for record in found)
     counts = Counter(KINDS[r.run.kind] for r in found if r.run.kind in KINDS)
     kinds = ", ".join(f"{n} {kind}" + "s" * (n > 1) for kind, n in counts.items())
@@ -168,7 +168,7 @@ def _states(found: Sequence[records.Record]) -> str:
 
 
 def _facts(found: Sequence[records.Record]) -> dict[str, str]:
-    """When and on what it was run."""
+    """Training time, devices, date of the newest run, and commits of the finished runs."""
     done = [record for record in found if record.finished]
     hours = sum(r.content.get("train_s") or 0.0 for r in done) / 3600
     commits = Counter(str(_provenance(r, "git_commit"))[:12] or "unknown" for r in done)

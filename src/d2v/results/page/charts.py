@@ -1,4 +1,4 @@
-"""Charts of the tables: means with whiskers and seeds, one scale a table, better said in words."""
+"""Charts of the tables: means with whiskers and seeds, on one scale per table."""
 
 import math
 import textwrap
@@ -14,9 +14,9 @@ from d2v.results.page.marks import Mark, drawn, marked, spanned
 from d2v.results.page.svg import WIDTH, Chart, fitted, words
 from d2v.results.wording import number
 
-GROUPS = 4  # columns of a table in one chart
+GROUPS = 4  # table columns per chart
 LINE, LANE, HEADING = 14, 21, 18  # heights in pixels
-LETTERS = 22  # of a label in a line
+LETTERS = 22  # maximum letters per line of a label
 KEY = {
     "ours": "data2vec, this run",
     "ours reported": "data2vec, reported by the paper",
@@ -29,23 +29,23 @@ KEY = {
 
 @dataclass(frozen=True)
 class Lane:
-    """Marks at one height."""
+    """A labelled line of a chart, with its marks at one height."""
 
     label: str
     marks: list[Mark]
-    undefined: bool = False  # a metric without a value is said, not drawn
+    undefined: bool = False  # an undefined metric is stated in words instead of drawn
 
 
-Group = tuple[Column, list[Lane]]  # a column of the table
+Group = tuple[Column, list[Lane]]  # a column of the table and its lanes
 
 
 def measured(table: Table) -> list[Chart]:
-    """What the runs of a table gave, beside the reported values if they are at the same scale."""
+    """Charts of a table's measured scores, with the reported values if the scale is the same."""
     groups = [(c, _lanes(table, c)) for c in scores(table)]
     groups = [(column, lanes) for column, lanes in groups if lanes]
     if not any(m.kind in ("scratch", "ours") for m in _marks(groups)):
         return []
-    apart = table.name.startswith("ablation")  # what is compared there is the rows
+    apart = table.name.startswith("ablation")  # an ablation compares rows, so one chart per column
     size = 1 if apart else GROUPS
     charts = []
     for place in range(0, len(groups), size):
@@ -57,7 +57,7 @@ def measured(table: Table) -> list[Chart]:
 
 
 def _scores(id: str, title: str, groups: Sequence[Group], shared: Sequence[Mark]) -> Chart:
-    """Groups of lanes below each other, on a scale that holds all `shared` marks."""
+    """Chart of stacked groups of lanes, on a scale that covers all `shared` marks."""
     wrapped = [textwrap.wrap(lane.label, LETTERS) for _, lanes in groups for lane in lanes]
     gutter = max(len(text) for lines in wrapped for text in lines) * svg.LETTER + 12
     scale = fitted((v for m in shared for v in spanned(m)), gutter, WIDTH - 10)
@@ -88,7 +88,7 @@ def _scores(id: str, title: str, groups: Sequence[Group], shared: Sequence[Mark]
 
 
 def _lanes(table: Table, column: Column) -> list[Lane]:
-    """Reported values (at the paper's scale), and each measured row."""
+    """Lanes of a column: the reported values (paper scale only), and each measured row."""
     ablation = table.name.startswith("ablation")
     reported = _reported(table, column) if table.experiment.scale == "paper" else {}
     lanes = []
@@ -122,7 +122,7 @@ def _reported(table: Table, column: Column) -> dict[str, float]:
     return dict(zip(found["method"], found["value"].astype(float), strict=True))
 
 
-# --- words ------------------------------------------------------------------------------------
+# --- texts ------------------------------------------------------------------------------------
 
 
 def _texts(lanes: Sequence[Lane]) -> list[str]:
@@ -135,7 +135,7 @@ def _marks(groups: Sequence[Group]) -> list[Mark]:
 
 
 def _key(groups: Sequence[Group]) -> tuple[tuple[str, str], ...]:
-    """What the marks of a chart stand for; lanes that bear their names need no key."""
+    """Legend entries of a chart; marks that a lane's label already names need none."""
     found = _marks(groups)
     kinds = {m.kind for m in found}
     reported = [kind for kind in ("ours reported", "other") if kind in kinds]
@@ -152,7 +152,7 @@ def _key(groups: Sequence[Group]) -> tuple[tuple[str, str], ...]:
 
 
 def _title(groups: Sequence[Group], of: int) -> str:
-    """The metric, if all columns of the table are here and have the same; else the columns."""
+    """Title: the metric if the chart shows all columns and they share it, else the columns."""
     names = _metrics([column for column, _ in groups])
     if len(groups) < of:
         return ", ".join(column.heading for column, _ in groups)
@@ -169,7 +169,7 @@ def _metric(column: Column) -> str:
 
 
 def _unit(columns: Sequence[Column]) -> str:
-    """What the axis counts, and which direction is better."""
+    """Axis title: the unit, and which direction is better."""
     names = _metrics(columns)
     better = "higher is better" if columns[0].higher_is_better else "lower is better"
     if len(names) == 1 and METRICS[columns[0].metrics[0]].unit == "%":

@@ -1,4 +1,4 @@
-"""What the runs took: hours, examples a second, operations."""
+"""Cost of the runs: hours, examples per second, operations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,19 +10,19 @@ from d2v.results.page.records import Record
 
 @dataclass(frozen=True)
 class Cost:
-    """The runs of one name together."""
+    """Total cost of all runs of one name."""
 
     name: str
     finished: int
     planned: int
     hours: float  # wall time of training
-    examples_per_s: float  # mean
-    pflop: float  # of the planned runs, counted from the model (d2v plan)
+    examples_per_s: float  # mean over the finished runs
+    pflop: float  # operations of the planned runs, counted from the model (d2v plan)
     device: str
 
 
 def rows(experiment: Experiment, found: Sequence[Record]) -> list[Cost]:
-    """A line for the runs of each name, and the sum of all."""
+    """One line per name of runs, followed by the total."""
     from d2v.jobs import plan
 
     speed = plan.speed_of("h100", 0.4, None)

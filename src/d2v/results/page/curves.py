@@ -10,13 +10,13 @@ from d2v.results.page.svg import WIDTH, Chart, Scale, fitted
 from d2v.results.wording import number
 
 Line = tuple[str, str, list[int], list[float]]  # class, name, steps, values
-TOP, BOTTOM, LEFT = 8, 160, 46  # of the plot, in pixels
+TOP, BOTTOM, LEFT = 8, 160, 46  # edges of the plot, in pixels
 ARMS = {"scratch": "from scratch", "data2vec": "data2vec"}
 SPREAD = (("target_std", "", "targets"), ("prediction_std", " dotted", "predictions"))
 
 
 def curves(records: Sequence[Record], name: str) -> list[Chart]:
-    """Loss and standard deviations, or validations, of the runs of one name by optimiser step."""
+    """Charts of loss and standard deviations, or validations, against the optimiser step."""
     place = svg.slug(name)
     losses = [(_kind(r), _name(r), *r.curve("loss")) for r in records]
     charts = [_chart(f"{place}-loss", "Training loss", losses, _arms(records))]
@@ -55,7 +55,7 @@ def _validations(place: str, records: Sequence[Record]) -> list[Chart | None]:
 def _chart(
     id: str, title: str, lines: Sequence[Line], key: tuple[tuple[str, str], ...], note: str = ""
 ) -> Chart | None:
-    """None where no run has such values."""
+    """Chart of the lines; None if no run has such values."""
     lines = [line for line in lines if any(map(math.isfinite, line[3]))]
     if not lines:
         return None

@@ -1,4 +1,4 @@
-"""A few examples of what the models do, from stored predictions."""
+"""A few example predictions of the models, from stored predictions."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class Word:
-    """A reference word and what was read instead; kind is equal, substitute, delete or insert."""
+    """A reference word and the recognised word; kind: equal, substitute, delete or insert."""
 
     kind: str
     reference: str
@@ -26,7 +26,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Transcript:
-    """An utterance with its errors aligned."""
+    """An utterance with its reference and prediction aligned word by word."""
 
     id: str
     words: list[Word]
@@ -34,22 +34,22 @@ class Transcript:
 
 @dataclass(frozen=True)
 class Answer:
-    """An example of a labelled set: what is true, and what was predicted."""
+    """An example of a labelled set with its reference and prediction."""
 
     id: str
     reference: str
     prediction: str
-    words: str = ""  # of a sentence
+    words: str = ""  # text of the example, if it is a sentence
 
     @property
     def right(self) -> bool:
-        """Whether they are the same."""
+        """Whether the prediction equals the reference."""
         return self.reference == self.prediction
 
 
 @dataclass(frozen=True)
 class Shown:
-    """The examples of one run."""
+    """The examples that are shown of one run."""
 
     run: str
     transcripts: list[Transcript]
@@ -57,7 +57,7 @@ class Shown:
 
 
 def collect(experiment: Experiment, results: Path) -> list[Shown]:
-    """The first reported data2vec run of each task that has predictions."""
+    """Examples of each task, from its first reported data2vec run if predictions are stored."""
     found = []
     for name, task in experiment.finetune.items():
         arms = [r for r in runs.reported_runs(experiment, name) if r.arm == task.arms[-1]]
@@ -83,7 +83,7 @@ def collect(experiment: Experiment, results: Path) -> list[Shown]:
 
 
 def looks(experiment: Experiment, results: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What attention sees, of the first seed of each pre-training that has it."""
+    """Stored attention of the first seed of each pre-training, if there is any."""
     for run in runs.pretrain_runs(experiment):
         found = read_json(results / "runs" / run.id / "attention.json")
         if found is not None and run.seed == experiment.pretrain[run.name].seeds[0]:

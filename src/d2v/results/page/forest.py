@@ -1,6 +1,6 @@
-"""The chart at the top of the page: every task's difference with its interval, right is better.
+"""The chart at the top of the page: every task's difference with its interval; right is better.
 
-It is a table with a strip in each row, so that it can be read without eyes and at any width.
+The chart is a table with a strip in each row, so that it works in a screen reader and at any width.
 """
 
 import math
@@ -16,16 +16,16 @@ from d2v.results.protocol import NONE, PARTIAL
 from d2v.results.verdicts import Verdict, against_reported, against_scratch, spread
 from d2v.results.wording import SHORT, number
 
-HEIGHT = 22  # of a strip, in pixels
-DENSE = 12  # rows above which one line each must do
+HEIGHT = 22  # height of a strip, in pixels
+DENSE = 12  # number of rows above which each row is reduced to one line
 
 
 @dataclass(frozen=True)
 class Line:
-    """A row of the chart."""
+    """A row of the chart: texts and the strip of one verdict."""
 
     name: str
-    detail: str  # metric, and both values
+    detail: str  # metric and both values
     strip: str
     kind: str
     verdict: str
@@ -34,17 +34,17 @@ class Line:
 
 @dataclass(frozen=True)
 class Forest:
-    """Rows in groups, a group a table; ticks as places in % and values."""
+    """A chart with rows grouped by table; `ticks` holds positions in % and their labels."""
 
     question: str
-    caption: str  # what the difference is, and what the two values of a row are
-    groups: list[tuple[str, str, list[Line]]]  # id of the table, name, rows
+    caption: str  # explains the difference and the two values of a row
+    groups: list[tuple[str, str, list[Line]]]  # table id, name, rows
     ticks: list[tuple[float, str]]
     dense: bool
 
 
 def forests(tables: Sequence[Table]) -> list[Forest]:
-    """What pre-training gains, and how far this is from the paper; what there is of the two."""
+    """Charts of the gains of pre-training and of the gaps to the paper, each if there are any."""
     found = []
     if gains := against_scratch(tables):
         caption = "data2vec against the same model from scratch (from scratch → data2vec)"
@@ -80,7 +80,7 @@ def _line(verdict: Verdict, scale: Scale) -> Line:
 
 
 def _told(verdict: Verdict) -> tuple[str, str]:
-    """The verdict, and by how much it is better or worse, in words: WER is better if it falls."""
+    """The verdict, and the size of the difference as better or worse (a lower WER is better)."""
     found = verdict.found
     if math.isnan(found.value):
         return "undefined" if found.undefined else "not run", ""
@@ -97,7 +97,7 @@ def _told(verdict: Verdict) -> tuple[str, str]:
 
 
 def _strip(verdict: Verdict, scale: Scale, label: str) -> str:
-    """Places are in %, so that it is as wide as its cell and nothing is distorted."""
+    """Drawing of a row; positions are in %, so that it fills its cell without distortion."""
     middle = HEIGHT / 2
     parts = [_upright(scale(0), 0, HEIGHT, "zero")]
     bounds = spread(verdict.found, ERRORS)

@@ -1,4 +1,4 @@
-"""Measured means as charts draw them: the mean, its whisker, and a dot for each seed."""
+"""Marks of the charts: a measured mean, its whisker, and a dot for each seed."""
 
 import math
 from collections.abc import Iterator
@@ -8,23 +8,23 @@ from d2v.results.cells import Cell
 from d2v.results.page.svg import Scale, mark, tag, whisker
 from d2v.results.wording import number
 
-ERRORS = 2  # standard errors to each side of a whisker, as in the verdicts
+ERRORS = 2  # standard errors on each side of a mean that a whisker spans, as in the verdicts
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A value as it is drawn and told."""
+    """A value to be drawn, with its description."""
 
     kind: str
     value: float
     text: str
     bounds: tuple[float, float] | None = None
     seeds: tuple[float, ...] = ()
-    single: bool = False  # bounds over the examples of one run
+    single: bool = False  # whether the bounds are over the examples of one run
 
 
 def marked(kind: str, cell: Cell, name: str = "") -> Mark:
-    """A measured mean with its whisker and its seeds."""
+    """Mark of a measured cell: mean, whisker and seeds."""
     bounds = cell.interval
     spread = ""
     if bounds is None and not math.isnan(cell.stderr):
@@ -37,12 +37,12 @@ def marked(kind: str, cell: Cell, name: str = "") -> Mark:
 
 
 def spanned(shown: Mark) -> tuple[float, ...]:
-    """All values that its scale must hold."""
+    """All values of a mark that a scale must cover."""
     return (shown.value, *(shown.bounds or ()), *shown.seeds)
 
 
 def drawn(shown: Mark, scale: Scale, y: float) -> Iterator[str]:
-    """On a level scale; seeds stand below the mean."""
+    """SVG parts of a mark on a horizontal scale, with the seeds below the mean."""
     if shown.bounds is not None:
         yield whisker(shown.kind, scale(shown.bounds[0]), scale(shown.bounds[1]), y)
     yield mark(shown.kind, scale(shown.value), y, shown.text)
@@ -51,7 +51,7 @@ def drawn(shown: Mark, scale: Scale, y: float) -> Iterator[str]:
 
 
 def upright(shown: Mark, scale: Scale, x: float) -> Iterator[str]:
-    """The same where values go upwards; seeds stand beside the mean."""
+    """SVG parts of a mark on a vertical scale, with the seeds to the right of the mean."""
     if shown.bounds is not None:
         low, high = map(scale, shown.bounds)
         yield tag(

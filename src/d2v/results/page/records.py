@@ -1,4 +1,4 @@
-"""What the page knows of each run: its metrics file, its curves, and what is wrong with them."""
+"""Data of each run for the page: its metrics file, its curves, and why they are missing."""
 
 import json
 import math
@@ -12,36 +12,36 @@ from typing import Any
 from d2v.experiment import runs
 from d2v.params import Experiment
 
-POINTS = 250  # of a curve
-PARSED = 2 << 20  # bytes of a log that is read whole; of a longer one lines are picked
+POINTS = 250  # approximate number of points per curve
+PARSED = 2 << 20  # bytes up to which a log is read whole; a longer log is sampled
 
 
 @dataclass(frozen=True)
 class Record:
-    """A run: planned, perhaps finished."""
+    """A planned run with its metrics and curves, as far as they exist."""
 
     run: runs.Run
     content: dict[str, Any] = field(default_factory=dict)
-    fault: str = ""  # why there is no content
+    fault: str = ""  # why the content is missing
     log: Path = Path()
 
     @property
     def finished(self) -> bool:
-        """Whether its metrics could be read."""
+        """Whether the run's metrics could be read."""
         return not self.fault
 
     @cached_property
     def lines(self) -> list[dict[str, Any]]:
-        """At most about POINTS lines of its log, and those with validations."""
+        """About POINTS lines of the run's log, and all lines with validations."""
         return read_log(self.log)
 
     def curve(self, name: str) -> tuple[list[int], list[float]]:
-        """Steps and values of what the log calls `name`."""
+        """Steps and values of the log's quantity `name`."""
         pairs = [(line["step"], line[name]) for line in self.lines if line.get(name) is not None]
         return [step for step, _ in pairs], [value for _, value in pairs]
 
     def validations(self) -> dict[str, tuple[list[int], list[float]]]:
-        """Steps and values of every metric of the validations; NaN where it was undefined."""
+        """Steps and values of every validation metric; NaN where the metric was undefined."""
         found: dict[str, tuple[list[int], list[float]]] = {}
         for line in self.lines:
             for name, value in (line.get("validation") or {}).items():
@@ -52,12 +52,12 @@ class Record:
 
 
 def collect(experiment: Experiment, results: Path, work: Path) -> list[Record]:
-    """A record for every run of the experiment, in its order."""
+    """A record of every run of the experiment, in the experiment's order."""
     return [_record(run, results, work) for run in runs.all_runs(experiment)]
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Lines of a log.jsonl, evenly picked; none if there is no file. Torn lines are left out."""
+    """Evenly sampled lines of a log.jsonl; empty without a file. Incomplete lines are skipped."""
     try:
         size = path.stat().st_size
         text = path.read_bytes() if 0 < size <= PARSED else b""
@@ -97,7 +97,7 @@ def _thinned(lines: list[bytes]) -> list[bytes]:
 
 
 def _picked(path: Path) -> Iterator[bytes]:
-    """Lines at even distances of a long file, and those with validations."""
+    """Evenly spaced lines of a long file, and all lines with validations."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
         for place in range(0, len(text), max(len(text) // POINTS, 1)):
             yield _line_at(text, place)

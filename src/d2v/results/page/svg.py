@@ -1,7 +1,7 @@
-"""Small static drawings: text that the page holds, in the page's colours, without a script.
+"""Small static SVG drawings that are embedded in the page, use its colours and need no script.
 
-A mark's class says what it stands for (assets/style.css has the colours), its `<title>` the value
-that a mouse shows.
+A mark's class gives its meaning (assets/style.css defines the colours); its `<title>` holds the
+value that is shown on hover.
 """
 
 import math
@@ -12,25 +12,25 @@ from html import escape
 
 from d2v.results.wording import number
 
-WIDTH = 352  # of a chart in pixels: fits a phone without being scaled
-LETTER = 6.1  # mean width of a letter at the size of a chart's words
+WIDTH = 352  # width of a chart in pixels, which fits a phone without scaling
+LETTER = 6.1  # mean width of a letter in pixels, at the font size of a chart
 STEPS = (1, 2, 2.5, 5, 10)
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing with the words around it: title above, note below, and what its marks mean."""
+    """A drawing with its title, note and legend."""
 
     id: str
     title: str
     svg: str
     note: str = ""
-    key: tuple[tuple[str, str], ...] = ()  # class of a mark, and what it stands for
+    key: tuple[tuple[str, str], ...] = ()  # legend: class of a mark, and its meaning
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Values from `low` to `high` at the pixels from `start` to `end`."""
+    """Linear scale that maps values from `low` to `high` to pixels from `start` to `end`."""
 
     low: float
     high: float
@@ -38,12 +38,12 @@ class Scale:
     end: float
 
     def __call__(self, value: float) -> float:
-        """Place of a value."""
+        """Position of a value in pixels."""
         share = (value - self.low) / (self.high - self.low)
         return self.start + share * (self.end - self.start)
 
     def ticks(self, most: int = 5) -> list[float]:
-        """Round values in the range, at most about so many."""
+        """Round values in the range, about `most` at most."""
         span = self.high - self.low
         power = 10.0 ** math.floor(math.log10(span / most))
         step = next(s * power for s in STEPS if span / (s * power) <= most)
@@ -52,7 +52,7 @@ class Scale:
 
 
 def fitted(values: Iterable[float], start: float, end: float, zero: bool = False) -> Scale:
-    """A scale that holds all finite values (and zero, if asked for) with a little room."""
+    """A scale that covers all finite values (with `zero` also 0) with a small margin."""
     found = [v for v in values if math.isfinite(v)] + [0.0] * zero
     low, high = (min(found), max(found)) if found else (0.0, 1.0)
     room = 0.06 * (high - low) or max(abs(high) * 0.05, 0.5)
@@ -60,7 +60,7 @@ def fitted(values: Iterable[float], start: float, end: float, zero: bool = False
 
 
 def tag(name: str, *inside: str, **attributes: object) -> str:
-    """An element; `class_` stands for `class`, `stroke_width` for `stroke-width`."""
+    """An SVG element; `class_` becomes `class`, `stroke_width` becomes `stroke-width`."""
     words = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escape(_short(value))}"'
         for key, value in attributes.items()
@@ -69,7 +69,7 @@ def tag(name: str, *inside: str, **attributes: object) -> str:
 
 
 def drawing(width: float, height: float, label: str, parts: Iterable[str]) -> str:
-    """The whole picture; `label` tells it to those who do not see it."""
+    """The complete drawing; `label` describes it for screen readers."""
     return tag(
         "svg", *parts, role="img", aria_label=label, width=width, height=height,
         viewBox=f"0 0 {_short(width)} {_short(height)}",
@@ -98,9 +98,10 @@ def path(points: Sequence[tuple[float, float]], kind: str, title: str = "") -> s
 
 
 def mark(kind: str, x: float, y: float, title: str = "") -> str:
-    """A mean: square from scratch, diamond data2vec (hollow: reported), tick another method.
+    """A mean: a square if trained from scratch, a diamond for data2vec, a tick for other methods.
 
-    `large` in the kind makes a triangle of it, `seed` and `dot` a small dot.
+    A hollow diamond is a reported value. `large` in `kind` draws a triangle instead, `seed` and
+    `dot` a small dot.
     """
     kinds = kind.split()
     if "seed" in kinds or ("dot" in kinds and "large" not in kinds):
@@ -119,14 +120,14 @@ def mark(kind: str, x: float, y: float, title: str = "") -> str:
 
 
 def whisker(kind: str, low: float, high: float, y: float) -> str:
-    """A level interval with ends, in pixels."""
+    """A horizontal interval with end caps, in pixels."""
     ends = f"M{_short(low)} {_short(y)}H{_short(high)}"
     caps = "".join(f"M{_short(x)} {_short(y - 4)}v8" for x in (low, high))
     return tag("path", d=ends + caps, class_=f"whisker {kind}")
 
 
 def glyph(kind: str) -> str:
-    """A mark or a line as it stands in a key; the words beside it say what it means."""
+    """A mark or line for a legend, where the text beside it gives its meaning."""
     kinds = kind.split()
     if "curve" in kinds:
         shape = tag("path", d="M0 7H22", class_=kind)
@@ -140,7 +141,7 @@ def glyph(kind: str) -> str:
 
 
 def below(scale: Scale, top: float, bottom: float, title: str, most: int = 5) -> list[str]:
-    """Upright grid lines with their values below, and the title of the axis."""
+    """Vertical grid lines with their values below, and the title of the axis."""
     parts = [line(scale(t), top, scale(t), bottom, "grid") for t in scale.ticks(most)]
     parts += [words(scale(t), bottom + 14, number(t), "middle") for t in scale.ticks(most)]
     middle = (scale.start + scale.end) / 2
@@ -150,18 +151,18 @@ def below(scale: Scale, top: float, bottom: float, title: str, most: int = 5) ->
 
 
 def beside(scale: Scale, left: float, right: float) -> list[str]:
-    """Level grid lines with their values to the left."""
+    """Horizontal grid lines with their values to the left."""
     parts = [line(left, scale(t), right, scale(t), "grid") for t in scale.ticks()]
     return parts + [words(left - 6, scale(t) + 4, number(t), "end") for t in scale.ticks()]
 
 
 def slug(text: str) -> str:
-    """An id from words."""
+    """An HTML id made from a text."""
     return re.sub(r"\W+", "-", text).strip("-")
 
 
 def _short(value: object) -> str:
-    """At most one decimal: a tenth of a pixel."""
+    """A coordinate with at most one decimal: a tenth of a pixel is precise enough."""
     if isinstance(value, float):
         return f"{value:.1f}".removesuffix(".0")
     return str(value)
