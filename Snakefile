@@ -31,5 +31,5 @@ rule all:
     default_target: True
     input:
         rules.tables.output,
-        # Every run, so that a missing or outdated run is found even if everything made from it exists.
+        # Every run, so that a missing or outdated one is found even if all its products exist.
         [runs.metrics_path(experiment, run) for run in runs.all_runs(experiment)],
