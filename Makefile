@@ -1,5 +1,5 @@
-# Every target does the set-up it needs: a virtual environment with the locked packages.
-# PYTHON=python3.12 make demo   uses that interpreter (3.11 to 3.14); else the best one found.
+# Every target creates the set-up that it needs: a virtual environment with the locked packages.
+# PYTHON=python3.12 make demo   uses that interpreter (3.11 to 3.14); otherwise the best one found.
 
 PYTHON ?=
 PYTHONS := python3 python3.13 python3.12 python3.11 python3.14
@@ -73,7 +73,7 @@ bench: $(READY)
 gpu-wheels: $(READY)
 	@$(BIN)/python benchmarks/wheels.py
 
-# Not after $(READY): a changed pyproject.toml would first be installed by the old lock.
+# Does not depend on $(READY), which would first install a changed pyproject.toml with the old lock.
 lock:
 	@test -x $(BIN)/python || $(ANY_PYTHON) -m venv $(VENV)
 	@$(PIP) "uv>=0.5"
@@ -81,6 +81,6 @@ lock:
 	  --generate-hashes --no-annotate --custom-compile-command "make lock" --quiet \
 	  --output-file requirements.lock
 
-# an interpreter that is named is compared with that of the environment
+# An interpreter named in PYTHON is compared with that of the environment.
 $(READY): requirements.lock pyproject.toml tools/venv.py $(if $(PYTHON),named)
 	@$(ANY_PYTHON) tools/venv.py $(VENV) $(PYTHON)

@@ -1,7 +1,7 @@
 # data -> pretrain -> (grid -> choice) -> finetune (-> decode) -> tables
 #
-#   snakemake -n                     the plan, in words
-#   snakemake --cores 2              everything that is missing or out of date
+#   snakemake -n                     show what would run
+#   snakemake --cores 2              run everything that is missing or out of date
 #   snakemake --config experiment=params/mini-full.yaml ...
 
 from snakemake.utils import min_version
@@ -17,8 +17,8 @@ include: "workflow/rules/decode.smk"
 include: "workflow/rules/tables.smk"
 
 
-# Light in the workflow's process: training is submitted as a job by `d2v run`. The other rules are
-# carried out by Snakemake's executor, which a profile may choose.
+# These rules need little in the workflow's process, because `d2v run` submits training as a job.
+# Snakemake's executor, which a profile may choose, runs the other rules.
 localrules:
     all,
     pretrain,
@@ -31,5 +31,5 @@ rule all:
     default_target: True
     input:
         rules.tables.output,
-        # every run, so that a missing or outdated one is found whatever has been made from it
+        # Every run, so that a missing or outdated one is found even if all its products exist.
         [runs.metrics_path(experiment, run) for run in runs.all_runs(experiment)],

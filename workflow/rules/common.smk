@@ -1,4 +1,5 @@
-# The experiment, and what the rules ask about it. Parameters are checked here, before the DAG.
+# The experiment and the functions that rules use to query it. Parameters are validated here, before
+# Snakemake builds the DAG.
 
 import atexit
 import sys
@@ -12,7 +13,7 @@ from d2v.util.errors import UserError
 from d2v.params import prepared
 
 EXPERIMENT = config.get("experiment", "params/mini.yaml")
-LAUNCH = config.get("launch", "local")  # where runs are carried out; a profile says
+LAUNCH = config.get("launch", "local")  # where runs are executed; set by a profile
 try:
     experiment = params.load(EXPERIMENT)
     prepared.check(experiment, Path(EXPERIMENT), runs.all_datasets(experiment))
@@ -24,13 +25,13 @@ except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(error.exit_code)
 
-# After SIGKILL Snakemake's lock stays and would refuse this start. Not for a job of this workflow on
-# another machine: the lock is that of the workflow itself.
+# After SIGKILL, Snakemake's lock remains and would block this start. A job of this workflow on
+# another machine must not claim it, because that lock belongs to the running workflow.
 if not workflow.remote_exec:
     locks.claim(Path(".snakemake"))
 
-# DVC judges whether data is out of date. Asking takes seconds, so it happens while the DAG is built;
-# the answer is told before the first job starts, or else in the end.
+# DVC decides whether data is out of date. The query takes seconds, so it runs while the DAG is
+# built; its answer is reported before the first job starts, or otherwise at the end.
 if workflow.is_main_process:
     data_state = staleness.Watch(
         [
@@ -47,7 +48,7 @@ onstart:
     data_state.report()
 
 
-# The commands of this environment come first, also where it was not activated.
+# The commands of this environment come first on the PATH, even if it is not activated.
 shell.prefix(f"export PATH='{Path(sys.executable).parent}':\"$PATH\"; ")
 
 RUNS = f"{runs.RESULTS}/{experiment.name}/runs"
@@ -64,13 +65,13 @@ wildcard_constraints:
 
 
 def run_of(kind, wildcards):
-    """The run that the wildcards of an output name."""
+    """Return the run that an output's wildcards name."""
     fields = {key: wildcards.get(key) for key in ("arm", "setting")}
     return runs.Run(kind, wildcards.name, int(wildcards.seed), **fields)
 
 
 def needs(kind):
-    """Input function: prepared sets, the pre-training, and the choice on the grid."""
+    """Return an input function: prepared sets, the pre-training, and the choice from the grid."""
 
     def files(wildcards):
         run = run_of(kind, wildcards)
@@ -86,22 +87,22 @@ def needs(kind):
 
 
 def defining(kind):
-    """Params function: the parameters of this run only, so that editing it reruns it alone."""
+    """Return a params function: only this run's parameters, so that editing them reruns it alone."""
     return lambda wildcards: runs.as_lines(runs.resolve(experiment, run_of(kind, wildcards).id))
 
 
 def threads_of(kind):
-    """Threads of a run here; of a run that is elsewhere, the one that waits for it."""
+    """Return a threads function: a local run's CPUs, or 1 for the process that awaits a Slurm job."""
     return lambda wildcards: (
         1 if LAUNCH == "slurm" else runs.cpus(experiment, run_of(kind, wildcards))
     )
 
 
 def on_cluster(rule):
-    """What a rule without a GPU asks of Slurm; nothing on this machine."""
+    """Return the Slurm resources of a rule without a GPU; none on the local machine."""
     return machines.slurm.of_rule(rule) if LAUNCH == "slurm" else {}
 
 
 def about(kind):
-    """What a run does, in words."""
+    """Return a params function: one line that describes the run."""
     return lambda wildcards: runs.describe(experiment, run_of(kind, wildcards))

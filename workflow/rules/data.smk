@@ -1,5 +1,5 @@
-# DVC decides what of the data is out of date; the workflow only asks for what is missing. So this
-# rule has no inputs: if it had, one run of it would rerun everything below.
+# DVC decides which data is out of date; the workflow only requests missing sets. This rule
+# therefore has no inputs: if it had any, running it once would rerun everything that depends on it.
 
 
 rule data:

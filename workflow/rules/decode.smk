@@ -1,5 +1,6 @@
-# Behind a fine-tuning whose decoding weights are searched for: CPUs only. What it reads of the
-# fine-tuning, besides its metrics, lies undeclared in work/, as checkpoints do.
+# Follows a fine-tuning whose decoding weights are searched for; uses CPUs only. Apart from its
+# metrics, the fine-tuning's files that this rule reads are not declared: they are in work/, like
+# checkpoints.
 
 
 rule decode:

@@ -17,7 +17,7 @@ rule tables:
         ],
         f"{TABLES}/tables.tex",
         f"{TABLES}/references.bib",
-        # only this rule writes it, so a preview by `d2v tables` never passes for the result
+        # Only this rule writes the marker, so a preview by `d2v tables` never counts as the result.
         touch(f"{TABLES}/{runs.COMPLETE}"),
         page=report(
             f"{runs.RESULTS}/{experiment.name}/index.html",
