@@ -35,7 +35,8 @@ from d2v.util.journal import Journal, Record
 REPORTED = ("wer", "cer", "greedy_wer", "greedy_cer")  # always reported, for comparison
 # source files that trials and decoded words depend on
 CODE = (
-    "arpa.py", "decode.py", "flashlight_search.py", "lexicon_search.py", "metrics.py", "tune.py",
+    "arpa.py", "beam_search.py", "ctc.py", "flashlight_search.py", "lexicon_search.py",
+    "metrics.py", "weight_search.py",
 )  # fmt: skip
 
 
@@ -186,7 +187,9 @@ def _words(trial: Trial) -> str:
 def _given(experiment: Experiment, decode: params.Decode) -> Record:
     """What the whole run depends on: content of the language model set, code and libraries."""
     meta = read_json(runs.meta_path(experiment, decode.lm)) or {}
-    code = sha256(b"".join((provenance.PACKAGE / name).read_bytes() for name in CODE)).hexdigest()
+    code = sha256(
+        b"".join((provenance.PACKAGE / "evaluation" / name).read_bytes() for name in CODE)
+    ).hexdigest()
     libraries = {name: _version(name) for name in ("flashlight-text", "jiwer")}
     return {"lm": meta.get("sha256"), "code": code, "libraries": libraries}
 
