@@ -29,7 +29,7 @@ PYTHON = [sys.executable]
 D2V = [*PYTHON, "-m", "d2v.cli"]
 HELP_S, START_S = 0.5, 3.0  # what the help and the start of a command may take
 MODEL = (
-    "import d2v.experiment.execute; from d2v import params, task;"
+    "import d2v.experiment.execute; from d2v import params; from d2v.training import task;"
     "task.Pretraining(params.load('params/paper.yaml').pretrain['{}'])"
 )
 HELPS = {

@@ -179,7 +179,7 @@ def test_processes_end_with_a_killed_parent(many_words):
 import multiprocessing, sys
 sys.path[:0] = [{str(Path(__file__).parents[1] / "helpers")!r}]
 from letter_builds import WEIGHTS, noise
-from d2v import decode, decoders
+from d2v.evaluation import ctc as decode, beam_search as decoders
 with decoders.Decoders(decode.Language({str(many_words)!r}), noise(100), 2) as found:
     for _ in found.run((WEIGHTS[2], list(range(100))) for _ in range(10**6)):
         print(*(child.pid for child in multiprocessing.active_children()), flush=True)

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from letter_builds import WEIGHTS, lm_folder, many_words, noise, spoken  # noqa: F401
+from letter_builds import WEIGHTS, lm_folder, noise, spoken
 
 from d2v import params
 from d2v.data import ngram
@@ -74,7 +74,7 @@ def test_words_and_scores_are_flashlights(tmp_path, seed, way):
 
 
 @pytest.mark.parametrize("way", WEIGHTS)
-def test_words_are_flashlights_with_many_words(many_words, way):  # noqa: F811
+def test_words_are_flashlights_with_many_words(many_words, way):
     theirs, own = (search(lexicon, way) for search, lexicon in both(many_words))
     texts = [theirs(emissions) for emissions in noise(15)[1:]]
     assert [own(emissions)[0] for emissions in noise(15)[1:]] == [words for words, _ in texts]
@@ -188,13 +188,13 @@ def without_flashlight(monkeypatch):
     import d2v
 
     monkeypatch.delitem(sys.modules, "d2v.evaluation.flashlight_search", raising=False)
-    monkeypatch.delattr(d2v, "flashlight_search", raising=False)
+    monkeypatch.delattr(d2v.evaluation, "flashlight_search", raising=False)
     monkeypatch.setattr(builtins, "__import__", refuse)
 
 
 @pytest.mark.smoke
 def test_our_own_is_taken_and_the_log_says_that_it_is_slower(
-    many_words,  # noqa: F811
+    many_words,
     without_flashlight,
     capfd,
 ):

@@ -28,7 +28,7 @@ from d2v.util.files import read_json, write_json
 RUN = "decode/spoken-digits/data2vec/seed0"
 FINETUNE = runs.Run("finetune", "spoken-digits", 0, "data2vec")
 SEARCH = {"trials": 8, "beam": 10, "silence_score": [-1.0, 1.0], "seed": 3}
-SPLITS = {"dev": 24, "test": 12, "dev-clean": 9}  # utterances
+SPLITS = {"dev": 24, "test": 12, "train": 9}  # utterances
 DRAWN = random.Random(0)
 WORDS = sorted({"".join(DRAWN.choices("ETAONI", k=DRAWN.randint(2, 5))) for _ in range(80)})
 
@@ -37,7 +37,7 @@ def experiment_file(folder, **changes):
     """tests/params/tiny.yaml with a search behind the letters' fine-tuning."""
     raw = yaml.safe_load((workspace.ROOT / "tests/params/tiny.yaml").read_text())
     task = raw["finetune"]["spoken-digits"]
-    task["more"] = {"clean": "dev-clean"}
+    task["more"] = {"clean": "train"}
     task["decode"] = {"beam": 20, "lm_weight": 1.0, "word_score": 0.0, "search": SEARCH, **changes}
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(raw))
@@ -98,7 +98,7 @@ def folder_of(experiment, function=runs.result_folder):
 
 def test_metrics_are_those_of_the_predictions_and_say_where_they_come_from(place):
     found = run(place)
-    assert list(found["metrics"]) == ["dev", "test", "dev-clean"]
+    assert list(found["metrics"]) == ["dev", "test", "train"]
     for name, count in SPLITS.items():
         path = folder_of(place) / f"predictions-{name}.tsv"
         rows = predictions.read_predictions(path)

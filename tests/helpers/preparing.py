@@ -11,7 +11,7 @@ from d2v.data.shards import PARTS, hash_of
 PIECE_BYTES, SHARD_BYTES = 300, 600  # small, so that a small set has many shards
 SCRIPT = f"""
 import sys, time
-from d2v.data import corpus, glue, prepare
+from d2v.data.readers import corpus, glue; from d2v.cli import prepare
 from d2v.data.tokenizer import Tokenizer
 corpus.PIECE_BYTES = glue.PIECE_BYTES = {PIECE_BYTES}
 corpus.SHARD_BYTES = glue.SHARD_BYTES = {SHARD_BYTES}

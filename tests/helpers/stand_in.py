@@ -20,9 +20,9 @@ import sys, types
 def execute(experiment, run_id):
     import os, time, signal
     from pathlib import Path
-    from d2v import params, runs
-    from d2v.errors import Collapse
-    from d2v.files import write_json
+    from d2v import params; from d2v.experiment import runs
+    from d2v.util.errors import Collapse
+    from d2v.util.files import write_json
     with open("starts", "a") as file:
         print(os.getpid(), os.environ["OMP_NUM_THREADS"], file=file)
     print("working", flush=True)
@@ -57,6 +57,7 @@ class Place:
         self.params = folder / "params/tiny.yaml"
         self.params.parent.mkdir(exist_ok=True)
         self.params.write_text((ROOT / "tests/params/tiny.yaml").read_text())
+        (folder / "results/tiny").mkdir(parents=True, exist_ok=True)  # d2v runs where these are
         self.work = folder / "work/tiny" / RUN
         self.launched: list[subprocess.Popen[str]] = []
 

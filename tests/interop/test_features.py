@@ -229,16 +229,15 @@ def test_images_are_cut_as_torchvision_cuts_them(turned):
     from torchvision.transforms import v2
 
     from d2v.data.augment import resized
-    from d2v.data.inputs import _sized
+    from d2v.data.sizing import sized
 
     steps = [v2.Resize(256, v2.InterpolationMode.BICUBIC), v2.CenterCrop(224)]
-    encoder = params.PatchEncoder(kind="vision", image_size=224, patch_size=16)
     how = ImageInput(mean=[0.5] * 3, std=[0.5] * 3, resize=256)
     noise = np.random.default_rng(0).integers(0, 256, (500, 500, 1), dtype=np.uint8)
     for side in range(300, 501):
         pixels = noise[:, :side] if turned else noise[:side]
         expected = np.asarray(v2.Compose(steps)(Image.fromarray(pixels[..., 0])))
-        assert np.array_equal(_sized(pixels, encoder, how)[..., 0], expected), side
+        assert np.array_equal(sized(pixels, 224, how)[..., 0], expected), side
         picture = Image.fromarray(pixels[..., 0])
         assert np.array_equal(resized(picture, 256, 224, pixels.shape[:2])[..., 0], expected), side
 

@@ -156,5 +156,11 @@ def test_a_folder_that_is_not_whole_is_refused_in_a_sentence(tmp_path, fault):
 
 def test_an_existing_folder_is_left_alone(tmp_path: Path):
     folder = save(model("text", "wide", 0), tmp_path / "hf")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "note").write_text("mine")
     with pytest.raises(UserError, match="exists"):
+        convert(folder, "d2v", other)
+    with pytest.raises(UserError, match="is the source"):
         convert(folder, "d2v", folder)
+    assert (other / "note").read_text() == "mine"

@@ -168,7 +168,7 @@ def test_claim_clears_a_dead_workflows_lock_but_not_a_living_ones(tmp_path: Path
 def test_a_workflow_waits_for_the_one_whose_caller_was_killed(tmp_path: Path) -> None:
     start = f"""
 from pathlib import Path
-from d2v import locks
+from d2v.util import locks
 locks.claim(Path({str(tmp_path)!r}), wait=True)
 """
     pass_on = (

@@ -90,7 +90,7 @@ def test_how_a_run_computes_is_no_part_of_what_it_is() -> None:
 
 KEEPING = """
 import resource, sys, torch
-from d2v import devices
+from d2v.training import devices
 if sys.argv[1] == "keep":
     devices.keep_memory(torch.device("cpu"))
 for turn in range(6):

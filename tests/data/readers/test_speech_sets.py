@@ -117,7 +117,7 @@ def test_long_files_are_cut_without_their_pauses(light, tmp_path):
 SCRIPT = """
 import sys, time
 from functools import partial
-from d2v.data import librilight, prepare
+from d2v.data.readers import librilight; from d2v.cli import prepare
 from d2v.data.writing import write_split
 librilight.write_split = partial(write_split, shard_bytes=1)
 pause, decode = float(sys.argv[1]), librilight.decode
