@@ -1,5 +1,7 @@
 """Greedy reading and beam search: the rules of CTC, and that lexicon and n-gram have a say."""
 
+# ruff: noqa: F811  a fixture that is imported is a parameter of its tests
+
 import multiprocessing
 import os
 import re
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from letter_builds import WEIGHTS, lm_folder, noise, spoken
+from letter_builds import WEIGHTS, lm_folder, many_words, noise, spoken  # noqa: F401
 
 from d2v import params
 from d2v.data.letters import LETTERS

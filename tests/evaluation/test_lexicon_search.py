@@ -1,12 +1,14 @@
 """The beam search of one's own: the words and scores of flashlight's, in whose place it stands."""
 
+# ruff: noqa: F811  a fixture that is imported is a parameter of its tests
+
 import builtins
 import random
 import sys
 
 import pytest
 import torch
-from letter_builds import WEIGHTS, lm_folder, noise, spoken
+from letter_builds import WEIGHTS, lm_folder, many_words, noise, spoken  # noqa: F401
 
 from d2v import params
 from d2v.data import ngram

@@ -150,7 +150,7 @@ def folder(small_prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     _partial(small_prepared / "images", root / "prepared" / "digits")
     (root / "prepared" / "spoken_digits").symlink_to(small_prepared / "speech")
     tagged_sounds.write(root / "prepared" / "audioset")
-    tiny = yaml.safe_load((Path(__file__).parent / "params" / "tiny.yaml").read_text())
+    tiny = yaml.safe_load((Path(__file__).parents[1] / "params" / "tiny.yaml").read_text())
     data = {name: tiny["data"][name] for name in SETS}
     data["audioset"] = {"kind": "audioset", "source": "none"}
     written = {
