@@ -216,8 +216,8 @@ def test_parameters_that_do_not_go_with_released_weights(done):
     text = (done / "params" / "others.yaml").read_text()
     path = done / "params" / "faulty.yaml"
     path.write_text(text.replace("vision: {seeds: [0],", "vision: {seeds: [0, 1],"))
-    with pytest.raises(params.ParamsError, match="released weights have one seed"):
+    with pytest.raises(params.ParamsError, match="released weights allow only one seed"):
         params.load(path)
     path.write_text(text.replace("    seeds: [0]\n    arms", "    seeds: [0, 1]\n    arms"))
-    with pytest.raises(params.ParamsError, match="released weights have one seed and arms"):
+    with pytest.raises(params.ParamsError, match="weights allow only one seed and arms"):
         params.load(path)

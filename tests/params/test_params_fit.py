@@ -57,36 +57,36 @@ V, S, T = "pretrain.vision", "pretrain.speech", "pretrain.text"
 D, W, C = "finetune.digits", "finetune.spoken-digits", "finetune.cola"
 REFUSED: list[tuple[str, Any, str]] = [
     # encoder, mask, view
-    (f"{V}.mask", SPAN, f"{V}: mask.kind is span, but with encoder.kind vision it is block"),
-    (f"{T}.mask", {"kind": "block", "patches": 3}, "mask.kind is block, but with"),
-    (f"{V}.mask.patches", 16, "16 of the 4 x 4 = 16 patches leave none to see"),
-    (f"{V}.mask.patches", 17, "17 of the 4 x 4 = 16 patches leave none to see"),
-    (f"{V}.mask", {"kind": "block", "patches": 14, "min_block": 14}, "mask.min_block 14: no such"),
-    (f"{S}.mask.prob", 0.0, f"{S}: mask.prob is 0, which hides nothing"),
-    (f"{T}.mask.prob", 0.0, f"{T}: mask.prob is 0, which hides nothing"),
+    (f"{V}.mask", SPAN, f"{V}: mask.kind is span, but encoder.kind vision needs block"),
+    (f"{T}.mask", {"kind": "block", "patches": 3}, "mask.kind is block, but encoder.kind"),
+    (f"{V}.mask.patches", 16, "16 of the 4 x 4 = 16 patches leave none visible"),
+    (f"{V}.mask.patches", 17, "17 of the 4 x 4 = 16 patches leave none visible"),
+    (f"{V}.mask", {"kind": "block", "patches": 14, "min_block": 14}, "mask.min_block 14: no block"),
+    (f"{S}.mask.prob", 0.0, f"{S}: mask.prob is 0, so nothing would be masked"),
+    (f"{T}.mask.prob", 0.0, f"{T}: mask.prob is 0, so nothing would be masked"),
     (f"{T}.mask", {"kind": "token", "prob": 0.1, "random_prob": 0.5, "keep_prob": 0.5}, "leave no"),
-    (f"{S}.view.max_samples", 399, "view.max_samples 399 is too short: 2 frame(s) take 720"),
-    (f"{V}.view.mixup", 0.8, "view.mixup and view.cutmix mix classes, and there are none"),
-    (f"{S}.view.mixup", 0.5, "view.mixup mixes classes: it is for a task of kind tag"),
-    (f"{S}.view.mask", SPAN, f"{S}: view.mask is for fine-tuning: remove it"),
-    (f"{V}.view.random_resized_crop", [1.0, 0.2], "random_resized_crop [1.0, 0.2] is no range"),
+    (f"{S}.view.max_samples", 399, "view.max_samples 399 is too small: 2 frame(s) need 720"),
+    (f"{V}.view.mixup", 0.8, "view.mixup and view.cutmix mix classes, but pre-training has"),
+    (f"{S}.view.mixup", 0.5, "view.mixup mixes classes and is only for tasks of kind tag"),
+    (f"{S}.view.mask", SPAN, f"{S}: view.mask is only for fine-tuning; remove it"),
+    (f"{V}.view.random_resized_crop", [1.0, 0.2], "random_resized_crop [1.0, 0.2] is not"),
     (f"{V}.view.resize", 20, "view.resize 20 is less than encoder.image_size 24"),
     (f"{V}.view.decode", "device", "view.decode device needs view.random_resized_crop"),
     (f"{D}.view.rand_augment", "mild-m9", f"{D}: view.rand_augment: timm has no 'mild-m9'"),
     (f"{D}.view.rand_augment", "rand-m9-mstd0.5-inc1", None),
     (f"{V}.encoder.channels", 4, "encoder.channels is 4: images have 1 or 3"),
-    (f"{V}.train", {"steps": 9, "sized": {"size": 9, "micro_batches": 1}}, "have one size"),
+    (f"{V}.train", {"steps": 9, "sized": {"size": 9, "micro_batches": 1}}, "have one size; give"),
     (f"{S}.train", {"steps": 9, "sized": {"size": 31999, "micro_batches": 1}}, "31999 is less"),
     # the model
     (f"{T}.encoder.absolute_positions", True, None),
     (f"{T}.backbone.position_bias", {"kind": "shared_2d", "window": [4, 4]}, "a grid of patches"),
-    (f"{T}.backbone.position_bias.window", [4, 4], "window does nothing with kind per_layer_1d"),
-    (f"{V}.backbone.position_bias.max_distance", 3, "max_distance does nothing with kind shared"),
-    (f"{S}.backbone.layer_scale", 0.1, "backbone.layer_scale is for pre-norm blocks"),
-    (f"{S}.encoder.position_groups", 7, "dim 96 is no multiple of encoder.position_groups 7"),
+    (f"{T}.backbone.position_bias.window", [4, 4], "window has no effect with kind per_layer_1d"),
+    (f"{V}.backbone.position_bias.max_distance", 3, "max_distance has no effect with kind shared"),
+    (f"{S}.backbone.layer_scale", 0.1, "backbone.layer_scale applies only to pre-norm blocks"),
+    (f"{S}.encoder.position_groups", 7, "dim 96 is not a multiple of encoder.position_groups 7"),
     (f"{T}.encoder.vocab_size", 5, "encoder.vocab_size 5"),
     (f"{T}.ema.shared", ["cls"], "ema.shared: encoder.kind text has no cls"),
-    (f"{T}.target.context", 3, "target.context does not go with position_bias per_layer_1d"),
+    (f"{T}.target.context", 3, "context cannot be combined with position_bias per_layer_1d"),
     (f"{S}.backbone.attention_dropout", 1.0, "Input should be less than 1, got 1.0"),
     # training
     (f"{V}.optimiser.betas", [0.9, 1.0], f"{V}.optimiser.betas.1: Input should be less than 1"),
@@ -95,31 +95,31 @@ REFUSED: list[tuple[str, Any, str]] = [
     (f"{S}.schedule.phases", [0.1, 0.4, 0.6], "they must add up to 1"),
     (f"{S}.schedule.phases", [0.0, 0.0, 0.0], "they must add up to 1"),
     # tasks
-    (f"{C}.task", {"kind": "ctc"}, "task.kind ctc does not fit view.kind text (which has classify"),
+    (f"{C}.task", {"kind": "ctc"}, "task.kind ctc does not fit view.kind text (which supports"),
     (f"{C}.metrics", ["pearson"], "metrics pearson do not fit a classify task"),
     (f"{C}.metrics", ["map"], "metrics map do not fit a classify task"),
-    (f"{C}.decode", {"beam": 5}, "decode searches for words in letters: a classify task has none"),
-    (f"{C}.task.classes", 3, f"{C}.task: cola has 2 classes, the task 3 classes"),
-    (f"{D}.metrics", ["f1"], "metrics: f1 is of class 1 against class 0"),
-    (f"{D}.encoder_dropout", 0.1, "encoder_dropout: an encoder of kind vision has none"),
+    (f"{C}.decode", {"beam": 5}, "decode searches letters for words, but a classify task has none"),
+    (f"{C}.task.classes", 3, f"{C}.task: cola has 2 classes, but the task expects 3 classes"),
+    (f"{D}.metrics", ["f1"], "metrics: f1 compares class 1 with class 0"),
+    (f"{D}.encoder_dropout", 0.1, "encoder_dropout: an encoder of kind vision has no dropout"),
     (f"{D}.view.cutmix", 1.0, None),
     (f"{D}.settings.scratch.freeze", "convolutions", "freeze: convolutions, but an encoder"),
-    (f"{W}.view.max_samples", 99, "view.max_samples crops waveforms, which then lack part"),
+    (f"{W}.view.max_samples", 99, "view.max_samples crops waveforms, which then do not match"),
     (f"{W}.view.mask", {**SPAN, "prob": 0.0}, f"{W}: view.mask.prob is 0: remove view.mask"),
     (f"{C}.view.max_tokens", 4, "Input should be greater than or equal to 5"),
     # runs and data
-    (f"{V}.data", "corpus", f"{V}.data: corpus holds corpus, needed is images"),
+    (f"{V}.data", "corpus", f"{V}.data: corpus contains corpus; expected images"),
     (f"{V}.split", "trian", f"{V}.split: no split trian; did you mean train?"),
-    (f"{T}.view.max_tokens", 23, "view.max_tokens 23 is less than the blocks of corpus, 24 tokens"),
-    (f"{T}.encoder.vocab_size", 1999, "vocab_size 1999 is not data.verses.vocab_size 2000"),
-    (f"{C}.data", "digits", f"{C}.data: digits holds images, needed is sentences"),
+    (f"{T}.view.max_tokens", 23, "23 is less than the block length of corpus, 24 tokens"),
+    (f"{T}.encoder.vocab_size", 1999, "vocab_size 1999 differs from data.verses.vocab_size 2000"),
+    (f"{C}.data", "digits", f"{C}.data: digits contains images; expected sentences"),
     (f"{C}.test_split", "tset", f"{C}.test_split: no split tset; did you mean test?"),
     (f"{C}.more", {"other": "dve"}, f"{C}.more.other: no split dve; did you mean dev?"),
     (f"{D}.labels", "labels-10.{seed}", f"{D}.labels: no list labels-10.0; did you mean"),
     (f"{D}.seeds", [0, 12], f"{D}.labels: no list labels-100.12; did you mean"),
-    (f"{W}.decode.lm", "corpus", f"{W}.decode.lm: corpus holds corpus, needed is language model"),
-    (f"{V}.start_from", "speech", f"{V}.start_from: pretrain.speech is another model"),
-    (f"{V}.start_from", "vision", f"{V}.start_from: a circle (vision -> vision)"),
+    (f"{W}.decode.lm", "corpus", f"{W}.decode.lm: corpus contains corpus; expected language model"),
+    (f"{V}.start_from", "speech", f"{V}.start_from: pretrain.speech has a different encoder or"),
+    (f"{V}.start_from", "vision", f"{V}.start_from: circular reference (vision -> vision)"),
 ]  # fmt: skip
 
 
@@ -175,21 +175,21 @@ def test_a_head_that_is_not_there_is_nothing_to_start_from(tmp_path: Path) -> No
     raw["pretrain"]["vision"]["released"] = {"path": "weights"}
     assert "have no head to start from" in faults(tmp_path, raw)[0]
     raw["pretrain"]["second"]["backbone"] = {**raw["pretrain"]["vision"]["backbone"], "ffn_dim": 8}
-    assert "is another model" in faults(tmp_path, raw)[0]
+    assert "has a different encoder or backbone" in faults(tmp_path, raw)[0]
 
 
 def test_a_set_that_two_groups_make_is_refused(tmp_path: Path) -> None:
     glue = {"kind": "glue", "source": "x"}
     found = "\n".join(faults(tmp_path, changed(("data.glue", glue))))
-    assert "data.glue: another group makes cola already" in found
+    assert "data.glue: another group already prepares cola" in found
 
 
 @pytest.mark.parametrize("key", ["optimiser.lr", "train.steps"])
 def test_keys_that_have_moved_say_where_the_value_stands_now(tmp_path: Path, key: str) -> None:
     (found,) = faults(tmp_path, changed((f"{D}.{key}", 1)))
-    what = "rate" if key == "optimiser.lr" else "steps"
-    assert found.startswith(f"{D}.{key}: the {what} of a fine-tuning stand")
-    assert "in settings or grid alone; remove this key" in found
+    what = "learning rate" if key == "optimiser.lr" else "number of steps"
+    assert found.startswith(f"{D}.{key}: the {what} of a task belongs")
+    assert "in settings or grid; remove this key" in found
 
 
 def test_names_are_those_of_the_readers() -> None:
@@ -213,17 +213,17 @@ def test_names_are_those_of_the_readers() -> None:
     [
         ("a: 010\n", "line 1: 010 is an octal number in YAML"),
         ("a: 08\n", "line 1: 08 is an octal number in YAML"),
-        ("b: 0\na: 1:30\n", "line 2: 1:30 is a number to the base of 60 in YAML"),
-        ("a: 1:30.5\n", "1:30.5 is a number to the base of 60 in YAML"),
+        ("b: 0\na: 1:30\n", "line 2: 1:30 is a base-60 number in YAML"),
+        ("a: 1:30.5\n", "1:30.5 is a base-60 number in YAML"),
         ("a: 2024-13-45\n", "not valid YAML: month must be in 1..12"),
         ("a: !!int ''\n", "not valid YAML"),
-        ("base: p.yaml\n", "base: files in a circle (p.yaml -> p.yaml)"),
-        ("base: [5]\n", "base: a file or a list of files is expected"),
+        ("base: p.yaml\n", "base: circular reference (p.yaml -> p.yaml)"),
+        ("base: [5]\n", "base: expected a file or a list of files"),
         ("base: .\n", "cannot be read: Is a directory"),
         ("base: none.yaml\n", "none.yaml: no such parameter file"),
-        ("a: &a {b: *a}\n", "groups that hold themselves"),
-        ("templates: 3\n", "templates: a mapping of names to groups is expected"),
-        ("templates: {x: 3}\na: {like: x}\n", "a: template x is no mapping"),
+        ("a: &a {b: *a}\n", "groups contain themselves"),
+        ("templates: 3\n", "templates: expected a mapping of names to groups"),
+        ("templates: {x: 3}\na: {like: x}\n", "a: template x is not a mapping"),
         ("a: {like: [x]}\n", "a: no template ['x']"),
     ],
 )
@@ -239,7 +239,7 @@ def test_odd_yaml_is_one_line(tmp_path: Path, text: str, said: str) -> None:
 def test_files_that_name_each_other_as_base_are_a_circle(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("base: b.yaml\n")
     (tmp_path / "b.yaml").write_text("base: a.yaml\n")
-    with pytest.raises(params.ParamsError, match=r"circle \(a.yaml -> b.yaml -> a.yaml\)"):
+    with pytest.raises(params.ParamsError, match=r"reference \(a.yaml -> b.yaml -> a.yaml\)"):
         params.read_params(tmp_path / "a.yaml")
     (tmp_path / "c.yaml").write_text("x: 1\n")  # the same file twice is no circle
     (tmp_path / "d.yaml").write_text("base: [c.yaml, c.yaml]\n")

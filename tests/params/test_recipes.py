@@ -196,7 +196,7 @@ def test_several_bases_are_read_in_turn(tmp_path):
         ("templates: {abcd: {x: 1}}\nruns: {a: {like: abcf}}", "runs.a: no template abcf; did you"),
         (
             "templates: {a: {like: b}, b: {like: a}}\nruns: {c: {like: a}}",
-            r"templates in a circle \(a -> b -> a\)",
+            r"circular templates \(a -> b -> a\)",
         ),
     ],
 )

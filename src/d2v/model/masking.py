@@ -48,8 +48,8 @@ def block_masks(mask: BlockMask, grid: int, keys: Keys) -> Bools:
     most = min(mask.patches, mask.max_block or mask.patches)
     if not blocks_fit(mask, grid):
         raise UserError(
-            f"mask.min_block {mask.min_block}: no such block fits into {grid} x {grid} patches;"
-            " lower it"
+            f"mask.min_block {mask.min_block}: no block of this size fits into {grid} x {grid}"
+            " patches; lower it"
         )
     state = _hash(keys, _BLOCKS)
     hidden = np.zeros((len(state), grid, grid), bool)

@@ -30,7 +30,7 @@ def faults(experiment: "Experiment") -> Iterator[str]:
     made: dict[str, Holds] = {}
     for name, group in experiment.data.items():
         for doubled in sorted(made.keys() & group.makes):
-            yield f"data.{name}: another group makes {doubled} already; remove one of them"
+            yield f"data.{name}: another group already prepares {doubled}; remove one of the two"
         made |= group.makes
     for name, pretrain in experiment.pretrain.items():
         path = f"pretrain.{name}"
@@ -70,18 +70,18 @@ def _starts(name: str, pretrain: Mapping[str, Pretrain]) -> Iterator[str]:
         seen.append(start)
         start = pretrain[start].start_from or ""
     if start == name:
-        yield f"{path}: a circle ({' -> '.join([*seen, name])})"
+        yield f"{path}: circular reference ({' -> '.join([*seen, name])})"
         return
     other = pretrain[this.start_from]
     if (this.encoder, _shape(this.backbone)) != (other.encoder, _shape(other.backbone)):
-        yield f"{path}: pretrain.{this.start_from} is another model"
+        yield f"{path}: pretrain.{this.start_from} has a different encoder or backbone"
     elif other.released is not None and this.regression != "none":
         yield (
             f"{path}: the released weights of pretrain.{this.start_from} have no head to start"
             " from; set regression: none"
         )
     elif this.regression != other.regression:
-        yield f"{path}: pretrain.{this.start_from} has another head (regression)"
+        yield f"{path}: pretrain.{this.start_from} has a different head; set the same regression"
 
 
 def _shape(backbone: Backbone) -> dict[str, Any]:
@@ -113,8 +113,8 @@ def _grid(name: str, run: Finetune, finetune: Mapping[str, Finetune]) -> Iterato
         same = task.grid is not None and task.grid.best_over == "table"
         if not same or (task.arms, task.grid and task.grid.lr) != (run.arms, run.grid.lr):
             yield (
-                f"finetune.{name}.grid chooses one rate over its row of the table, but"
-                f" finetune.{other} has other rates or arms, or no grid of that kind"
+                f"finetune.{name}.grid selects one learning rate for its whole table row, but"
+                f" finetune.{other} has other rates or arms, or no grid with best_over: table"
             )
 
 
@@ -128,7 +128,7 @@ def _data(
     if name not in made:
         yield f"{path}.{key}: no data set {name}{nearest(name, made)}"
     elif made[name].content not in wanted:
-        yield f"{path}.{key}: {name} holds {made[name].content}, needed is {' or '.join(wanted)}"
+        yield f"{path}.{key}: {name} contains {made[name].content}; expected {' or '.join(wanted)}"
 
 
 def _splits(path: str, holds: Holds | None, splits: Mapping[str, str]) -> Iterator[str]:
@@ -160,7 +160,7 @@ def _labelled(path: str, task: Finetune, made: Made) -> Iterator[str]:
         found, needed = (
             "numbers" if count is None else f"{count} classes" for count in (holds.classes, classes)
         )
-        yield f"{path}.task: {task.data} has {found}, the task {needed}"
+        yield f"{path}.task: {task.data} has {found}, but the task expects {needed}"
 
 
 def _lists(path: str, task: Finetune, data: Mapping[str, Data]) -> Iterator[str]:
@@ -187,8 +187,8 @@ def _blocks(path: str, pretrain: Pretrain, data: Mapping[str, Data]) -> Iterator
             continue
         if group.block > most:
             yield (
-                f"{path}.view.max_tokens {most} is less than the blocks of {pretrain.data},"
-                f" {group.block} tokens"
+                f"{path}.view.max_tokens {most} is less than the block length of"
+                f" {pretrain.data}, {group.block} tokens"
             )
 
 
@@ -199,6 +199,6 @@ def _vocabulary(path: str, encoder: Encoder, data: Mapping[str, Data]) -> Iterat
     for name, group in data.items():
         if isinstance(group, PlainText | Verses) and group.vocab_size != encoder.vocab_size:
             yield (
-                f"{path}.encoder.vocab_size {encoder.vocab_size} is not data.{name}.vocab_size"
-                f" {group.vocab_size}"
+                f"{path}.encoder.vocab_size {encoder.vocab_size} differs from"
+                f" data.{name}.vocab_size {group.vocab_size}"
             )

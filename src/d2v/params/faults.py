@@ -11,8 +11,8 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 # keys of earlier parameter files, without the run's name, and where their values belong now
 MOVED = {
-    ("finetune", "optimiser", "lr"): "the rate of a fine-tuning stands in settings or grid alone",
-    ("finetune", "train", "steps"): "the steps of a fine-tuning stand in settings or grid alone",
+    ("finetune", "optimiser", "lr"): "the learning rate of a task belongs in settings or grid",
+    ("finetune", "train", "steps"): "the number of steps of a task belongs in settings or grid",
 }
 
 

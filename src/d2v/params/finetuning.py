@@ -78,7 +78,9 @@ class DecodeSearch(Strict):
         for name in ("lm_weight", "word_score", "silence_score"):
             low, high = getattr(self, name)
             if low > high:
-                raise ValueError(f"{name}: [{low}, {high}] is no range, lowest first")
+                raise ValueError(
+                    f"{name}: [{low}, {high}] is not a range; give the lowest value first"
+                )
         return self
 
 
@@ -154,7 +156,10 @@ class Grid(Strict):
     @model_validator(mode="after")
     def _comparable(self) -> "Grid":
         if self.best_over == "table" and (len(self.steps) > 1 or len(self.freeze) > 1):
-            raise ValueError("best_over: table chooses a rate; give one value of steps and freeze")
+            raise ValueError(
+                "best_over: table selects only the learning rate; give a single value for steps"
+                " and for freeze"
+            )
         return self
 
     def settings(self) -> list[Setting]:

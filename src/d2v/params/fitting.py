@@ -87,12 +87,12 @@ def pretraining(p: "Pretrain") -> Iterator[str]:
     """Errors of a pre-training."""
     kind = KINDS[p.encoder.kind]
     if p.released is not None and (p.start_from is not None or len(p.seeds) > 1):
-        yield "released weights have one seed and start from nothing"
+        yield "released weights allow only one seed and no start_from"
     if p.target.top_k > p.backbone.depth:
         yield f"target.top_k {p.target.top_k} is more than backbone.depth {p.backbone.depth}"
     if p.target.context and p.backbone.position_bias.kind.startswith("per_layer"):
         bias = p.backbone.position_bias.kind
-        yield f"target.context does not go with position_bias {bias}"
+        yield f"target.context cannot be combined with position_bias {bias}"
     yield from _model(p.encoder, p.backbone)
     yield from _shared(p.ema, p.encoder)
     if p.encoder.kind != p.view.kind:
@@ -102,16 +102,14 @@ def pretraining(p: "Pretrain") -> Iterator[str]:
         yield from _unlabelled(p.view)
         yield from _sizes(kind, p.train, _longest(p.view))
     if p.mask.kind != kind.mask:
-        yield (
-            f"mask.kind is {p.mask.kind}, but with encoder.kind {p.encoder.kind} it is {kind.mask}"
-        )
+        yield f"mask.kind is {p.mask.kind}, but encoder.kind {p.encoder.kind} needs {kind.mask}"
     else:
         yield from _masking(p.mask, p.encoder)
     if isinstance(p.encoder, WaveEncoder) and isinstance(p.view, WaveAugment):
         frames = 2 if "instance" in (p.target.layer_norm, p.target.final_norm) else 1
         least, most = p.encoder.samples(frames), p.view.max_samples
         if most is not None and most < least:
-            yield f"view.max_samples {most} is too short: {frames} frame(s) take {least} samples"
+            yield f"view.max_samples {most} is too small: {frames} frame(s) need {least} samples"
 
 
 def _model(encoder: Encoder, backbone: Backbone) -> Iterator[str]:
@@ -121,29 +119,38 @@ def _model(encoder: Encoder, backbone: Backbone) -> Iterator[str]:
     if bias.kind.endswith("_2d"):
         if grid is None:
             yield (
-                f"backbone.position_bias.kind {bias.kind} is for a grid of patches, which"
-                f" encoder.kind {encoder.kind} has not"
+                f"backbone.position_bias.kind {bias.kind} needs a grid of patches, which"
+                f" encoder.kind {encoder.kind} does not have"
             )
         elif bias.window != [grid, grid]:
-            yield f"backbone.position_bias.window is {bias.window}, the grid [{grid}, {grid}]"
+            yield (
+                f"backbone.position_bias.window is {bias.window}, but the grid is [{grid}, {grid}]"
+            )
     elif bias.window is not None:
-        yield f"backbone.position_bias.window does nothing with kind {bias.kind}: remove it"
+        yield f"backbone.position_bias.window has no effect with kind {bias.kind}; remove it"
     if bias.kind != "per_layer_1d" and bias.max_distance is not None:
-        yield f"backbone.position_bias.max_distance does nothing with kind {bias.kind}: remove it"
+        yield f"backbone.position_bias.max_distance has no effect with kind {bias.kind}; remove it"
     if backbone.layer_scale is not None and not backbone.norm_first:
-        yield "backbone.layer_scale is for pre-norm blocks: remove it, or set norm_first: true"
+        yield (
+            "backbone.layer_scale applies only to pre-norm blocks; remove it, or set"
+            " norm_first: true"
+        )
     if isinstance(encoder, WaveEncoder) and backbone.norm_first:
         yield (
-            "backbone.norm_first: true is not fairseq's layer_norm_first in a speech model, which"
-            " would move the encoder's norm behind the last block: set it to false"
+            "backbone.norm_first: true is not available for speech, because fairseq's"
+            " layer_norm_first would also move the encoder's norm behind the last block; set it to"
+            " false"
         )
     if isinstance(encoder, WaveEncoder) and backbone.dim % encoder.position_groups:
         yield (
-            f"backbone.dim {backbone.dim} is no multiple of encoder.position_groups"
+            f"backbone.dim {backbone.dim} is not a multiple of encoder.position_groups"
             f" {encoder.position_groups}"
         )
     if isinstance(encoder, TokenEncoder) and encoder.vocab_size <= SPECIAL:
-        yield f"encoder.vocab_size {encoder.vocab_size}: {SPECIAL} tokens have no text"
+        yield (
+            f"encoder.vocab_size {encoder.vocab_size} is too small: {SPECIAL} tokens are special"
+            " and have no text"
+        )
 
 
 def _shared(ema: EMA, encoder: Encoder) -> Iterator[str]:
@@ -162,15 +169,15 @@ def _masking(mask: Mask, encoder: Encoder) -> Iterator[str]:
             if mask.patches >= grid**2:
                 yield (
                     f"mask.patches {mask.patches} of the {grid} x {grid} = {grid**2} patches leave"
-                    " none to see; hide fewer"
+                    " none visible; mask fewer"
                 )
             if not blocks_fit(mask, grid):
                 yield (
-                    f"mask.min_block {mask.min_block}: no such block fits into {grid} x {grid}"
-                    " patches; lower it"
+                    f"mask.min_block {mask.min_block}: no block of this size fits into"
+                    f" {grid} x {grid} patches; lower it"
                 )
         case SpanMask() | TokenMask(), _ if mask.prob == 0:
-            yield "mask.prob is 0, which hides nothing: there would be nothing to learn"
+            yield "mask.prob is 0, so nothing would be masked and nothing learned; raise it"
         case TokenMask(), _ if mask.random_prob + mask.keep_prob >= 1:
             yield (
                 f"mask.random_prob {mask.random_prob} and keep_prob {mask.keep_prob} leave no token"
@@ -189,13 +196,15 @@ def _unlabelled(view: View) -> Iterator[str]:
     match view:
         case ImageAugment():
             if view.mixup or view.cutmix:
-                yield "view.mixup and view.cutmix mix classes, and there are none"
+                yield (
+                    "view.mixup and view.cutmix mix classes, but pre-training has none; remove them"
+                )
         case WaveAugment():
             if view.mixup:
-                yield "view.mixup mixes classes: it is for a task of kind tag"
+                yield "view.mixup mixes classes and is only for tasks of kind tag; remove it"
             for name in ("mask", "mask_channels"):
                 if getattr(view, name) is not None:
-                    yield f"view.{name} is for fine-tuning: remove it"
+                    yield f"view.{name} is only for fine-tuning; remove it"
 
 
 # --- a fine-tuning ----------------------------------------------------------------------------
@@ -204,10 +213,10 @@ def _unlabelled(view: View) -> Iterator[str]:
 def finetuning(p: "Finetune") -> Iterator[str]:
     """Errors of a fine-tuning."""
     if p.released is not None and (len(p.seeds) > 1 or p.arms != ["data2vec"]):
-        yield "released weights have one seed and arms: [data2vec]"
+        yield "released weights allow only one seed and arms: [data2vec]"
     if (p.dev_split == p.test_split) != p.chosen_on_test:
         yield (
-            "dev_split and test_split are the same: say so with chosen_on_test: true"
+            "dev_split and test_split are the same; confirm this with chosen_on_test: true"
             if p.dev_split == p.test_split
             else "chosen_on_test: true, but dev_split and test_split differ"
         )
@@ -217,10 +226,10 @@ def finetuning(p: "Finetune") -> Iterator[str]:
     if p.task.kind not in kind.labelled:
         yield (
             f"task.kind {p.task.kind} does not fit view.kind {p.view.kind}"
-            f" (which has {', '.join(kind.labelled)})"
+            f" (which supports {', '.join(kind.labelled)})"
         )
     if p.encoder_dropout is not None and not kind.dropout:
-        yield f"encoder_dropout: an encoder of kind {p.view.kind} has none; remove it"
+        yield f"encoder_dropout: an encoder of kind {p.view.kind} has no dropout; remove it"
     yield from _sizes(kind, p.train, _longest(p.view))
     yield from _labelled(p)
 
@@ -229,15 +238,15 @@ def _settings(p: "Finetune") -> Iterator[str]:
     if (p.settings is None) == (p.grid is None):
         yield "give either settings (one for each arm) or grid"
     if p.settings is not None and set(p.settings) != set(p.arms):
-        yield f"settings needs exactly the arms {', '.join(p.arms)}"
+        yield f"settings must have exactly these arms: {', '.join(p.arms)}"
     if p.grid and set(p.grid.seeds) & set(p.seeds):
-        yield "grid.seeds and seeds overlap: settings must not see reported seeds"
+        yield "grid.seeds and seeds overlap: settings must not be chosen on reported seeds"
     frozen: list[object] = [*(p.grid.freeze if p.grid else [])]
     frozen += [setting.freeze for setting in (p.settings or {}).values()]
     if "convolutions" in frozen and not KINDS[p.view.kind].convolutions:
         yield (
-            f"freeze: convolutions, but an encoder of kind {p.view.kind} has none; true freezes"
-            " all of its features"
+            f"freeze: convolutions, but an encoder of kind {p.view.kind} has none; use true to"
+            " freeze all of its features"
         )
 
 
@@ -247,12 +256,12 @@ def _task(p: "Finetune") -> Iterator[str]:
     if strange := [name for name in p.metrics if name not in known]:
         yield (
             f"metrics {', '.join(strange)} do not fit a {p.task.kind} task"
-            f" (which has {', '.join(known)})"
+            f" (which supports {', '.join(known)})"
         )
     elif "f1" in p.metrics and getattr(p.task, "classes", 2) != 2:
-        yield "metrics: f1 is of class 1 against class 0, but task.classes is not 2"
+        yield "metrics: f1 compares class 1 with class 0, but task.classes is not 2"
     if p.decode is not None and p.task.kind != "ctc":
-        yield f"decode searches for words in letters: a {p.task.kind} task has none; remove it"
+        yield f"decode searches letters for words, but a {p.task.kind} task has none; remove it"
     if p.decode is not None and p.decode.search and p.grid:
         yield "decode.search needs settings, not a grid"
 
@@ -268,9 +277,12 @@ def _labelled(p: "Finetune") -> Iterator[str]:
                 )
         case WaveAugment() as view:
             if view.max_samples is not None:
-                yield "view.max_samples crops waveforms, which then lack part of their labels"
+                yield (
+                    "view.max_samples crops waveforms, which then do not match their labels; remove"
+                    " it"
+                )
             if view.mixup and p.task.kind != "tag":
-                yield "view.mixup mixes classes: it is for a task of kind tag"
+                yield "view.mixup mixes classes and is only for tasks of kind tag; remove it"
             for name in ("mask", "mask_channels"):
                 if (mask := getattr(view, name)) is not None and mask.prob == 0:
                     yield f"view.{name}.prob is 0: remove view.{name}"
@@ -300,7 +312,8 @@ def _images(encoder: PatchEncoder, view: ImageAugment) -> Iterator[str]:
         yield "view.normalise imagenet and view.rand_augment need encoder.channels 3"
     if view.rand_augment is not None and not RAND_AUGMENT.fullmatch(view.rand_augment):
         yield (
-            f"view.rand_augment: timm has no {view.rand_augment!r}; it is like rand-m9-mstd0.5-inc1"
+            f"view.rand_augment: timm has no {view.rand_augment!r}; a valid example is"
+            " rand-m9-mstd0.5-inc1"
         )
     if view.resize is not None and view.resize < encoder.image_size:
         yield (
@@ -333,11 +346,11 @@ def _sizes(kind: Kind, train: Portions, longest: int | None) -> Iterator[str]:
         return
     if not kind.lengths:
         yield (
-            "train.sized is for sequences, and these examples have one size; give train.batch and"
-            " train.micro_batch"
+            "train.sized is only for sequences, but these examples all have one size; give"
+            " train.batch and train.micro_batch"
         )
     elif longest is not None and train.sized.size < longest:
         yield (
-            f"train.sized.size {train.sized.size} is less than the longest example of the view,"
-            f" {longest}: raise it"
+            f"train.sized.size {train.sized.size} is less than the length of the view's longest"
+            f" example, {longest}; raise it"
         )

@@ -26,7 +26,7 @@ class PatchEncoder(Strict):
     def _whole_patches(self) -> "PatchEncoder":
         if self.image_size % self.patch_size:
             raise ValueError(
-                f"image_size {self.image_size} is no multiple of patch_size {self.patch_size}"
+                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
             )
         return self
 
@@ -136,9 +136,9 @@ class Backbone(Strict):
     @model_validator(mode="after")
     def _divides(self) -> "Backbone":
         if self.dim % self.heads:
-            raise ValueError(f"dim {self.dim} is no multiple of heads {self.heads}")
+            raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
         if self.deep_norm and self.norm_first:
-            raise ValueError("deep_norm is for post-norm blocks: set norm_first: false")
+            raise ValueError("deep_norm applies only to post-norm blocks; set norm_first: false")
         return self
 
 

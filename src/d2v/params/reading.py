@@ -26,10 +26,10 @@ def read_params(path: Path) -> dict[str, Any]:
         raw = read_yaml(path)
         templates = raw.pop("templates", None) or {}
         if not isinstance(templates, dict):
-            raise ParamsError(f"{path}: templates: a mapping of names to groups is expected")
+            raise ParamsError(f"{path}: templates: expected a mapping of names to groups")
         return {key: _copied(value, templates, f"{path}: {key}", ()) for key, value in raw.items()}
     except RecursionError:  # `a: &a [*a]`, or thousands of brackets
-        raise ParamsError(f"{path}: groups that hold themselves, or too many in another") from None
+        raise ParamsError(f"{path}: groups contain themselves or are nested too deeply") from None
 
 
 def refuse_file(path: str | Path, faults: Sequence[str]) -> None:
@@ -43,13 +43,13 @@ def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     where = path.resolve()
     if where in seen:
         names = " -> ".join(file.name for file in (*seen[seen.index(where) :], where))
-        raise ParamsError(f"{path}: base: files in a circle ({names})")
+        raise ParamsError(f"{path}: base: circular reference ({names})")
     raw = _mapping(path)
     base = raw.pop("base", None) or []
     found: dict[str, Any] = {}
     for name in [base] if isinstance(base, str) else base:
         if not isinstance(name, str):
-            raise ParamsError(f"{path}: base: a file or a list of files is expected, got {base!r}")
+            raise ParamsError(f"{path}: base: expected a file or a list of files, got {base!r}")
         found = _merge(found, read_yaml(path.parent / name, (*seen, where)))
     return _merge(found, raw)
 
@@ -69,7 +69,7 @@ def _mapping(path: Path) -> dict[str, Any]:
         said = " ".join(str(error).split())
         raise ParamsError(f"{path}: not valid YAML: {said}") from None
     if not isinstance(raw, dict):
-        raise ParamsError(f"{path}: a mapping of keys to values is expected")
+        raise ParamsError(f"{path}: expected a mapping of keys to values")
     return raw
 
 
@@ -81,10 +81,10 @@ class _Loader(yaml.SafeLoader):
         text = str(node.value)
         whole = node.tag.endswith(":int")
         if ":" in text or re.fullmatch(r"[-+]?0[\d_]+", text):
-            why = "a number to the base of 60" if ":" in text else "an octal number"
+            why = "a base-60 number" if ":" in text else "an octal number"
             raise yaml.YAMLError(
-                f"line {node.start_mark.line + 1}: {text} is {why} in YAML: write it as a decimal"
-                " number, or in quotes if it is a text"
+                f"line {node.start_mark.line + 1}: {text} is {why} in YAML; write it as a decimal"
+                " number, or in quotes if it is text"
             )
         return self.construct_yaml_int(node) if whole else self.construct_yaml_float(node)
 
@@ -96,7 +96,7 @@ class _Loader(yaml.SafeLoader):
         ]
         doubled = sorted({str(k) for k in keys if keys.count(k) > 1})
         if doubled:
-            raise yaml.YAMLError(f"key {', '.join(doubled)} twice{node.start_mark}")
+            raise yaml.YAMLError(f"duplicate key {', '.join(doubled)}{node.start_mark}")
         return super().construct_mapping(node, deep)
 
 
@@ -140,10 +140,10 @@ def _copied(value: Any, templates: dict[str, Any], where: str, seen: tuple[str, 
         if not isinstance(name, str) or name not in templates:
             raise ParamsError(f"{where}: no template {name}{nearest(str(name), templates)}")
         if name in seen:
-            raise ParamsError(f"{where}: templates in a circle ({' -> '.join((*seen, name))})")
+            raise ParamsError(f"{where}: circular templates ({' -> '.join((*seen, name))})")
         seen = (*seen, name)
         copy = _copied(templates[name], templates, where, seen)
         if not isinstance(copy, dict):
-            raise ParamsError(f"{where}: template {name} is no mapping")
+            raise ParamsError(f"{where}: template {name} is not a mapping")
         own = _merge(copy, own)
     return {k: _copied(v, templates, f"{where}.{k}", seen) for k, v in own.items()}

@@ -37,7 +37,7 @@ def check_stages(experiment: Experiment, root: Path = Path()) -> None:
     if faults:
         advice = (
             f"{experiment.stages} prepares {experiment.prepared} from its own parameters; change"
-            " those, or give the experiment `stages:` and `prepared:` of its own"
+            " those, or give the experiment its own `stages:` and `prepared:`"
         )
         raise ParamsError("\n  ".join([f"{len(faults)} fault(s)", *faults, advice]))
 

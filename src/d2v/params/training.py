@@ -33,8 +33,8 @@ class AdamW(Strict):
     def _counts_alike(self) -> "AdamW":
         if self.eps_before_correction and self.missing_gradients != "zero":
             raise ValueError(
-                "eps_before_correction needs missing_gradients: zero, with which all parameters"
-                " have the same count of updates, as in fairseq"
+                "eps_before_correction needs missing_gradients: zero, so that all parameters have"
+                " the same number of updates, as in fairseq"
             )
         return self
 
@@ -147,7 +147,9 @@ class Portions(Strict):
         if self.batch is None or self.micro_batch is None:
             raise ValueError("give batch and micro_batch, or sized")
         if self.batch % self.micro_batch:
-            raise ValueError(f"batch {self.batch} is no multiple of micro_batch {self.micro_batch}")
+            raise ValueError(
+                f"batch {self.batch} is not a multiple of micro_batch {self.micro_batch}"
+            )
         return self
 
     @property
@@ -211,7 +213,9 @@ class ImageAugment(Strict):
     def _ordered(self) -> "ImageAugment":
         crop = self.random_resized_crop
         if crop is not None and crop[0] > crop[1]:
-            raise ValueError(f"random_resized_crop {crop} is no range, lowest first")
+            raise ValueError(
+                f"random_resized_crop {crop} is not a range; give the lowest value first"
+            )
         return self
 
 

@@ -19,7 +19,7 @@ def repetitions(
         if repeated:
             yield (
                 f"{path}: {', '.join(map(str, repeated))} is given more than once; remove the"
-                " repetition"
+                " duplicates"
             )
     yield from _cells(pretrain, finetune)
 
@@ -42,7 +42,7 @@ def _cells(pretrain: Mapping[str, Pretrain], finetune: Mapping[str, Finetune]) -
     filled: dict[tuple[str, str, str], str] = {}  # (table, row, column) to the task that fills it
     for name, task in finetune.items():
         if task.column in task.more:
-            yield f"finetune.{name}.more: {task.column} is already its column"
+            yield f"finetune.{name}.more: {task.column} is already the task's own column"
         if task.pretrain not in pretrain:
             continue
         for row in _rows(pretrain, task):

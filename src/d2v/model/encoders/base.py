@@ -32,7 +32,9 @@ class Encoder(nn.Module):
     def freeze(self, which: Freeze) -> None:
         """Stop training `features`; raises UserError for a part that this encoder lacks."""
         if isinstance(which, str):
-            raise UserError(f"setting.freeze: {which}, but this encoder has none; true freezes all")
+            raise UserError(
+                f"setting.freeze: {which}, but this encoder has none; use true to freeze all"
+            )
         self.features.requires_grad_(not which)
 
     def forward(self, x: Tensor, padding: Tensor | None) -> Features:
