@@ -328,7 +328,7 @@ def test_documents_in_the_place_of_a_set_stay_and_a_failed_stage_keeps_the_set(c
     shutil.rmtree(made)
     made.mkdir()
     (made / "thesis.tex").write_text("five years of work")
-    with pytest.raises(UserError, match=r"lm: .*d2v did not write thesis\.tex in it"):
+    with pytest.raises(UserError, match=r"lm: .*contains thesis\.tex, which d2v did not"):
         repro(["lm"], clone)
     assert [path.name for path in made.iterdir()] == ["thesis.tex"]
     shutil.rmtree(made)

@@ -133,7 +133,7 @@ def test_two_that_write_the_same_folder_take_turns(tmp_path: Path, capsys) -> No
         same.result(timeout=10)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["other", "set"]
     assert (tmp_path / "set" / "a").read_text() == "second"
-    assert "set.tmp: another process is at work here; waiting" in capsys.readouterr().out
+    assert "set.tmp: another process is writing here; waiting" in capsys.readouterr().out
 
 
 def test_missing_and_damaged_data_is_named(tmp_path: Path) -> None:

@@ -189,5 +189,5 @@ time.sleep(60)
         first.kill()
     done = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True)
     assert done.returncode == 0
-    assert "waiting for its end" in done.stdout
+    assert "waiting for it to finish" in done.stdout
     assert time.monotonic() - began > 1.5

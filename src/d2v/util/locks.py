@@ -51,7 +51,9 @@ def _locked(folder: Path) -> int:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"{folder}: another process is at work here; waiting for its end", flush=True)
+            print(
+                f"{folder}: another process is writing here; waiting for it to finish", flush=True
+            )
             fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError:
             return handle
@@ -119,7 +121,7 @@ def _exclusive(file: IO[str], wait: bool) -> bool:
     except BlockingIOError:
         if not wait:
             return False
-        print("another workflow is at work in this folder: waiting for its end", flush=True)
+        print("another workflow is running in this folder; waiting for it to finish", flush=True)
         fcntl.flock(file, fcntl.LOCK_EX)
     return True
 

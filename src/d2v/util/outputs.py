@@ -128,7 +128,7 @@ def check_new(
     _check_way(out)
     _check_apart(out, sources)
     if out.exists() and not ours(out):
-        raise UserError(f"{out}: exists; name another one with -o, or remove it yourself")
+        raise UserError(f"{out}: already exists; give another name with -o, or remove it yourself")
 
 
 def check_into(folder: Path) -> None:
@@ -140,11 +140,11 @@ def _check_ours(path: Path) -> None:
     """Raise UserError if `path` is a file, a link, or a folder with anything not written by d2v."""
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         what = "a symbolic link" if path.is_symlink() else "a file"
-        raise UserError(f"{path}: {what} is in the way; name another folder with -o")
+        raise UserError(f"{path}: {what} is in the way; give another folder with -o")
     if path.exists() and (name := foreign(path)) is not None:
         raise UserError(
-            f"{path}: exists, and d2v did not write {name} in it; name another folder with -o, or"
-            " remove it yourself"
+            f"{path}: contains {name}, which d2v did not write; give another folder with -o, or"
+            " remove the folder yourself"
         )
 
 
@@ -152,22 +152,24 @@ def _check_way(out: Path) -> None:
     """Raise UserError if `out` has no valid name, or if a link or file is in its path."""
     _check_text(out)
     if out.name in ("", ".."):
-        raise UserError(f"{out}: not the name of a file or folder to write; name one with -o")
+        raise UserError(f"{out}: not a valid name for a new file or folder; give one with -o")
     if len(os.fsencode(out.name)) > LONGEST:
         raise UserError(f"{out}: the name is longer than {LONGEST} bytes; choose a shorter one")
     for part in (*reversed(out.parents), out):
         if part.is_symlink():
             raise UserError(
-                f"{out}: {part} is a symbolic link, and d2v writes through none; give"
+                f"{out}: {part} is a symbolic link, and d2v does not write through links; give"
                 f" {os.path.realpath(out)}"
             )
         if part.name == ".." and not part.exists():
-            raise UserError(f"{out}: there is no {part}")
+            raise UserError(f"{out}: {part} does not exist")
         if part != out and part.exists() and not part.is_dir():
-            raise UserError(f"{out}: {part} is a file; name another place with -o")
+            raise UserError(f"{out}: {part} is a file, not a folder; give another path with -o")
     nearest = next(part for part in out.parents if part.exists())
     if not os.access(nearest, os.W_OK):
-        raise UserError(f"{out}: {nearest} cannot be written (read-only, or not yours)")
+        raise UserError(
+            f"{out}: {nearest} is not writable (read-only, or not yours); give another path"
+        )
 
 
 def _check_text(path: Path) -> None:
@@ -177,7 +179,7 @@ def _check_text(path: Path) -> None:
     except UnicodeEncodeError:
         raise UserError(f"{os.fsencode(path)!r}: this name is not UTF-8; rename it") from None
     if any(ord(letter) < 32 for letter in str(path)):
-        raise UserError(f"{str(path)!r}: this name has control characters; rename it")
+        raise UserError(f"{str(path)!r}: this name contains control characters; rename it")
 
 
 def _check_apart(out: Path, sources: Iterable[Path | None]) -> None:
@@ -188,8 +190,10 @@ def _check_apart(out: Path, sources: Iterable[Path | None]) -> None:
         _check_text(source)
         read = Path(os.path.realpath(source))
         if real == read or real in read.parents or read in real.parents:
-            what = "is" if real == read else "holds" if real in read.parents else "lies in"
-            raise UserError(f"{out}: {what} the source {source}, which is only read; name another")
+            what = "is" if real == read else "contains" if real in read.parents else "lies in"
+            raise UserError(
+                f"{out}: {what} the source {source}, which must not change; give another path"
+            )
 
 
 # --- writing ----------------------------------------------------------------------------------
@@ -268,5 +272,5 @@ def filled(
             raise
         seal(temporary)
         if out.exists() and any(out.iterdir()):
-            print(f"{out}: replaces what d2v wrote there before", flush=True)
+            print(f"{out}: replacing what d2v wrote there earlier", flush=True)
         replace_folder(out, temporary, old)
