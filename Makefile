@@ -13,19 +13,19 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet --no-inp
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo       the whole method in miniature, then its three tables (15 minutes)"
-	@echo "make demo-full  the same with more seeds and searched settings (an hour)"
-	@echo "make test       all tests"
-	@echo "make smoke      the quickest tests that touch everything (under half a minute)"
+	@echo "make demo       run the whole method in miniature and print its three tables (15 minutes)"
+	@echo "make demo-full  run the same with more seeds and tuned settings (an hour)"
+	@echo "make test       run all tests"
+	@echo "make smoke      run a quick test of every part (under half a minute)"
 	@echo "make data       fetch and prepare the miniature data sets"
-	@echo "make lint       ruff, mypy, snakefmt, deps of the data stages"
-	@echo "make format     ruff and snakefmt, rewriting files"
-	@echo "make docs       the documentation as a site in site/"
-	@echo "make lock       requirements.lock from pyproject.toml"
-	@echo "make dag        the graph of the workflow's rules as Mermaid text"
-	@echo "make bench      speed and memory beside a peer (10 minutes); BASELINE=file: what got slower"
-	@echo "make gpu-wheels packages that benchmarks/gpu.sh needs on a machine without network"
-	@echo "make report     results/report.html: tables with their provenance (after make demo)"
+	@echo "make lint       check with ruff, mypy and snakefmt, and check the deps of the data stages"
+	@echo "make format     format files with ruff and snakefmt"
+	@echo "make docs       build the documentation site in site/"
+	@echo "make lock       write requirements.lock from pyproject.toml"
+	@echo "make dag        print the graph of the workflow's rules as Mermaid text"
+	@echo "make bench      compare speed and memory with a peer (10 minutes); BASELINE=file shows slowdowns"
+	@echo "make gpu-wheels fetch packages that benchmarks/gpu.sh needs on a machine without network"
+	@echo "make report     write results/report.html, tables with their provenance (after make demo)"
 
 demo: $(READY)
 	@$(BIN)/d2v reproduce --params params/mini.yaml

@@ -19,25 +19,31 @@ EXPERIMENT = Path("params/mini.yaml")
 # commands that parse their own arguments: name to (module with main(argv), or module:function; what
 # the command does)
 OWN = {
-    "fetch": ("d2v.data.fetch.fetch", "get raw sources: of the miniature, or an official set"),
+    "fetch": (
+        "d2v.data.fetch.fetch",
+        "fetch the raw sources of the miniature or of an official set",
+    ),
     "layout": ("d2v.data.mini.mini", "write a miniature set in its official on-disk layout"),
-    "prepare": ("d2v.cli.prepare", "turn an official layout into shards"),
-    "plan": ("d2v.cli.plan", "what an experiment costs: updates, FLOP, GPU-hours, disk"),
-    "data": ("d2v.data.dvc", "fetch, and bring prepared sets up to date with DVC"),
-    "convert": ("d2v.interop.convert", "write a checkpoint of any known format in another one"),
+    "prepare": ("d2v.cli.prepare", "convert a data set from its official layout to shards"),
+    "plan": ("d2v.cli.plan", "estimate the cost of an experiment: updates, FLOP, GPU-hours, disk"),
+    "data": ("d2v.data.dvc", "fetch sources and update the prepared sets with DVC"),
+    "convert": ("d2v.interop.convert", "convert a checkpoint between supported formats"),
     "features": ("d2v.cli.inference:features_main", "write hidden states and logits of inputs"),
-    "transcribe": ("d2v.cli.inference:transcribe_main", "print what is said in audio files"),
-    "verify": ("d2v.results.verify", "compute every number again from the stored predictions"),
-    "compare": ("d2v.results.compare", "two runs on the same examples: difference, interval, p"),
-    "classify": ("d2v.cli.inference:classify_main", "print the class of files or texts"),
+    "transcribe": ("d2v.cli.inference:transcribe_main", "print transcripts of audio files"),
+    "verify": ("d2v.results.verify", "recompute every number from the stored predictions"),
+    "compare": (
+        "d2v.results.compare",
+        "compare two runs on the same examples: difference, confidence interval, p-value",
+    ),
+    "classify": ("d2v.cli.inference:classify_main", "print the predicted class of files or texts"),
 }
 
 MENDED_BY = {
-    errno.EROFS: "; d2v writes work/, results/ and what -o names: give it a disk it may write",
-    errno.EACCES: "; ask for the right to it, or work in a folder of your own",
-    errno.EPERM: "; ask for the right to it, or work in a folder of your own",
-    errno.ENOSPC: "; make room on that disk",
-    errno.EDQUOT: "; make room in your quota",
+    errno.EROFS: "; work/, results/ and the path given with -o must be on a writable disk",
+    errno.EACCES: "; request access to it, or work in a folder of your own",
+    errno.EPERM: "; request access to it, or work in a folder of your own",
+    errno.ENOSPC: "; free up space on that disk",
+    errno.EDQUOT: "; free up space in your quota",
 }
 
 
@@ -63,14 +69,14 @@ def parser() -> argparse.ArgumentParser:
     add("check", "check a parameter file and count its runs")
     reproduce = add("reproduce", "run the whole workflow of an experiment and print its tables")
     reproduce.add_argument("--cores", default="all", help="cores to use (default: all)")
-    run = add("run", "carry out one run as a job, or attach to its job")
+    run = add("run", "start one run as a job, or attach to its job if it is already running")
     run.add_argument("run", metavar="RUN", help="for example pretrain/vision/seed0")
     run.add_argument(
         "--launch",
         choices=("local", "slurm", "debug"),
         default="local",
-        help="local: a job here that outlives this command; slurm: a job of the cluster, as"
-        " params/cluster.yaml says; debug: in this process",
+        help="local: a job on this machine that outlives this command; slurm: a cluster job,"
+        " configured in params/cluster.yaml; debug: in this process",
     )
     grid_choice = add("select", "choose a task's setting from the finished points of its grid")
     grid_choice.add_argument("task", metavar="TASK", help="name under finetune:")
@@ -82,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         const=10.0,
         metavar="SECONDS",
-        help="show it again every so many seconds (default: 10) until all runs have ended",
+        help="refresh every SECONDS seconds (default: 10) until all runs have ended",
     )
     return top
 
@@ -157,8 +163,8 @@ def _check_place(experiment: "Experiment") -> None:
     signs = [Path("Snakefile"), runs.RESULTS / experiment.name, runs.WORK / experiment.name]
     if not any(path.exists() for path in [*signs, *([] if prepared.is_absolute() else [prepared])]):
         raise UserError(
-            f"{Path.cwd()}: neither a Snakefile nor {prepared}, results/{experiment.name} or"
-            f" work/{experiment.name} is here; run d2v in the folder of the project"
+            f"{Path.cwd()}: contains neither a Snakefile nor {prepared},"
+            f" results/{experiment.name} or work/{experiment.name}; run d2v in the project folder"
         )
 
 
@@ -166,7 +172,7 @@ def _reproduce(args: argparse.Namespace) -> int:
     from d2v.cli import reproduce
 
     if not Path("Snakefile").is_file():
-        raise UserError(f"{Path.cwd()}: no Snakefile here; run d2v in the folder of the project")
+        raise UserError(f"{Path.cwd()}: no Snakefile here; run d2v in the project folder")
     return reproduce.reproduce(args.params, args.cores)
 
 
@@ -205,7 +211,7 @@ def _tables(args: argparse.Namespace) -> None:
     page = build.build(experiment, results, found, tables.build(experiment, results))
     print(tables.render_console(experiment, results))
     if done < len(found):
-        print(f"preview: {done} of {len(found)} runs are finished; `d2v reproduce` runs the others")
+        print(f"preview: {done} of {len(found)} runs are finished; `d2v reproduce` runs the rest")
     print(f"page: {page}")
 
 

@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 def features_main(argv: Sequence[str] | None = None) -> None:
     """Run `d2v features`, which writes hidden states and logits to a safetensors file."""
     parser = _parser("features", "write hidden states and logits to a safetensors file")
-    parser.add_argument("--layers", default="all", metavar="all|K", help="0 enters the first block")
+    parser.add_argument(
+        "--layers", default="all", metavar="all|K", help="0 is the input of the first block"
+    )
     parser.add_argument("-o", "--out", type=Path, default=Path("features.safetensors"))
     a = parser.parse_args(argv)
     if a.layers != "all" and not a.layers.isdecimal():
-        raise UserError(f"--layers {a.layers}: all, or the number of one layer")
+        raise UserError(f"--layers {a.layers}: give all, or the number of one layer")
     check_new(a.out, [a.checkpoint], ours=_is_features)
     from d2v.data.inputs import expanded
     from d2v.data.layout import progress
@@ -55,7 +57,7 @@ def _is_features(path: Path) -> bool:
 
 def transcribe_main(argv: Sequence[str] | None = None) -> None:
     """Run `d2v transcribe`, which prints one line per file: name and words."""
-    parser = _parser("transcribe", "print what is said in audio files")
+    parser = _parser("transcribe", "print transcripts of audio files")
     usual = params.Decode()
     parser.add_argument("--lm", type=Path, metavar="FOLDER", help="lexicon and language model")
     parser.add_argument("--beam", type=int, default=usual.beam)
@@ -77,7 +79,7 @@ def classify_main(argv: Sequence[str] | None = None) -> None:
 
     For a regression model, the line has a name and a number.
     """
-    a = _parser("classify", "print the class of files or texts").parse_args(argv)
+    a = _parser("classify", "print the predicted class of files or texts").parse_args(argv)
     from d2v.interop.inference import classify
 
     for found in classify(_model(a), a.inputs):
@@ -89,14 +91,14 @@ def classify_main(argv: Sequence[str] | None = None) -> None:
 
 def _parser(name: str, text: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"d2v {name}", description=text)
-    parser.add_argument("checkpoint", type=Path, metavar="CKPT", help="of any known format")
+    parser.add_argument("checkpoint", type=Path, metavar="CKPT", help="in any supported format")
     parser.add_argument(
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="files; of text models, files (their lines are the inputs) or texts",
+        help="files; for text models, texts or files with one text per line",
     )
-    parser.add_argument("--device", help="default: cuda if there is one, else cpu")
+    parser.add_argument("--device", help="default: cuda if available, else cpu")
     return parser
 
 

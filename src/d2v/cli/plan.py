@@ -12,7 +12,7 @@ from d2v.results import budget
 def main(argv: Sequence[str] | None = None) -> None:
     """Run `d2v plan [FILE]`."""
     parser = argparse.ArgumentParser(
-        prog="d2v plan", description="what an experiment costs, before anything is started"
+        prog="d2v plan", description="estimate the cost of an experiment before starting it"
     )
     parser.add_argument(
         "experiment", nargs="?", type=Path, default=Path("params/mini.yaml"), metavar="FILE",
@@ -21,18 +21,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="h100", help=f"one of {', '.join(plan.PEAK)}")
     parser.add_argument(
         "--utilisation", default=str(plan.USUAL), metavar="SHARE",
-        help="share of the device's rate of matrix products that training reaches: a number, or"
-        " one a modality, vision=0.5,text=0.45,speech=0.4 (default: %(default)s of each)",
+        help="share of the device's peak matrix multiplication rate that training reaches: a"
+        " number, or one per modality, vision=0.5,text=0.45,speech=0.4 (default: %(default)s for"
+        " each)",
     )  # fmt: skip
     parser.add_argument(
         "--measured", type=Path, metavar="FILE",
-        help="result of a benchmark (benchmarks/results/*.json), in place of both",
+        help="benchmark result (benchmarks/results/*.json) to use instead of both options above",
     )  # fmt: skip
     parser.add_argument(
         "--only", nargs="+", metavar="RUN",
-        help="runs to plan, in place of all: pretrain/text-base, 'finetune/*'",
+        help="runs to plan (default: all), for example pretrain/text-base 'finetune/*'",
     )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="every run, for programs")
+    parser.add_argument("--json", action="store_true", help="print every run as JSON")
     args = parser.parse_args(argv)
     utilisation = plan.shares(args.utilisation)
     experiment = params.load(args.experiment)

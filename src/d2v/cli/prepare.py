@@ -20,8 +20,10 @@ def parser() -> argparse.ArgumentParser:
     images = _command(commands, "imagefolder", "SPLIT/CLASS/NAME.JPEG: images and their classes")
     images.add_argument("source", type=Path, metavar="SRC", help="folder of split folders")
 
-    imagenet = _command(commands, "imagenet", "ImageNet-1K: the official archives, or extracted")
-    imagenet.add_argument("source", type=Path, metavar="SRC", help="folder that holds them")
+    imagenet = _command(
+        commands, "imagenet", "ImageNet-1K: the official archives, packed or unpacked"
+    )
+    imagenet.add_argument("source", type=Path, metavar="SRC", help="folder that contains them")
 
     speech = _command(commands, "librispeech", "SPLIT/SPEAKER/CHAPTER/*.flac with .trans.txt")
     speech.add_argument("source", type=Path, metavar="SRC", help="folder of split folders")
@@ -35,33 +37,35 @@ def parser() -> argparse.ArgumentParser:
         "--limited",
         type=Path,
         metavar="DIR",
-        help="Libri-light's librispeech_finetuning: writes the lists 10min, 1h, 10h",
+        help="Libri-light's librispeech_finetuning folder; adds the lists 10min, 1h, 10h",
     )
-    light = _command(commands, "librilight", "Libri-light: unlabelled speech, without its pauses")
-    light.add_argument("source", type=Path, metavar="SRC", help="folder of small, medium, large")
+    light = _command(commands, "librilight", "Libri-light: unlabelled speech, with pauses removed")
+    light.add_argument(
+        "source", type=Path, metavar="SRC", help="folder that contains small, medium or large"
+    )
     light.add_argument(
         "--seconds", type=float, default=30.0, metavar="S", help="longest piece (default: 30)"
     )
-    for command, what in ((speech, "numbers of utterances"), (light, "hours of its subsets")):
+    for command, what in ((speech, "number of utterances"), (light, "hours of each subset")):
         command.add_argument(
             "--official", action="store_true", help=f"compare with the official {what}"
         )
     for command in (imagenet, speech, light):
         command.add_argument(
-            "--allow-partial", action="store_true", help="go on if not all of the set is there"
+            "--allow-partial", action="store_true", help="continue even if the set is incomplete"
         )
 
     for command in (images, imagenet, speech):
         command.add_argument(
             "--headers",
             action="store_true",
-            help="decode nothing: check headers and ends of files, know no colours or levels",
+            help="check headers and ends of files, decode nothing; colours and levels stay unknown",
         )
     for command in (speech, light):
         command.add_argument(
             "--pcm",
             action="store_true",
-            help="write bare 16-bit samples: no decoder when training, about twice the space",
+            help="write raw 16-bit samples: no decoding in training, but about twice the space",
         )
 
     sounds = _command(commands, "audioset", "AudioSet: segment lists and 16 kHz clips")
@@ -71,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         default=0.2,
         metavar="SHARE",
-        help="of a list's clips that may be missing (default: 0.2)",
+        help="share of a list's clips that may be missing (default: 0.2)",
     )
     for command in (images, imagenet, speech, light, sounds):
         _add_workers(command)
@@ -80,11 +84,11 @@ def parser() -> argparse.ArgumentParser:
 
     lm = _command(commands, "lm", "lexicon and n-gram model of a split's transcripts")
     lm.add_argument("source", type=Path, metavar="LIBRISPEECH_SPLIT", help="one split folder")
-    lm.add_argument("--order", type=int, required=True, metavar="N", help="longest n-gram, words")
+    lm.add_argument("--order", type=int, required=True, metavar="N", help="longest n-gram in words")
 
     official = _command(commands, "official-lm", "the official 4-gram model and lexicon")
     official.add_argument(
-        "source", type=Path, metavar="SRC", help="folder of both (openslr.org/11)"
+        "source", type=Path, metavar="SRC", help="folder that contains both (openslr.org/11)"
     )
     return top
 
@@ -97,29 +101,37 @@ def _add_text(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
             "source",
             type=Path,
             metavar="CORPUS",
-            help="folder of *.txt (one sentence or paragraph a line, blank line between documents)"
-            " or *.jsonl (a document a line), also as .gz",
+            help="folder of *.txt (one sentence or paragraph per line, blank line between"
+            " documents) or *.jsonl (one document per line), optionally as .gz",
         )
         command.add_argument(
-            "--field", default="text", metavar="KEY", help="text in a JSON line (default: text)"
+            "--field", default="text", metavar="KEY", help="JSON key of the text (default: text)"
         )
     tokenizer.add_argument(
-        "--vocab-size", type=int, required=True, metavar="N", help="ids, with the 5 special ones"
+        "--vocab-size",
+        type=int,
+        required=True,
+        metavar="N",
+        help="number of ids, including 5 special ones",
     )
     tokenizer.add_argument(
         "--sentences",
         type=int,
         metavar="N",
-        help="train on N lines at most, drawn evenly (default: 4 million)",
+        help="train on at most N lines, sampled evenly (default: 4 million)",
     )
     tokenizer.add_argument("--cased", action="store_true", help="keep upper case")
     tokenizer.add_argument(
         "--byte-fallback",
         action="store_true",
-        help="spell rare characters in bytes, for text of many scripts (default: all have ids)",
+        help="encode rare characters as bytes, for text in many scripts (default: all have ids)",
     )
     corpus.add_argument(
-        "--block", type=int, required=True, metavar="N", help="most tokens, with <s> and </s>"
+        "--block",
+        type=int,
+        required=True,
+        metavar="N",
+        help="maximum number of tokens, including <s> and </s>",
     )
 
     glue = _command(commands, "glue", "TSV files of a GLUE task")
@@ -127,9 +139,11 @@ def _add_text(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         "task", metavar="TASK", help="CoLA, MNLI, MRPC, QNLI, QQP, RTE, SST-2 or STS-B"
     )
     glue.add_argument("source", type=Path, metavar="SRC", help="folder of the TSV files")
-    glue.add_argument("--official", action="store_true", help="compare with GLUE's numbers of rows")
     glue.add_argument(
-        "--allow-partial", action="store_true", help="go on if not all of the set is there"
+        "--official", action="store_true", help="compare with GLUE's official row counts"
+    )
+    glue.add_argument(
+        "--allow-partial", action="store_true", help="continue even if the set is incomplete"
     )
     for command in (corpus, glue):
         command.add_argument(
@@ -137,14 +151,14 @@ def _add_text(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
             type=Path,
             required=True,
             metavar="T",
-            help="folder made by `d2v prepare tokenizer`",
+            help="folder written by `d2v prepare tokenizer`",
         )
         _add_workers(command)
 
 
 def _add_workers(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--workers", type=int, metavar="N", help="processes (default: one for each core)"
+        "--workers", type=int, metavar="N", help="number of processes (default: one per core)"
     )
 
 

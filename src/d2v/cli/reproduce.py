@@ -34,8 +34,8 @@ def reproduce(experiment_path: Path, cores: str) -> int:
     code = subprocess.run(command, pass_fds=locks.claimed()).returncode
     if code:
         print(
-            "The workflow stopped; what is done is kept. Mend what the error above says, and run"
-            " the same command again: it goes on from there.",
+            "The workflow stopped; finished work is kept. Fix the error above, and run the same"
+            " command again to resume.",
             file=sys.stderr,
         )
         return code
@@ -58,6 +58,6 @@ def _cost(experiment: params.Experiment, seconds: float) -> str:
     other = children / (2**20 if sys.platform == "darwin" else 2**10)
     largest = max([other, *(p["peak_mib"] or 0 for p in told)])
     return (
-        f"{timedelta(seconds=round(seconds))} now; {len(told)} runs took {spent} in all;"
+        f"{timedelta(seconds=round(seconds))} now; {len(told)} runs took {spent} in total;"
         f" largest process {largest:.0f} MiB"
     )
