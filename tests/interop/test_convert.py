@@ -112,7 +112,7 @@ def test_schema_1_is_read(runs, tmp_path, monkeypatch):
     assert checkpoint.read_meta(old)["schema_version"] == checkpoint.SCHEMA_VERSION
     assert checkpoint.load(old).step == meta["step"]
     (old / "checkpoint.json").write_text(json.dumps({**meta, "schema_version": 9}))
-    with pytest.raises(UserError, match="schema version 9, this d2v reads up to"):
+    with pytest.raises(UserError, match="schema version 9, but this d2v reads"):
         d2v.load(old)
 
 

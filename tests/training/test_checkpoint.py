@@ -71,7 +71,7 @@ def test_the_one_before_a_damaged_one_is_used(
     assert checkpoint.latest(tmp_path) == older
     said = capsys.readouterr().out
     assert f"step-200/{name}" in said
-    assert "the checkpoint before it is used" in said
+    assert "the previous checkpoint is used" in said
     assert not newest.exists()
     write(tmp_path, 200)
     checkpoint.prune(tmp_path, 2)
@@ -91,7 +91,7 @@ def test_one_that_cannot_be_read_now_is_left_as_it_is(tmp_path, monkeypatch, cap
 
     monkeypatch.setattr(checkpoint, "sha256", stale)
     assert checkpoint.latest(tmp_path) == older
-    assert "left as it is, the checkpoint before it is used" in capsys.readouterr().out
+    assert "left in place, and the previous checkpoint is used" in capsys.readouterr().out
     monkeypatch.undo()
     assert checkpoint.latest(tmp_path) == newest
 

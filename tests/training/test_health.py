@@ -125,7 +125,7 @@ def test_a_loss_that_rises_again_ends_the_run_also_after_a_resume(tmp_path: Path
             return super().after_step(step)
 
     rebound = params.Rebound(factor=4.0, steps=4)
-    with pytest.raises(Rebound, match=r"than train\.rebound\.factor 4 times its least") as told:
+    with pytest.raises(Rebound, match=r"than train\.rebound\.factor 4 times its minimum") as told:
         train(tmp_path, Diverging(), rebound=rebound)
     assert told.value.exit_code == 6
     ended = log.read(tmp_path / "log.jsonl")[-1]["step"]

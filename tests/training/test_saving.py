@@ -78,10 +78,11 @@ def test_a_write_that_failed_is_told_when_it_is_known(
     saver.save(5, {}, {}, {}, needed=False)
     saver.wait()
     assert said == [
-        "no checkpoint of step 5 (No space left on device); the one before stays, training goes on"
+        "the checkpoint of step 5 was not saved (No space left on device);"
+        " the previous one is kept, and training continues"
     ]
     saver.save(6, {}, {}, {}, needed=True)
-    with pytest.raises(UserError, match=r"no checkpoint of step 6 .*make room"):
+    with pytest.raises(UserError, match=r"checkpoint of step 6 was not saved .*free disk space"):
         saver.wait()
     saver.close()
 
@@ -138,7 +139,7 @@ def test_a_signal_is_obeyed_after_the_step_and_no_step_is_lost(
         assert signal.getsignal(number) is handler
     finally:
         signal.signal(number, before)
-    assert "told to end: saved after step 13" in capsys.readouterr().out
+    assert "asked to stop: checkpoint saved after step 13" in capsys.readouterr().out
     assert (tmp_path / "parts" / "checkpoints" / "step-13").exists()
     train(tmp_path / "parts", Tiny(dropout=0.2, skip=0.3))
     assert "resuming after step 13 of 24" in capsys.readouterr().out
@@ -172,7 +173,7 @@ def test_the_default_of_a_signal_ends_the_process_after_the_step(tmp_path: Path)
     assert process.wait() == -signal.SIGTERM
     newest = checkpoint.latest(tmp_path / "checkpoints")
     assert newest is not None
-    assert f"told to end: saved after step {newest.name.removeprefix('step-')}" in said
+    assert f"asked to stop: checkpoint saved after step {newest.name.removeprefix('step-')}" in said
 
 
 def test_a_signal_that_cannot_be_obeyed_in_time_is_delivered(

@@ -177,7 +177,7 @@ def test_a_disk_that_is_full_for_a_while_costs_a_checkpoint_and_nothing_else(
     monkeypatch.setattr(checkpoint, "save", full)
     train(tmp_path / "b")
     said = capsys.readouterr()
-    told = "no checkpoint of step 10 (No space left on device); the one before stays"
+    told = "checkpoint of step 10 was not saved (No space left on device); the previous one is kept"
     assert told in said.out + said.err
     assert curve(tmp_path / "a") == curve(tmp_path / "b")
     assert equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
@@ -194,7 +194,7 @@ def test_a_disk_that_is_full_in_the_end_is_an_error_and_the_run_can_go_on(
         return save(root, step, *parts)
 
     monkeypatch.setattr(checkpoint, "save", full)
-    with pytest.raises(UserError, match=r"no checkpoint of step 24 \(No space .*make room"):
+    with pytest.raises(UserError, match=r"of step 24 was not saved \(No space .*free disk"):
         train(tmp_path / "b")
     monkeypatch.undo()
     train(tmp_path / "b")

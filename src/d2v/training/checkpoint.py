@@ -117,7 +117,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
         version = meta["schema_version"]
     if version != SCHEMA_VERSION:
         raise UserError(
-            f"{folder}: checkpoint of schema version {version}, this d2v reads up to"
+            f"{folder}: checkpoint of schema version {version}, but this d2v reads versions up to"
             f" {SCHEMA_VERSION}; use the version of d2v that wrote it"
         )
     return meta
@@ -142,7 +142,7 @@ def verify(folder: Path) -> dict[str, Any]:
         except KeyError:
             raise Damaged(f"{folder}/{META}: has no hash of {name}") from None
         if not intact:
-            raise Damaged(f"{folder}/{name}: does not match its SHA-256, the file is damaged")
+            raise Damaged(f"{folder}/{name}: does not match its SHA-256; the file is damaged")
     return meta
 
 
@@ -170,10 +170,10 @@ def latest(root: Path, say: Callable[[str], None] = print) -> Path | None:
             aside = folder.with_name(folder.name + ".damaged")
             remove_folder(aside)
             rename(folder, aside)
-            say(f"{error}; set aside, the checkpoint before it is used")
+            say(f"{error}; it is set aside, and the previous checkpoint is used")
             continue
         except Unreadable as error:
-            say(f"{error}; left as it is, the checkpoint before it is used")
+            say(f"{error}; it is left in place, and the previous checkpoint is used")
             continue
         return folder
     return None
@@ -294,4 +294,4 @@ def _reading(path: Path) -> Iterator[None]:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise Damaged(f"{path}: {error.strerror}") from None
     except OSError as error:
-        raise Unreadable(f"{path}: cannot be read now ({error.strerror})") from None
+        raise Unreadable(f"{path}: cannot be read at the moment ({error.strerror})") from None

@@ -50,4 +50,6 @@ class Watch:
         if now == self.told:
             return None
         new, self.told = now["graphs"] - self.told["graphs"], now
-        return f"compiled: {new} graphs more, {now['graphs']} in all, {now['breaks']} graph breaks"
+        return (
+            f"compiled: {new} more graphs, {now['graphs']} in total, {now['breaks']} graph breaks"
+        )

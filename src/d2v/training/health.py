@@ -50,10 +50,11 @@ class Health:
         self.task.check(step, line)
         if self.trend is not None and self.trend.risen(line["loss"]):
             raise Rebound(
-                f"step {step}: the loss, {self.trend.mean:.4g} over {self.trend.p.steps} steps, is"
-                f" more than train.rebound.factor {self.trend.p.factor:g} times its least,"
-                f" {self.trend.least:.4g}: training has diverged; try a lower optimiser.lr, or"
-                f" train.rebound: null to go on from the newest checkpoint in {self.checkpoints}"
+                f"step {step}: the loss, {self.trend.mean:.4g} on average over {self.trend.p.steps}"
+                f" steps, is more than train.rebound.factor {self.trend.p.factor:g} times its"
+                f" minimum, {self.trend.least:.4g}: training has diverged; try a lower"
+                f" optimiser.lr, or set train.rebound: null to resume from the newest checkpoint in"
+                f" {self.checkpoints}"
             )
 
     def _skip(self, line: dict[str, Any], name: str) -> None:
@@ -63,11 +64,11 @@ class Health:
         examples = ", ".join(ids[:SHOWN]) + (more if len(ids) > SHOWN else "")
         fault = f"step {line['step']}: {name} is {line[name]}, examples {examples}"
         if self.skipped < MOST_SKIPPED:
-            self.say(f"{fault}; the step is skipped, weights stay as they were")
+            self.say(f"{fault}; the step is skipped, and the weights are left unchanged")
             return
         raise NotFinite(
             f"{fault}; {MOST_SKIPPED} steps in a row were skipped; the checkpoints in"
-            f" {self.checkpoints} are good; look at these examples, or try a lower optimiser.lr, a"
+            f" {self.checkpoints} are good; check these examples, or try a lower optimiser.lr, a"
             " longer warm-up or optimiser.clip"
         )
 

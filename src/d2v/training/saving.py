@@ -70,13 +70,13 @@ class Saver:
         try:
             write.future.result()
         except OSError as error:
-            fault = f"no checkpoint of step {write.step} ({error.strerror or error})"
+            fault = f"the checkpoint of step {write.step} was not saved ({error.strerror or error})"
             if write.needed:
                 raise UserError(
-                    f"{self.root}: {fault}; make room and run the same again: it goes on from the"
-                    " checkpoint before"
+                    f"{self.root}: {fault}; free disk space and run the same command again to"
+                    " resume from the previous checkpoint"
                 ) from None
-            self.say(f"{fault}; the one before stays, training goes on")
+            self.say(f"{fault}; the previous one is kept, and training continues")
 
     def close(self) -> None:
         """Let a write in progress finish and ignore its result."""

@@ -26,8 +26,8 @@ Validate = Callable[[Task, int], Metrics]
 Better = Callable[[Metrics, Metrics], bool]
 
 SMALLER = (
-    "give a smaller train.micro_batch, or train.sized with a smaller size and more micro_batches,"
-    " or more GPUs: the batch of a step stays the same, and the run goes on from its checkpoint"
+    "use a smaller train.micro_batch, or train.sized with a smaller size and more micro_batches,"
+    " or more GPUs; the batch of a step stays the same, and the run resumes from its checkpoint"
 )
 KEEP = 2  # checkpoints kept on disk, besides the best one
 
@@ -235,7 +235,7 @@ class _Loop:
         self.progress.say(
             f"{sampler.describe(train, self.order.mean)} x {self.accumulation} (accumulation)"
             f" x {world.size} (processes), {world.device.type},"
-            f" {'bfloat16 where it is safe' if self.mixed else 'float32'}"
+            f" {'bfloat16 where safe' if self.mixed else 'float32'}"
         )
         if self.step:
             self.progress.say(f"resuming after step {self.step} of {train.steps}")
@@ -348,7 +348,7 @@ class _Loop:
         if self.saved != self.step:
             self._save()
         self.saver.wait()
-        self.progress.say(f"told to end: saved after step {self.step}")
+        self.progress.say(f"asked to stop: checkpoint saved after step {self.step}")
         self.signals.deliver()
 
     def _save(self) -> None:
