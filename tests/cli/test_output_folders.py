@@ -196,7 +196,9 @@ def test_unpacked_files_never_replace_others(tmp_path, capsys) -> None:
     assert (tmp_path / "set/a/new/file").exists()
     assert not (tmp_path / "set" / MARK).exists()
     said = capsys.readouterr().out.splitlines()
-    assert said[-1] == f"{tmp_path}/set/a/README: left as it was; the archive has another one"
+    assert (
+        said[-1] == f"{tmp_path}/set/a/README: left unchanged; the archive has a different version"
+    )
 
 
 # --- what is ours -----------------------------------------------------------------------------

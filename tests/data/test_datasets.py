@@ -42,7 +42,7 @@ MISFITS: dict[str, tuple[Callable[[Path], Examples], str]] = {
     ),
     "no such split": (
         lambda p: build(p / "images", IMAGE_VIEW, PATCHES, split="test"),
-        "no split 'test' in it, only dev, train",
+        "has no split 'test', only dev, train",
     ),
     "other data": (
         lambda p: build(p / "images", WAVE_VIEW, FRAMES),
@@ -50,7 +50,7 @@ MISFITS: dict[str, tuple[Callable[[Path], Examples], str]] = {
     ),
     "no such part": (
         lambda p: build(p / "speech", WAVE_VIEW, FRAMES, split="train+test"),
-        "no split 'test' in it, only dev, train",
+        "has no split 'test', only dev, train",
     ),
     "labels wanted": (
         lambda p: build(p / "corpus", TEXT_VIEW, TOKENS, task=TWO),
@@ -62,7 +62,7 @@ MISFITS: dict[str, tuple[Callable[[Path], Examples], str]] = {
     ),
     "list of another split": (
         lambda p: build(p / "images", IMAGE_VIEW, PATCHES, split="dev", labels="labels-2.0"),
-        r"labels-2\.0\.txt:1: no example of dev is called 'n02/n02_train1'",
+        r"labels-2\.0\.txt:1: no example of dev is named 'n02/n02_train1'",
     ),
     "classes of images": (
         lambda p: build(
@@ -96,7 +96,7 @@ MISFITS: dict[str, tuple[Callable[[Path], Examples], str]] = {
     ),
     "foreign mask": (
         lambda p: build(p / "images", IMAGE_VIEW, PATCHES, mask=SPANS),
-        "do not belong together: vision, vision, span",
+        "cannot be combined: vision, vision, span",
     ),
 }
 

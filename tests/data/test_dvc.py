@@ -114,7 +114,7 @@ def test_every_data_parameter_belongs_to_a_stage():
 def test_unknown_set_and_wrong_folder_are_one_sentence(tmp_path):
     with pytest.raises(UserError, match=r"spoken_digit: no such .*did you mean spoken_digits\?"):
         repro(["spoken_digit"], ROOT)
-    with pytest.raises(UserError, match=r"dvc\.yaml is not here"):
+    with pytest.raises(UserError, match=r"dvc\.yaml not found"):
         repro([], tmp_path)
 
 
@@ -173,7 +173,7 @@ def stage_file(root: Path, *commands: str) -> None:
 
 @pytest.mark.slow
 def test_warnings_and_progress_of_a_stage_are_told(tmp_path, capfd):
-    said = "warning: 2 of 9 clips are not there"
+    said = "warning: 2 of 9 clips are missing"
     stage_file(
         tmp_path, f"echo '{said}' >&2; echo 'train: 5/9 items'", "echo 'error: broken'; exit 1"
     )
@@ -321,7 +321,7 @@ def test_documents_in_the_place_of_a_set_stay_and_a_failed_stage_keeps_the_set(c
     made = clone / "prepared" / "mini" / "lm"
     before = {path.name: path.read_bytes() for path in made.iterdir()}
     edit(clone, "ngram: 3", "ngram: 1")
-    with pytest.raises(UserError, match="an n-gram order of at least 2"):
+    with pytest.raises(UserError, match="the n-gram order must be at least 2"):
         repro(["lm"], clone)
     assert {path.name: path.read_bytes() for path in made.iterdir()} == before
     edit(clone, "ngram: 1", "ngram: 3")

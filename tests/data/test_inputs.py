@@ -149,8 +149,8 @@ def broken_waves(root: Path) -> dict[str, str]:
     (root / "none.wav").write_bytes(b"")
     soundfile.write(root / "stereo.wav", np.zeros((800, 2)), RATE)
     return {
-        "nan.wav": "corrupt audio .samples that are no numbers",
-        "inf.wav": "corrupt audio .samples that are no numbers",
+        "nan.wav": "corrupt audio .samples that are not numbers",
+        "inf.wav": "corrupt audio .samples that are not numbers",
         "half.wav": "corrupt audio .8,022 of 16,044 bytes",
         "half.flac": "corrupt audio",
         "sum.flac": "corrupt audio .samples differ from their checksum",

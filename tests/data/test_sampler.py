@@ -53,7 +53,7 @@ def test_a_batch_may_be_larger_than_the_data() -> None:
 
 
 def test_what_does_not_divide_is_refused() -> None:
-    with pytest.raises(UserError, match=r"train\.batch 12 is no multiple .* 4 x 2 process"):
+    with pytest.raises(UserError, match=r"train\.batch 12 is not a multiple .* 4 x 2 process"):
         GlobalBatches(10, 12, 4, world=2)
     with pytest.raises(UserError, match="no examples"):
         GlobalBatches(0, 4, 4)
@@ -156,6 +156,6 @@ def test_lengths_and_processes_that_do_not_fit_are_refused() -> None:
         build(Some(3, 11, 4), train, **where)
     with pytest.raises(UserError, match="no examples"):
         build(Some(), train, **where)
-    with pytest.raises(UserError, match=r"6 is no multiple of 4 .* global batch stays the same"):
+    with pytest.raises(UserError, match=r"6 is not a multiple of 4 .* global batch stays the same"):
         portions(train, 4)
     assert portions(train, 3) == 2

@@ -166,7 +166,7 @@ def test_letters_need_transcripts(tmp_path: Path) -> None:
     """Libri-light is speech without them."""
     sounds = tagged_sounds.write(tmp_path / "librilight", kind="librispeech")
     for split in ("eval", "balanced+eval"):
-        with pytest.raises(UserError, match=r"no transcripts in it, which a ctc task needs"):
+        with pytest.raises(UserError, match=r"has no transcripts, which a ctc task needs"):
             build(sounds, WAVE_VIEW, FRAMES, split=split, task=params.CTC(kind="ctc"))
 
 

@@ -102,7 +102,7 @@ def test_names_that_no_list_can_hold_are_refused(tmp_path, small_prepared, name)
         ("imagefolder", pictures),
         ("librispeech", spoken),
     ):
-        refused("a name that is not UTF-8, or holds a tab", tmp_path / "out", *words)
+        refused("the name is not UTF-8, or contains a tab", tmp_path / "out", *words)
     write_lines(tmp_path / "good" / "é ü 🙂.txt", "a dog")
     run("corpus", tmp_path / "good", *tokens, "--block", 16, "-o", tmp_path / "out")
     assert ids(tmp_path / "out") == {"é ü 🙂:1#0"}
@@ -129,8 +129,8 @@ def test_a_corpus_is_read_through_links(text, tmp_path, small_prepared, capsys):
     files = {name.partition(":")[0] for name in ids(tmp_path / "out")}
     assert files == {"a", "b", "wiki/w", "deep/d"}
     said = capsys.readouterr().err
-    assert unused(said, 1, "no text by their names", "notes.md")
-    assert unused(said, 1, "read already", "self")
+    assert unused(said, 1, "not text files by their names", "notes.md")
+    assert unused(said, 1, "already read", "self")
     (text / "gone.txt").symlink_to(tmp_path / "nowhere.txt")
     refused(r"gone\.txt: the target of this link does not exist", tmp_path / "no", *words)
 
@@ -153,7 +153,7 @@ def test_files_of_glue_are_followed_and_others_named(tmp_path, small_prepared, c
     words = ("glue", "RTE", source, "--tokenizer", small_prepared / "tokenizer")
     run(*words, "-o", tmp_path / "out")
     assert set(read_meta(tmp_path / "out")["splits"]) == {"train", "dev"}
-    assert unused(capsys.readouterr().err, 2, "rte's splits", "original", "test.csv")
+    assert unused(capsys.readouterr().err, 2, "not split files of rte", "original", "test.csv")
     (tmp_path / "elsewhere.tsv").unlink()
     refused(r"dev\.tsv: the target of this link does not exist", tmp_path / "no", *words)
 
@@ -174,9 +174,9 @@ def test_classes_and_images_behind_links_are_read(tmp_path, capsys):
     run("imagefolder", source, "-o", tmp_path / "out")
     assert len(ids(tmp_path / "out")) == 6
     said = capsys.readouterr().err
-    assert unused(said, 1, "not in the folder of a split", "README")
-    assert unused(said, 1, "not in the folder of a class", "stray.JPEG")
-    assert unused(said, 1, "no *.txt among the lists", "few.csv")
+    assert unused(said, 1, "not in a split folder", "README")
+    assert unused(said, 1, "not in a class folder", "stray.JPEG")
+    assert unused(said, 1, "not *.txt lists", "few.csv")
 
 
 ImagePlant = Callable[[Path], object]
@@ -199,11 +199,11 @@ IMAGES: dict[str, tuple[ImagePlant, str]] = {
     ),
     "cycle": (
         lambda r: (r / "train/n01/up").symlink_to(r / "train"),
-        "up: a folder inside the folder of a class",
+        "up: a folder inside a class folder",
     ),
     "sub-folder": (
         lambda r: shutil.copytree(r / "train/n01", r / "train/n01/deep"),
-        "deep: a folder inside the folder of a class",
+        "deep: a folder inside a class folder",
     ),
     "a class twice": (
         lambda r: [(r / s / "n03").symlink_to("n02") for s in ("train", "dev")],
@@ -244,10 +244,10 @@ def test_imagenet_is_read_through_links_with_its_lists(imagenet, tmp_path, capsy
     assert len(ids(tmp_path / "out")) == 36
     assert (tmp_path / "out" / "lists" / "few.txt").read_text() == f"{name}\n"
     said = capsys.readouterr().err
-    assert unused(said, 1, "not in the folder of a synset", "README")
+    assert unused(said, 1, "not in a synset folder", "README")
     assert unused(said, 1, "not read", "test")
     write_lines(imagenet / "lists" / "few.txt", "n01440764/nobody")
-    refused(r"few\.txt:1: no example is called", tmp_path / "no", *words)
+    refused(r"few\.txt:1: no example is named", tmp_path / "no", *words)
     (imagenet / "lists" / "few.txt").unlink()
     (train / "n99999999").symlink_to("n01443537")
     refused("n99999999: the same folder as .*n01443537", tmp_path / "no", *words)
@@ -273,9 +273,9 @@ def test_speakers_and_chapters_behind_links_are_read(tmp_path, capsys):
     run("librispeech", source, "-o", tmp_path / "out")
     assert ids(tmp_path / "out") == {"2-7-0000", "2-7-0001", "2-7-0002"}
     said = capsys.readouterr().err
-    why = "not FLAC files of a SPEAKER/CHAPTER with transcript"
+    why = "not FLAC files in a SPEAKER/CHAPTER folder with a transcript"
     assert unused(said, 4, why, "2/7/2-7-0003.mp3", "2/7/deep")
-    assert unused(said, 1, "not in the folder of a split", "train.tar.gz")
+    assert unused(said, 1, "not in a split folder", "train.tar.gz")
     run("lm", source / "train", "-o", tmp_path / "lm", "--order", 2)
     assert read_meta(tmp_path / "lm")["sentences"] == 3
 
@@ -308,8 +308,8 @@ def test_unlabelled_speech_is_read_through_links(tmp_path, capsys):
     said = capsys.readouterr().err
     assert unused(said, 1, "neither FLAC nor JSON", "100/book/a.mp3")
     assert unused(said, 1, "without a FLAC", "100/book/c.json")
-    assert unused(said, 1, "read already", "200/book/up")
-    assert unused(said, 1, "beside small", "unlab-600")
+    assert unused(said, 1, "already read", "200/book/up")
+    assert unused(said, 1, "next to small", "unlab-600")
     (source / "small" / "300").symlink_to(tmp_path / "nowhere")
     refused("300: the target of this link does not exist", tmp_path / "no", "librilight", source)
 
@@ -317,7 +317,7 @@ def test_unlabelled_speech_is_read_through_links(tmp_path, capsys):
 def test_a_folder_in_place_of_a_voice_file_is_named(tmp_path):
     sound(tmp_path / "light" / "100" / "book" / "a.flac")
     (tmp_path / "light" / "100" / "book" / "a.json").mkdir()
-    refused(r"a\.json: no list voice_activity", tmp_path / "out", "librilight", tmp_path / "light")
+    refused(r"a\.json: voice_activity is not", tmp_path / "out", "librilight", tmp_path / "light")
 
 
 def test_lists_of_limited_supervision_are_read_through_links(tmp_path, capsys):
@@ -333,8 +333,8 @@ def test_lists_of_limited_supervision_are_read_through_links(tmp_path, capsys):
     assert write_limited(source, out, known) == {"10min": 2, "1h": 2, "10h": 3}
     assert (out / "lists" / "10min.txt").read_text() == "1-2-0000\n3-4-0000\n"
     said = capsys.readouterr().err
-    assert unused(said, 1, "no FLAC files", "notes.doc")
-    assert unused(said, 1, "read already", "up")
+    assert unused(said, 1, "not FLAC files", "notes.doc")
+    assert unused(said, 1, "already read", "up")
     (source / "1h" / "1").symlink_to(tmp_path / "nowhere")
     with pytest.raises(UserError, match="1h/1: the target of this link does not exist"):
         write_limited(source, out, known)
@@ -360,7 +360,7 @@ def test_clips_behind_links_are_found_and_others_counted(audio, tmp_path, capsys
     assert unused(said, 1, "neither .flac nor .wav", "0/abc.mp3")
     assert unused(said, 1, "another file has the same name", "abc.wav")
     assert unused(said, 1, "links whose targets do not exist", "lost")
-    assert unused(said, 1, "read already", "0/up")
+    assert unused(said, 1, "already read", "0/up")
     assert unused(said, 1, "in none of the lists", "0/nobody.wav")
 
 

@@ -174,7 +174,7 @@ def test_another_rate_is_refused(tmp_path: Path) -> None:
     made = content("speech")
     made.inputs = made.inputs.model_copy(update={"rate": 8000})
     own.write(made, tmp_path / "slow")
-    with pytest.raises(UserError, match="takes 8000 Hz, and sounds are read at 16000 Hz"):
+    with pytest.raises(UserError, match="takes 8000 Hz, but audio is read at 16000 Hz"):
         list(d2v.features(d2v.load(tmp_path / "slow"), waves(tmp_path)))
 
 

@@ -73,4 +73,4 @@ def build_dataset(
         ):
             return Sentences(source, text, tokens, labelled)
     kinds = ", ".join(group.kind for group in (view, encoder, mask, task) if group is not None)
-    raise UserError(f"view, encoder, mask and task do not belong together: {kinds}")
+    raise UserError(f"view, encoder, mask and task cannot be combined: {kinds}")

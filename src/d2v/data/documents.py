@@ -57,14 +57,15 @@ def find_parts(source: Path, piece_bytes: int) -> list[Part]:
         name = place.as_posix()[: -len(kind)] if kind else place.as_posix()
         if named.setdefault(name, path) != path:
             raise UserError(
-                f"{path}: its documents would be named as those of {named[name].name}; rename it"
+                f"{path}: its documents would have the same names as those of {named[name].name};"
+                " rename it"
             )
         if not any(line.strip() for _, line in lines_of(Piece(path))):
-            raise UserError(f"{path}: no text in it")
+            raise UserError(f"{path}: contains no text")
         ends = None if _is_json(path) else _blank
         parts += [Part(piece, name) for piece in cut_file(path, piece_bytes, ends)]
     if not parts:
-        raise UserError(f"{source}: no *.txt or *.jsonl (or .gz of them) in it")
+        raise UserError(f"{source}: contains no *.txt or *.jsonl file (or .gz of one)")
     return parts
 
 
@@ -94,8 +95,8 @@ def _files(source: Path) -> list[Path]:
     tree = walk(source)
     refuse_dangling(tree.dangling)
     paths = sorted(map(Path, tree.files))
-    warn_unused(source, [p for p in paths if _kind(p) is None], "no text by their names")
-    warn_unused(source, tree.repeated, "links to folders that are read already")
+    warn_unused(source, [p for p in paths if _kind(p) is None], "not text files by their names")
+    warn_unused(source, tree.repeated, "links to folders that were already read")
     return [path for path in paths if _kind(path) is not None]
 
 
@@ -106,7 +107,7 @@ def _text(line: str, field: str, where: str) -> str:
         hint = "; run WikiExtractor with --json" if line.startswith("<doc ") else ""
         raise UserError(f"{where}: not valid JSON ({error}){hint}") from None
     if not isinstance(document, dict) or not isinstance(document.get(field), str):
-        raise UserError(f"{where}: no text in a field {field!r}; name the field with --field")
+        raise UserError(f"{where}: no text in field {field!r}; name the field with --field")
     text: str = document[field]
     try:
         text.encode()

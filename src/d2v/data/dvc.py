@@ -20,7 +20,9 @@ from d2v.util.locks import held, process_start
 _LOCK = Path(".dvc/tmp/d2v.lock")
 STAGES = Path("dvc.yaml")  # stages of the miniature
 _RUNNING = "Running stage '"
-_WAITING = "data: another `d2v data`, or DVC for it, is at work here; waiting for its end"
+_WAITING = (
+    "data: another `d2v data`, or a DVC that it started, is running here; waiting for it to end"
+)
 # how lines start that DVC itself prints while it runs stages
 _OF_DVC = (
     *("> ", "Stage '", "'data.dvc' didn't change", "Verifying data sources", "\tgit add"),
@@ -92,11 +94,11 @@ def _check(targets: Sequence[str], root: Path, stages: Path) -> list[str]:
     try:
         known = list(yaml.safe_load((root / stages).read_text())["stages"])
     except FileNotFoundError:
-        raise UserError(f"{stages} is not here; run this in the root of the repository") from None
+        raise UserError(f"{stages} not found; run this in the root of the repository") from None
     for target in targets:
         if target not in known:
             near = difflib.get_close_matches(target, known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+            hint = f"did you mean {near[0]}?" if near else f"known stages: {', '.join(known)}"
             raise UserError(f"{target}: no such data stage in {stages}; {hint}")
     return known
 
@@ -108,26 +110,24 @@ def _reason(said: list[str], ran: list[str], code: int) -> str:
         return f"{ran[-1]}: {own[-1]}" if ran else own[-1]
     if any(line.endswith("is not a git repository") for line in said):
         return (
-            "DVC wants a git repository, and this folder is none (an unpacked archive?): run"
+            "DVC needs a git repository, but this folder is not one (an unpacked archive?): run"
             " `git init`, or `dvc config --local core.no_scm true`"
         )
     dvc = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR: ")]
     last = dvc or [line for line in said if line] or [f"exit code {code}"]
-    return f"DVC: {last[-1]}; `dvc repro` shows the whole story"
+    return f"DVC: {last[-1]}; run `dvc repro` for the full output"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run `d2v data [DATASET...]`."""
     parser = argparse.ArgumentParser(prog="d2v data", description=__doc__)
-    parser.add_argument(
-        "targets", nargs="*", metavar="DATASET", help="stage of the file (default: all)"
-    )
+    parser.add_argument("targets", nargs="*", metavar="DATASET", help="stage to run (default: all)")
     parser.add_argument(
         "--stages",
         type=Path,
         default=STAGES,
         metavar="FILE",
-        help="DVC file, workflow/paper/dvc.yaml for official sets (default: %(default)s)",
+        help="DVC file; workflow/paper/dvc.yaml is for official sets (default: %(default)s)",
     )
     args = parser.parse_args(argv)
     targets, stages = args.targets, args.stages

@@ -53,7 +53,7 @@ class Examples(Dataset[Example]):
         for name in self.splits:
             if name not in self.meta["splits"]:
                 known = ", ".join(self.meta["splits"])
-                raise UserError(f"{prepared}: no split {name!r} in it, only {known}")
+                raise UserError(f"{prepared}: has no split {name!r}, only {known}")
         parts = [Shards(prepared / name) for name in self.splits]
         self.shards = parts[0] if len(parts) == 1 else Joined(parts)
         self.rows = np.arange(len(self.shards))
@@ -108,7 +108,7 @@ class Examples(Dataset[Example]):
         """Keep only the chosen rows; raises UserError if none is left."""
         self.rows = self.rows[chosen]
         if not len(self.rows):
-            raise UserError(f"{self.folder}: no example left: {why}")
+            raise UserError(f"{self.folder}: no examples left: {why}")
 
 
 class Joined:
@@ -199,6 +199,6 @@ def _listed(source: Source, labels: str, rows: dict[str, int]) -> np.ndarray:
     chosen = []
     for number, name in lines(path):
         if name not in rows:
-            raise UserError(f"{path}:{number}: no example of {source.split} is called {name!r}")
+            raise UserError(f"{path}:{number}: no example of {source.split} is named {name!r}")
         chosen.append(rows[name])
     return np.array(chosen)

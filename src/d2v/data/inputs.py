@@ -95,7 +95,7 @@ def expanded(model: "Model", inputs: Sequence[str | Path]) -> list[tuple[str, st
         elif isinstance(item, Path) or os.path.isfile(item):
             rows = [(f"{item}:{n}", line) for n, line in lines(Path(item)) if line.strip()]
             if not rows:
-                raise UserError(f"{item}: no text in it")
+                raise UserError(f"{item}: contains no text")
             found += rows
         else:
             _check_text(item)
@@ -110,7 +110,7 @@ def _check_text(item: str) -> None:
     if not item.strip():
         raise UserError("an empty text among the inputs; give a text or the name of a file")
     if os.path.isdir(item):
-        raise UserError(f"{item}: a folder; name files of text, or give texts")
+        raise UserError(f"{item}: a folder; name text files, or give texts")
     path_like = os.sep in item and not any(map(str.isspace, item))
     if path_like or item.startswith(STARTS) or item.rstrip().lower().endswith(ENDS):
         raise UserError(
@@ -150,7 +150,7 @@ def _batch(kind: str, group: list[Input]) -> dict[str, Tensor]:
 
 def _wave(path: Path, encoder: params.WaveEncoder, how: WaveInput) -> np.ndarray:
     if how.rate != RATE:
-        raise UserError(f"this model takes {how.rate} Hz, and sounds are read at {RATE} Hz")
+        raise UserError(f"this model takes {how.rate} Hz, but audio is read at {RATE} Hz")
     try:
         payload = path.read_bytes()
     except OSError as error:
@@ -172,7 +172,7 @@ def normalised(wave: np.ndarray, eps: float) -> np.ndarray:
 def _pixels(path: Path, encoder: params.PatchEncoder, how: ImageInput) -> np.ndarray:
     if how.mean is None or how.std is None:
         raise UserError(
-            "mean and deviation of this checkpoint's pixels are not known: a Hugging Face folder"
+            "the pixel mean and deviation for this checkpoint are unknown: a Hugging Face folder"
             " needs its preprocessor_config.json, a run its prepared data"
         )
     try:

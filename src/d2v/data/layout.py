@@ -45,10 +45,10 @@ def split_folders(source: Path, names: Sequence[str] | None = None) -> list[Path
         return [source / name for name in sorted(set(names))]
     # LibriSpeech has *.TXT files about itself next to its subsets
     others = [path for path in visible_files(source) if path.suffix != ".TXT"]
-    warn_unused(source, others, "not in the folder of a split")
+    warn_unused(source, others, "not in a split folder")
     found = [p for p in subfolders(source) if p.name != LISTS]
     if not found:
-        raise UserError(f"{source}: no split folders in it")
+        raise UserError(f"{source}: contains no split folders")
     return found
 
 
@@ -87,12 +87,12 @@ def copy_lists(source: Path, out: Path, ids: Collection[str]) -> None:
     known = frozenset(ids)
     files = visible_files(source / LISTS)
     others = [path for path in files if path.suffix != ".txt"] + subfolders(source / LISTS)
-    warn_unused(source, others, "no *.txt among the lists")
+    warn_unused(source, others, "not *.txt lists")
     for path in (path for path in files if path.suffix == ".txt"):
         listed: set[str] = set()
         for number, name in lines(path):
             if name not in known:
-                raise UserError(f"{path}:{number}: no example is called {quoted(name)}")
+                raise UserError(f"{path}:{number}: no example is named {quoted(name)}")
             if name in listed:
                 raise UserError(f"{path}:{number}: {quoted(name)} is listed twice")
             listed.add(name)

@@ -31,7 +31,7 @@ def write_arpa(sentences: Iterable[str], order: int, path: str | Path) -> None:
     words, or for a reserved word.
     """
     if order < 2:
-        raise UserError(f"an n-gram order of at least 2 is needed, got {order}")
+        raise UserError(f"the n-gram order must be at least 2, got {order}")
     counts = _count(sentences, order)
     log_probs, backoffs = _estimate(counts)
     with whole(Path(path)) as draft, draft.open("w", encoding="utf-8", newline="\n") as file:
@@ -53,7 +53,9 @@ def _count(sentences: Iterable[str], order: int) -> list[Counter[Gram]]:
         words = sentence.split()
         for reserved in (START, END, UNKNOWN):
             if reserved in words:
-                raise UserError(f"sentence {number} has the reserved word {reserved}; remove it")
+                raise UserError(
+                    f"sentence {number} contains the reserved word {reserved}; remove it"
+                )
         padded = (START, *words, END)
         for n in range(1, order + 1):
             first = 1 if n == 1 else 0  # <s> itself is never predicted
@@ -112,7 +114,7 @@ def unigrams(path: Path) -> set[str]:
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not a UTF-8 file ({error.reason})") from None
     if not inside:
-        raise UserError(f"{path}: no list \\1-grams: in it, which an ARPA file has")
+        raise UserError(f"{path}: has no section \\1-grams:, which every ARPA file has")
     return found - {START, END, UNKNOWN}
 
 

@@ -62,8 +62,8 @@ def run_all(
                 future.result()
     except BrokenProcessPool:
         raise UserError(
-            "a worker process was killed, most likely for lack of memory; run the same again with"
-            " fewer --workers"
+            "a worker process was killed, most likely for lack of memory; run the same command"
+            " again with fewer --workers"
         ) from None
     finally:
         stop.value = True

@@ -164,7 +164,7 @@ def shares(p: Sized, world: int) -> int:
     """Micro-batches per process and optimiser step; raises UserError unless they divide evenly."""
     if p.micro_batches % world:
         raise UserError(
-            f"train.sized.micro_batches {p.micro_batches} is no multiple of {world} process(es):"
+            f"train.sized.micro_batches {p.micro_batches} is not a multiple of {world} process(es):"
             " change the number of processes, so that the global batch stays the same"
         )
     return p.micro_batches // world
@@ -217,7 +217,7 @@ def accumulation(batch: int, micro_batch: int, world: int) -> int:
     """Micro-batches per process and optimiser step; raises UserError unless they divide evenly."""
     if batch % (micro_batch * world):
         raise UserError(
-            f"train.batch {batch} is no multiple of train.micro_batch {micro_batch} x {world}"
+            f"train.batch {batch} is not a multiple of train.micro_batch {micro_batch} x {world}"
             " process(es): change the micro-batch or the number of processes, so that the batch"
             " of a step stays the same"
         )

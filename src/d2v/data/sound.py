@@ -78,7 +78,7 @@ def check_length(payload: bytes, name: Path | str) -> None:
 def check_finite(wave: np.ndarray, name: Path | str) -> None:
     """Raise UserError with the name if a sample is NaN or infinite."""
     if not np.isfinite(wave).all():
-        raise UserError(f"{name}: corrupt audio (samples that are no numbers); replace it")
+        raise UserError(f"{name}: corrupt audio (samples that are not numbers); replace it")
 
 
 @contextmanager
@@ -89,11 +89,11 @@ def opened(payload: bytes | memoryview, name: Path | str) -> Iterator[soundfile.
             rate, channels = file.samplerate, file.channels
             if (rate, channels) != (RATE, 1):
                 raise UserError(
-                    f"{name}: {rate} Hz, {channels} channel(s); 16000 Hz and one are needed:"
-                    " convert it with `ffmpeg -ar 16000 -ac 1`"
+                    f"{name}: {rate} Hz, {channels} channel(s); 16000 Hz and one channel are"
+                    " required: convert it with `ffmpeg -ar 16000 -ac 1`"
                 )
             if file.frames == 0:
-                raise UserError(f"{name}: no samples in it; remove it and its transcript")
+                raise UserError(f"{name}: contains no samples; remove it and its transcript")
             yield file
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise UserError(f"{name}: corrupt audio ({error}); replace or remove it") from None

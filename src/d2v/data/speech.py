@@ -116,7 +116,7 @@ class Utterances(Waves):
         else:
             self.whole()
             if "text" not in self.shards.columns:
-                raise UserError(f"{self.folder}: no transcripts in it, which a ctc task needs")
+                raise UserError(f"{self.folder}: has no transcripts, which a ctc task needs")
 
     @cached_property
     def references(self) -> list[str]:

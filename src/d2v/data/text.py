@@ -109,7 +109,7 @@ class Sentences(_Tokens):
         if (classes is None) != isinstance(task, params.Regress):
             kind = "numbers" if classes is None else "classes"
             raise UserError(
-                f"{source.prepared}: labels are {kind}, which task.kind {task.kind} is not for"
+                f"{source.prepared}: labels are {kind}, which task.kind {task.kind} does not accept"
             )
         if isinstance(task, params.Classify) and task.classes != len(classes):
             raise UserError(

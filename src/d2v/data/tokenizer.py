@@ -80,9 +80,11 @@ def prepare_tokenizer(
     the text.
     """
     if vocab_size <= SPECIAL:
-        raise UserError(f"--vocab-size {vocab_size}: {SPECIAL} ids are special; give more")
+        raise UserError(
+            f"--vocab-size {vocab_size}: must be more than {SPECIAL}, the number of special ids"
+        )
     if most < 1:
-        raise UserError(f"--sentences {most}: at least one is needed")
+        raise UserError(f"--sentences {most}: must be at least 1")
     sentences, found = sample(_read(source, field), most)
     if not sentences:
         raise UserError(f"{source}: all documents are empty: no text in any {field!r}")

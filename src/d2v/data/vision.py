@@ -132,14 +132,16 @@ class Images(Examples):
         mean, std = KNOWN[name] if name in KNOWN else (self.meta["mean"], self.meta["std"])
         if mean is None:
             raise UserError(
-                f"{self.folder}: prepared with --headers, so its colours are not known: set"
+                f"{self.folder}: prepared with --headers, so its colours are unknown: set"
                 f" view.normalise to {' or '.join(KNOWN)}, or prepare it again"
             )
         colours = slice(0, 3) if channels == 3 else slice(3, 4)
         self.mean = 255 * torch.tensor(mean[colours]).view(-1, 1, 1)
         self.std = 255 * torch.tensor(std[colours]).view(-1, 1, 1)
         if not bool((self.std > 0).all()):
-            raise UserError(f"{self.folder}: all images have one colour, nothing to standardise by")
+            raise UserError(
+                f"{self.folder}: all images have a single colour, so they cannot be standardised"
+            )
         self.fill = tuple(min(255, round(255 * value)) for value in mean[colours])
 
     def _choice(self, row: int, place: Place) -> Choice:

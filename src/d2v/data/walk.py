@@ -90,7 +90,7 @@ def check_name(path: str) -> None:
     if name.isprintable() or not any(map(_unlistable, name)):
         return
     shown = ascii(path)[1:-1]
-    raise UserError(f"{shown}: a name that is not UTF-8, or holds a tab or line break; rename it")
+    raise UserError(f"{shown}: the name is not UTF-8, or contains a tab or line break; rename it")
 
 
 def _unlistable(letter: str) -> bool:

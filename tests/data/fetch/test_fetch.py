@@ -63,7 +63,7 @@ def test_downloads_only_what_is_missing_or_damaged(index, tmp_path, monkeypatch)
 def test_another_file_of_that_name_is_refused_and_nothing_kept(index, tmp_path):
     _, wheels = index
     other = Wheel("firstset", "1.0", "0" * 64)
-    with pytest.raises(UserError, match=r"not the pinned one .*firstset==1\.0") as error:
+    with pytest.raises(UserError, match=r"differs from the pinned one .*firstset==1\.0") as error:
         fetch(tmp_path / "data", [other, wheels[1]])
     assert "\n" not in str(error.value)
     assert content(tmp_path / "data") == {}

@@ -214,7 +214,7 @@ def test_no_voice_is_in_two_splits(experiment):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"voices": [30, 20, 20]}, r"data\.spoken_digits\.voices: 70 in all"),
+        ({"voices": [30, 20, 20]}, r"data\.spoken_digits\.voices: 70 in total"),
         ({"words": [5, 2]}, r"data\.spoken_digits\.words"),
         ({"labels": [8]}, r"data\.spoken_digits\.labels: 8 is more than the 7"),
     ],

@@ -47,7 +47,7 @@ def test_clips_get_the_numbers_of_their_classes(audio, tmp_path):
 def test_missing_clips_are_counted_and_too_many_refused(audio, tmp_path, capsys):
     (audio / "clips" / "1" / "jkl.flac").unlink()
     fails(
-        "eval_segments.csv: 1 of 2 clips are not there; .* --most-missing",
+        "eval_segments.csv: 1 of 2 clips are missing; .* --most-missing",
         tmp_path / "set",
         "audioset",
         audio,
@@ -70,7 +70,7 @@ def test_faults_of_audioset_are_named(audio, tmp_path):
     segments = audio / "eval_segments.csv"
     good = segments.read_text()
     segments.write_text(good + 'pqr, 0.000, 10.000, "/m/zzz"\n')
-    fails("eval_segments.csv:6: '/m/zzz' is no class", tmp_path / "set", *words)
+    fails("eval_segments.csv:6: '/m/zzz' is not a class", tmp_path / "set", *words)
     segments.write_text(good + "pqr, 0.000\n")
     fails("eval_segments.csv:6: YTID, start, end", tmp_path / "set", *words)
     segments.unlink()
@@ -97,7 +97,7 @@ def test_samples_of_any_wav_format_are_kept(audio, tmp_path):
     assert (kept.min(), kept.max()) == (-(2**15), 2**15 - 1)
     assert np.array_equal(np.sign(kept[1:]), np.sign(wave[1:]))
     soundfile.write(loud, np.full(3200, np.nan), RATE, subtype="FLOAT")
-    fails("abc.wav: corrupt audio .samples that are no numbers", tmp_path / "x", "audioset", audio)
+    fails("abc.wav: corrupt audio .samples that are not numbers", tmp_path / "x", "audioset", audio)
 
 
 @pytest.mark.parametrize("name", ["abc.wav", "Y-de.flac"])
@@ -123,7 +123,7 @@ def test_endless_cells_are_told_in_a_short_sentence(audio, tmp_path):
     path = audio / "eval_segments.csv"
     good = path.read_text()
     for row, said in (
-        (f'pqr, 0.000, 10.000, "/m/{endless[:9000]}"', "is no class"),
+        (f'pqr, 0.000, 10.000, "/m/{endless[:9000]}"', "is not a class"),
         (f'pqr, 0.000, 10.000, "{endless}"', "YTID, start, end"),
     ):
         path.write_text(f"{good}{row}\n")
@@ -150,4 +150,4 @@ def test_a_list_without_any_clip_is_told(audio, tmp_path):
     for path in list((audio / "clips").rglob("ghi*")):
         path.unlink()
     words = ("audioset", audio, "--most-missing", 1)
-    fails("unbalanced_train.*1 of 1 clips are not there; put them", tmp_path / "set", *words)
+    fails("unbalanced_train.*1 of 1 clips are missing; put them", tmp_path / "set", *words)

@@ -206,17 +206,17 @@ FAULTS: dict[str, tuple[Plant, str]] = {
         lambda r: write(r / "a.jsonl", as_json(DOCUMENTS[:3]) + '{"text": "a'),
         r"a\.jsonl:4: not valid JSON",
     ),
-    "no object": (lambda r: write(r / "a.jsonl", '"text"\n'), r"a\.jsonl:1: no text in a field"),
+    "no object": (lambda r: write(r / "a.jsonl", '"text"\n'), r"a\.jsonl:1: no text in field"),
     "missing field": (
         lambda r: write(r / "a.jsonl", as_json(DOCUMENTS[:2]) + '{"txt": "a"}\n'),
-        r"a\.jsonl:3: no text in a field 'text'; .*--field",
+        r"a\.jsonl:3: no text in field 'text'; .*--field",
     ),
     "number for text": (
         lambda r: write(r / "a.jsonl", '{"text": 3}\n'),
-        r"a\.jsonl:1: no text in a field 'text'",
+        r"a\.jsonl:1: no text in field 'text'",
     ),
     "empty texts": (lambda r: write(r / "a.jsonl", '{"text": ""}\n'), r"all documents are empty"),
-    "blank file": (lambda r: write(r / "a.jsonl", "\n \n"), r"a\.jsonl: no text in it"),
+    "blank file": (lambda r: write(r / "a.jsonl", "\n \n"), r"a\.jsonl: contains no text"),
     "half a character": (
         lambda r: write(r / "a.jsonl", '{"text": "\\ud800"}\n'),
         r"a\.jsonl:1: half a character",
@@ -233,7 +233,7 @@ FAULTS: dict[str, tuple[Plant, str]] = {
     ),
     "two of one name": (
         lambda r: [write(r / "a.txt", "a\n"), write(r / "a.jsonl", as_json(DOCUMENTS))],
-        r"a\.txt: its documents would be named as those of a\.jsonl",
+        r"a\.txt: its documents would have the same names as those of a\.jsonl",
     ),
     "nothing to read": (lambda r: write(r / "a.md", "a\n"), r"no \*\.txt or \*\.jsonl"),
 }

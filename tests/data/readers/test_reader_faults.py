@@ -100,7 +100,7 @@ IMAGE_FAULTS: dict[str, tuple[Plant, str]] = {
         lambda r: (r / "train/n02/n02_train1.png").write_bytes((r / IMAGE).read_bytes()),
         r"n02_train1\.png: another image",
     ),
-    "empty class": (empty_folder("train/n01"), r"train/n01: no images"),
+    "empty class": (empty_folder("train/n01"), r"train/n01: contains no images"),
     "empty split": (empty_folder("dev"), r"dev: an empty split"),
     "missing class": (
         lambda r: (r / "dev/n02").rename(r / "dev/.n02"),
@@ -154,7 +154,7 @@ SPEECH_FAULTS: dict[str, tuple[Plant, str]] = {
     "stereo": (resample(16_000, 2), rf"{FLAC}: 16000 Hz, 2 channel"),
     "no samples": (
         lambda r: soundfile.write(r / FLAC, np.zeros(0, np.int16), 16_000),
-        rf"{FLAC}: (no samples|corrupt audio)",
+        rf"{FLAC}: (contains no samples|corrupt audio)",
     ),
     "no transcripts": (remove(TRANS), rf"{TRANS}: missing; .* 3 FLAC"),
     "audio without transcript": (line(TRANS, 2, "2-7-0002 TWO"), rf"{TRANS}:3: 2-7-0002 has a"),
@@ -165,10 +165,13 @@ SPEECH_FAULTS: dict[str, tuple[Plant, str]] = {
     "transcript without audio": (remove(FLAC), rf"{TRANS}:2: 2-7-0001 has a transcript but no"),
     "empty transcript": (line(TRANS, 2, "2-7-0001 "), rf"{TRANS}:2: 2-7-0001 has an empty"),
     "no blank": (line(TRANS, 2, "2-7-0001"), rf"{TRANS}:2: 2-7-0001 has an empty"),
-    "small letters": (line(TRANS, 2, "2-7-0001 One"), rf"{TRANS}:2: 'e' is none of the letters"),
-    "a digit": (line(TRANS, 2, "2-7-0001 ROOM 1"), rf"{TRANS}:2: '1' is none of the letters"),
-    "a tab": (line(TRANS, 2, "2-7-0001 ONE\tTWO"), rf"{TRANS}:2: '\\t' is none of the letters"),
-    "other chapter": (line(TRANS, 2, "2-8-0001 ONE"), rf"{TRANS}:2: '2-8-0001' is no utterance"),
+    "small letters": (line(TRANS, 2, "2-7-0001 One"), rf"{TRANS}:2: 'e' is not one of the letters"),
+    "a digit": (line(TRANS, 2, "2-7-0001 ROOM 1"), rf"{TRANS}:2: '1' is not one of the letters"),
+    "a tab": (line(TRANS, 2, "2-7-0001 ONE\tTWO"), rf"{TRANS}:2: '\\t' is not one of the letters"),
+    "other chapter": (
+        line(TRANS, 2, "2-8-0001 ONE"),
+        rf"{TRANS}:2: '2-8-0001' is not an utterance",
+    ),
     "not UTF-8": (line(TRANS, 2, b"2-7-0001 \xff"), rf"{TRANS}:2: not UTF-8"),
     "empty split": (empty_folder("train"), r"train: an empty split"),
     "another empty split": (folder("test"), r"test: an empty split"),
@@ -201,23 +204,39 @@ def test_faults_in_headers_are_named_without_decoding(tmp_path: Path, fault: str
 
 
 GLUE_FAULTS: dict[str, tuple[str, Plant, str]] = {
-    "missing column": ("RTE", line("train.tsv", 3, "1\ta\tb"), r"train\.tsv:3: 3 column\(s\), 4"),
-    "stray tab": ("SST-2", line("dev.tsv", 2, "a\tb\t1"), r"dev\.tsv:2: 3 column\(s\), 2"),
-    "CoLA column": ("CoLA", line("train.tsv", 4, "gj04\t1\ta"), r"train\.tsv:4: 3 column\(s\), 4"),
-    "blank line": ("STS-B", line("train.tsv", 9, ""), r"train\.tsv:9: 1 column\(s\), 10"),
-    "bad label": ("MRPC", line("dev.tsv", 5, "2\t1\t2\ta\tb"), r"dev\.tsv:5: label '2' is none of"),
+    "missing column": (
+        "RTE",
+        line("train.tsv", 3, "1\ta\tb"),
+        r"train\.tsv:3: 3 column\(s\), but 4",
+    ),
+    "stray tab": ("SST-2", line("dev.tsv", 2, "a\tb\t1"), r"dev\.tsv:2: 3 column\(s\), but 2"),
+    "CoLA column": (
+        "CoLA",
+        line("train.tsv", 4, "gj04\t1\ta"),
+        r"train\.tsv:4: 3 column\(s\), but 4",
+    ),
+    "blank line": ("STS-B", line("train.tsv", 9, ""), r"train\.tsv:9: 1 column\(s\), but 10"),
+    "bad label": (
+        "MRPC",
+        line("dev.tsv", 5, "2\t1\t2\ta\tb"),
+        r"dev\.tsv:5: label '2' is not one of",
+    ),
     "bad name": ("RTE", line("dev.tsv", 2, "0\ta\tb\tmaybe"), r"dev\.tsv:2: label 'maybe'"),
     "bad number": (
         "STS-B",
         line("dev.tsv", 2, "0\tn\tx\t1\t0\tn\tn\ta\tb\t5.5"),
-        r"dev\.tsv:2: label '5\.5' is no number from 0 to 5",
+        r"dev\.tsv:2: label '5\.5' is not a number from 0 to 5",
     ),
     "not a number": (
         "STS-B",
         line("dev.tsv", 2, "0\tn\tx\t1\t0\tn\tn\ta\tb\tnan"),
         r"dev\.tsv:2: label 'nan'",
     ),
-    "no text": ("MRPC", line("dev.tsv", 5, "1\t1\t2\ta\t "), r"dev\.tsv:5: an empty '#2 String'"),
+    "no text": (
+        "MRPC",
+        line("dev.tsv", 5, "1\t1\t2\ta\t "),
+        r"dev\.tsv:5: column '#2 String' is empty",
+    ),
     "not UTF-8": ("SST-2", line("train.tsv", 6, b"caf\xe9\t1"), r"train\.tsv:6: not UTF-8"),
     "no header": ("SST-2", line("train.tsv", 1, "a\t1"), r"train\.tsv:1: no column 'sentence'"),
     "no label column": ("RTE", line("dev.tsv", 1, "i\tsentence1\tsentence2\tx"), r"'label'"),
@@ -246,7 +265,7 @@ def test_faults_in_text_are_named(tmp_path: Path, tokenizer: Path) -> None:
         with pytest.raises(UserError, match=r"b\.txt:2: not UTF-8"):
             run(*command, "-o", tmp_path / "out" / "set")
     write_lines(source / "b.txt", "", " ")
-    with pytest.raises(UserError, match=r"b\.txt: no text in it"):
+    with pytest.raises(UserError, match=r"b\.txt: contains no text"):
         run(*_corpus(source, tokenizer, 16), "-o", tmp_path / "out" / "set")
     with pytest.raises(UserError, match="no such folder"):
         run(*_corpus(source / "x", tokenizer, 16), "-o", tmp_path / "out" / "set")
@@ -271,9 +290,9 @@ def test_impossible_sizes_are_refused(tmp_path: Path, tokenizer: Path) -> None:
     with pytest.raises(UserError, match="cannot train 5000 tokens") as caught:
         run("tokenizer", source, "-o", out, "--vocab-size", 5000)
     assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match="order of at least 2"):
+    with pytest.raises(UserError, match="order must be at least 2"):
         run("lm", speech_tree(tmp_path / "s") / "train", "-o", out, "--order", 1)
-    with pytest.raises(UserError, match="no such GLUE task; known are SST-2"):
+    with pytest.raises(UserError, match="no such GLUE task; known tasks: SST-2"):
         run("glue", "QQQ", source, "--tokenizer", tokenizer, "-o", out)
     with pytest.raises(UserError, match=r"meta\.json"):
         run("glue", "RTE", glue_folder(tmp_path / "g", "RTE"), "--tokenizer", source, "-o", out)

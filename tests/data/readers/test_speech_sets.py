@@ -182,7 +182,7 @@ def test_faults_of_libri_light_are_named(light, tmp_path):
     book = light / "small" / "77" / "book"
     words = ("librilight", light, "--seconds", 8, "--workers", 1)
     (book / "long.json").write_text('{"voice_activity": 3}')
-    fails("long.json: no list voice_activity", tmp_path / "set", *words)
+    fails("long.json: voice_activity is not", tmp_path / "set", *words)
     (book / "long.json").unlink()
     fails("long.flac: too long, and no long.json", tmp_path / "set", *words)
     sound(book / "long.flac", 1.0, rate=8000)
@@ -195,9 +195,9 @@ def test_faults_of_libri_light_are_named(light, tmp_path):
     (book / "long.flac").write_bytes(b"fLaC")
     fails("long.flac: corrupt audio", tmp_path / "set", *words)
     sound(light / "small" / "stray.flac", 3.0)
-    fails("stray.flac: not in the folder of a speaker", tmp_path / "set", *words)
+    fails("stray.flac: not in a speaker folder", tmp_path / "set", *words)
     fails(
-        "--seconds 1: pieces of less than 2 s",
+        "--seconds 1: pieces shorter than 2 s",
         tmp_path / "set",
         "librilight",
         light,
@@ -205,7 +205,7 @@ def test_faults_of_libri_light_are_named(light, tmp_path):
         1,
     )
     (tmp_path / "empty").mkdir()
-    fails("empty: no FLAC files in it", tmp_path / "set", "librilight", tmp_path / "empty")
+    fails("empty: contains no FLAC files", tmp_path / "set", "librilight", tmp_path / "empty")
 
 
 # --- language model -----------------------------------------------------------------------------

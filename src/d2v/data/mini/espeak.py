@@ -56,7 +56,7 @@ class Speaker:
         folder = str(espeakng_loader.get_data_path()).encode()
         rate = self._library.espeak_Initialize(_SYNCHRONOUS, 0, folder, _NO_EXIT)
         if rate != RATE:
-            raise UserError(f"espeak-ng: initialised with {rate} Hz, {RATE} Hz are expected")
+            raise UserError(f"espeak-ng: initialised at {rate} Hz, but {RATE} Hz is expected")
         self._library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
         self._library.espeak_SetSynthCallback(self._callback)
         if self._library.espeak_SetVoiceByName(voice.name.encode()) != 0:

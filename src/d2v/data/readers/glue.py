@@ -57,7 +57,7 @@ def prepare_glue(
     counts = {file.name: file.count() for file in files}  # checks all before writing anything
     for file in files:
         if broken := counts[file.name][1]:
-            print(f"{file.path}: {broken} broken rows are left out", file=sys.stderr)
+            print(f"{file.path}: {broken} broken rows are skipped", file=sys.stderr)
     entries: dict[str, Any] = {}
     if official:
         good = {split: rows for split, (rows, _) in counts.items()}
@@ -99,10 +99,10 @@ def find_splits(source: Path, task: GlueTask) -> list[SplitFile]:
     used = {file.path for file in released} | set(found.values())
     lists = set(map(source.joinpath, DEV_IDS)) if released else set()
     beside = {*visible_files(source), *subfolders(source)}
-    warn_unused(source, beside - used - lists, f"no files of {task.dataset}'s splits")
+    warn_unused(source, beside - used - lists, f"not split files of {task.dataset}")
     files = released + [open_split(path, split, task) for split, path in found.items()]
     if not files:
-        raise UserError(f"{source}: none of {', '.join(p.name for p in paths.values())} in it")
+        raise UserError(f"{source}: contains none of {', '.join(p.name for p in paths.values())}")
     return files
 
 
@@ -111,8 +111,8 @@ def _cut_mrpc(source: Path, task: GlueTask) -> list[SplitFile]:
     lists = [path for path in (source / name for name in DEV_IDS) if path.exists()]
     if not lists:
         raise UserError(
-            f"{source}: {MSR_TRAIN} is here, but not GLUE's list of the pairs for dev; get"
-            f" {DEV_IDS_URL} and put it there as {DEV_IDS[0]}"
+            f"{source}: contains {MSR_TRAIN}, but not GLUE's list of the pairs for dev; get"
+            f" {DEV_IDS_URL} and save it there as {DEV_IDS[0]}"
         )
     whole = open_split(source / MSR_TRAIN, "train", task)
     if missing := sorted({"#1 ID", "#2 ID"} - set(whole.columns)):

@@ -102,14 +102,14 @@ class SplitFile:
                     yield None
                     continue
                 raise UserError(
-                    f"{where}: {len(cells)} column(s), {len(self.columns)} are expected"
+                    f"{where}: {len(cells)} column(s), but {len(self.columns)} are expected"
                     f" ({', '.join(c[:30] for c in self.columns)})"
                 )
             if listed and (pair_of(cells, self.columns) in listed) == self.others:
                 continue
             texts = tuple(cells[place].strip() for place in places)
             if not (any if task.broken else all)(texts):
-                raise UserError(f"{where}: an empty {task.texts[texts.index('')]!r}")
+                raise UserError(f"{where}: column {task.texts[texts.index('')]!r} is empty")
             value = None if label is None else read_label(task, cells[label], where)
             yield Row(line - 1 - header, texts, value)
 
@@ -123,18 +123,18 @@ class SplitFile:
             good, broken = good + (row is not None), broken + (row is None)
         if broken > _BROKEN * (good + broken):
             raise UserError(
-                f"{self.path}: {broken} of {good + broken} rows have not {len(self.columns)}"
+                f"{self.path}: {broken} of {good + broken} rows do not have {len(self.columns)}"
                 " columns, many more than in the official file; get it again"
             )
         if not good:
-            raise UserError(f"{self.path}: an empty split: no rows in it")
+            raise UserError(f"{self.path}: an empty split: it contains no rows")
         return good, broken
 
 
 def find_task(name: str) -> GlueTask:
     """Return the task called `name`; raises UserError with the known names."""
     if name not in TASKS:
-        raise UserError(f"{name}: no such GLUE task; known are {', '.join(TASKS)}")
+        raise UserError(f"{name}: no such GLUE task; known tasks: {', '.join(TASKS)}")
     return TASKS[name]
 
 
@@ -161,12 +161,14 @@ def read_label(task: GlueTask, cell: str, where: str) -> int | float:
     """Return the class number, or the number itself; raises UserError for any other cell."""
     if task.classes is not None:
         if cell not in task.classes:
-            raise UserError(f"{where}: label {quoted(cell)} is none of {', '.join(task.classes)}")
+            raise UserError(
+                f"{where}: label {quoted(cell)} is not one of {', '.join(task.classes)}"
+            )
         return task.classes.index(cell)
     try:
         value = float(cell)
     except ValueError:
         value = -1.0
     if not 0.0 <= value <= task.highest:
-        raise UserError(f"{where}: label {quoted(cell)} is no number from 0 to {task.highest:g}")
+        raise UserError(f"{where}: label {quoted(cell)} is not a number from 0 to {task.highest:g}")
     return value

@@ -180,7 +180,7 @@ def _classes(folders: list[Path]) -> list[str]:
     named = {f: [c.name for c in subfolders(f)] for f in folders}
     for folder, names in named.items():
         if not names:
-            raise UserError(f"{folder}: an empty split: no class folders in it")
+            raise UserError(f"{folder}: an empty split: it contains no class folders")
     known = sorted(set().union(*named.values()))
     for folder, names in named.items():
         if missing := sorted(set(known) - set(names)):
@@ -193,16 +193,16 @@ def _classes(folders: list[Path]) -> list[str]:
 
 def _image_files(folder: Path) -> list[Path]:
     files = []
-    warn_unused(folder, visible_files(folder), "not in the folder of a class")
+    warn_unused(folder, visible_files(folder), "not in a class folder")
     refuse_twice(subfolders(folder))
     for group in subfolders(folder):
         found = visible_files(group)
         if inner := subfolders(group):
             raise UserError(
-                f"{inner[0]}: a folder inside the folder of a class; move its images to {group}"
+                f"{inner[0]}: a folder inside a class folder; move its images to {group}"
             )
         if not found:
-            raise UserError(f"{group}: no images in it")
+            raise UserError(f"{group}: contains no images")
         stems: set[str] = set()
         for path in found:
             if path.suffix.lower() not in SUFFIXES:

@@ -117,7 +117,7 @@ def _train(source: Path) -> Images:
     archive, folder = source / TRAIN, source / "train"
     if not archive.exists():
         if not folder.is_dir():
-            raise UserError(f"{source}: neither {TRAIN} nor a folder train in it")
+            raise UserError(f"{source}: contains neither {TRAIN} nor a folder train")
         return _folders(folder)
     found: Images = {}
     with _opened(archive) as outer:
@@ -135,14 +135,14 @@ def _synset(archive: Path, member: tarfile.TarInfo) -> tuple[str, list[tuple[str
     synset = member.name.rpartition("/")[2].removesuffix(".tar")
     where = f"{archive}: {member.name}"
     if not SYNSET.fullmatch(synset) or not member.name.endswith(".tar"):
-        raise UserError(f"{where}: not an archive of a synset (nXXXXXXXX.tar)")
+        raise UserError(f"{where}: not a synset archive (nXXXXXXXX.tar)")
     with _opened(archive) as outer:  # open it separately: other threads read at other offsets
         inner = outer.extractfile(member)
         assert inner is not None
         with _opened(inner, where) as images:
             files = _files(images, archive, where)
     if not files:
-        raise UserError(f"{where}: no images in it")
+        raise UserError(f"{where}: contains no images")
     begin = member.offset_data
     return synset, [(name, (archive, begin + start, size)) for name, (_, start, size) in files]
 
@@ -153,7 +153,7 @@ def _val(source: Path) -> Images:
         with _opened(archive) as images:
             return _by_label(source, _files(images, archive, str(archive)))
     if not folder.is_dir():
-        raise UserError(f"{source}: neither {VAL} nor a folder val in it")
+        raise UserError(f"{source}: contains neither {VAL} nor a folder val")
     if subfolders(folder):
         return _folders(folder)
     files = [(path.stem, (path, 0, path.stat().st_size)) for path in visible_files(folder)]
@@ -162,21 +162,23 @@ def _val(source: Path) -> Images:
 
 def _folders(folder: Path) -> Images:
     found: Images = {}
-    warn_unused(folder, visible_files(folder), "not in the folder of a synset")
+    warn_unused(folder, visible_files(folder), "not in a synset folder")
     refuse_twice(subfolders(folder))
     for synset in subfolders(folder):
         if not SYNSET.fullmatch(synset.name):
-            raise UserError(f"{synset}: not the folder of a synset (nXXXXXXXX)")
+            raise UserError(f"{synset}: not a synset folder (nXXXXXXXX)")
         files = visible_files(synset)
         if inner := subfolders(synset):
-            raise UserError(f"{inner[0]}: a folder inside a synset; move its images to {synset}")
+            raise UserError(
+                f"{inner[0]}: a folder inside a synset folder; move its images to {synset}"
+            )
         if odd := [path for path in files if path.suffix != ".JPEG"]:
             raise UserError(f"{odd[0]}: not a JPEG file of ImageNet")
         if not files:
-            raise UserError(f"{synset}: no images in it")
+            raise UserError(f"{synset}: contains no images")
         found[synset.name] = [(path.stem, (path, 0, path.stat().st_size)) for path in files]
     if not found:
-        raise UserError(f"{folder}: no folders of synsets in it")
+        raise UserError(f"{folder}: contains no synset folders")
     return found
 
 
@@ -202,13 +204,13 @@ def _devkit(source: Path) -> tuple[dict[int, str], list[int]]:
         with _opened(archive) as devkit:
             held = {m.name.partition("/")[2]: m for m in _members(devkit, archive)}
             if missing := [name for name in names if name not in held]:
-                raise UserError(f"{archive}: no {missing[0]} in it")
+                raise UserError(f"{archive}: contains no {missing[0]}")
             mat, text = (devkit.extractfile(held[name]).read() for name in names)  # type: ignore[union-attr]
     elif all((folder / name).is_file() for name in names):
         mat, text = ((folder / name).read_bytes() for name in names)
     else:
         raise UserError(
-            f"{source}: the images of val lie in no folders of synsets, so {archive.name} is needed"
+            f"{source}: the val images are not in synset folders, so {archive.name} is needed"
             " for their labels"
         )
     try:
@@ -228,7 +230,9 @@ def _opened(archive: Path | object, where: str | None = None) -> tarfile.TarFile
             return tarfile.open(archive)
         return tarfile.open(fileobj=archive, mode="r:")  # type: ignore[call-overload]
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise UserError(f"{where or archive}: not a whole tar archive ({error})") from None
+        raise UserError(
+            f"{where or archive}: incomplete or damaged tar archive ({error})"
+        ) from None
 
 
 def _members(archive: tarfile.TarFile, where: Path | str) -> list[tarfile.TarInfo]:

@@ -59,7 +59,9 @@ def prepare_official_lm(
 def _one_of(source: Path, names: tuple[str, ...]) -> Path:
     found = [source / name for name in names if (source / name).is_file()]
     if not found:
-        raise UserError(f"{source}: none of {', '.join(names)} in it; `d2v fetch librispeech-lm`")
+        raise UserError(
+            f"{source}: contains none of {', '.join(names)}; run `d2v fetch librispeech-lm`"
+        )
     return found[0]
 
 
@@ -68,7 +70,7 @@ def _lexicon(path: Path) -> tuple[list[str], int]:
     words = {line.split()[0] for _, line in lines(path) if line.strip()}
     kept = sorted(word for word in words if set(word) <= ALPHABET)
     if not kept:
-        raise UserError(f"{path}: no word of the letters A to Z and ' in it")
+        raise UserError(f"{path}: contains no word made up of the letters A to Z and '")
     return kept, len(words) - len(kept)
 
 

@@ -66,7 +66,10 @@ def prepare_librilight(
     folder.
     """
     if seconds < SHORTEST_S:
-        raise UserError(f"--seconds {seconds:g}: pieces of less than {SHORTEST_S:g} s are left out")
+        raise UserError(
+            f"--seconds {seconds:g}: pieces shorter than {SHORTEST_S:g} s are dropped;"
+            " give at least that"
+        )
     found = recordings(source)
     with written_whole(out) as temporary:
         shards, counts = write_split(
@@ -78,7 +81,7 @@ def prepare_librilight(
             workers=workers,
         )
         if not len(shards):
-            raise UserError(f"{source}: no piece of {SHORTEST_S:g} s or more in it")
+            raise UserError(f"{source}: contains no piece of {SHORTEST_S:g} s or longer")
         hours = _hours(found, counts)
         entries = {"complete": check_hours(hours, allow_partial)} if official else {}
         samples = int(shards.numbers("samples").sum())
@@ -104,18 +107,18 @@ def recordings(source: Path) -> list[Recording]:
     if subsets:
         beside = {path for path in source.iterdir() if not path.name.startswith(".")}
         known = {source / name for name in (*subsets, DUPLICATE)}
-        warn_unused(source, beside - known, f"beside {', '.join(subsets)}")
+        warn_unused(source, beside - known, f"next to {', '.join(subsets)}")
     found = []
     for subset in subsets or [""]:
         for path in _files(source / subset):
             parts = path.relative_to(source / subset).parts
             if len(parts) < 2:
-                raise UserError(f"{path}: not in the folder of a speaker (SPEAKER/BOOK/*.flac)")
+                raise UserError(f"{path}: not in a speaker folder (SPEAKER/BOOK/*.flac)")
             voice = path.with_suffix(".json")
             name, there = f"{parts[0]}/{path.stem}", voice if voice.exists() else None
             found.append(Recording(path, there, name, parts[0], subset))
     if not found:
-        raise UserError(f"{source}: no FLAC files in it")
+        raise UserError(f"{source}: contains no FLAC files")
     names = Counter(recording.name for recording in found)
     return [
         recording  # two books may have chapters of the same name
@@ -134,7 +137,7 @@ def _files(folder: Path) -> list[Path]:
     sounds = {path[: -len(".flac")] for path in tree.files if path.endswith(".flac")}
     lone = [p for p in tree.files if p.endswith(".json") and p[: -len(".json")] not in sounds]
     warn_unused(folder, lone, "JSON without a FLAC file of the same name")
-    warn_unused(folder, tree.repeated, "links to folders that are read already")
+    warn_unused(folder, tree.repeated, "links to folders that were already read")
     return sorted(Path(path) for path in tree.files if path.endswith(".flac"))
 
 
@@ -144,7 +147,7 @@ def _pieces(seconds: float, pcm: bool, recording: Recording) -> Iterator[Example
     wave = decode(path.read_bytes(), path)
     counts = np.array([len(wave) if subset == known else 0 for known in SUBSETS], np.int64)
     if voice is None and len(wave) > seconds * RATE:
-        raise UserError(f"{path}: too long, and no {path.stem}.json says where it can be cut")
+        raise UserError(f"{path}: too long, and no {path.stem}.json says where to cut it")
     spans = _voiced(voice, len(wave)) if voice else [(0, len(wave))]
     for number, piece in enumerate(strung(spans, round(seconds * RATE))):
         samples = np.concatenate([wave[start:end] for start, end in piece])
@@ -166,7 +169,9 @@ def _voiced(path: Path, samples: int) -> list[Span]:
         spans = json.loads(path.read_text(encoding="utf-8"))["voice_activity"]
         found = [(round(start * RATE), min(round(end * RATE), samples)) for start, end in spans]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: no list voice_activity of pairs ({error!r})") from None
+        raise UserError(
+            f"{path}: voice_activity is not a readable list of pairs ({error!r})"
+        ) from None
     return [(start, end) for start, end in found if 0 <= start < end]
 
 

@@ -155,7 +155,9 @@ def read_transcripts(folder: Path) -> list[tuple[Path, str]]:
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
-    warn_unused(folder, _strays(folder), "not FLAC files of a SPEAKER/CHAPTER with transcript")
+    warn_unused(
+        folder, _strays(folder), "not FLAC files in a SPEAKER/CHAPTER folder with a transcript"
+    )
     pairs = [
         pair
         for speaker in subfolders(folder)
@@ -163,7 +165,9 @@ def read_transcripts(folder: Path) -> list[tuple[Path, str]]:
         for pair in _chapter(chapter)
     ]
     if not pairs:
-        raise UserError(f"{folder}: an empty split: no SPEAKER/CHAPTER folders with audio in it")
+        raise UserError(
+            f"{folder}: an empty split: it contains no SPEAKER/CHAPTER folders with audio"
+        )
     return pairs
 
 
@@ -191,15 +195,15 @@ def _chapter(chapter: Path) -> Iterator[tuple[Path, str]]:
         name, _, text = line.partition(" ")
         where, shown = f"{path}:{number}", name[:60]
         if not name.startswith(prefix + "-"):
-            raise UserError(f"{where}: {quoted(name)} is no utterance of {prefix}")
+            raise UserError(f"{where}: {quoted(name)} is not an utterance of {prefix}")
         if name in texts:
-            raise UserError(f"{where}: {shown} has a transcript already")
+            raise UserError(f"{where}: {shown} already has a transcript")
         if name not in files:
             raise UserError(f"{where}: {shown} has a transcript but no FLAC file")
         if not text.strip():
             raise UserError(f"{where}: {shown} has an empty transcript")
         if odd := sorted(set(text) - ALPHABET - {" "}):
-            raise UserError(f"{where}: {odd[0]!r} is none of the letters A to Z and '")
+            raise UserError(f"{where}: {odd[0]!r} is not one of the letters A to Z or '")
         texts[name] = " ".join(text.split())
     if silent := sorted(set(files) - set(texts)):
         raise UserError(f"{files[silent[0]]}: no transcript in {path.name}")

@@ -39,7 +39,7 @@ def write_limited(
         listed = sorted(_utterances(source, name))
         if len(set(listed)) < len(listed):
             double = next(a for a, b in itertools.pairwise(listed) if a == b)
-            raise UserError(f"{source}: {double} stands twice in {name}")
+            raise UserError(f"{source}: {double} is listed twice in {name}")
         absent = [utterance for utterance in listed if utterance not in known]
         if absent:
             fault = f"{absent[0]} of {name} ({len(absent)} of {len(listed)}) in no split"
@@ -58,7 +58,7 @@ def _utterances(source: Path, name: str) -> list[str]:
     else:
         missing = [folder for folder in FOLDERS[name] if not (source / folder).is_dir()]
         if missing:
-            raise UserError(f"{source}: neither {path.name} nor a folder {missing[0]} in it")
+            raise UserError(f"{source}: contains neither {path.name} nor a folder {missing[0]}")
         folders = [source / folder for folder in FOLDERS[name]]
         found = [stem for folder in folders for stem in _stems(folder)]
     if not found:
@@ -71,6 +71,6 @@ def _stems(folder: Path) -> list[str]:
     tree = walk(folder)
     refuse_dangling(tree.dangling)
     others = [path for path in tree.files if not path.endswith((".flac", ".txt"))]
-    warn_unused(folder, others, "no FLAC files")
-    warn_unused(folder, tree.repeated, "links to folders that are read already")
+    warn_unused(folder, others, "not FLAC files")
+    warn_unused(folder, tree.repeated, "links to folders that were already read")
     return [Path(path).stem for path in tree.files if path.endswith(".flac")]

@@ -86,6 +86,6 @@ def tell(dataset: str, faults: list[str], allow_partial: bool) -> bool:
         return True
     text = f"{dataset} is not the whole official set: {'; '.join(faults)}"
     if not allow_partial:
-        raise UserError(f"{text}; get what is missing, or go on with --allow-partial")
+        raise UserError(f"{text}; get what is missing, or continue with --allow-partial")
     print(f"warning: {text}", file=sys.stderr)
     return False
