@@ -35,11 +35,11 @@ def choose(folder, named):
     for name, python in asked:
         if suits(python):
             if name in OTHERS:
-                sys.stdout.write("set-up: %s; %s is taken\n" % (describe()["fault"], name))
+                sys.stdout.write("set-up: %s; using %s instead\n" % (describe()["fault"], name))
             return python
     reasons = [python["fault"] for _, python in asked if python]
-    reason = reasons[0] if reasons else "%s: no Python that runs" % named
-    sys.exit("error: %s. Name another: make PYTHON=/path/to/python3.12 ..." % reason)
+    reason = reasons[0] if reasons else "%s: not a working Python" % named
+    sys.exit("error: %s. Choose another: make PYTHON=/path/to/python3.12 ..." % reason)
 
 
 def suits(python):
@@ -81,14 +81,14 @@ def reason(path, version):
     if sysconfig.get_config_var("Py_GIL_DISABLED"):
         return "%s without GIL, for which packages have no wheels" % name
     if sys.maxsize < 2**32:
-        return "%s of 32 bits; PyTorch needs 64" % name
+        return "%s, a 32-bit build; PyTorch needs 64 bits" % name
     if machine not in MACHINES.get(system, ()):
         return "%s on %s %s, for which PyTorch has no wheels" % (name, system, machine)
     if system == "Linux" and not glibc() >= GLIBC:
         return "%s without glibc %d.%d or newer, which PyTorch's wheels need" % ((name,) + GLIBC)
     if missing("venv") or missing("ensurepip"):  # ensurepip is apart on Debian
         debian = "python%s-venv" % version
-        return "%s without venv or ensurepip: install %s, as Debian calls it" % (name, debian)
+        return "%s without venv or ensurepip; install %s (its name on Debian)" % (name, debian)
     return None
 
 

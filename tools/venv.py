@@ -53,7 +53,7 @@ def install(python, folder, stamp, lock):
         shutil.rmtree(folder, ignore_errors=True)
         run([python["path"], "-m", "venv", folder])
     sys.stdout.write(
-        "set-up: locked packages into %s, Python %s (some minutes the first time)\n"
+        "set-up: installing locked packages into %s, Python %s (minutes the first time)\n"
         % (folder, python["version"])
     )
     sys.stdout.flush()

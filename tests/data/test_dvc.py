@@ -200,7 +200,7 @@ def test_waiting_for_another_call_is_told(tmp_path, capsys):
 
 
 def test_the_remedy_for_stale_data_names_its_stages():
-    assert remedy(["digits"], Path("dvc.yaml")) == "`d2v data` makes it again"
+    assert remedy(["digits"], Path("dvc.yaml")) == "run `d2v data` to prepare it again"
     told = remedy([f"{OFFICIAL}:imagenet", f"{OFFICIAL}:rte"], OFFICIAL)
     assert f"`d2v data imagenet rte --stages {OFFICIAL}`" in told
     assert f"`dvc commit --force {OFFICIAL}:imagenet {OFFICIAL}:rte`" in told

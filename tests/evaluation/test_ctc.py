@@ -171,7 +171,7 @@ def test_a_killed_process_is_told(many_words):
         running = found.run(jobs)
         next(running)
         os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
-        with pytest.raises(UserError, match="a process that decoded was killed"):
+        with pytest.raises(UserError, match="a decoding process was killed"):
             list(running)
     assert not multiprocessing.active_children()
 
@@ -200,7 +200,7 @@ with decoders.Decoders(decode.Language({str(many_words)!r}), noise(100), 2) as f
     ("name", "content", "said"),
     [
         ("lexicon.txt", "ONE O N E |\nTWO\n", r"lexicon\.txt: .*Invalid line: TWO"),
-        ("lexicon.txt", "ONE O N Ä |\n", r"lexicon\.txt: ONE has 'Ä', which is no letter here"),
+        ("lexicon.txt", "ONE O N Ä |\n", r"lexicon\.txt: ONE has 'Ä', which is not a known letter"),
         ("lexicon.txt", "", r"lexicon\.txt: no words"),
         (
             "lm.arpa",

@@ -208,10 +208,10 @@ def other_values(path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (Path.unlink, r"emissions-dev\.safetensors is gone: run finetune/spoken-digits/"),
+        (Path.unlink, r"emissions-dev\.safetensors is missing; run finetune/spoken-digits/"),
         (broken, r"emissions-dev\.safetensors cannot be read"),
-        (other_ids, r"emissions-dev\.safetensors: not of the same utterances"),
-        (other_values, r"emissions-dev\.safetensors: dev-\d+ reads otherwise"),
+        (other_ids, r"emissions-dev\.safetensors: its utterances are not those of"),
+        (other_values, r"emissions-dev\.safetensors: dev-\d+ decodes differently"),
     ],
 )
 def test_outputs_that_do_not_belong_are_told(place, change, said):
@@ -226,7 +226,7 @@ def test_what_is_missing_is_told(place):
     with pytest.raises(UserError, match=r"lm\.arpa: no such file; run `d2v data lm`"):
         run(place)
     runs.metrics_path(place, FINETUNE).unlink()
-    with pytest.raises(UserError, match=r"finetune/spoken-digits/data2vec/seed0 is not done"):
+    with pytest.raises(UserError, match=r"finetune/spoken-digits/data2vec/seed0 has not finished"):
         run(place)
 
 

@@ -188,7 +188,7 @@ def test_names_of_files_in_a_checkpoint_lead_nowhere_else(tmp_path, small_prepar
     meta = json.loads((made / "checkpoint.json").read_text())
     meta["files"].append("../secret")
     (made / "checkpoint.json").write_text(json.dumps(meta))
-    with pytest.raises(UserError, match=r"tokenizer has a file '../secret'"):
+    with pytest.raises(UserError, match=r"unexpected tokenizer file '../secret'"):
         d2v.convert(made, "d2v", tmp_path / "out")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "secret"]
 
@@ -203,7 +203,7 @@ def test_a_tensor_of_a_folder_that_does_not_fit_is_named_also_by_convert(tmp_pat
         d2v.convert(made, "d2v", tmp_path / "out")
     said = str(error.value)
     assert "2 tensor(s) do not fit" in said
-    assert "head.out.bias: int64, numbers with a fraction are expected" in said
+    assert "head.out.bias: int64, floating-point numbers are expected" in said
     assert "student.encoder.cls: [1, 32], [1, 1, 32] is expected" in said
 
 

@@ -187,10 +187,10 @@ def test_beam_search_with_a_language_model(tmp_path, small_prepared):
         (["features", "C", "absent.wav"], "absent.wav: not a readable audio file"),
         (["features", "C", "44.wav"], "44100 Hz, 1 channel(s); 16000 Hz"),
         (["features", "C", "short.wav"], "20 samples, too few"),
-        (["features", "C", "0.flac", "--layers", "7"], "no layer 7: this model has 0"),
+        (["features", "C", "0.flac", "--layers", "7"], "no layer 7: this model has layers 0"),
         (["features", "C", "0.flac", "--layers", "x"], "--layers x"),
         (["features", "C", "0.flac", "--device", "cuda:99"], "--device cuda:99"),
-        (["classify", "C", "0.flac"], "not fine-tuned for classes"),
+        (["classify", "C", "0.flac"], "not fine-tuned for classification"),
     ],
 )
 def test_wrong_inputs_are_said_and_nothing_is_written(tmp_path, monkeypatch, capsys, words, said):
@@ -208,9 +208,9 @@ def test_wrong_inputs_are_said_and_nothing_is_written(tmp_path, monkeypatch, cap
 
 
 def test_a_model_without_a_tokenizer_or_letters_says_so(tmp_path):
-    with pytest.raises(UserError, match="no tokenizer in it"):
+    with pytest.raises(UserError, match="it has no tokenizer"):
         list(d2v.features(d2v.load(folder(tmp_path / "t", "text")), ["x"]))
-    with pytest.raises(UserError, match="not fine-tuned for transcripts"):
+    with pytest.raises(UserError, match="not fine-tuned for transcription"):
         list(d2v.transcribe(d2v.load(folder(tmp_path / "v", "vision")), []))
 
 

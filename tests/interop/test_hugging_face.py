@@ -123,8 +123,8 @@ def test_every_tensor_that_does_not_fit_is_listed(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"model_type": "bert"}, "model_type 'bert' is no data2vec model"),
-        ({"hidden_act": "relu"}, "no model with hidden_act 'relu'"),
+        ({"model_type": "bert"}, "model_type 'bert' is not a data2vec model"),
+        ({"hidden_act": "relu"}, "not support models with hidden_act 'relu'"),
         ({"num_attention_heads": 5}, "dim 32 is not a multiple of heads 5"),
         ({"use_relative_position_bias": True}, "use_relative_position_bias True"),
     ],

@@ -40,17 +40,17 @@ TOKENS = TokenInput(max_tokens=40, sha256="a" * 64, pieces="b" * 64)
         (
             IMAGES,
             {"mean": [0.485, 0.456, 0.406]},
-            "mean of pixels 0.4 0.5 0.6 of the weights, 0.485",
+            "mean of pixels is 0.4 0.5 0.6 in the weights but 0.485",
         ),
-        (IMAGES, {"std": [0.5, 0.5, 0.5]}, "deviation of pixels 0.2 0.3 0.25 of the weights, 0.5"),
-        (WAVES, {"rate": 8000}, "sampling rate 16000 of the weights, 8000 of the data"),
-        (WAVES, {"normalise": False}, "normalisation of waveforms True of the weights, False"),
+        (IMAGES, {"std": [0.5] * 3}, "deviation of pixels is 0.2 0.3 0.25 in the weights but 0.5"),
+        (WAVES, {"rate": 8000}, "sampling rate is 16000 in the weights but 8000 in the data"),
+        (WAVES, {"normalise": False}, "normalisation of waveforms is True in the weights but"),
         (
             TOKENS,
             {"sha256": "c" * 64, "pieces": "d" * 64},
-            "tokenizer aaaaaaaaaaaa of the weights, cccccccccccc of the data",
+            "tokenizer is aaaaaaaaaaaa in the weights but cccccccccccc in the data",
         ),
-        (TOKENS, {"sha256": "c" * 64, "pieces": None}, "tokenizer aaaaaaaaaaaa of the weights"),
+        (TOKENS, {"sha256": "c" * 64, "pieces": None}, "tokenizer is aaaaaaaaaaaa in the weights"),
     ],
 )
 def test_what_differs_is_refused_with_both_values(weights: Any, data: Any, said: str) -> None:
@@ -98,10 +98,10 @@ def test_outputs_are_put_into_the_order_of_the_datas_names(kind: str) -> None:
 def test_other_names_are_refused_with_both() -> None:
     made = content("vision")
     data = made.inputs.model_copy(update={"classes": ["cat", "cow", "dog"]})
-    with pytest.raises(UserError, match="vision: classes 'eel' of the weights, 'cow' of the data"):
+    with pytest.raises(UserError, match="classes are 'eel' in the weights but 'cow' in the data"):
         matching.fitted(made, data)
     twice = made.inputs.model_copy(update={"classes": ["cat", "cat", "eel"]})
-    with pytest.raises(UserError, match="classes 'dog' of the weights, 'cat', 'cat', 'eel' of the"):
+    with pytest.raises(UserError, match="are 'dog' in the weights but 'cat', 'cat', 'eel' in the"):
         matching.fitted(made, twice)
     made.inputs = made.inputs.model_copy(update={"classes": None})
     _, (line,) = matching.fitted(made, data)
@@ -119,7 +119,7 @@ def test_classes_of_imagenet_are_known_by_number_or_in_words() -> None:
     found, _ = matching.fitted(made, data)
     before, after = (c.tensors["head.out.bias"] for c in (made, found))
     assert torch.equal(before.flip(0), after)
-    with pytest.raises(UserError, match="'crane' of the weights, 'n00000001' of the data"):
+    with pytest.raises(UserError, match="'crane' in the weights but 'n00000001' in the data"):
         matching.fitted(made, data.model_copy(update={"classes": [*numbers[:2], "n00000001"]}))
 
 
@@ -166,7 +166,7 @@ def test_letters_in_another_order_are_decoded_with_a_language_model(
     strange = made.inputs.model_copy(update={"letters": [*LETTERS[:-1], "Ä"]})
     made.inputs = strange
     own.write(made, tmp_path / "strange")
-    with pytest.raises(UserError, match="strange: letters 'Ä' of the weights, 'Z' of the data"):
+    with pytest.raises(UserError, match="letters are 'Ä' in the weights but 'Z' in the data"):
         list(d2v.transcribe(d2v.load(tmp_path / "strange"), files, lm))
 
 
@@ -269,8 +269,8 @@ def test_another_normalisation_than_the_checkpoints_is_refused(
     assert run("halves", RUNS[1]) == 2
     said = capfd.readouterr()
     mean = json.loads((done / "prepared/tiny/digits/meta.json").read_text())["mean"][0]
-    assert f"error: same: mean of pixels {mean:.4g}" in said.err
-    assert "0.5 0.5 0.5 of the data" in said.err
+    assert f"error: same: mean of pixels is {mean:.4g}" in said.err
+    assert "0.5 0.5 0.5 in the data" in said.err
     assert not (done / "results" / "halves" / "runs" / RUNS[1]).exists()
 
 
@@ -327,7 +327,7 @@ def test_fine_tuning_on_other_colours_is_refused_unless_the_view_names_them(
         changed(done, "colours", lambda tasks: None)
         assert run("colours", RUNS[1]) == 2
         said = capfd.readouterr().err
-        assert said.startswith(f"error: {RUNS[0]}: mean of pixels 0.1 0.2 0.3 of the weights")
+        assert said.startswith(f"error: {RUNS[0]}: mean of pixels is 0.1 0.2 0.3 in the weights")
         changed(done, "colours", lambda t: t["digits"]["view"].update(normalise="half"))
         assert run("colours", RUNS[1]) == 0
         said = capfd.readouterr().out
@@ -338,7 +338,9 @@ def test_fine_tuning_on_other_colours_is_refused_unless_the_view_names_them(
         shutil.rmtree("results/colours/runs/finetune")
         assert run("colours", RUNS[1]) == 0
         said = capfd.readouterr().out
-        assert said.count("its checkpoint does not say what its inputs were: not compared") == 1
+        assert (
+            said.count("its checkpoint does not record its inputs, so they are not compared") == 1
+        )
     finally:
         (source / "checkpoint.json").write_text(kept)
 

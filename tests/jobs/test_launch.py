@@ -52,7 +52,7 @@ def test_a_killed_job_is_told_and_can_be_run_again(place: Place) -> None:
     place.do("die")
     code, _, err = ended(place.launch())
     assert code == 1
-    assert "ended without a result; was it killed, or out of memory?" in err
+    assert "ended without a result; was it killed, or did it run out of memory?" in err
     assert place.state() == "stopped"
     place.do("finish")
     assert ended(place.launch())[0] == 0
@@ -130,7 +130,7 @@ def test_a_job_with_other_parameters_is_cancelled(place: Place) -> None:
     place.do("finish")
     code, out, _ = ended(second)
     assert code == 0
-    assert "other parameters: it is cancelled" in out
+    assert "different parameters; cancelling it" in out
 
 
 def test_a_process_id_that_came_back_is_no_job(place: Place) -> None:

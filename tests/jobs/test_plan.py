@@ -93,16 +93,16 @@ def test_utilisation_is_one_share_or_one_a_modality():
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        ("2", "'2': a share above 0"),
-        ("nan", "'nan': a share"),
-        ("", "'': a share"),
-        ("half", "'half': a share"),
-        ("vision=50", "'50': a share"),
-        ("vision=", "'': a share"),
-        ("sight=0.5", "'sight=0.5': each of vision, speech, text once"),
-        ("text=0.5,text=0.4", "'text=0.4': each of"),
-        ("text=0.5,", "'': each of"),
-        ("0.5,text=0.4", "'0.5': each of"),
+        ("2", "'2' is not a share above 0"),
+        ("nan", "'nan' is not a share"),
+        ("", "'' is not a share"),
+        ("half", "'half' is not a share"),
+        ("vision=50", "'50' is not a share"),
+        ("vision=", "'' is not a share"),
+        ("sight=0.5", "'sight=0.5': give each of vision, speech, text at most once"),
+        ("text=0.5,text=0.4", "'text=0.4': give each of"),
+        ("text=0.5,", "'': give each of"),
+        ("0.5,text=0.4", "'0.5': give each of"),
     ],
 )
 def test_what_is_no_utilisation_is_refused(words, problem):
@@ -131,12 +131,12 @@ def test_a_measured_rate_takes_the_place_of_the_assumed_one(tmp_path):
     assert speed.flops == {"vision": pytest.approx(4.2e14), "speech": pytest.approx(3.5e14)}
     assert speed.source == f"H200, measured ({file})"
     mini = params.load(ROOT / "params" / "mini.yaml")
-    with pytest.raises(UserError, match="holds no rate of text, for pretrain/text"):
+    with pytest.raises(UserError, match="no rate for text, which pretrain/text"):
         plan.plan(mini, speed)
     file.write_text("{}")
-    with pytest.raises(UserError, match="no result of a benchmark"):
+    with pytest.raises(UserError, match="not a result file of a benchmark"):
         plan.speed_of("h100", 0.4, file)
-    with pytest.raises(UserError, match="known are v100"):
+    with pytest.raises(UserError, match="unknown device; use one of v100"):
         plan.speed_of("abacus", 0.4, None)
 
 

@@ -155,7 +155,7 @@ def test_a_package_without_a_wheel_is_installed_without_its_compiled_part(
         ({"NEWEST": (3, 10)}, r"no wheels yet: one of 3\.11 to 3\.10 is needed"),
         ({"platform.python_implementation": lambda: "PyPy"}, "is PyPy"),
         ({"sysconfig.get_config_var": lambda name: 1}, "without GIL"),
-        ({"sys.maxsize": 2**31 - 1}, "of 32 bits"),
+        ({"sys.maxsize": 2**31 - 1}, "a 32-bit build"),
         ({"platform.machine": lambda: "riscv64"}, "riscv64, for which PyTorch has no wheels"),
         ({"platform.system": lambda: "Windows"}, "on Windows"),
         ({"os.confstr": lambda name: "glibc 2.17"}, r"without glibc 2\.28"),
@@ -194,9 +194,9 @@ def test_the_best_of_the_others_is_taken(
     assert interpreter.choose("absent", None)["path"] == interpreter.describe()["path"]
     monkeypatch.setattr(interpreter, "reason", lambda path, version: "python3 is bad")
     assert interpreter.choose("absent", None)["path"] == "twelve"
-    assert capsys.readouterr().out == "set-up: python3 is bad; python3.12 is taken\n"
+    assert capsys.readouterr().out == "set-up: python3 is bad; using python3.12 instead\n"
     assert interpreter.choose("absent", "python3.11")["path"] == "eleven"
-    with pytest.raises(SystemExit, match=r"python3\.10: no Python that runs"):
+    with pytest.raises(SystemExit, match=r"python3\.10: not a working Python"):
         interpreter.choose("absent", "python3.10")
 
 

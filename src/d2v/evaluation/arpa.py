@@ -56,14 +56,15 @@ class Arpa:
             raise ValueError("an order of at least 2 is needed")
         if sum(counts) > MOST:
             raise UserError(
-                f"{self.path}: it has {sum(counts):,} n-grams, more than the {MOST:,} that are read"
-                " without flashlight-text: install with Python 3.11 or 3.12, or take a pruned model"
+                f"{self.path}: it has {sum(counts):,} n-grams, more than the {MOST:,} that can be"
+                " read without flashlight-text; install with Python 3.11 or 3.12, or use a"
+                " pruned model"
             )
         for order, count in enumerate(counts, start=1):
             self._list(lines, line, order, count)
             line = _filled(lines)
         if line != "\\end\\":
-            raise ValueError(f"\\end\\ is expected where {line!r} stands")
+            raise ValueError(f"\\end\\ is expected instead of {line!r}")
         for word in (START, END):
             if (word,) not in self.grams:
                 raise ValueError(f"no {word} in it")

@@ -48,7 +48,7 @@ class Decoders:
         for number, tensor in enumerate(emissions):
             if tensor.ndim != 2 or tensor.shape[1] != len(LETTERS):
                 raise UserError(
-                    f"utterance {number}: log-probabilities of {len(LETTERS)} letters a frame are"
+                    f"utterance {number}: log-probabilities of {len(LETTERS)} letters per frame are"
                     f" expected, got a tensor of shape {tuple(tensor.shape)}"
                 )
         self.searches = _Searches(
@@ -120,8 +120,8 @@ class Decoders:
         except BrokenProcessPool:
             self.over.value = 1  # the others ignore signals
             raise UserError(
-                "a process that decoded was killed, perhaps for want of memory: what is done is"
-                " kept, run again with more memory or a smaller decode.cpus"
+                "a decoding process was killed, perhaps because memory ran out; finished work is"
+                " kept, so run again with more memory or a smaller decode.cpus"
             ) from None
 
 

@@ -41,8 +41,8 @@ class Language:
         found = tokens.read_text(encoding="utf-8").split()
         if found != list(LETTERS):
             raise UserError(
-                f"{tokens}: not the letters that models predict here: {' '.join(found)!r} instead"
-                f" of {' '.join(LETTERS)!r}"
+                f"{tokens}: not the letters that models predict: {' '.join(found)!r} instead of"
+                f" {' '.join(LETTERS)!r}"
             )
         spellings = _spellings(lexicon)
         self.searches = _searches()
@@ -97,7 +97,7 @@ def _spellings(lexicon: Path) -> dict[str, list[list[str]]]:
         if not letters:
             raise UserError(f"{lexicon}: Invalid line: {line}")
         if strange := [letter for letter in letters if letter not in LETTERS]:
-            raise UserError(f"{lexicon}: {word} has {strange[0]!r}, which is no letter here")
+            raise UserError(f"{lexicon}: {word} has {strange[0]!r}, which is not a known letter")
         found.setdefault(word, []).append(letters)
     if not found:
         raise UserError(f"{lexicon}: no words")
@@ -111,5 +111,5 @@ def _files(folder: Path) -> tuple[Path, Path, Path]:
     model = next((path for path in models if path.is_file()), models[-1])
     for path in (lexicon, model, tokens):
         if not path.is_file():
-            raise UserError(f"{path}: no such file; run `d2v data {folder.name}` to make it")
+            raise UserError(f"{path}: no such file; run `d2v data {folder.name}` to create it")
     return lexicon, model, tokens

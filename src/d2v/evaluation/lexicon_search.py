@@ -20,8 +20,8 @@ from d2v.util.errors import UserError
 
 MAX_WORDS = 6  # words per spelling; flashlight leaves out further ones
 SLOWER = (
-    "beam search without flashlight-text, which this Python has no wheel of: the same words, but"
-    " slower; Python 3.11 and 3.12 have it"
+    "flashlight-text has no wheel for this Python, so beam search is slower (the words are the"
+    " same); Python 3.11 and 3.12 have one"
 )
 SILENCE = LETTERS.index("|")
 AFTER_BLANK = -1  # replaces a hypothesis's last letter after a blank
@@ -77,8 +77,8 @@ class Lexicon:
     def __init__(self, spellings: dict[str, list[list[str]]], model: Path) -> None:
         if model.suffix != ".arpa":
             raise UserError(
-                f"{model}: KenLM's own format needs flashlight-text, which this Python has no wheel"
-                " of: use the ARPA file, or install with Python 3.11 or 3.12"
+                f"{model}: KenLM's own format needs flashlight-text, which has no wheel for this"
+                " Python; use the ARPA file, or install with Python 3.11 or 3.12"
             )
         self.model, self.root = Arpa(model), Node()
         nodes = [self.root]  # every node after its parent

@@ -24,7 +24,7 @@ def _f1(references: list[int], predictions: list[int]) -> float:
     from sklearn.metrics import f1_score
 
     if not set(references) | set(predictions) <= {0, 1}:
-        raise UserError("metric f1 is of class 1 against class 0, but there are other labels")
+        raise UserError("metric f1 compares class 1 with class 0, but there are other labels")
     return f1_score(references, predictions, labels=[1], average="micro", zero_division=0.0)
 
 

@@ -101,7 +101,7 @@ def _round(
     rates = measure([wanted[n - numbers.start] for n in left])
     for number, rate in zip(left, rates, strict=True):
         if not math.isfinite(rate):
-            raise UserError("the development split has no words: no weights can be chosen")
+            raise UserError("the development split has no words, so no weights can be chosen")
         trial = done[number] = Trial(number, wanted[number - numbers.start], rate)
         journal.add({"number": number, **trial.weights._asdict(), "wer": rate})
         told(trial, min([*trials, *done.values()], key=_rank(decode)))

@@ -42,7 +42,7 @@ def compared(experiment: Experiment, run: Run, weights: dict[str, Any] | None) -
     if source is None or ours is None:
         return []
     if weights is None:
-        return [f"{source.id}: its checkpoint does not say what its inputs were: not compared"]
+        return [f"{source.id}: its checkpoint does not record its inputs, so they are not compared"]
     theirs: Inputs = TypeAdapter(Inputs).validate_python(weights)
     return matching.check_inputs(theirs, ours, source.id, record.chosen(p.view))
 

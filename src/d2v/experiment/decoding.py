@@ -60,7 +60,7 @@ def execute_decode(experiment: Experiment, run: Run) -> dict[str, Any]:
     assert decode is not None
     found = read_json(runs.metrics_path(experiment, source))
     if found is None:
-        raise UserError(f"{source.id} is not done: run it first (`d2v run {source.id}`)")
+        raise UserError(f"{source.id} has not finished; run it first (`d2v run {source.id}`)")
     language = Language(Path(experiment.prepared) / decode.lm)
     given = _given(experiment, decode)
     dev = outputs(experiment, source, "dev")
@@ -103,15 +103,15 @@ def outputs(experiment: Experiment, source: Run, name: str) -> Outputs:
         with safe_open(path, "pt") as file:
             ids = set(file.keys())
             if ids != {row.id for row in rows}:
-                raise UserError(f"{path}: not of the same utterances as the predictions: {again}")
+                raise UserError(f"{path}: its utterances are not those of the predictions; {again}")
             emissions = [file.get_tensor(row.id).to(torch.float32) for row in rows]
     except FileNotFoundError:
-        raise UserError(f"{path} is gone: {again}") from None
+        raise UserError(f"{path} is missing; {again}") from None
     except SafetensorError as error:
-        raise UserError(f"{path} cannot be read ({error}): {again}") from None
+        raise UserError(f"{path} cannot be read ({error}); {again}") from None
     for row, tensor in zip(rows, emissions, strict=True):
         if greedy(tensor) != row.greedy:
-            raise UserError(f"{path}: {row.id} reads otherwise than in the predictions: {again}")
+            raise UserError(f"{path}: {row.id} decodes differently from the predictions; {again}")
     return Outputs(name, rows, emissions, files.sha256(path))
 
 

@@ -320,7 +320,7 @@ def _content_hash(experiment: params.Experiment, dataset: str) -> str:
     path = runs.meta_path(experiment, dataset)
     meta = read_json(path)
     if meta is None or "sha256" not in meta:
-        raise UserError(f"{path} is missing or not whole: run `d2v data {dataset}`")
+        raise UserError(f"{path} is missing or incomplete; run `d2v data {dataset}`")
     return str(meta["sha256"])
 
 
@@ -333,10 +333,10 @@ def _pretrained(
     """
     found = read_json(runs.metrics_path(experiment, source))
     if found is None:
-        raise UserError(f"{source.id} is not done: run it first (`d2v run {source.id}`)")
+        raise UserError(f"{source.id} has not finished; run it first (`d2v run {source.id}`)")
     folder = Path(found["checkpoint"])
     if not folder.exists():
-        raise UserError(f"{folder} is gone: run {source.id} again (`d2v run {source.id}`)")
+        raise UserError(f"{folder} is missing; run {source.id} again (`d2v run {source.id}`)")
     weights = checkpoint.load_weights(folder, "model.")
     weights = {name: w for name, w in weights.items() if not name.startswith("teacher.")}
     meta = json.loads((folder / checkpoint.META).read_text())
@@ -353,11 +353,11 @@ def _enter(work: Path, defining: dict[str, Any]) -> int:
     before = read_json(work / "attempts.json") or {"attempts": 0}
     if before["attempts"] and before["code_sha256"] != code:
         if before["finished"]:
-            print("the code has changed since this run was finished: it starts again")
+            print("the code has changed since this run finished, so it starts again")
             remove_folder(work / "checkpoints")
             before = {"attempts": 0}
         else:
-            print("the code has changed since this run was cut off: it goes on with the new code")
+            print("the code has changed since this run was interrupted; it resumes with new code")
     now = {"attempts": before["attempts"] + 1, "code_sha256": code, "finished": False}
     write_json(work / "attempts.json", now)
     return now["attempts"]

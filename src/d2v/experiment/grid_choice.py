@@ -105,7 +105,7 @@ def _point(experiment: Experiment, name: str, arm: str, setting: Setting) -> Poi
         path = runs.metrics_path(experiment, runs.Run("select", name, seed, arm, setting.name))
         found = read_json(path)
         if found is None:
-            raise UserError(f"{path} is missing: run the workflow, which does every point first")
+            raise UserError(f"{path} is missing; run the workflow, which runs every point first")
         scores.append(found["metrics"]["dev"])
     dev: dict[str, float] = {
         key: statistics.fmean(_number(s.get(key)) for s in scores) for key in finetune.metrics

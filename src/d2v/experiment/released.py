@@ -83,8 +83,8 @@ def fine_tuned(p: params.Finetune, outputs: int) -> tuple[Content, dict[str, Any
     kind = a.task.kind if a.task else "none"
     if (kind, a.outputs) != (p.task.kind, outputs):
         raise UserError(
-            f"{content.source}: its head is of kind {kind} with {a.outputs or 0} outputs, the task"
-            f" needs {p.task.kind} with {outputs}"
+            f"{content.source}: its head is of kind {kind} with {a.outputs or 0} outputs, but the"
+            f" task needs {p.task.kind} with {outputs}"
         )
     return content, origin
 
@@ -98,4 +98,4 @@ def _refuse_other(content: Content, p: params.Pretrain) -> None:
             if key not in OF_TRAINING and theirs.get(key) != ours:
                 faults.append(f"{group}.{key} is {theirs.get(key)}, not {ours}")
     if faults:
-        raise UserError(f"{content.source}: not the model of the parameters: {'; '.join(faults)}")
+        raise UserError(f"{content.source}: it differs from the parameters: {'; '.join(faults)}")

@@ -106,7 +106,9 @@ def refuse_more_modules(a: Architecture, tensors: Mapping[str, Any], where: Path
     front = [getattr(a.encoder, "position_depth", 0), len(getattr(a.encoder, "conv_layers", ()))]
     layers = a.backbone.depth + sum(front)
     if layers > len(tensors):
-        raise UserError(f"{where}: {layers} layers in its configuration, {len(tensors)} tensors")
+        raise UserError(
+            f"{where}: {layers} layers in its configuration, but only {len(tensors)} tensors"
+        )
 
 
 def refuse_faults(where: Path, faults: list[str]) -> None:

@@ -70,7 +70,7 @@ def describe(content: "Content") -> str:
     numbers = sum(tensor.numel() for tensor in content.tensors.values())
     return (
         f"{content.format}, {a.encoder.kind}, {b.depth} blocks of {b.dim}, {b.heads} heads"
-        f"{extra}; {numbers:,} numbers"
+        f"{extra}; {numbers:,} parameters"
     )
 
 
@@ -79,13 +79,15 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="d2v convert", description=__doc__.split("\n")[0].split(": ")[1]
     )
-    top.add_argument("source", type=Path, metavar="SRC", help="file or folder of a checkpoint")
+    top.add_argument("source", type=Path, metavar="SRC", help="checkpoint file or folder")
     top.add_argument(
         "--to", choices=("d2v", "hf", "tokenizer"), required=True, help="format to write"
     )
     top.add_argument("-o", "--out", type=Path, metavar="DIR", help="default: <SRC>-<format>")
     top.add_argument(
-        "--drop-head", action="store_true", help="hf: leave out a head that its classes do not have"
+        "--drop-head",
+        action="store_true",
+        help="hf: leave out a head that Hugging Face's classes do not support",
     )
     return top
 

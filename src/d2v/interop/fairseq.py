@@ -67,13 +67,13 @@ def read(path: Path, state: dict[str, Any], family: names.Family) -> Content:
     config = _config(state)
     name = (config.get("model") or {}).get("_name") or config.get("arch")
     if not _known(str(name), tensors):
-        raise UserError(f"{path}: a model {name}, not one of data2vec's first version")
+        raise UserError(f"{path}: model {name} does not belong to data2vec's first version")
     build = {"fairseq_audio": _audio, "fairseq_text": _text, "fairseq_vision": _vision}[family]
     try:
         architecture = build(path, tensors, config, teacher is not None)
     except KeyError as error:
         raise UserError(
-            f"{path}: its configuration has no {error.args[0]}, which the model is built from"
+            f"{path}: its configuration has no {error.args[0]}, which is needed to build the model"
         ) from None
     except ValueError as error:
         raise UserError(f"{path}: {first_fault(error)}") from None
@@ -311,14 +311,14 @@ def _head_name(tensors: dict[str, Tensor]) -> str:
     """Name of the classification head, or ""; raises ValueError for more than one."""
     found = {name.split(".")[1] for name in tensors if name.startswith("classification_heads.")}
     if len(found) > 1:
-        raise ValueError(f"{len(found)} classification heads in it, one can be read")
+        raise ValueError(f"{len(found)} classification heads, but only one can be read")
     return next(iter(found), "")
 
 
 def _refuse(settings: dict[str, Any], wrong: dict[str, bool]) -> None:
     faults = [f"{key} {settings.get(key)!r}" for key, is_wrong in wrong.items() if is_wrong]
     if faults:
-        raise ValueError(f"this project has no model with {', '.join(faults)}")
+        raise ValueError(f"this project does not support models with {', '.join(faults)}")
 
 
 def sizes_of(text: Any) -> list[Any]:
@@ -334,7 +334,7 @@ def sizes_of(text: Any) -> list[Any]:
     except SyntaxError:
         found = None
     if not isinstance(found, list):
-        raise ValueError(f"conv_feature_layers {text!r} is no list of sizes")
+        raise ValueError(f"conv_feature_layers {text!r} is not a list of sizes")
     return found
 
 
@@ -348,4 +348,4 @@ def _value(node: ast.expr) -> Any:
             return _value(left) + _value(right)
         case ast.BinOp(left=left, op=ast.Mult(), right=right):
             return _value(left) * min(_value(right), 100)
-    raise ValueError(f"conv_feature_layers: {ast.unparse(node)} is no list of sizes")
+    raise ValueError(f"conv_feature_layers: {ast.unparse(node)} is not a list of sizes")

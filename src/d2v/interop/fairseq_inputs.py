@@ -41,7 +41,7 @@ def _waves(content: Content, state: dict[str, Any]) -> WaveInput:
         content.notes.append("no dictionary of letters in it: those of LibriSpeech are taken")
     if letters is not None and len(letters) != outputs:
         raise UserError(
-            f"{content.source}: {len(letters)} letters in its dictionary, {outputs} outputs"
+            f"{content.source}: {len(letters)} letters in its dictionary, but {outputs} outputs"
         )
     return how.model_copy(update={"letters": letters})
 
@@ -92,8 +92,8 @@ def _vocabulary(folder: Path, size: int) -> dict[str, int]:
         names.append("<mask>")
     if len(names) != size:
         raise UserError(
-            f"{folder / DICTIONARY}: {len(names)} symbols with the special ones, but the model has"
-            f" {size}"
+            f"{folder / DICTIONARY}: {len(names)} symbols, including the special ones, but the"
+            f" model has {size}"
         )
     return {name: i for i, name in enumerate(names)}
 

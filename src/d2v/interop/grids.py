@@ -26,7 +26,7 @@ def sizes(
     shared = f"{prefix}rel_pos_bias.relative_position_bias_table"
     own = f"{blocks}.0.attn.relative_position_bias_table"
     if (shared in tensors) == (own in tensors):
-        raise ValueError(f"one of {shared} and {own} is needed: it gives heads and window")
+        raise ValueError(f"exactly one of {shared} and {own} is needed to find heads and window")
     table = tensors[shared if shared in tensors else own]
     grid = window(len(table))
     depth = 1 + max(
@@ -63,5 +63,5 @@ def window(rows: int) -> int:
     """Side n of the square window whose table of position biases has (2n - 1)^2 + 3 rows."""
     side = math.isqrt(max(rows - 3, 0))
     if side * side != rows - 3 or side % 2 == 0:
-        raise ValueError(f"a table of {rows} position biases belongs to no square window")
+        raise ValueError(f"a table of {rows} position biases does not fit a square window")
     return (side + 1) // 2

@@ -78,7 +78,8 @@ def architecture(raw: dict[str, Any], where: Path) -> tuple[Architecture, dict[s
     kind = raw.get("model_type")
     if kind not in TYPES:
         raise UserError(
-            f"{where}: model_type {kind!r} is no data2vec model; read are {', '.join(TYPES)}"
+            f"{where}: model_type {kind!r} is not a data2vec model; supported are"
+            f" {', '.join(TYPES)}"
         )
     config = {**_DEFAULTS[kind], **raw}
     build = {"speech": _audio, "vision": _vision, "text": _text}[TYPES[kind]]
@@ -90,7 +91,7 @@ def architecture(raw: dict[str, Any], where: Path) -> tuple[Architecture, dict[s
         wrong["hidden_act"] = True
     faults = [f"{key} {config[key]!r}" for key, is_wrong in wrong.items() if is_wrong]
     if faults:
-        raise UserError(f"{where}: this project has no model with {', '.join(faults)}")
+        raise UserError(f"{where}: this project does not support models with {', '.join(faults)}")
     return made, config
 
 
@@ -129,7 +130,7 @@ def _vision(c: dict[str, Any]) -> tuple[dict[str, bool], Architecture]:
     square = all(isinstance(c[key], int) for key in ("image_size", "patch_size"))
     if not square:
         raise ValueError(
-            "image_size and patch_size must be numbers: this project has square images"
+            "image_size and patch_size must be single numbers, because images here are square"
         )
     encoder = params.PatchEncoder(
         kind="vision",

@@ -162,7 +162,9 @@ def _letters(folder: Path, blank: int, outputs: int) -> list[str] | None:
         return None
     by_id = {i: str(token) for token, i in vocab.items() if isinstance(i, int)}
     if sorted(by_id)[:outputs] != list(range(outputs)):
-        raise UserError(f"{folder / 'vocab.json'}: no letter for each of {outputs} outputs")
+        raise UserError(
+            f"{folder / 'vocab.json'}: it does not give a letter for each of {outputs} outputs"
+        )
     letters = [by_id[i] for i in range(outputs)]
     settings = _optional_json(folder / "tokenizer_config.json")
     delimiter = settings.get("word_delimiter_token", "|")
@@ -229,7 +231,7 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
             for path in paths:
                 found |= reader(path)
             return {k: t for k, t in found.items() if not k.endswith(BUFFERS)}
-    raise UserError(f"{folder}: no weights in it; {SAFE} or {PICKLED} is expected")
+    raise UserError(f"{folder}: it contains no weights; {SAFE} or {PICKLED} is expected")
 
 
 def _prefixed_as_in_heads(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -72,9 +72,11 @@ def _inputs(given: Mapping[str, Any], encoder: params.PatchEncoder) -> ImageInpu
     fields = Fields.model_validate({**_defaults(there), **there})
     for key, value in (fields.model_extra or {}).items():
         if key not in NEUTRAL and value is not False:
-            raise ValueError(f"{key} {value!r} is not understood here")
+            raise ValueError(f"{key} {value!r} is not supported")
     if fields.data_format != "channels_first":
-        raise ValueError(f"data_format {fields.data_format!r}: models take channels_first")
+        raise ValueError(
+            f"data_format {fields.data_format!r} is not supported; models take channels_first"
+        )
     mean, std = _standardisation(fields, encoder.channels)
     resize, stretch = _resizing(fields)
     side = encoder.image_size
@@ -84,8 +86,8 @@ def _inputs(given: Mapping[str, Any], encoder: params.PatchEncoder) -> ImageInpu
         _fit("size", stretch, side)
     elif resize is not None:
         raise ValueError(
-            f"size.shortest_edge {resize} without do_center_crop: images stay oblong, the model"
-            f" takes {side} x {side}"
+            f"size.shortest_edge {resize} without do_center_crop: images keep their aspect"
+            f" ratio, but the model takes {side} x {side}"
         )
     return ImageInput(
         mean=mean,
@@ -105,7 +107,7 @@ def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     known = {kind + suffix: KINDS[kind] for kind in KINDS for suffix in SUFFIXES}
     if not isinstance(name, str) or name not in known:
         raise ValueError(
-            f"image_processor_type {name!r} is not understood here; read are"
+            f"image_processor_type {name!r} is not supported; use one of"
             f" {', '.join(kind + SUFFIXES[0] for kind in KINDS)}"
         )
     return known[name]
@@ -114,16 +116,16 @@ def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
 def _fit(field: str, sides: list[int], side: int) -> None:
     if sides != [side, side]:
         raise ValueError(
-            f"{field} gives images of {sides[0]} x {sides[1]}, the model takes {side} x {side}"
+            f"{field} gives images of {sides[0]} x {sides[1]}, but the model takes {side} x {side}"
         )
 
 
 def _resampling(fields: Fields) -> Resampling:
     if not 0 <= fields.resample < len(RESAMPLING):
-        raise ValueError(f"resample {fields.resample} is not understood here")
+        raise ValueError(f"resample {fields.resample} is not supported")
     found = RESAMPLING[fields.resample]
     if fields.do_resize and found not in OF_TENSORS:
-        raise ValueError(f"resample {fields.resample} ({found}) is not understood here")
+        raise ValueError(f"resample {fields.resample} ({found}) is not supported")
     return found
 
 
@@ -149,7 +151,7 @@ def _both_sides(field: str, size: Size) -> list[int]:
         named = {key: value for key, value in size.items() if value is not None}
         size = [named[key] for key in ("height", "width") if key in named]
         if named.keys() != {"height", "width"}:
-            raise ValueError(f"{field} with {', '.join(named) or 'nothing'} is not understood here")
+            raise ValueError(f"{field} with {', '.join(named) or 'nothing'} is not supported")
     if len(size) != 2:
         raise ValueError(f"{field} {size}: height and width are expected")
     return [_positive(field, length) for length in size]
@@ -157,7 +159,7 @@ def _both_sides(field: str, size: Size) -> list[int]:
 
 def _positive(field: str, length: int | None) -> int:
     if length is None or length < 1:
-        raise ValueError(f"{field}: {length} is no length of a side")
+        raise ValueError(f"{field}: {length} is not a valid side length")
     return length
 
 
@@ -186,7 +188,9 @@ def _of_channels(field: str, values: float | list[float], channels: int) -> list
     if not all(map(math.isfinite, found)):
         raise ValueError(f"{field} {found} is not finite")
     if len(found) not in (1, channels):
-        raise ValueError(f"{field} has {len(found)} values, the model takes {channels} channels")
+        raise ValueError(
+            f"{field} has {len(found)} values, but the model takes {channels} channels"
+        )
     return found * channels if len(found) == 1 else found
 
 

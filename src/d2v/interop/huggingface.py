@@ -100,7 +100,7 @@ def _expressible(encoder: params.Encoder, backbone: params.Backbone) -> None:
     }
     names = [name for name, is_wrong in wrong.items() if is_wrong]
     if names:
-        raise ValueError(f"Hugging Face's model cannot express {', '.join(names)} of this one")
+        raise ValueError(f"Hugging Face's model cannot express this model's {', '.join(names)}")
 
 
 # --- the table --------------------------------------------------------------------------------

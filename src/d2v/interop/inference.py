@@ -55,7 +55,9 @@ def features(model: Model, inputs: Inputs, layers: Layers = "all") -> Iterator[F
     """
     depth = model.params.backbone.depth
     if layers != "all" and not 0 <= layers <= depth:
-        raise UserError(f"no layer {layers}: this model has 0 (what enters the first) to {depth}")
+        raise UserError(
+            f"no layer {layers}: this model has layers 0 (the input of the first) to {depth}"
+        )
     chosen = range(depth + 1) if layers == "all" else [layers]
     device = next(model.parameters()).device
     for names, batch in batches(model, inputs):
@@ -91,7 +93,7 @@ def transcribe(
     letters = model.letters
     if not isinstance(model.params.task, params.CTC) or letters is None:
         raise UserError(
-            f"{model.content.source}: not fine-tuned for transcripts: it has no letters"
+            f"{model.content.source}: not fine-tuned for transcription, so it has no letters"
         )
     search = None
     if lm is not None:
@@ -111,7 +113,10 @@ def classify(model: Model, inputs: Inputs) -> Iterator[Class]:
     """
     task = model.params.task
     if task is None or isinstance(task, params.CTC):
-        raise UserError(f"{model.content.source}: not fine-tuned for classes: it has no such head")
+        raise UserError(
+            f"{model.content.source}: not fine-tuned for classification or regression, so it has no"
+            " such head"
+        )
     names = model.classes or [str(i) for i in range(model.params.outputs or 0)]
     for found in features(model, inputs, model.params.backbone.depth):
         assert found.logits is not None

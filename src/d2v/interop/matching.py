@@ -52,15 +52,18 @@ def check_inputs(weights: Inputs, data: Inputs, source: object, chosen: bool = F
         a, b = getattr(weights, name, None), getattr(data, name)
         if a is None or b is None:
             unknown.append(words)
-        elif not _equal(a, b):
-            said = f"{words} {_shown(a)} of the weights, {_shown(b)} of the data"
-            (lines if chosen and name in COLOURS else faults).append(said)
+        elif _equal(a, b):
+            continue
+        elif chosen and name in COLOURS:
+            lines.append(f"{words} {_shown(a)} of the weights, {_shown(b)} of the data")
+        else:
+            faults.append(f"{words} is {_shown(a)} in the weights but {_shown(b)} in the data")
     if isinstance(data, TokenInput):
         _compare_tokenizers(weights, data, faults, unknown)
     if faults:
         hint = ""
         if isinstance(data, ImageInput):
-            hint = "; view.normalise says which are taken"
+            hint = "; set view.normalise to choose which are used"
         raise UserError(f"{source}: {'; '.join(faults)}{hint}")
     lines = [f"{source}: {line}, as view.normalise says" for line in lines]
     return lines + _untold(source, unknown)
@@ -77,8 +80,8 @@ def _compare_tokenizers(
     pieces = weights.pieces if isinstance(weights, TokenInput) else None
     if known != data.sha256 and (pieces is None or pieces != data.pieces):
         faults.append(
-            f"tokenizer {known[:12]} of the weights, {data.sha256[:12]} of the data: ids stand for"
-            " other pieces; prepare the data with the tokenizer of the weights"
+            f"tokenizer is {known[:12]} in the weights but {data.sha256[:12]} in the data, so ids"
+            " stand for different pieces; prepare the data with the tokenizer of the weights"
         )
 
 
@@ -111,7 +114,7 @@ def places(theirs: Sequence[str], ours: Sequence[str], what: str) -> list[int]:
     if sorted(theirs) != sorted(ours) or len(set(ours)) < len(ours):
         other = [name for name in theirs if name not in set(ours)] or theirs
         own = [name for name in ours if name not in set(theirs)] or ours
-        raise UserError(f"{what} {_names(other)} of the weights, {_names(own)} of the data")
+        raise UserError(f"{what} are {_names(other)} in the weights but {_names(own)} in the data")
     return [theirs.index(name) for name in ours]
 
 

@@ -138,7 +138,9 @@ def empty_of(content: Content) -> Model:
         return empty(content.architecture)
     except (RuntimeError, ValueError, OverflowError, MemoryError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{content.source}: no model of these sizes ({reason})") from None
+        raise UserError(
+            f"{content.source}: a model of these sizes cannot be built ({reason})"
+        ) from None
 
 
 def whole(content: Content, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -155,7 +157,7 @@ def whole(content: Content, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
         if name in wanted and tensor.shape != wanted[name].shape
     ]
     faults += [
-        f"{name}: {str(tensor.dtype).removeprefix('torch.')}, numbers with a fraction are expected"
+        f"{name}: {str(tensor.dtype).removeprefix('torch.')}, floating-point numbers are expected"
         for name, tensor in tensors.items()
         if not tensor.is_floating_point()
     ]

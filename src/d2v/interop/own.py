@@ -68,7 +68,7 @@ def _files(folder: Path, names: list[str]) -> dict[str, bytes]:
     """
     known = {name for files in FILES.values() for name in files} | set(TOKENIZER_SETTINGS)
     if strange := [name for name in names if name not in known]:
-        raise ValueError(f"tokenizer has a file {strange[0]!r}")
+        raise ValueError(f"unexpected tokenizer file {strange[0]!r}")
     return {name: (folder / name).read_bytes() for name in names}
 
 
@@ -99,7 +99,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise checkpoint.Damaged(f"{path}: not a whole safetensors file ({error})") from None
+        raise checkpoint.Damaged(f"{path}: not a complete safetensors file ({error})") from None
 
 
 def distinct(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

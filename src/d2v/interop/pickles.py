@@ -92,7 +92,7 @@ def read(path: Path) -> Any:
                 f" {', '.join(refused)}; only tensors and configuration are read"
             ) from None
         raise UserError(
-            f"{path}: not a whole file of torch.save ({_reason(error)}); fetch or make it again"
+            f"{path}: not a complete torch.save file ({_reason(error)}); fetch or create it again"
         ) from None
 
 

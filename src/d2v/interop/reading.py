@@ -29,7 +29,7 @@ def read(path: str | Path) -> Content:
     except Exception as error:  # a malformed file can raise any exception
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UserError(
-            f"{path}: an entry is not as its format has it ({reason}); fetch or make it again"
+            f"{path}: an entry does not match its format ({reason}); fetch or create it again"
         ) from error
 
 
@@ -39,7 +39,7 @@ def _read(path: Path) -> Content:
     if path.is_dir():
         return _folder(path)
     if path.suffix == ".safetensors":
-        raise UserError(f"{path}: weights alone; name the folder with its {META} or config.json")
+        raise UserError(f"{path}: only weights; give the folder with its {META} or config.json")
     state = pickles.read(path)
     if isinstance(state, dict):
         family = fairseq.recognised(state)
@@ -47,7 +47,7 @@ def _read(path: Path) -> Content:
             return fairseq.read(path, state, family)
         if beit.recognised(state):
             return beit.read(path, state)
-    raise UserError(f"{path}: no checkpoint of data2vec ({_holds(state)}); read are {FORMATS}")
+    raise UserError(f"{path}: not a data2vec checkpoint ({_holds(state)}); supported: {FORMATS}")
 
 
 def _folder(path: Path) -> Content:
@@ -56,8 +56,8 @@ def _folder(path: Path) -> Content:
     if (path / hf_import.CONFIG).is_file():
         return hf_import.read(path)
     steps = sorted(path.glob("**/step-*/" + META))
-    hint = f"; did you mean {steps[-1].parent}?" if steps else f"; read are {FORMATS}"
-    raise UserError(f"{path}: neither {META} nor {hf_import.CONFIG} in it{hint}")
+    hint = f"; did you mean {steps[-1].parent}?" if steps else f"; supported: {FORMATS}"
+    raise UserError(f"{path}: it holds neither {META} nor {hf_import.CONFIG}{hint}")
 
 
 def _holds(state: Any) -> str:

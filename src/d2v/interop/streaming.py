@@ -28,8 +28,8 @@ class TensorFile:
         self.room = -(-(len(json.dumps(self.metadata)) + 64 + tensors * ENTRY) // 64) * 64
         if self.room > LONGEST:
             raise UserError(
-                f"{path}: {tensors} tensors are too many for one file; give fewer inputs, or one"
-                " layer"
+                f"{path}: {tensors} tensors are too many for one file; pass fewer inputs, or"
+                " select one layer"
             )
         self.header: dict[str, Any] = {"__metadata__": self.metadata}
         self.end = 0

@@ -59,7 +59,7 @@ def _inputs(content: Content) -> TokenInput:
     inputs = content.inputs
     if not isinstance(inputs, TokenInput) or inputs.tokenizer is None:
         raise UserError(
-            f"{content.source}: no tokenizer in it, so texts cannot be read; convert it again with"
-            " its tokenizer's files beside it"
+            f"{content.source}: it has no tokenizer, so texts cannot be read; convert it again with"
+            " its tokenizer's files in the same folder"
         )
     return inputs

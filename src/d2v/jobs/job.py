@@ -65,7 +65,9 @@ class Job:
         try:
             experiment = params.load(self.experiment)
             if runs.fingerprint(experiment, runs.parse(experiment, self.run)) != self.spec:
-                raise UserError(f"{self.experiment} changed while the job was starting: run again")
+                raise UserError(
+                    f"{self.experiment} changed while the job was starting; run the command again"
+                )
             from d2v.experiment import execute
 
             execute.execute(self.experiment, self.run)
@@ -74,7 +76,7 @@ class Job:
             return {"error": str(error), "exit_code": error.exit_code}
         except Exception as error:
             if type(error).__name__ == "UncompletedJobError":  # submitit's, at the signal
-                said = "the job was told to end (time limit or pre-emption), and requeue is false"
+                said = "the job was asked to stop (time limit or pre-emption), and requeue is false"
                 print(f"error: {said}", flush=True)
             else:
                 traceback.print_exc()

@@ -115,7 +115,7 @@ class _Jobs:
             message = f"job {record['id']} {ending.said}"
             if deaths > ending.again:
                 raise JobError(f"{self.name}: {message} (log: {self.log})")
-            self._say(f"{message}: it is submitted again")
+            self._say(f"resubmitting because {message}")
 
     # --- finding or starting a job ------------------------------------------------------------
 
@@ -138,7 +138,7 @@ class _Jobs:
                 write_json(self.folder / "job.json", record)
                 self._say(f"attached to job {record['id']}, submitted {record['submitted']}")
                 return record
-            self._say(f"job {record['id']} runs with other parameters: it is cancelled")
+            self._say(f"job {record['id']} runs with different parameters; cancelling it")
             self._cancel(record)
         if wanted != here:
             self._go_to(wanted)
@@ -155,8 +155,8 @@ class _Jobs:
             if state.phase == "unreachable":
                 if time.monotonic() > end:
                     raise UserError(
-                        f"{self.name}: job {record['id']} may still run, but its cluster does not"
-                        " answer: try again later"
+                        f"{self.name}: job {record['id']} may still be running, but its cluster"
+                        " does not respond; try again later"
                     )
             elif state.phase != "ending" or self._word(record) is not None:
                 return state.phase in ("queued", "running")

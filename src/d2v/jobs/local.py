@@ -127,7 +127,7 @@ class Local:
             for path in folder.glob("*.out")
         ]
         errors = [line for line in said if "Error" in line]
-        hint = f": {errors[0]}" if errors else "; was it killed, or out of memory?"
+        hint = f": {errors[0]}" if errors else "; was it killed, or did it run out of memory?"
         return Ending(f"ended without a result{hint}")
 
     def cancel(self, record: Record, force: bool = False) -> None:

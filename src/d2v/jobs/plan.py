@@ -102,7 +102,7 @@ def _job(experiment: Experiment, run: Run, speed: Speed, gpus: int) -> Job:
     examples = steps * _examples(train, size)
     work = examples * one
     if model.encoder.kind not in speed.flops:
-        raise UserError(f"{speed.source}: holds no rate of {model.encoder.kind}, for {run.id}")
+        raise UserError(f"{speed.source}: no rate for {model.encoder.kind}, which {run.id} needs")
     hours = work / speed.flops[model.encoder.kind] / 3600
     disk = KEPT * copies * 4 * flops.parameter_count(model, size) / 1e9
     return Job(run.id, table, steps, examples, work / 1e15, gpus, hours, hours / gpus, 0.0, disk)
@@ -177,8 +177,8 @@ def shares(words: str) -> dict[str, float]:
         kind, _, share = word.strip().partition("=")
         if kind not in MODALITIES or kind in found:
             raise UserError(
-                f"--utilisation {words}: '{word.strip()}': each of {', '.join(MODALITIES)} once"
-                " at most, with = and its share"
+                f"--utilisation {words}: '{word.strip()}': give each of"
+                f" {', '.join(MODALITIES)} at most once, as NAME=SHARE"
             )
         found[kind] = _share(share)
     return dict.fromkeys(MODALITIES, USUAL) | found
@@ -190,7 +190,7 @@ def _share(word: str) -> float:
     except ValueError:
         share = 0.0
     if not 0 < share <= 1:
-        raise UserError(f"--utilisation: '{word}': a share above 0, at most 1, is needed")
+        raise UserError(f"--utilisation: '{word}' is not a share above 0 and at most 1")
     return share
 
 
@@ -202,7 +202,7 @@ def speed_of(device: str, utilisation: float | Mapping[str, float], measured: Pa
     """
     if measured is None:
         if device not in PEAK:
-            raise UserError(f"--device {device}: known are {', '.join(PEAK)}")
+            raise UserError(f"--device {device}: unknown device; use one of {', '.join(PEAK)}")
         if not isinstance(utilisation, Mapping):
             utilisation = dict.fromkeys(MODALITIES, utilisation)
         if len(set(utilisation.values())) == 1:
@@ -221,7 +221,8 @@ def speed_of(device: str, utilisation: float | Mapping[str, float], measured: Pa
         return Speed(rates, f"{found['device']}, measured ({measured})")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{measured}: no result of a benchmark of steps ({type(error).__name__}: {error})"
+            f"{measured}: not a result file of a benchmark of training steps"
+            f" ({type(error).__name__}: {error})"
         ) from None
 
 

@@ -78,8 +78,8 @@ class Slurm:
                     return record
             if REFUSED.search(said) or time.monotonic() + pause > end:
                 raise UserError(
-                    f"{self.name}: Slurm did not take the job: {said}"
-                    " (what is asked for stands in params/cluster.yaml)"
+                    f"{self.name}: Slurm did not accept the job: {said}"
+                    " (the request is set in params/cluster.yaml)"
                 )
             time.sleep(pause)
             pause *= 2
@@ -200,7 +200,7 @@ class Slurm:
         if state.word == "CANCELLED":
             return Ending("was cancelled")
         if state.word == "OUT_OF_MEMORY":
-            return Ending("ran out of memory: ask for more (memory_gb in params/cluster.yaml)")
+            return Ending("ran out of memory; request more (memory_gb in params/cluster.yaml)")
         if state.word == "DEADLINE":
             return Ending("passed its deadline")
         return Ending(f"ended without a result ({state.word}); was it killed?", self.retries)
@@ -211,7 +211,7 @@ class Slurm:
         done = _ask("scancel", *how, record["id"])
         if done is None or (done.returncode and "Invalid job id" not in done.stderr):
             raise UserError(
-                f"job {record['id']} could not be cancelled, as Slurm does not answer:"
+                f"job {record['id']} could not be cancelled because Slurm does not respond;"
                 f" run `scancel {record['id']}` later"
             )
 
@@ -220,7 +220,7 @@ def _hopeless(state: State) -> Ending | None:
     if not HOPELESS.search(state.reason):
         return None
     said = f"will never start: Slurm says {state.reason}"
-    return Ending(f"{said} (what is asked for stands in params/cluster.yaml)")
+    return Ending(f"{said} (the request is set in params/cluster.yaml)")
 
 
 def look(number: str) -> State:
@@ -292,7 +292,7 @@ def _ask(*words: str) -> "subprocess.CompletedProcess[str] | None":
 def _down() -> str | None:
     """Why no job can be submitted; None if the controller answers."""
     if shutil.which("sbatch") is None:
-        return "there is no `sbatch` here (unknown command); is this a machine of the cluster?"
+        return "unknown command `sbatch`; is this machine part of the cluster?"
     done = _ask("scontrol", "ping")
     if done is None:
         return "no answer to `scontrol ping`"

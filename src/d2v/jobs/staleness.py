@@ -43,7 +43,7 @@ class Watch:
         if stale:
             print(
                 f"warning: prepared data is out of date (stages {', '.join(stale)}):"
-                f" {remedy(stale, self.stages)}, and what has changed is then run again",
+                f" {remedy(stale, self.stages)}; runs whose data changed are then repeated",
                 file=sys.stderr,
             )
 
@@ -51,11 +51,11 @@ class Watch:
 def remedy(stale: Sequence[str], stages: Path) -> str:
     """Advice for the warning: the command that brings the stale stages of a file up to date."""
     if stages == STAGES:
-        return "`d2v data` makes it again"
+        return "run `d2v data` to prepare it again"
     names = " ".join(stage.rpartition(":")[2] for stage in stale)
     return (
-        f"`d2v data {names} --stages {stages}` makes it again (to keep what you prepared by hand:"
-        f" `dvc commit --force {' '.join(stale)}`)"
+        f"run `d2v data {names} --stages {stages}` to prepare it again (to keep what you prepared"
+        f" by hand: `dvc commit --force {' '.join(stale)}`)"
     )
 
 

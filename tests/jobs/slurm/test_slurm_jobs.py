@@ -102,7 +102,7 @@ def test_a_silent_controller_is_told_within_a_minute(place: Place, cluster: Clus
     finally:
         cluster.start_slurmctld()
     assert code != 0
-    assert "Slurm did not take the job: `scontrol ping` says: Slurmctld(primary)" in err
+    assert "Slurm did not accept the job: `scontrol ping` says: Slurmctld(primary)" in err
     assert err.count("\n") == 1
     until(lambda: cluster.call("squeue").returncode == 0, 20, "slurmctld")
     assert not cluster.queue()
@@ -182,7 +182,8 @@ def test_a_killed_task_is_submitted_again_but_not_for_ever(place: Place) -> None
     place.do("die")
     code, out, err = ended(place.launch(), seconds=90)
     assert code == 1
-    assert "ended without a result (FAILED); was it killed?: it is submitted again" in out
+    assert "resubmitting because job " in out
+    assert "ended without a result (FAILED); was it killed?" in out
     assert "ended without a result (FAILED); was it killed?" in err
     assert len(place.starts()) == 2
 
@@ -213,7 +214,7 @@ def test_a_job_that_slurm_has_lost_is_submitted_again(place: Place, cluster: Clu
     place.do("finish")
     code, out, err = ended(process, seconds=90)
     assert code == 0, out + err
-    assert f"job {job} is unknown to Slurm: it is submitted again" in out
+    assert f"resubmitting because job {job} is unknown to Slurm" in out
 
 
 def test_a_submission_that_was_cut_off_is_found(place: Place, cluster: Cluster) -> None:
