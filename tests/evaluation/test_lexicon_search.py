@@ -203,7 +203,7 @@ def test_our_own_is_taken_and_the_log_says_that_it_is_slower(
     language = ctc.Language(many_words)
     assert language.searches is lexicon_search
     said = capfd.readouterr().err.splitlines()
-    assert "the same words, but slower; Python 3.11 and 3.12" in said[0]
+    assert "beam search is slower (the words are the same); Python 3.11 and 3.12" in said[0]
     assert len(said) == 2
     named = [(str(n), emissions) for n, emissions in enumerate(noise(12))]
     one = beam_search.decode_all(named, WEIGHTS[0], language)

@@ -209,7 +209,7 @@ def test_a_second_stage_starts_from_the_firsts_student(folder: Path) -> None:
     """The teacher is its copy, the rest afresh; what it started from is part of its identity."""
     experiment = params.load(folder / "recipes.yaml")
     first, second = (runs.parse(experiment, f"pretrain/{n}/seed0") for n in ("first", "second"))
-    kept, _ = execute._pretrained(experiment, first)
+    kept, *_ = execute._pretrained(experiment, first)
     assert not any(name.startswith("teacher.") for name in kept)
     model = execute.Pretraining(experiment.pretrain["second"]).model
     model.start_from(kept)

@@ -211,7 +211,7 @@ def test_wrong_parameters_stop_it_before_the_plan(copied: Path) -> None:
 
 def test_a_failed_run_stops_it_with_the_runs_sentence(copied: Path) -> None:
     path = copied / "params/tiny.yaml"
-    path.write_text(path.read_text().replace("classes: 2, pool: first", "classes: 3, pool: first"))
+    path.write_text(path.read_text().replace("classes: 2, pool: first", "classes: 2, pool: mean"))
     shutil.rmtree(copied / "prepared/tiny/cola/train")
     told = snakemake(copied)
     assert told.returncode != 0

@@ -157,7 +157,10 @@ SPEECH_FAULTS: dict[str, tuple[Plant, str]] = {
         rf"{FLAC}: (contains no samples|corrupt audio)",
     ),
     "no transcripts": (remove(TRANS), rf"{TRANS}: missing; .* 3 FLAC"),
-    "audio without transcript": (line(TRANS, 2, "2-7-0002 TWO"), rf"{TRANS}:3: 2-7-0002 has a"),
+    "audio without transcript": (
+        line(TRANS, 2, "2-7-0002 TWO"),
+        rf"{TRANS}:3: 2-7-0002 already has a",
+    ),
     "audio without line": (
         lambda r: write_lines(r / TRANS, "2-7-0000 A", "2-7-0002 B"),
         rf"{FLAC}: no transcript in 2-7\.trans\.txt",
