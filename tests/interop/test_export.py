@@ -103,9 +103,9 @@ def test_what_hugging_face_cannot_express_is_said(tmp_path):
     text = architecture("text")
     positions = text.encoder.model_copy(update={"absolute_positions": False})
     cases = {
-        "encoder.position_padding of": ("speech", {"encoder": each}),
-        "deep_norm of": ("speech", {"backbone": deep}),
-        "position_bias.kind, encoder.absolute_positions of": (
+        "this model's encoder.position_padding": ("speech", {"encoder": each}),
+        "this model's deep_norm": ("speech", {"backbone": deep}),
+        "this model's position_bias.kind, encoder.absolute_positions": (
             "text",
             {
                 "backbone": text.backbone.model_copy(update={"position_bias": relative}),

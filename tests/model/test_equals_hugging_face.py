@@ -102,7 +102,7 @@ def test_text(size, lengths, masked):
 
 def test_what_there_is_no_place_for_is_told():
     encoder, backbone, _ = text("wide")
-    with pytest.raises(ValueError, match=r"norm_first, key_bias of"):
+    with pytest.raises(ValueError, match=r"this model's norm_first, key_bias"):
         huggingface.student(
             encoder, backbone.model_copy(update={"norm_first": True, "key_bias": False})
         )

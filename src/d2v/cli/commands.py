@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from d2v.util.errors import UserError
+from d2v.util.errors import UserError, shortened
 
 if TYPE_CHECKING:
     from d2v.params import Experiment
@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         if os.environ.get("D2V_DEBUG"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {shortened(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("cancelled", file=sys.stderr)

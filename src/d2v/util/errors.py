@@ -1,5 +1,6 @@
 """Errors that are reported to the user in one sentence."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -47,3 +48,8 @@ def spared(what: str) -> Iterator[None]:
 def quoted(text: str, most: int = 60) -> str:
     """A piece of the user's file in quotes, cut after `most` characters."""
     return repr(text if len(text) <= most else text[:most] + "...")
+
+
+def shortened(text: str) -> str:
+    """A message in which a word of more than 300 characters, from a damaged file, is cut."""
+    return re.sub(r"\S{301,}", lambda word: word[0][:60] + "...", text)
