@@ -3,9 +3,8 @@
 from pathlib import Path
 
 import pytest
+from preparing import run
 from small_sets import corpus_folder, glue_folder, image_tree, speech_tree
-
-from d2v.cli import prepare
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -25,9 +24,6 @@ def small_prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("sets")
     corpus, out = corpus_folder(root / "c"), root / "prepared"
 
-    def run(*words: object) -> None:
-        prepare.main([str(word) for word in words])
-
     run("imagefolder", image_tree(root / "i"), "-o", out / "images")
     run("librispeech", speech_tree(root / "s"), "-o", out / "speech")
     run("tokenizer", corpus, "-o", out / "tokenizer", "--vocab-size", 70)
@@ -36,3 +32,8 @@ def small_prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for task in ("SST-2", "MRPC", "STS-B"):
         run("glue", task, glue_folder(root / task, task), *text, "-o", out / task)
     return out
+
+
+@pytest.fixture(scope="session")
+def tokenizer(small_prepared: Path) -> Path:
+    return small_prepared / "tokenizer"

@@ -19,7 +19,6 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = "https://github.com/"  # links to the repository stay as they are
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

@@ -10,18 +10,14 @@ import official_sets
 import pytest
 import soundfile
 from PIL import Image
+from preparing import run
 from small_sets import corpus_folder, glue_folder, image_tree, speech_tree, write_lines
 from test_audioset import audio  # noqa: F401 - a fixture
 
-from d2v.cli import prepare
 from d2v.data.readers.limited import write_limited
 from d2v.data.shards import Shards, read_meta
 from d2v.data.walk import walk
 from d2v.util.errors import UserError
-
-
-def run(*words: object) -> None:
-    prepare.main([str(word) for word in words])
 
 
 def ids(out: Path, split: str = "train") -> set[str]:

@@ -1,4 +1,4 @@
-"""Preparing that is killed in the middle and started again, for tests of readers of text."""
+"""`d2v prepare` in this process, and killed in the middle and started again."""
 
 import signal
 import subprocess
@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+from d2v.cli import prepare
 from d2v.data.shards import PARTS, hash_of
 
 PIECE_BYTES, SHARD_BYTES = 300, 600  # small, so that a small set has many shards
@@ -19,6 +20,11 @@ pause, encode = float(sys.argv[1]), Tokenizer.encode
 Tokenizer.encode = lambda self, text: (time.sleep(pause), encode(self, text))[1]
 prepare.main(sys.argv[2:])
 """
+
+
+def run(*words: object) -> None:
+    """`d2v prepare WORDS...`; raises what it raises."""
+    prepare.main([str(word) for word in words])
 
 
 def killed_and_resumed(out: Path, split: str, *command: object) -> str:

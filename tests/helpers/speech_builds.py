@@ -5,14 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from preparing import run
 
-from d2v.cli import prepare
 from d2v.data.sound import RATE
 from d2v.util.errors import UserError
-
-
-def run(*words: object) -> None:
-    prepare.main([str(word) for word in words])
 
 
 def sound(path: Path, seconds: float, seed: int = 0, rate: int = RATE, channels: int = 1) -> None:

@@ -13,12 +13,12 @@ import pytest
 import soundfile
 import torch
 from PIL import Image
+from preparing import run
 from small_sets import speech_tree, write_lines
 from tiny import OPTIMISER, SCHEDULE, TRAIN, Points
 
 import d2v
 from d2v.cli import commands as cli
-from d2v.cli import prepare
 from d2v.data import encodings, ngram
 from d2v.data.readers.imagefolder import decode
 from d2v.data.readers.limited import write_limited
@@ -59,10 +59,6 @@ def report(name: str, when: str, outcome: str) -> SimpleNamespace:
 
 
 # --- data -------------------------------------------------------------------------------------
-
-
-def run(*words: object) -> None:
-    prepare.main([str(word) for word in words])
 
 
 def ids(split: Path) -> list[str]:

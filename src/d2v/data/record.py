@@ -38,7 +38,7 @@ def inputs_of(
     meta = read_json(prepared / data / "meta.json") or {}
     match encoder:
         case params.PatchEncoder():
-            mean, std = _colours(meta, view.get("normalise", "dataset"), encoder.channels)
+            mean, std = colours(meta, view.get("normalise", "dataset"), encoder.channels)
             classes, resize = _classes(meta, task), view.get("resize")
             return ImageInput(mean=mean, std=std, resize=resize, classes=classes)
         case params.WaveEncoder():
@@ -61,9 +61,13 @@ def chosen(view: params.View) -> bool:
     return getattr(view, "normalise", "dataset") != "dataset"
 
 
-def _colours(
+def colours(
     meta: Mapping[str, Any], kind: str, channels: int
 ) -> tuple[list[float] | None, list[float] | None]:
+    """Mean and standard deviation of each channel in [0, 1] (C,); None if they are unknown.
+
+    `kind` is `view.normalise`; `meta` is the meta.json of the prepared set.
+    """
     mean, std = NORMALISATIONS.get(kind, (meta.get("mean"), meta.get("std")))
     if mean is None or std is None:
         return None, None

@@ -10,6 +10,7 @@ from d2v.data import on_device
 from d2v.data.augment import array, crop, erase, image, mixing, resized, seed_of
 from d2v.data.examples import Batch, Decoded, Example, Examples, Place, Source, hiding
 from d2v.data.readers.imagefolder import picture
+from d2v.data.record import NORMALISATIONS, colours
 from d2v.data.views import Choice, draw, finished, part, reduction
 from d2v.model.masking import block_masks, rng
 from d2v.params.fitting import seen_by
@@ -17,11 +18,6 @@ from d2v.util.errors import UserError
 
 __all__ = ["Images", "crop"]
 
-# means and standard deviations of red, green and blue in [0, 1] that recipes name
-KNOWN = {
-    "imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
-    "half": ([0.5, 0.5, 0.5, 0.5], [0.5, 0.5, 0.5, 0.5]),
-}
 _ERASING, _MIXING = 1, 2  # random streams, separate from that of the view
 
 
@@ -128,21 +124,19 @@ class Images(Examples):
 
         Raises UserError if the colours are unknown, or if all images have one colour.
         """
-        name, channels = self.view.normalise, self.encoder.channels
-        mean, std = KNOWN[name] if name in KNOWN else (self.meta["mean"], self.meta["std"])
-        if mean is None:
+        mean, std = colours(self.meta, self.view.normalise, self.encoder.channels)
+        if mean is None or std is None:
             raise UserError(
                 f"{self.folder}: prepared with --headers, so its colours are unknown: set"
-                f" view.normalise to {' or '.join(KNOWN)}, or prepare it again"
+                f" view.normalise to {' or '.join(NORMALISATIONS)}, or prepare it again"
             )
-        colours = slice(0, 3) if channels == 3 else slice(3, 4)
-        self.mean = 255 * torch.tensor(mean[colours]).view(-1, 1, 1)
-        self.std = 255 * torch.tensor(std[colours]).view(-1, 1, 1)
+        self.mean = 255 * torch.tensor(mean).view(-1, 1, 1)
+        self.std = 255 * torch.tensor(std).view(-1, 1, 1)
         if not bool((self.std > 0).all()):
             raise UserError(
                 f"{self.folder}: all images have a single colour, so they cannot be standardised"
             )
-        self.fill = tuple(min(255, round(255 * value)) for value in mean[colours])
+        self.fill = tuple(min(255, round(255 * value)) for value in mean)
 
     def _choice(self, row: int, place: Place) -> Choice:
         shape = int(self.heights[row]), int(self.widths[row])

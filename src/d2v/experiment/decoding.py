@@ -35,8 +35,8 @@ from d2v.util.journal import Journal, Record
 REPORTED = ("wer", "cer", "greedy_wer", "greedy_cer")  # always reported, for comparison
 # source files that trials and decoded words depend on
 CODE = (
-    "arpa.py", "beam_search.py", "ctc.py", "flashlight_search.py", "lexicon_search.py",
-    "metrics.py", "weight_search.py",
+    "arpa.py", "ctc.py", "flashlight_search.py", "lexicon_search.py", "metrics.py",
+    "weight_search.py",
 )  # fmt: skip
 
 

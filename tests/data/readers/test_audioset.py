@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from speech_builds import fails, run, sound
+from preparing import run
+from speech_builds import fails, sound
 
 from d2v.data.shards import Shards, read_meta
 from d2v.data.sound import RATE, decode

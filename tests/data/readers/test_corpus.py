@@ -9,10 +9,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from preparing import PIECE_BYTES, SHARD_BYTES, killed_and_resumed
-from small_sets import SENTENCES, corpus_folder, write_lines
+from preparing import PIECE_BYTES, SHARD_BYTES, killed_and_resumed, run
+from small_sets import SENTENCES, write_lines
 
-from d2v.cli import prepare
 from d2v.data import tokenizer
 from d2v.data.documents import find_parts, read_sentences
 from d2v.data.readers import corpus
@@ -24,15 +23,9 @@ from d2v.util.errors import UserError
 DOCUMENTS = [[SENTENCES[(7 * d + s) % 8] for s in range(1 + d * d % 11)] for d in range(30)]
 
 
-def run(*words: object) -> None:
-    prepare.main([str(word) for word in words])
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    run("tokenizer", corpus_folder(folder / "text"), "-o", folder / "out", "--vocab-size", 70)
-    return folder / "out"
+@pytest.fixture
+def model(small_prepared: Path) -> Path:
+    return small_prepared / "tokenizer"
 
 
 def as_text(documents: list[list[str]]) -> str:

@@ -7,24 +7,13 @@ import numpy as np
 import pytest
 import soundfile
 from PIL import Image
+from preparing import run
 from small_sets import corpus_folder, glue_folder, image_tree, speech_tree, write_lines
 
-from d2v.cli import prepare
 from d2v.data.shards import write_meta
 from d2v.util.errors import UserError
 
 Plant = Callable[[Path], object]
-
-
-def run(*words: object) -> None:
-    prepare.main([str(word) for word in words])
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    run("tokenizer", corpus_folder(folder / "corpus"), "-o", folder / "out", "--vocab-size", 70)
-    return folder / "out"
 
 
 def expect_fault(tmp_path: Path, message: str, *command: object) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 from PIL import Image
+from preparing import run
 from small_builds import FRAMES, WAVE_VIEW, build
 from small_sets import (
     SENTENCES,
@@ -17,23 +18,11 @@ from small_sets import (
     write_lines,
 )
 
-from d2v.cli import prepare
 from d2v.data import letters
 from d2v.data.readers.corpus import pack
 from d2v.data.shards import Shards, hash_of, read_meta
 from d2v.data.tokenizer import Tokenizer
 from d2v.util.errors import UserError
-
-
-def run(*words: object) -> None:
-    prepare.main([str(word) for word in words])
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    run("tokenizer", corpus_folder(folder / "corpus"), "-o", folder / "out", "--vocab-size", 70)
-    return folder / "out"
 
 
 def test_imagefolder(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from speech_builds import fails, run, sound
+from preparing import run
+from speech_builds import fails, sound
 
 from d2v.data.readers import librilight
 from d2v.data.readers.librilight import recordings, strung
