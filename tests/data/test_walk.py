@@ -12,7 +12,7 @@ import soundfile
 from PIL import Image
 from preparing import run
 from small_sets import corpus_folder, glue_folder, image_tree, speech_tree, write_lines
-from test_audioset import audio  # noqa: F401 - a fixture
+from speech_builds import audioset
 
 from d2v.data.readers.limited import write_limited
 from d2v.data.shards import Shards, read_meta
@@ -336,7 +336,8 @@ def test_lists_of_limited_supervision_are_read_through_links(tmp_path, capsys):
         write_limited(source, out, known)
 
 
-def test_clips_behind_links_are_found_and_others_counted(audio, tmp_path, capsys):  # noqa: F811
+def test_clips_behind_links_are_found_and_others_counted(tmp_path, capsys):
+    audio = audioset(tmp_path / "audioset")
     clips = audio / "clips"
     shutil.move(clips / "1", tmp_path / "far")
     (clips / "1").symlink_to(tmp_path / "far")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 from preparing import run
-from speech_builds import fails, sound
+from speech_builds import audioset, fails, sound
 
 from d2v.data.shards import Shards, read_meta
 from d2v.data.sound import RATE, decode
@@ -15,22 +15,7 @@ from d2v.util.errors import UserError
 
 @pytest.fixture
 def audio(tmp_path) -> Path:
-    root = tmp_path / "audioset"
-    root.mkdir()
-    (root / "class_labels_indices.csv").write_text(
-        'index,mid,display_name\n0,/m/a,"Speech"\n1,/m/b,"Male speech, man speaking"\n2,/t/c,Dog\n'
-    )
-    head = "# Segments csv created ...\n# num_ytids=2\n# YTID, start_seconds, end_seconds, labels\n"
-    lists = {
-        "balanced_train": 'abc, 30.000, 40.000, "/t/c,/m/a"\n-de, 0.000, 10.000, "/m/b"\n',
-        "unbalanced_train": 'ghi, 5.000, 15.000, "/m/a"\n',
-        "eval": 'jkl, 0.000, 10.000, "/t/c"\nmno, 0.000, 10.000, "/m/b"\n',
-    }
-    for name, text in lists.items():
-        (root / f"{name}_segments.csv").write_text(head + text)
-    for k, name in enumerate(("abc.wav", "Y-de.flac", "ghi_5.flac", "jkl.flac", "mno.flac")):
-        sound(root / "clips" / str(k % 2) / name, 0.2, k)
-    return root
+    return audioset(tmp_path / "audioset")
 
 
 def test_clips_get_the_numbers_of_their_classes(audio, tmp_path):
