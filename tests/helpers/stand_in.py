@@ -29,6 +29,8 @@ def execute(experiment, run_id):
     until = time.monotonic() + 60
     while (do := Path("do").read_text()) == "wait" and time.monotonic() < until:
         time.sleep(.02)
+    if do == "nap":
+        time.sleep(2)
     if do == "collapse":
         raise Collapse("all the same")
     if do == "break":
@@ -71,10 +73,10 @@ class Place:
         words = ["d2v.cli", "run", RUN, "--params", "params/tiny.yaml", "--launch", self.place]
         return self.start(*words)
 
-    def start(self, *words: str) -> subprocess.Popen[str]:
-        """`python -m WORDS...`."""
+    def start(self, *words: str, before: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+        """`python -m WORDS...`, started by a command `before` it."""
         process = subprocess.Popen(
-            [sys.executable, "-m", *words],
+            [*before, sys.executable, "-m", *words],
             cwd=self.folder,
             env=self.environment,
             stdout=subprocess.PIPE,

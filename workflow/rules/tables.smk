@@ -27,8 +27,6 @@ rule tables:
         summary=directory(f"{runs.RESULTS}/{experiment.name}/summary"),
     log:
         f"{WORK}/tables.log",
-    resources:
-        **on_cluster("tables"),
     params:
         experiment=EXPERIMENT,
         n=len(runs.finetune_runs(experiment)),

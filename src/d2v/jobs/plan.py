@@ -69,7 +69,7 @@ def plan(experiment: Experiment, speed: Speed) -> list[Job]:
     jobs = []
     for run in runs.all_runs(experiment):
         resources = places.of(run.id)
-        gpus = resources.nodes * max(resources.gpus, 1)
+        gpus = resources.nodes * max(resources.gpu_count, 1)
         jobs.append(_job(experiment, run, speed, gpus))
     return jobs
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from d2v.experiment import runs
-from d2v.jobs import slurm
+from d2v.jobs import cluster, squeue
 from d2v.jobs.job import PULSE_S, word_of
 from d2v.jobs.local import State
 from d2v.params import Experiment
@@ -69,7 +69,7 @@ def cluster_queue(experiment: Experiment) -> Queue:
     """Slurm's state of the experiment's jobs, from one query; empty if there are no such jobs."""
     found = (read_json(_folder(experiment, run) / "job.json") for run in runs.all_runs(experiment))
     ids = [job["id"] for job in found if job and job["place"] == "slurm" and job["id"]]
-    return (slurm.queue("-j", ",".join(ids)) or {}) if ids else {}
+    return squeue.of_ids(ids, cluster.load().slurm.poll_s) if ids else {}
 
 
 def state_of(experiment: Experiment, run: runs.Run, queue: Queue | None = None) -> str:
