@@ -1,5 +1,6 @@
 """Execution of a fine-tuning run, and of one that only evaluates released weights."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,11 +54,7 @@ def finetune(
         validate=evaluate.validator(dev, p.train, validated),
         validate_every=p.validate_every,
         keep=p.keep,
-        better=lambda new, best: metrics.better(
-            decides,
-            new[decides],
-            best[decides if decides in best else names[0]],  # older checkpoints lack `decides`
-        ),
+        better=better_by(decides, names[0]),
         **fit,
     )
     if not distributed.join().main:
@@ -66,6 +63,16 @@ def finetune(
     for split, names in _by_split(run.splits).items():
         scores |= _evaluate(run, task, names, dev if "dev" in names else data(split))
     return {**summary.described(), "metrics": {name: scores[name] for name in run.splits}}
+
+
+def better_by(name: str, former: str) -> trainer.Better:
+    """Compare validations by the metric `name`, which older checkpoints call `former`."""
+
+    def better(new: trainer.Metrics, best: trainer.Metrics | None) -> bool:
+        than = math.nan if best is None else best[name if name in best else former]
+        return metrics.better(name, new[name], than)
+
+    return better
 
 
 def evaluate_released(run: FinetuneRun) -> dict[str, Any]:
