@@ -22,7 +22,7 @@ from snakemake_interface_executor_plugins.executors.real import RealExecutor
 from snakemake_interface_executor_plugins.settings import CommonSettings, ExecMode
 
 from d2v import params
-from d2v.experiment import runs
+from d2v.experiment import folders, runs
 from d2v.jobs import cluster, work
 from d2v.jobs.crowd import Crowd
 from d2v.jobs.followed import Followed
@@ -137,7 +137,8 @@ class Executor(RealExecutor):
         command = str(job.shellcmd)
         words = shlex.split(command)
         if words[:3] == ["exec", "d2v", "run"] and words[4:5] == ["--params"]:
-            return work.of_run(Path(words[5]), self._experiment(words[5]), words[3])
+            run = runs.parse(self._experiment(words[5]), words[3])
+            return work.RunWork(Path(words[5]), run)
         file = str(self.workflow.config.get("experiment", "params/mini.yaml"))
         return work.RuleWork(
             job.rule.name,
@@ -145,7 +146,7 @@ class Executor(RealExecutor):
             command,
             [Path(str(file)) for file in job.output],
             job.threads,
-            runs.WORK / self._experiment(file).name,
+            folders.WORK / self._experiment(file).name,
             lambda: asyncio.run(_prepare(job)),
         )
 

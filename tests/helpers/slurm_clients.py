@@ -13,7 +13,9 @@ mode=$(cat $here/mode 2> /dev/null)
 case "$mode" in
   slow*) sleep "${{mode#slow }}" ;;
   away) echo "{name}: error: Unable to contact slurm controller (connect failure)" >&2; exit 1 ;;
-  flaky) [ $(($(od -An -N2 -tu2 /dev/urandom) % 3)) = 0 ] || {{ echo "{name}: error: Socket timed out on send/recv operation" >&2; exit 1; }} ;;
+  flaky) if [ $(($(od -An -N2 -tu2 /dev/urandom) % 3)) != 0 ]; then
+      echo "{name}: error: Socket timed out on send/recv operation" >&2; exit 1
+    fi ;;
 esac
 {limit}
 exec {real} "$@"
@@ -41,7 +43,7 @@ class Clients:
         self.folder = folder
         folder.mkdir()
         (folder / "calls").touch()
-        for name in CLIENTS:
+        for name in set(CLIENTS) - {"srun"}:  # jobs call that one
             limit = LIMIT.format(squeue=cluster.bin / "squeue") if name == "sbatch" else ""
             words = {"here": folder, "name": name, "real": cluster.bin / name, "limit": limit}
             (folder / name).write_text(SCRIPT.format(**words))

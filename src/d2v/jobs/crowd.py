@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from d2v.experiment import runs
+from d2v.experiment import folders
 from d2v.jobs.followed import Followed
 from d2v.jobs.local import Busy, Launcher
 from d2v.util.errors import UserError
@@ -251,4 +251,4 @@ def _folder(group: list[Followed], batch: str) -> Path:
     """Where submitit keeps the files of a submission: with the run, or with all of the array."""
     if len(group) == 1:
         return group[0].folder / "submitit" / batch
-    return runs.WORK / group[0].folder.relative_to(runs.WORK).parts[0] / "submitit" / batch
+    return folders.WORK / group[0].folder.relative_to(folders.WORK).parts[0] / "submitit" / batch

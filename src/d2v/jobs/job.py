@@ -14,7 +14,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from d2v import params
 from d2v.experiment import runs
 from d2v.jobs import devices
 from d2v.util import locks
@@ -64,10 +63,10 @@ class Job:
                     self._idle_requeues()
                     with _every(PULSE_S, self._pulse):
                         outcome = self._execute()
+                    self._leave_word(outcome, rank)
             except UserError as error:
                 print(f"error: {error}", flush=True)
-                outcome = {"error": str(error), "exit_code": error.exit_code}
-            self._leave_word(outcome, rank)
+                self._leave_word({"error": str(error), "exit_code": error.exit_code}, rank)
 
     def _idle_requeues(self) -> None:
         """Raise UserError if the job was requeued too often in a row without progress."""
@@ -109,14 +108,14 @@ class Job:
         return {"error": None, "exit_code": 0}
 
     def _work(self) -> None:
-        experiment = params.load(self.experiment)
-        if runs.fingerprint(experiment, runs.parse(experiment, self.run)) != self.spec:
+        run = runs.load(self.experiment, self.run)
+        if run.fingerprint() != self.spec:
             raise UserError(
                 f"{self.experiment} changed while the job was starting; run the command again"
             )
         from d2v.experiment import execute
 
-        execute.execute(self.experiment, self.run)
+        execute.execute(run)
 
     def _leave_word(self, outcome: dict[str, Any], rank: int) -> None:
         if rank == 0 or outcome["error"]:

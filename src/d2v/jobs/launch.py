@@ -28,19 +28,19 @@ def run(experiment_path: Path, run_id: str, place: str = "local") -> None:
     experiment = params.load(experiment_path)
     params.check_stages(experiment)
     run = runs.parse(experiment, run_id)
-    if finished.up_to_date(experiment, run):
+    if finished.up_to_date(run):
         if os.environ.get("RANK", "0") == "0":
-            print(f"{run.id}: already done ({runs.metrics_path(experiment, run)})", flush=True)
+            print(f"{run.id}: already done ({run.metrics_path})", flush=True)
         return
     if place == "debug":
         from d2v.experiment import execute
 
         first = os.environ.get("RANK", "0") == "0"  # among torchrun's processes
-        lock = runs.work_folder(experiment, run) / "lock"
+        lock = run.work / "lock"
         with locks.held(lock) if first else nullcontext():
-            execute.execute(experiment_path, run.id)
+            execute.execute(run)
         return
-    one = Followed(work.RunWork(experiment_path, experiment, run), place, cluster.load())
+    one = Followed(work.RunWork(experiment_path, run), place, cluster.load())
     crowd = Crowd(undisturbed=_deferred, all=[one])
     with _interrupts():
         try:

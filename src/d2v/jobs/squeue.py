@@ -21,6 +21,7 @@ from d2v.util import locks
 from d2v.util.files import read_json, write_json
 
 ASK_S = 40  # timeout of a Slurm command
+LOOK_S = 1.0  # how often the shared file is read
 REST_S = 60.0  # longest pause between two calls
 EVEN = 6  # equal answers after which the pause doubles
 FORGET_S = 3600.0  # how long the accounting's words are kept
@@ -90,7 +91,7 @@ class Question:
     def refresh(self, now: bool = False) -> Answer:
         """The latest answer, asked for if it is time to; `now` asks in any case."""
         moment = time.time()
-        if not now and moment < self.read_at + 1.0:
+        if not now and moment < self.read_at + LOOK_S:
             return self.known
         self.read_at = moment
         self._read()

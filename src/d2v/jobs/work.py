@@ -6,9 +6,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
-from d2v.experiment import finished, runs
+from d2v.experiment import finished
+from d2v.experiment.run import Run
 from d2v.jobs.job import Command, Job, word_of
-from d2v.params import Experiment
 from d2v.util.errors import UserError
 from d2v.util.files import read_json, remove_file
 
@@ -54,8 +54,7 @@ class RunWork:
     """One run of an experiment."""
 
     file: Path  # parameters
-    experiment: Experiment
-    run: runs.Run
+    run: Run
 
     @property
     def name(self) -> str:
@@ -67,27 +66,27 @@ class RunWork:
 
     @property
     def folder(self) -> Path:
-        return runs.work_folder(self.experiment, self.run)
+        return self.run.work
 
     @property
     def spec(self) -> str:
-        return runs.fingerprint(self.experiment, self.run)
+        return self.run.fingerprint()
 
     @property
     def cpus(self) -> int:
-        return runs.cpus(self.experiment, self.run)
+        return self.run.cpus
 
     def job(self, attempt: str, requeue: bool, gpus: int, retries: int) -> Job:
         return Job(self.file, self.name, self.spec, self.folder, attempt, requeue, gpus, retries)
 
     def done(self) -> bool:
-        return finished.up_to_date(self.experiment, self.run)
+        return finished.up_to_date(self.run)
 
     def exists(self) -> bool:
-        return runs.metrics_path(self.experiment, self.run).exists()
+        return self.run.metrics_path.exists()
 
     def clear(self) -> None:
-        remove_file(runs.metrics_path(self.experiment, self.run))
+        remove_file(self.run.metrics_path)
 
 
 @dataclass(frozen=True)
@@ -133,11 +132,6 @@ class RuleWork:
 
     def clear(self) -> None:
         self.prepare()
-
-
-def of_run(file: Path, experiment: Experiment, run_id: str) -> RunWork:
-    """The work of a run; raises UserError if the experiment has no such run."""
-    return RunWork(file, experiment, runs.parse(experiment, run_id))
 
 
 class JobError(UserError):
