@@ -15,7 +15,7 @@ from d2v.data import build_dataset
 from d2v.data.letters import LETTERS
 from d2v.data.readers.official import lacking
 from d2v.evaluation import attention_example, evaluate, metrics, predictions
-from d2v.experiment import compatible, provenance, released, runs
+from d2v.experiment import compatible, contents, coverage, provenance, released, runs
 from d2v.experiment.runs import Run
 from d2v.interop import matching
 from d2v.model.data2vec import Student
@@ -37,12 +37,13 @@ def execute(experiment_path: Path, run_id: str) -> None:
     experiment = params.load(experiment_path)
     run = runs.parse(experiment, run_id)
     defining = runs.resolve_fully(experiment, run)
-    data = {name: _content_hash(experiment, name) for name in runs.datasets(experiment, run)}
+    data = contents.contents(experiment, run)
     source = runs.pretrain_run(experiment, run)
     weights = _pretrained(experiment, source) if source else None
     loaded, weights_sha256, known = weights or (None, None, None)
     inputs = compatible.inputs(experiment, run)
     lines = compatible.compared(experiment, run, known) if weights else []
+    lines += coverage.lines(experiment, run)
     work = runs.work_folder(experiment, run)
     main = distributed.join().main
     if main:
@@ -321,14 +322,6 @@ def _training(summary: trainer.Summary) -> dict[str, Any]:
         "train_s": round(summary.seconds, 2),
         **summary.logs,
     }
-
-
-def _content_hash(experiment: params.Experiment, dataset: str) -> str:
-    path = runs.meta_path(experiment, dataset)
-    meta = read_json(path)
-    if meta is None or "sha256" not in meta:
-        raise UserError(f"{path} is missing or incomplete; run `d2v data {dataset}`")
-    return str(meta["sha256"])
 
 
 def _pretrained(

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from d2v.experiment import provenance, runs
+from d2v.experiment import contents, provenance, runs
 from d2v.params import Experiment
 from d2v.util.errors import UserError
 from d2v.util.files import read_json
@@ -20,22 +20,16 @@ def up_to_date(experiment: Experiment, run: runs.Run) -> bool:
         return False
     try:
         same = described["params_sha256"] == runs.fingerprint(experiment, run)
-    except (KeyError, UserError):  # edited by hand, or the grid is not searched yet
+        data = contents.contents(experiment, run)
+    except (KeyError, UserError):  # edited by hand, no grid or no data yet
         return False
     return (
         same
-        and described.get("data_sha256") == _data(experiment, run)
+        and described.get("data_sha256") == data
         and described.get("code_sha256") == provenance.code_sha256()
         and not _overtaken(experiment, run, described)
         and all(path.exists() for path in _files(experiment, run, found))
     )
-
-
-def _data(experiment: Experiment, run: runs.Run) -> dict[str, Any]:
-    metas = {
-        name: read_json(runs.meta_path(experiment, name)) for name in runs.datasets(experiment, run)
-    }
-    return {name: (meta or {}).get("sha256") for name, meta in metas.items()}
 
 
 def _overtaken(experiment: Experiment, run: runs.Run, described: dict[str, Any]) -> bool:
