@@ -16,8 +16,8 @@ from d2v.data import examples, vision
 from d2v.data.augment import array, crop, drawing, image
 from d2v.data.readers.imagefolder import picture
 from d2v.data.views import augment, draw, jittered, reduction
-from d2v.params.influence import influential
 from d2v.model.masking import rng
+from d2v.params.influence import influential
 
 BICUBIC = v2.InterpolationMode.BICUBIC
 

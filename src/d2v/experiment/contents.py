@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from d2v.experiment import runs
-from d2v.params import Experiment
+from d2v.experiment import folders
+from d2v.experiment.run import Run
+from d2v.experiment.task_runs import FinetuneRun
 from d2v.util.errors import UserError
 from d2v.util.files import read_json, sha256
 
 
-def contents(experiment: Experiment, run: runs.Run) -> dict[str, str]:
+def contents(run: Run) -> dict[str, str]:
     """Hash of each prepared set that a run reads.
 
     It is the set's own sha256. If the run's label list was changed or added since the set was
@@ -17,24 +18,22 @@ def contents(experiment: Experiment, run: runs.Run) -> dict[str, str]:
     Raises UserError for a set that is not prepared.
     """
     found = {}
-    for name in runs.datasets(experiment, run):
-        path = runs.meta_path(experiment, name)
+    for name in run.datasets:
+        path = folders.meta_path(run.experiment, name)
         meta = read_json(path)
         if meta is None or "sha256" not in meta:
             raise UserError(f"{path} is missing or incomplete; run `d2v data {name}`")
-        found[name] = f"{meta['sha256']}{_changed_list(experiment, run, name, meta)}"
+        found[name] = f"{meta['sha256']}{_changed_list(run, name, meta)}"
     return found
 
 
-def _changed_list(experiment: Experiment, run: runs.Run, dataset: str, meta: dict[str, Any]) -> str:
+def _changed_list(run: Run, dataset: str, meta: dict[str, Any]) -> str:
     """Hash of the run's label list if it is not the prepared one; empty for sets without hashes."""
-    if run.kind not in ("finetune", "select") or "lists" not in meta:
+    if not isinstance(run, FinetuneRun) or "lists" not in meta:
         return ""
-    task = experiment.finetune[run.name]
-    labels = runs.labels_of(task, run.seed)
-    if labels is None or task.data != dataset:
+    if run.labels is None or run.params.data != dataset:
         return ""
-    name = f"{labels.removesuffix('.txt')}.txt"
-    path = runs.meta_path(experiment, dataset).with_name("lists") / name
+    name = f"{run.labels.removesuffix('.txt')}.txt"
+    path = folders.meta_path(run.experiment, dataset).with_name("lists") / name
     now = sha256(path) if path.is_file() else None
     return "" if now == meta["lists"].get(name) else f" with {name} {now}"

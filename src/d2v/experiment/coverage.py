@@ -4,25 +4,23 @@ from collections import Counter
 from pathlib import Path
 
 from d2v.data.shards import Shards
-from d2v.experiment import runs
-from d2v.params import Experiment
+from d2v.experiment.run import Run
+from d2v.experiment.task_runs import FinetuneRun
 from d2v.util.errors import UserError
 
 SHOWN = 5  # words that are named
 
 
-def lines(experiment: Experiment, run: runs.Run) -> list[str]:
+def lines(run: Run) -> list[str]:
     """One line on the words that beam search can never write, for a run that is decoded later.
 
     Empty for other runs, and if the lexicon is not prepared yet. Raises UserError if it has none of
     the words.
     """
-    if run.kind not in ("finetune", "select"):
+    if not isinstance(run, FinetuneRun) or run.params.decode is None:
         return []
-    task = experiment.finetune[run.name]
-    if task.decode is None:
-        return []
-    prepared = Path(experiment.prepared)
+    task, prepared = run.params, Path(run.experiment.prepared)
+    assert task.decode is not None
     lexicon = prepared / task.decode.lm / "lexicon.txt"
     if not lexicon.is_file():
         return []
