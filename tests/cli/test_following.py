@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -56,6 +57,8 @@ def test_a_finished_run_is_one_line_with_time_and_score(
         write_json(folders.meta_path(mini, name), {})
     finish(mini, "finetune/digits/scratch/seed0")
     write("2 of 9 steps (22%) done\n")
+    follower.look()
+    os.utime(runs.parse(mini, "pretrain/vision/seed0").metrics_path)  # as Snakemake does
     follower.close()
     shown = [re.sub(r"^[-\d]+ [:\d]+  ", "", x) for x in capsys.readouterr().out.splitlines()]
     assert re.fullmatch(

@@ -6,6 +6,7 @@ Snakemake's own output goes to a file, so that Snakemake continues when `d2v rep
 import re
 import sys
 from datetime import timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from d2v.util.files import read_json
 
 STEPS = re.compile(r"(\d+) of (\d+) steps \(")  # Snakemake's count after each finished job
 TOLD = re.compile(r"(?:\S+ \| )?(?:warning|error): .*")  # lines that are passed on
-Version = tuple[int, int] | None
+Version = str | None
 TAIL = 20  # lines of the log to show if the workflow fails without a message of d2v
 
 
@@ -119,12 +120,11 @@ class Follower:
 
 
 def _version(path: Path) -> Version:
-    """What identifies the newest version of a file; None without a file."""
+    """What identifies the content of a file (Snakemake changes its time); None without a file."""
     try:
-        found = path.stat()
+        return sha256(path.read_bytes()).hexdigest()
     except OSError:
         return None
-    return found.st_ino, found.st_mtime_ns
 
 
 def _outcome(run: Run) -> str:
