@@ -116,6 +116,7 @@ def _pretrain(
         mask=p.mask,
         train=True,
         encoder=p.encoder,
+        copies=p.copies,
     )
     task = Pretraining(p)
     if weights is not None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from d2v.params import Decode, Experiment, Finetune, Pretrain, Released, Setting, TableName
-from d2v.params.influence import influential
+from d2v.params.influence import influential, without_later
 from d2v.util.errors import UserError
 
 RESULTS = Path("results")
@@ -274,7 +274,7 @@ def resolve_fully(experiment: Experiment, run: Run) -> dict[str, Any]:
 
 def fingerprint(experiment: Experiment, run: Run) -> str:
     """SHA-256 of `resolve_fully`; equal for runs that give equal results on equal data."""
-    values = resolve_fully(experiment, run)
+    values = without_later(resolve_fully(experiment, run))
     return sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
