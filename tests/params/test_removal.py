@@ -103,8 +103,7 @@ def test_spans_of_unequal_number_are_refused() -> None:
 
 def values(name: str) -> dict[str, Any]:
     experiment = params.load(ROOT / "params" / "mini.yaml")
-    found: dict[str, Any] = runs.resolve(experiment, name)
-    return found
+    return runs.parse(experiment, name).resolved()
 
 
 def keys_of(values: Any) -> Iterator[str]:

@@ -13,13 +13,14 @@ masked, a head of two layers), and less for the other modalities.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from d2v import params
-from d2v.experiment import runs
+from d2v.experiment.task_runs import OWN_DROPOUTS
 from d2v.interop.module import without_values
 from d2v.model.data2vec import Student, build_decoder
 from d2v.model.exact_masks import copied, inverse_block_masks, random_masks, without_padding
@@ -86,9 +87,7 @@ def _counted(p: params.Pretrain, size: int) -> Forward:
     key = f"{p.encoder.kind} {p.encoder.model_dump(exclude={'dropout'})} {backbone} {size}"
     if key not in _known:
         # all blocks are alike, so every further block costs what the second one adds
-        one, two = (
-            _count(p.encoder, _bare(p.backbone, depth), size) for depth in (1, 2)
-        )
+        one, two = (_count(p.encoder, _bare(p.backbone, depth), size) for depth in (1, 2))
         more = p.backbone.depth - 1
         _known[key] = Forward(
             one.encoder,
@@ -109,9 +108,10 @@ def _of_copies(p: params.Pretrain, decoder: params.Decoder, size: int) -> float:
     with torch.no_grad():
         x, padding = students[0].encoder.local_features(batch)
         seen = _visible(p, x.shape[1]).to("meta")
-        costs = [_cost(lambda s=s: s.see(x, padding, {"visible": seen})) for s in students]
+        batch |= {"visible": seen}
+        costs = [_cost(partial(student.see, x, padding, batch)) for student in students]
         features = torch.empty(*seen.shape, p.backbone.dim, device="meta")
-        decoding = _cost(lambda: head.eval()(features, seen, x.shape[1]))
+        decoding = _cost(partial(head.eval(), features, seen, x.shape[1]))
     return costs[0] + (p.backbone.depth - 1) * (costs[1] - costs[0]) + decoding
 
 
@@ -138,7 +138,7 @@ def _cost(run: Callable[[], object]) -> float:
 
 def _bare(backbone: params.Backbone, depth: int) -> params.Backbone:
     """A backbone of `depth` blocks without what adds no operations."""
-    without = dict.fromkeys(runs.OWN_DROPOUTS, 0.0)
+    without = dict.fromkeys(OWN_DROPOUTS, 0.0)
     changes = {**without, "deep_norm": False, "depth": depth, "prenet_depth": 0}
     return backbone.model_copy(update=changes)
 
