@@ -46,6 +46,7 @@ class Crowd:
     # protects a submission from signals of the terminal
     undisturbed: Callable[[], "object"] | None = None
     all: list[Followed] = field(default_factory=list)
+    show: Callable[[str], None] | None = None  # prints a line of the only job's log
 
     def __post_init__(self) -> None:
         self.brake = _Brake()
@@ -206,7 +207,10 @@ class Crowd:
             self.spoke[id(one)] = now
             lines = lines[-1:]
         for line in lines:
-            print(f"{one.name} | {line}", flush=True)
+            if self.show is not None:
+                self.show(line)
+            else:
+                print(f"{one.name} | {line}", flush=True)
 
     # --- the end ------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,6 +15,7 @@ from d2v.jobs import cluster, work
 from d2v.jobs.crowd import Crowd
 from d2v.jobs.followed import LAUNCHERS, Followed
 from d2v.util import locks
+from d2v.util.progress import Relay
 
 PLACES = (*LAUNCHERS, "debug")  # debug: run in this process
 
@@ -41,8 +42,9 @@ def run(experiment_path: Path, run_id: str, place: str = "local") -> None:
             execute.execute(run)
         return
     one = Followed(work.RunWork(experiment_path, run), place, cluster.load())
-    crowd = Crowd(undisturbed=_deferred, all=[one])
-    with _interrupts():
+    relay = Relay(run.id)
+    crowd = Crowd(undisturbed=_deferred, all=[one], show=relay.show)
+    with _interrupts(), closing(relay):
         try:
             while not crowd.step():
                 time.sleep(crowd.pause_s)

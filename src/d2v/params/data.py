@@ -171,6 +171,9 @@ class PlainText(Official):
     kind: Literal["plain_text"]
     vocab_size: Positive  # number of token ids, including special tokens
     block: Positive  # tokens per block
+    # a tokenizer to use, a folder with GPT-2's encoder.json, vocab.bpe and dict.txt or a
+    # sentencepiece model (NAME.model); empty: one is trained on the text
+    tokenizer: str = ""
 
 
 class CheckpointTokenizer(Official):
