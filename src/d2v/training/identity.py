@@ -14,6 +14,7 @@ PORTIONS = {
     "workers",
     "cpus",
     "compile",
+    "cuda_graph",
     "recompute",
     "shard",
     "rebound",

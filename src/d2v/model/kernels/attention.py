@@ -31,6 +31,20 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float)
     return found
 
 
+def takes_plain_kernel(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float
+) -> bool:
+    """Whether a GPU computes `attend` without a fused kernel: several times slower, in float32.
+
+    Arguments are those of `attend`. PyTorch chooses by type, shape and strides, without a word.
+    """
+    cuda = torch.backends.cuda
+    p = cuda.SDPAParams(q, k, v, mask, dropout, False, False)
+    kernels = (cuda.can_use_flash_attention, cuda.can_use_efficient_attention,
+               cuda.can_use_cudnn_attention)  # fmt: skip
+    return not any(fits(p) for fits in kernels)
+
+
 class _Attention(torch.autograd.Function):
     """`attend` with dropout, in steps over examples and groups of heads."""
 
