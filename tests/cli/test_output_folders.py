@@ -1,6 +1,7 @@
 """Hostile outputs: no command deletes, renames or changes anything that d2v did not write."""
 
 import fcntl
+import json
 import os
 import re
 import shutil
@@ -301,6 +302,8 @@ def test_tables_leave_alone_what_lies_among_them(tmp_path, monkeypatch, capsys) 
     gone = tmp_path / "results/tiny/summary/metrics/pretrain/gone/seed0.json"
     gone.parent.mkdir(parents=True)
     gone.write_text("{}")
+    listed = {"files": ["metrics/pretrain/gone/seed0.json"]}  # as an earlier call wrote it
+    (tmp_path / "results/tiny/summary/files.json").write_text(json.dumps(listed))
     for _ in range(2):
         assert cli.main(["tables", "--params", TINY]) == 0
     after = tree(tmp_path)

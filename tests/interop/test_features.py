@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from closeness import LIMIT, apart
 from own_builds import folder, images, waves
 from PIL import Image
 from safetensors import safe_open
@@ -44,8 +45,8 @@ def test_a_batch_gives_what_each_input_gives_alone(tmp_path, tokenizer, kind, mo
         assert sorted(a.hidden) == list(range(model.params.backbone.depth + 1))
         for layer in a.hidden:
             assert a.hidden[layer].shape == b.hidden[layer].shape
-            assert (a.hidden[layer] - b.hidden[layer]).abs().max() < 1e-5
-        assert (a.logits - b.logits).abs().max() < 1e-5
+            assert apart(a.hidden[layer], b.hidden[layer]) < LIMIT
+        assert apart(a.logits, b.logits) < LIMIT
     if kind == "vision":
         assert len(together[0].hidden[0]) == 17  # with the class token
     if kind == "text":
@@ -67,7 +68,7 @@ def test_utterances_go_together_where_padding_changes_nothing(tmp_path):
     assert batch_sizes(model, files) == [4]
     found = list(d2v.features(model, files))
     (lone,) = d2v.features(model, files[2:3])
-    assert (found[2].hidden[2] - lone.hidden[2]).abs().max() < 1e-5
+    assert apart(found[2].hidden[2], lone.hidden[2]) < LIMIT
 
 
 @pytest.mark.parametrize("kind", ["speech", "vision", "text"])
@@ -122,9 +123,8 @@ def test_files_through_transformers_give_the_same(tmp_path, tokenizer, kind):
             reference = theirs(**batch, output_hidden_states=True)
         for layer, states in found.hidden.items():
             other = reference.hidden_states[layer][0]
-            assert torch.allclose(states, other, rtol=1e-5, atol=1e-4)
-        # logits are as large as 34, where float32 has steps of 4e-6
-        assert torch.allclose(found.logits, reference.logits[0], rtol=1e-5, atol=1e-4)
+            assert apart(states, other) < LIMIT
+        assert apart(found.logits, reference.logits[0]) < LIMIT
 
 
 def test_lines_of_a_file_are_inputs(tmp_path, tokenizer):

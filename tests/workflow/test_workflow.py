@@ -60,7 +60,7 @@ def test_every_run_has_metrics_with_provenance(done: Path) -> None:
         provenance = found["provenance"]
         for name in ("params_sha256", "code_sha256"):
             assert re.fullmatch(r"[0-9a-f]{64}", provenance[name])
-        assert set(provenance["data_sha256"]) == set(runs.datasets(experiment, run))
+        assert set(provenance["data_sha256"]) == set(run.datasets)
         assert provenance["seed"] == run.seed
         assert provenance["threads"] == 1
         assert provenance["wall_s"] > 0
@@ -107,6 +107,22 @@ def test_the_page_and_its_numbers_are_there(done: Path) -> None:
     checked = workspace.d2v(done, "verify", "results/tiny")
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert "are what the stored predictions give" in checked.stdout
+
+
+def test_rebuilding_the_tables_keeps_what_lies_among_the_results(copied: Path) -> None:
+    """Snakemake removes the outputs of a rule before it runs: only files that the rule writes."""
+    theirs = [
+        copied / "results/tiny" / name
+        for name in ("notes.txt", "summary/notes.txt", "tables/notes.txt", "summary/mine/a.json")
+    ]
+    for path in theirs:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    made = snakemake(copied, "--forcerun", "tables")
+    assert made.returncode == 0, made.stdout + made.stderr
+    assert [path.read_text() for path in theirs] == ["mine"] * len(theirs)
+    (copied / "results/tiny/summary/files.json").unlink()
+    assert planned(copied) == {"tables": 1}
 
 
 def test_the_report_of_the_workflow_holds_tables_and_page(copied: Path) -> None:
