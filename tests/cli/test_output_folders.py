@@ -19,6 +19,7 @@ from d2v.cli import commands as cli
 from d2v.cli import prepare
 from d2v.data.fetch import archives
 from d2v.data.mini import digits
+from d2v.data.ngram import write_arpa
 from d2v.data.shards import write_meta, written_whole
 from d2v.util.errors import UserError
 from d2v.util.files import MARK
@@ -76,9 +77,8 @@ def _commands(sets: Path) -> dict[str, tuple[list[str], str]]:
     """Words of each command that writes a folder, without -o, and its source."""
     made = official_sets.make(sets)
     image_tree(sets / "images")
-    write_lines(
-        sets / "official-lm/4-gram.arpa", "\\data\\", "ngram 1=1", "", "\\1-grams:", "-1\tA"
-    )
+    (sets / "official-lm").mkdir()
+    write_arpa(["A A"], 2, sets / "official-lm/4-gram.arpa")
     write_lines(sets / "official-lm/librispeech-vocab.txt", "A")
     own_builds.folder(sets / "checkpoint", "vision")
     with written_whole(sets / "tokenizer") as folder:

@@ -5,7 +5,7 @@ Every command reads one source, checks all of it and writes one folder atomicall
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -252,13 +252,10 @@ def _prepare(args: argparse.Namespace) -> None:
         )
     elif args.command == "official-lm":
         from d2v.data.readers.language_model import prepare_official_lm
+        from d2v.evaluation.ctc import Language
 
-        opened: Callable[[Path], object] | None = None
-        if find_spec("flashlight"):  # only flashlight can read KenLM's binary files
-            from d2v.evaluation.ctc import Language
-
-            opened = Language
-        prepare_official_lm(args.source, args.out, opened)
+        # without flashlight, d2v's own search reads ARPA files, but not KenLM's binary ones
+        prepare_official_lm(args.source, args.out, Language, binary=bool(find_spec("flashlight")))
     elif args.command == "tokenizer":
         from d2v.data.tokenizer import SAMPLE, prepare_tokenizer
 
