@@ -73,7 +73,7 @@ def train(a: argparse.Namespace) -> None:
         "steps": TINY_STEPS if a.tiny else STEPS, "batch": a.examples, "micro_batch": a.examples,
         "sized": None, "workers": 2, "log_every": 2 if a.tiny else EVERY, "rebound": None,
         "checkpoint_every": 4 if a.tiny else EVERY, "checkpoint_minutes": None,
-        "compile": True if a.backend == "inductor" else a.backend,
+        "compile": {"inductor": True, "eager": False}.get(a.backend, a.backend),
     }  # fmt: skip
     train = params.Train.model_validate({**p.train.model_dump(), **changes})
     torch.manual_seed(0)

@@ -223,7 +223,7 @@ def test_bench_says_what_got_slower(benched: tuple[Path, str]) -> None:
 
 @pytest.mark.slow
 def test_the_gpu_command_runs_through_on_a_cpu(tmp_path: Path) -> None:
-    small = ["--device", "cpu", "--tiny", "--kinds", "vision", "--backend", "aot_eager"]
+    small = ["--device", "cpu", "--tiny", "--kinds", "vision", "--backend", "eager"]
     done = call("gpu.sh", *small, "--steps", "1", "-o", str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "gpu-cpu.json").read_text())

@@ -32,6 +32,8 @@ def compile_parts(task: nn.Module, backend: Any = "inductor", lengths_vary: bool
     With `lengths_vary` the first compilation is for any shape already.
     """
     torch._dynamo.config.recompile_limit = LIMIT
+    # else lengths that happen to be equal in the first batch are taken to be equal in all
+    torch.fx.experimental._config.use_duck_shape = not lengths_vary
     for module in task.modules():
         if isinstance(module, PARTS):
             module.compile(backend=backend, dynamic=True if lengths_vary else None)

@@ -140,13 +140,9 @@ class CapturedStep(Step):
         backbone = self._backbone()
         backbone.chosen = inputs.pop("chosen", None)
         try:
-            found = self.backpropagated(inputs)
+            return self.backpropagated(inputs)
         finally:
             backbone.chosen = None
-        for parameter in self.parameters:  # from now on gradients keep their addresses
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        return found
 
     def _moving(self, inputs: Inputs) -> Tensor:
         groups: list[dict[str, Any]] = self.optimiser.param_groups
