@@ -7,6 +7,7 @@ import torch
 from tiny_models import BACKBONE
 
 from d2v import params
+from d2v.model.alibi import Alibi
 from d2v.model.kernels import attention
 from d2v.model.position_bias import ALIGNED, DistanceBias, GridBias, attention_mask, out_of_reach
 from d2v.model.transformer import Transformer
@@ -19,10 +20,14 @@ BIASES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("length", [LENGTH, LENGTH - 1])
-@pytest.mark.parametrize("kind", BIASES)
+@pytest.mark.parametrize("kind", [*BIASES, "alibi", "alibi of visible positions"])
 def test_a_bias_is_contiguous(kind: str, length: int) -> None:
     """Alone, with hidden padding, and with keys that are out of reach."""
-    bias = BIASES[kind]()(length)
+    if kind in BIASES:
+        bias = BIASES[kind]()(length)
+    else:
+        seen = torch.rand(3, 40).argsort(1)[:, : length - 1] if "visible" in kind else None
+        bias = Alibi(heads=2)(length, 1, seen)
     padding = torch.zeros(3, length, dtype=torch.bool)
     padding[1, -3:] = True
     far = out_of_reach(length, 2, padding, bias.device)

@@ -125,6 +125,13 @@ def _add_text(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         action="store_true",
         help="encode rare characters as bytes, for text in many scripts (default: all have ids)",
     )
+    tokenizer.add_argument(
+        "--given",
+        default="",
+        metavar="PATH",
+        help="train nothing: take this tokenizer, a folder with encoder.json, vocab.bpe, dict.txt"
+        " (GPT-2's byte pairs) or a sentencepiece model NAME.model",
+    )
     corpus.add_argument(
         "--block",
         type=int,
@@ -257,8 +264,12 @@ def _prepare(args: argparse.Namespace) -> None:
         # without flashlight, d2v's own search reads ARPA files, but not KenLM's binary ones
         prepare_official_lm(args.source, args.out, Language, binary=bool(find_spec("flashlight")))
     elif args.command == "tokenizer":
+        from d2v.data.given_tokenizer import prepare_given_tokenizer
         from d2v.data.tokenizer import SAMPLE, prepare_tokenizer
 
+        if args.given:
+            prepare_given_tokenizer(Path(args.given), args.out, args.vocab_size)
+            return
         prepare_tokenizer(
             args.source,
             args.out,

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d2v import params
+from d2v.model.alibi import Alibi
 
 ALIGNED = 8  # elements: 16 bytes of bfloat16 (PyTorch's memory-efficient attention)
 
@@ -58,8 +59,10 @@ class DistanceBias(nn.Module):
         return _heads_first(self.table[index])
 
 
-def shared_bias(p: params.Backbone) -> GridBias | None:
+def shared_bias(p: params.Backbone) -> GridBias | Alibi | None:
     """Position bias that all blocks share, or None."""
+    if p.position_bias.kind == "alibi":
+        return Alibi(p.heads)
     window = p.position_bias.window
     if p.position_bias.kind != "shared_2d" or window is None:
         return None

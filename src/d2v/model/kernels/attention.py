@@ -23,6 +23,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float)
     `q`, `k`, `v` and the result are (B, H, T, d). `mask` broadcasts to (B, H, T, T) and holds
     numbers to add, or booleans that are True where a query may see a key.
     """
+    if mask is not None and mask.dtype not in (torch.bool, q.dtype):
+        mask = mask.to(q.dtype)
     if dropout == 0.0 or not own(q):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
     if mask is not None and mask.dtype == torch.bool:
