@@ -32,6 +32,8 @@ def execute(run):
         time.sleep(2)
     if do == "collapse":
         raise Collapse("all the same")
+    if do == "peer":
+        raise RuntimeError("NCCL communicator was aborted: a bug of rank 0")
     if do == "break":
         raise RuntimeError("a bug")
     if do == "die":
@@ -77,10 +79,10 @@ class Place:
         words = ["d2v.cli", "run", RUN, "--params", "params/tiny.yaml", "--launch", self.place]
         return self.start(*words)
 
-    def start(self, *words: str, before: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-        """`python -m WORDS...`, started by a command `before` it."""
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """`python -m WORDS...`."""
         process = subprocess.Popen(
-            [*before, sys.executable, "-m", *words],
+            [sys.executable, "-m", *words],
             cwd=self.folder,
             env=self.environment,
             stdout=subprocess.PIPE,
