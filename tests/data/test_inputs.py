@@ -155,7 +155,7 @@ def broken_waves(root: Path) -> dict[str, str]:
         "half.wav": "corrupt audio .8,022 of 16,044 bytes",
         "half.flac": "corrupt audio",
         "sum.flac": "corrupt audio .samples differ from their checksum",
-        "none.wav": "corrupt audio",
+        "none.wav": "an empty file",
         "stereo.wav": "16000 Hz, 2 channel",
     }
 
