@@ -258,7 +258,7 @@ def test_broken_images_are_refused_as_by_preparation(tmp_path):
     payload = path.read_bytes()
     for content, said in (
         (payload[: len(payload) // 2], r"corrupt image \(.*truncated"),
-        (b"", "not a readable image"),
+        (b"", "an empty file"),
         (b"<html>", "not a readable image"),
     ):
         path.write_bytes(content)
