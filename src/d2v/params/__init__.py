@@ -8,6 +8,7 @@ Imports: util.
 
 from d2v.params.base import Count, Fraction, ParamsError, Positive, Rate, Strict, hash_of
 from d2v.params.data import Data, Digits, Official, SpokenDigits, Verses
+from d2v.params.decoder import Decoder
 from d2v.params.experiment import Experiment, load, load_as
 from d2v.params.finetuning import (
     ARMS,
@@ -24,20 +25,24 @@ from d2v.params.finetuning import (
     Tag,
     Task,
 )
+from d2v.params.masks import (
+    BlockMask,
+    InverseBlockMask,
+    Mask,
+    RandomMask,
+    SpanMask,
+    TokenMask,
+)
 from d2v.params.model import (
     EMA,
     Backbone,
-    BlockMask,
     Encoder,
     Init,
     Loss,
-    Mask,
     PatchEncoder,
     PositionBias,
-    SpanMask,
     Target,
     TokenEncoder,
-    TokenMask,
     WaveEncoder,
 )
 from d2v.params.pretraining import Pretrain
@@ -79,6 +84,7 @@ __all__ = [
     "Data",
     "Decode",
     "DecodeSearch",
+    "Decoder",
     "Digits",
     "Encoder",
     "Experiment",
@@ -87,6 +93,7 @@ __all__ = [
     "Grid",
     "ImageAugment",
     "Init",
+    "InverseBlockMask",
     "Loss",
     "Mask",
     "Official",
@@ -98,6 +105,7 @@ __all__ = [
     "PositionBias",
     "Positive",
     "Pretrain",
+    "RandomMask",
     "Rate",
     "Rebound",
     "Regress",
