@@ -44,6 +44,7 @@ DISK_GB: dict[str, dict[str, float]] = {
     "librilight": {"librilight": 3600},
     "audioset": {"audioset": 350},
     "plain_text": {"corpus": 7, "tokenizer": 0.01},
+    "cifar10": {"cifar10": 0.19},
     "digits": {"digits": 0.006},
     "spoken_digits": {"spoken_digits": 0.054},
     "verses": {"corpus": 0.005},
