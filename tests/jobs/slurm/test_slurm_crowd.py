@@ -28,7 +28,7 @@ class Crowd:
         place.params.write_text(text.replace("seeds: [0, 1]", f"seeds: [{seeds}]", 1))
         meta = place.folder / "prepared/tiny/digits/meta.json"
         meta.parent.mkdir(parents=True)
-        meta.write_text("{}")
+        meta.write_text('{"sha256": "0"}')
         (place.folder / "params/reported.csv").touch()
         write_resources(place.folder, memory_gb="0.5", poll_s="10")
         self.clients = Clients(cluster, place.folder / "clients")
