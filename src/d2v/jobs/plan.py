@@ -44,6 +44,7 @@ DISK_GB: dict[str, dict[str, float]] = {
     "librilight": {"librilight": 3600},
     "audioset": {"audioset": 350},
     "plain_text": {"corpus": 7, "tokenizer": 0.01},
+    "cifar10": {"cifar10": 0.19},
     "digits": {"digits": 0.006},
     "spoken_digits": {"spoken_digits": 0.054},
     "verses": {"corpus": 0.005},
@@ -84,7 +85,7 @@ def plan(experiment: Experiment, speed: Speed) -> list[Job]:
     jobs = []
     for run in runs.all_runs(experiment):
         resources = places.of(run.id)
-        gpus = resources.nodes * max(resources.gpus, 1)
+        gpus = resources.nodes * max(resources.gpu_count, 1)
         jobs.append(_job(run, speed, gpus))
     return jobs
 
