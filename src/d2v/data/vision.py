@@ -238,8 +238,8 @@ class ImageFiles(Files):
         path, encoder, how = Path(content), self.encoder, self.how
         if how.mean is None or how.std is None:
             raise UserError(
-                "the pixel mean and deviation for this checkpoint are unknown: a Hugging Face folder"
-                " needs its preprocessor_config.json, a run its prepared data"
+                "the pixel mean and deviation for this checkpoint are unknown: a Hugging Face"
+                " folder needs its preprocessor_config.json, a run its prepared data"
             )
         try:
             whole = picture(path.read_bytes(), path, upright=True)
