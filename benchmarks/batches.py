@@ -57,13 +57,13 @@ def recipe(kind: str, tiny: bool = False, version: int = 1) -> params.Pretrain:
     p = params.load(ROOT / "params" / FILES[version]).pretrain[f"{kind}-base"]
     if not tiny:
         return p
-    changes = _over({"backbone": TINY_BACKBONE, "target": {"top_k": 2}}, TINY[kind])
+    changes = over({"backbone": TINY_BACKBONE, "target": {"top_k": 2}}, TINY[kind])
     whole = p.model_dump()
     if version == 2:
         changes.pop("mask", None)
-        changes = _over(changes, TINY2[kind])
+        changes = over(changes, TINY2[kind])
         whole["mask"] = {} if "mask" in changes else whole["mask"]
-    return params.Pretrain.model_validate(_over(whole, changes))
+    return params.Pretrain.model_validate(over(whole, changes))
 
 
 def without_chance(p: params.Pretrain) -> params.Pretrain:
@@ -72,7 +72,7 @@ def without_chance(p: params.Pretrain) -> params.Pretrain:
     changes: dict[str, Any] = {"backbone": {**off, "activation_dropout": 0.0}}
     if not isinstance(p.encoder, params.PatchEncoder):
         changes["encoder"] = {"dropout": 0.0}
-    return params.Pretrain.model_validate(_over(p.model_dump(), changes))
+    return params.Pretrain.model_validate(over(p.model_dump(), changes))
 
 
 def batch(p: params.Pretrain, size: int, examples: int, step: int = 0) -> dict[str, Tensor]:
@@ -118,10 +118,11 @@ def _tensors(**arrays: np.ndarray) -> dict[str, Tensor]:
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-def _over(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+def over(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`base` with the keys of `changes` replaced, in nested dictionaries, too."""
     merged = dict(base)
-    for key, value in over.items():
+    for key, value in changes.items():
         old = base.get(key)
         deeper = isinstance(value, dict) and isinstance(old, dict)
-        merged[key] = _over(old, value) if deeper else value  # type: ignore[arg-type]
+        merged[key] = over(old, value) if deeper else value  # type: ignore[arg-type]
     return merged

@@ -12,8 +12,8 @@ NEUTRAL = {
     "chosen_on_test", "collapse",
 }  # fmt: skip
 NEUTRAL_TRAIN = {
-    "log_every", "checkpoint_every", "checkpoint_minutes", "workers", "compile", "recompute",
-    "shard", "rebound",
+    "log_every", "checkpoint_every", "checkpoint_minutes", "workers", "compile", "cuda_graph",
+    "recompute", "shard", "rebound",
 }  # fmt: skip
 # parameters that published weights replace; the others describe the input of the checkpoint
 NOT_TRAINED = {"split", "start_from", "target", "loss", "mask", "optimiser", "schedule", "train"}
