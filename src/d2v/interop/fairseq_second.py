@@ -14,7 +14,6 @@ from typing import Any
 from torch import Tensor
 
 from d2v import params
-from d2v.data.model_inputs import ImageInput
 from d2v.interop import fairseq_inputs, names, second_names
 from d2v.interop.content import Architecture, Content, first_fault, refuse_more_modules, renamed
 from d2v.interop.fairseq import sizes_of
@@ -22,6 +21,7 @@ from d2v.interop.module import empty
 from d2v.interop.names import Pair
 from d2v.interop.pickles import plain
 from d2v.interop.second_names import MODALITIES
+from d2v.params import ImageInput
 from d2v.params.model import SharedPart
 from d2v.util.errors import UserError
 

@@ -23,7 +23,7 @@ from d2v.model.masking import (
     span_masks,
 )
 from d2v.params import InverseBlockMask, Mask, RandomMask, SpanMask
-from d2v.params.removal import centres
+from d2v.params.masks import centres
 
 Places = npt.NDArray[np.int64]
 
