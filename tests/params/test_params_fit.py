@@ -16,7 +16,7 @@ from d2v.data.readers.limited import FOLDERS
 from d2v.data.readers.official import OFFICIAL
 from d2v.evaluation.metrics import METRICS
 from d2v.experiment import runs
-from d2v.params import data, fitting, prepared
+from d2v.params import data, prepared, tasks
 from d2v.params.reading import read_params
 
 ROOT = Path(__file__).parents[2]
@@ -231,10 +231,11 @@ def test_names_are_those_of_the_readers() -> None:
         assert data.Glue.makes[task.dataset].splits == tuple(task.splits)
         assert made[task.dataset].classes == (len(task.classes) if task.classes else None)
     assert data.ImageNet.makes["imagenet"].splits == tuple(OFFICIAL["imagenet"])
-    assert data.LibriSpeech.makes["librispeech"].splits == tuple(OFFICIAL["librispeech"])
+    splits = (*OFFICIAL["librispeech"], "limited")  # and the small labelled subsets, as one split
+    assert data.LibriSpeech.makes["librispeech"].splits == splits
     assert data.LibriSpeech.listed == list(FOLDERS)
     assert data.AudioSet.makes["audioset"].splits == tuple(SPLITS)
-    assert {name for names in fitting.TASK_METRICS.values() for name in names} == set(METRICS)
+    assert {name for names in tasks.TASK_METRICS.values() for name in names} == set(METRICS)
 
 
 # --- YAML -------------------------------------------------------------------------------------
