@@ -180,16 +180,16 @@ def row_of(task: str, **cells: str) -> str:
 FAULTS: dict[str, tuple[str, str, str | bytes, str]] = {
     "stray tab": (
         "QNLI", "train", row_of("QNLI", question="a\tb"),
-        r"train\.tsv:5: 5 column\(s\), but 4 are expected \(index, question, sentence, label\)",
+        r"train\.tsv:5: 5 columns, but 4 are expected \(index, question, sentence, label\)",
     ),
-    "missing column": ("QNLI", "dev", "3\ta\tb", r"dev\.tsv:5: 3 column\(s\), but 4"),
+    "missing column": ("QNLI", "dev", "3\ta\tb", r"dev\.tsv:5: 3 columns, but 4"),
     "no gold label": (
         "MNLI", "train", row_of("MNLI", gold_label="-"),
         r"train\.tsv:5: label '-' is not one of contradiction, neutral, entailment",
     ),
-    "other dev": ("MNLI", "dev_mismatched", "a", r"dev_mismatched\.tsv:5: 1 column\(s\), but 16"),
-    "test": ("MNLI", "test_matched", "a\tb", r"test_matched\.tsv:5: 2 column\(s\), but 10"),
-    "broken QQP test": ("QQP", "test", "a\tb", r"test\.tsv:5: 2 column\(s\), but 3"),
+    "other dev": ("MNLI", "dev_mismatched", "a", r"dev_mismatched\.tsv:5: 1 column, but 16"),
+    "test": ("MNLI", "test_matched", "a\tb", r"test_matched\.tsv:5: 2 columns, but 10"),
+    "broken QQP test": ("QQP", "test", "a\tb", r"test\.tsv:5: 2 columns, but 3"),
     "QQP label": (
         "QQP", "train", row_of("QQP", is_duplicate="2"),
         r"train\.tsv:5: label '2' is not one of 0, 1",
