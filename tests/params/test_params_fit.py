@@ -200,6 +200,25 @@ def test_pairs_are_mixed_in_even_batches(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("micro_batch", "auto", "micro_batch auto is only for pre-training; give a number"),
+        (
+            "precision",
+            "bfloat16",
+            "precision bfloat16 is only for pre-training; use mixed or float32",
+        ),
+        ("cuda_graph", True, "cuda_graph true is only for pre-training; use auto or false"),
+    ],
+)
+def test_what_only_a_pretraining_does_is_refused_in_finetuning(
+    key: str, value: object, told: str, tmp_path: Path
+) -> None:
+    found = faults(tmp_path, changed((f"{D}.train", {"batch": 4, "micro_batch": 2, key: value})))
+    assert found == [f"{D}: train.{told}"]
+
+
 def test_a_head_that_is_not_there_is_nothing_to_start_from(tmp_path: Path) -> None:
     raw = changed()
     raw["pretrain"]["second"] = {**raw["pretrain"]["vision"], "start_from": "vision"}
