@@ -7,7 +7,15 @@ Imports: util.
 """
 
 from d2v.params.base import Count, Fraction, ParamsError, Positive, Rate, Strict, hash_of
-from d2v.params.data import Data, Digits, Official, SpokenDigits, Verses
+from d2v.params.data import (
+    CheckpointTokenizer,
+    Data,
+    Digits,
+    Official,
+    SpokenDigits,
+    Verses,
+    sets_of,
+)
 from d2v.params.experiment import Experiment, load, load_as
 from d2v.params.finetuning import (
     ARMS,
@@ -40,6 +48,15 @@ from d2v.params.model import (
     TokenMask,
     WaveEncoder,
 )
+from d2v.params.own import (
+    AudioFolder,
+    ImageFolder,
+    LabelledText,
+    Own,
+    Splits,
+    TextFolder,
+    Transcripts,
+)
 from d2v.params.pretraining import Pretrain
 from d2v.params.reading import read_params, read_yaml
 from d2v.params.released import Released
@@ -69,9 +86,11 @@ __all__ = [
     "EMA",
     "AdamW",
     "Arm",
+    "AudioFolder",
     "Backbone",
     "BlockMask",
     "ChannelMask",
+    "CheckpointTokenizer",
     "Classify",
     "Collapse",
     "Cosine",
@@ -86,11 +105,14 @@ __all__ = [
     "Fraction",
     "Grid",
     "ImageAugment",
+    "ImageFolder",
     "Init",
+    "LabelledText",
     "Loss",
     "Mask",
     "Official",
     "Optimiser",
+    "Own",
     "ParamsError",
     "PatchEncoder",
     "Polynomial",
@@ -106,16 +128,19 @@ __all__ = [
     "Setting",
     "Sized",
     "SpanMask",
+    "Splits",
     "SpokenDigits",
     "Strict",
     "TableName",
     "Tag",
     "Target",
     "Task",
+    "TextFolder",
     "TokenAugment",
     "TokenEncoder",
     "TokenMask",
     "Train",
+    "Transcripts",
     "TriStage",
     "Verses",
     "View",
@@ -127,4 +152,5 @@ __all__ = [
     "load_as",
     "read_params",
     "read_yaml",
+    "sets_of",
 ]

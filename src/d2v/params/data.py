@@ -1,10 +1,11 @@
-"""Parameters of data sets: miniature sets that the project generates, official sets on disk."""
+"""Parameters of data sets: miniature sets that the project generates, sets on disk."""
 
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
 from d2v.params.base import Count, Fraction, Positive, Strict
+from d2v.params.own import AudioFolder, ImageFolder, LabelledText, Own, TextFolder
 
 THREE = ("train", "dev", "test")
 
@@ -199,6 +200,32 @@ Data = Annotated[
     | AudioSet
     | PlainText
     | CheckpointTokenizer
-    | Glue,
+    | Glue
+    | ImageFolder
+    | AudioFolder
+    | TextFolder
+    | LabelledText,
     Field(discriminator="kind"),
 ]
+
+
+def sets_of(name: str, group: Data) -> dict[str, Holds]:
+    """Return the prepared sets that the group `data.<name>` makes, and their contents."""
+    if not isinstance(group, Own):
+        return group.makes
+    splits = group.splits.names
+    match group:
+        case ImageFolder():
+            content = "images" if group.classes else "unlabelled images"
+            return {name: Holds(content, splits, group.classes)}
+        case AudioFolder(transcribed=False):
+            return {name: Holds("speech", splits)}
+        case AudioFolder():
+            lm = {f"{name}_lm": Holds("language model")} if group.ngram else {}
+            return {name: Holds("transcribed speech", splits)} | lm
+        case TextFolder():
+            tokenizer = {"tokenizer": Holds("tokenizer")} if group.vocab_size else {}
+            return {name: Holds("corpus", splits)} | tokenizer
+        case LabelledText():
+            return {name: Holds("sentences", splits, group.count)}
+    raise AssertionError(f"no prepared set for {group.kind}")

@@ -43,7 +43,7 @@ class Kind(NamedTuple):
 KINDS = {
     "vision": Kind(
         mask="block",
-        unlabelled=("images",),
+        unlabelled=("images", "unlabelled images"),
         labelled={"classify": "images"},
         parts=("features", "cls", "mask_embedding", "positions"),
         dropout=False,

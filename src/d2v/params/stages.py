@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from d2v.params.base import ParamsError
+from d2v.params.data import sets_of
 from d2v.params.experiment import Experiment
 from d2v.params.reading import read_yaml
 
@@ -26,7 +27,7 @@ def check_stages(experiment: Experiment, root: Path = Path()) -> None:
     compared = {
         key: data.model_dump(mode="json")
         for key, data in experiment.data.items()
-        if any(f"{experiment.prepared}/{made}" in written for made in data.makes)
+        if any(f"{experiment.prepared}/{name}" in written for name in sets_of(key, data))
     }
     faults = []
     for name in [name for name in known.get("vars") or [] if isinstance(name, str)]:

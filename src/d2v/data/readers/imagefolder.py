@@ -1,7 +1,7 @@
 """ImageFolder trees (ImageNet's layout) to shards: SPLIT/CLASS/NAME.JPEG, and lists/*.txt."""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -65,9 +65,13 @@ def write_images_meta(
     source: Path,
     written: dict[str, Written],
     classes: list[str],
+    more: Mapping[str, Mapping[str, int]] | None = None,
     **entries: object,
 ) -> None:
-    """Write meta.json of a set of images, with the colours of the train or first split."""
+    """Write meta.json of a set of images, with the colours of the train or first split.
+
+    `more` are further counts of each split.
+    """
     colours = written.get("train") or next(iter(written.values()))
     mean, std = (None, None) if colours.counts is None else statistics(colours.counts)
     write_meta(
@@ -75,7 +79,10 @@ def write_images_meta(
         dataset=name,
         kind="imagefolder",
         source=source.as_posix(),
-        splits={split: {"examples": len(w.shards)} for split, w in written.items()},
+        splits={
+            split: {"examples": len(w.shards), **(more or {}).get(split, {})}
+            for split, w in written.items()
+        },
         classes=classes,
         mean=mean,
         std=std,
