@@ -12,7 +12,7 @@ from typing import Any
 
 from d2v import params
 from d2v.data.encodings import FILES, Kind, encoding
-from d2v.data.letters import LETTERS
+from d2v.data.letters import letters_of
 from d2v.data.model_inputs import RATE, ImageInput, Inputs, TokenInput, WaveInput
 from d2v.util.files import read_json
 
@@ -42,7 +42,7 @@ def inputs_of(
             classes, resize = _classes(meta, task), view.get("resize")
             return ImageInput(mean=mean, std=std, resize=resize, classes=classes)
         case params.WaveEncoder():
-            letters = list(LETTERS) if isinstance(task, params.CTC) else None
+            letters = list(letters_of(meta)) if isinstance(task, params.CTC) else None
             rate = meta.get("rate", RATE)
             return WaveInput(rate=rate, letters=letters, classes=_classes(meta, task))
         case params.TokenEncoder():

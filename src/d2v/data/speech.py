@@ -10,7 +10,7 @@ import torch
 
 from d2v import params
 from d2v.data.examples import Batch, Decoded, Example, Examples, Place, Source, hiding
-from d2v.data.letters import LETTERS, PADDING, encode
+from d2v.data.letters import LETTERS, PADDING, encode, ids_of
 from d2v.data.sound import FLAC, normalise, range_of, samples_of
 from d2v.model.frames import frame_count
 from d2v.model.masking import channel_masks, rng, span_masks
@@ -115,6 +115,7 @@ class Utterances(Waves):
             self.mask = mask
         else:
             self.whole()
+            self.letter_ids = ids_of(self.letters)
             if "text" not in self.shards.columns:
                 raise UserError(f"{self.folder}: has no transcripts, which a ctc task needs")
 
@@ -129,7 +130,7 @@ class Utterances(Waves):
         row = int(self.rows[place[1]])
         example: Example = {"place": place, "id": self.ids[place[1]], "wave": self.waves[row]}
         if self.task is not None:
-            example["letters"] = encode(self.shards.texts("text")[row])
+            example["letters"] = encode(self.shards.texts("text")[row], self.letter_ids)
         else:
             example["crop"] = self._crop(place)
         return example

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from d2v import params
+from d2v.data.letters import letters_of
 from d2v.evaluation import metrics, predictions, weight_search
 from d2v.evaluation.beam_search import Counted, Decoders
 from d2v.evaluation.ctc import Language, greedy
@@ -61,7 +62,8 @@ def execute_decode(experiment: Experiment, run: Run) -> dict[str, Any]:
     found = read_json(runs.metrics_path(experiment, source))
     if found is None:
         raise UserError(f"{source.id} has not finished; run it first (`d2v run {source.id}`)")
-    language = Language(Path(experiment.prepared) / decode.lm)
+    letters = letters_of_data(experiment, source)
+    language = Language(Path(experiment.prepared) / decode.lm, letters)
     given = _given(experiment, decode)
     dev = outputs(experiment, source, "dev")
     trials = _search(dev, decode, language, runs.work_folder(experiment, run), given)
@@ -98,6 +100,7 @@ def outputs(experiment: Experiment, source: Run, name: str) -> Outputs:
         runs.result_folder(experiment, source) / f"predictions-{name}.tsv"
     )
     path = runs.emissions_path(experiment, source, name)
+    letters = letters_of_data(experiment, source)
     again = f"run {source.id} again (`d2v run {source.id}`)"
     try:
         with safe_open(path, "pt") as file:
@@ -110,9 +113,15 @@ def outputs(experiment: Experiment, source: Run, name: str) -> Outputs:
     except SafetensorError as error:
         raise UserError(f"{path} cannot be read ({error}); {again}") from None
     for row, tensor in zip(rows, emissions, strict=True):
-        if greedy(tensor) != row.greedy:
+        if greedy(tensor, letters) != row.greedy:
             raise UserError(f"{path}: {row.id} decodes differently from the predictions; {again}")
     return Outputs(name, rows, emissions, files.sha256(path))
+
+
+def letters_of_data(experiment: Experiment, source: Run) -> tuple[str, ...]:
+    """Letters of the set that a fine-tuning was trained on."""
+    data = experiment.finetune[source.name].data
+    return letters_of(read_json(runs.meta_path(experiment, data)) or {})
 
 
 def _search(

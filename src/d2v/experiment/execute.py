@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import nn
 
 from d2v import params
 from d2v.data import build_dataset
-from d2v.data.letters import LETTERS
+from d2v.data.letters import LETTERS, letters_of
 from d2v.data.readers.official import lacking
 from d2v.evaluation import attention_example, evaluate, metrics, predictions
 from d2v.experiment import compatible, provenance, released, runs
@@ -152,7 +153,9 @@ def _finetune(
     if weights is not None:
         own = {k.removeprefix(STUDENT): w for k, w in weights.items() if k.startswith(STUDENT)}
         student.load_state_dict({k: w for k, w in own.items() if k not in replaced})
-    task = Finetuning(p, student, model.backbone.dim, outputs(p.task), setting.freeze)
+    task = Finetuning(
+        p, student, model.backbone.dim, outputs(p.task, _letters(experiment, p)), setting.freeze
+    )
 
     def data(split: str, train: bool = False) -> Any:
         return _dataset(experiment, run, split, model.encoder, model.backbone.dim, train)
@@ -198,7 +201,7 @@ def _released(experiment: params.Experiment, run: Run, fit: dict[str, Any]) -> d
         p = experiment.pretrain[run.name]
         return released.take_over(p, fit["work"] / "checkpoints", fit["params"])
     task = experiment.finetune[run.name]
-    content, origin = released.fine_tuned(task, outputs(task.task))
+    content, origin = released.fine_tuned(task, outputs(task.task, _letters(experiment, task)))
     inputs = compatible.inputs(experiment, run)
     assert inputs is not None
     content, lines = matching.fitted(content, inputs)
@@ -209,7 +212,7 @@ def _released(experiment: params.Experiment, run: Run, fit: dict[str, Any]) -> d
         task.model_copy(update={"task": a.task}),
         Student(a.encoder, a.backbone),
         a.backbone.dim,
-        outputs(task.task),
+        outputs(task.task, _letters(experiment, task)),
     )
     parts = ("student.", "head.")
     model.load_state_dict({k: t for k, t in content.tensors.items() if k.startswith(parts)})
@@ -271,7 +274,8 @@ def _evaluate(
         keep=emissions.__setitem__ if emissions is not None else None,
     )
     if p.decode is not None and p.decode.search is None and emissions is not None:
-        rows = _searched(rows, emissions, p.decode, Path(experiment.prepared) / p.decode.lm)
+        lm = Path(experiment.prepared) / p.decode.lm
+        rows = _searched(rows, emissions, p.decode, lm, dataset.letters)
         emissions = None
     scores = {}
     for name in names:
@@ -288,11 +292,13 @@ def _searched(
     emissions: dict[str, torch.Tensor],
     decode: params.Decode,
     lm: Path,
+    letters: Sequence[str],
 ) -> list[predictions.Prediction]:
     """The rows, with the words that a beam search finds in their log-probabilities."""
     from d2v.evaluation.beam_search import decode_all
+    from d2v.evaluation.ctc import Language
 
-    texts = decode_all([(row.id, emissions[row.id]) for row in rows], decode, lm)
+    texts = decode_all([(row.id, emissions[row.id]) for row in rows], decode, Language(lm, letters))
     return [replace(row, prediction=text) for row, text in zip(rows, texts, strict=True)]
 
 
@@ -302,15 +308,20 @@ def _own_metrics(p: params.Finetune) -> list[str]:
     return metrics.greedy(p.metrics) if searched else list(p.metrics)
 
 
-def outputs(task: params.Task) -> int:
-    """Number of logits of a task's head."""
+def _letters(experiment: params.Experiment, task: params.Finetune) -> tuple[str, ...]:
+    """Letters of the set that a task is about."""
+    return letters_of(read_json(runs.meta_path(experiment, task.data)) or {})
+
+
+def outputs(task: params.Task, letters: Sequence[str] = LETTERS) -> int:
+    """Number of logits of a task's head; `letters` are those of its transcripts."""
     match task:
         case params.Classify() | params.Tag():
             return task.classes
         case params.Regress():
             return 1
         case params.CTC():
-            return len(LETTERS)
+            return len(letters)
 
 
 def _training(summary: trainer.Summary) -> dict[str, Any]:

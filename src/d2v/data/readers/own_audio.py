@@ -84,6 +84,9 @@ def prepare_own_audio(group: params.AudioFolder, out: Path, workers: int | None 
         write_left_out(temporary, left)
         entries: dict[str, Any] = {}
         if letters is not None:
+            # in a file, too, because the results of a run depend on them, and on sha256
+            text = "".join(f"{letter}\n" for letter in letters)
+            (temporary / "letters.txt").write_text(text, encoding="utf-8")
             entries["letters"] = letters
             if odd := _unknown_letters(found, letters):
                 entries["unknown_letters"] = odd
