@@ -7,7 +7,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from d2v.params import crosscheck
 from d2v.params.base import Strict
-from d2v.params.data import Data
+from d2v.params.data import Data, sets_of
 from d2v.params.faults import explain, refuse
 from d2v.params.finetuning import Finetune
 from d2v.params.own import KINDS as OWN_KINDS
@@ -23,7 +23,8 @@ class Experiment(Strict):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
     title: str
-    scale: Literal["miniature", "paper"]
+    # paper: results are compared with the reported ones; otherwise these are listed separately
+    scale: Literal["miniature", "own", "paper"]
     prepared: str  # folder of the prepared data
     # DVC file whose stages write the prepared data; with data sets of one's own, the default is
     # workflow/own/<name>/dvc.yaml, which d2v writes
@@ -41,6 +42,11 @@ class Experiment(Strict):
         kinds = {group.get("kind") for group in raw["data"].values() if isinstance(group, dict)}
         own = bool(kinds & OWN_KINDS) and isinstance(raw.get("name"), str)
         return raw | {"stages": own_stages(raw["name"])} if own else raw
+
+    def group_of(self, dataset: str) -> Data | None:
+        """The group of `data:` that makes a prepared set; None if no group does."""
+        makers = (group for name, group in self.data.items() if dataset in sets_of(name, group))
+        return next(makers, None)
 
     @model_validator(mode="after")
     def _consistent(self) -> "Experiment":

@@ -50,7 +50,7 @@ def build(
     environment.filters["number"] = number
     text = environment.get_template("page.html.j2").render(
         title=experiment.title,
-        miniature=experiment.scale == "miniature",
+        scale=experiment.scale,
         states=_states(found),
         facts=_facts(found),
         faults=[f"{r.run.id}: {r.fault}" for r in found if r.fault not in ("", "not run yet")],
@@ -155,7 +155,7 @@ def _run(experiment: Experiment, record: records.Record) -> dict[str, Any]:
         "link": f"runs/{record.run.id}/metrics.json" if record.finished else "",
         "metrics": ", ".join(metrics),
         "rows": {name: value for name, value in rows.items() if value and record.finished},
-        "parameters": "\n".join(runs.as_lines(runs.resolve(experiment, record.run.id))),
+        "parameters": "\n".join(runs.as_lines(record.run.defining())),
     }
 
 
