@@ -63,10 +63,9 @@ def write_corpus(
                 shard_bytes=SHARD_BYTES,
             )
             if not len(shards):
-                which = "" if len(splits) == 1 else f" of split {split}"
-                raise UserError(
-                    f"{source}: all documents{which} are empty: no text in any {field!r}"
-                )
+                if len(splits) > 1:
+                    raise UserError(f"{source}: split {split} has no text; give it a larger part")
+                raise UserError(f"{source}: all documents are empty: no text in any {field!r}")
             tokens = int(shards.numbers("tokens").sum())
             meta[split] = {"examples": len(shards), "tokens": tokens}
         write_meta(

@@ -16,7 +16,14 @@ import numpy as np
 from d2v import params
 from d2v.data.layout import copy_lists
 from d2v.data.letters import LETTERS, frames_needed
-from d2v.data.readers.own_files import Listed, left_out, shard_bytes, usable, write_left_out
+from d2v.data.readers.own_files import (
+    Listed,
+    left_out,
+    reason_of,
+    shard_bytes,
+    usable,
+    write_left_out,
+)
 from d2v.data.readers.recordings import find_recordings
 from d2v.data.resampling import cut_at_pauses, read_recording
 from d2v.data.shards import write_meta, written_whole
@@ -154,7 +161,8 @@ def _examples(how: How, item: Listed) -> Iterator[Example]:
         examples = list(_pieces(how, item))
     except UserError as error:
         if not how.skip_bad:
-            raise UserError(f"{error}{item.at}; {REMEDY}") from None
+            said = reason_of(error, item)
+            raise UserError(f"{item.path}: {said}{item.at}; {REMEDY}") from None
         return
     yield from examples
 
@@ -209,7 +217,7 @@ def _reason(how: How, item: Listed) -> str:
     try:
         list(_pieces(how, item))
     except UserError as error:
-        return str(error).removeprefix(f"{item.path}: ")
+        return reason_of(error, item)
     return "unreadable when the set was written; it has changed since"
 
 

@@ -3,12 +3,14 @@
 Recordings and images share everything here; a reader adds what is in a file.
 """
 
+import re
 import sys
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from d2v import params
+from d2v.data.layout import LISTS
 from d2v.data.readers.splitting import by_chance, by_column, contents, repeated, tell_repeated
 from d2v.data.readers.tables import Row, is_table
 from d2v.data.shards import SHARD_BYTES, Shards
@@ -100,7 +102,8 @@ def files_below(folder: Path, suffixes: Sequence[str], what: str) -> list[Path]:
     tree = walk(folder)
     refuse_dangling(tree.dangling)
     paths = sorted(map(Path, tree.files))
-    others = [path for path in paths if path.suffix.lower() not in suffixes]
+    unread = (path for path in paths if path.suffix.lower() not in suffixes)
+    others = [path for path in unread if path.parent.name != LISTS]  # copy_lists reads those
     warn_unused(folder, others, f"not {what} by their names")
     warn_unused(folder, tree.repeated, "links to folders that were already read")
     return [path for path in paths if path.suffix.lower() in suffixes]
@@ -204,6 +207,12 @@ def report(faults: Sequence[str], skip_bad: bool, remedy: str) -> None:
     if faults and not skip_bad:
         more = f" ({len(faults) - 1} more unusable, named above)" if len(faults) > 1 else ""
         raise UserError(f"{faults[0]}; {remedy}{more}")
+
+
+def reason_of(error: UserError, item: Listed) -> str:
+    """What a reader says about a file, without its path and without advice."""
+    said = str(error).removeprefix(f"{item.path}: ")
+    return re.sub(r"; replace( or remove)? it$", "", said)
 
 
 def shard_bytes(sizes: Sequence[int]) -> int:

@@ -17,6 +17,7 @@ from d2v.data.readers.own_files import (
     find,
     left_out,
     listed,
+    reason_of,
     shard_bytes,
     usable,
     write_left_out,
@@ -138,7 +139,8 @@ def _examples(skip_bad: bool, item: tuple[Listed, int]) -> Iterator[Example]:
         yield _example(image, label)
     except UserError as error:
         if not skip_bad:
-            raise UserError(f"{error}{image.at}") from None
+            said = reason_of(error, image)
+            raise UserError(f"{image.path}: {said}{image.at}; {REMEDY}") from None
 
 
 def _example(item: Listed, label: int) -> Example:
@@ -150,5 +152,5 @@ def _reason(item: Listed) -> str:
     try:
         _example(item, 0)
     except UserError as error:
-        return str(error).removeprefix(f"{item.path}: ")
+        return reason_of(error, item)
     return "unreadable when the set was written; it has changed since"
