@@ -74,7 +74,7 @@ class Images(Examples):
             pixels = self._augmented(row, place)
         elif self.view.resize is not None and not self.train:
             shape = int(self.heights[row]), int(self.widths[row])
-            shown, by = self._picture(row, reduction(min(shape), self.view.resize))
+            shown, by = self._picture(row, self._reduction(min(shape), self.view.resize))
             pixels = resized(shown, self.view.resize, size, shape, by)
         else:
             pixels = crop(self.pixels[row], size)
@@ -146,7 +146,7 @@ class Images(Examples):
         """Make a random view (size, size, C)."""
         size, choice = self.encoder.image_size, self._choice(row, place)
         if choice.box is not None:
-            smaller = reduction(min(choice.box.height, choice.box.width), size)
+            smaller = self._reduction(min(choice.box.height, choice.box.width), size)
             shown, by = self._picture(row, smaller)
             pixels = array(part(shown, choice, size, by))
         elif choice.jitter:
@@ -154,6 +154,9 @@ class Images(Examples):
         else:
             pixels = self.pixels[row]
         return finished(pixels, choice, self.view, size, self.fill)
+
+    def _reduction(self, have: int, need: int) -> int:
+        return reduction(have, need) if self.view.reduced else 1
 
     def _picture(self, row: int, by: int = 1) -> tuple[Image.Image, int]:
         """Return an image decoded `by` times smaller, and the factor that was applied.

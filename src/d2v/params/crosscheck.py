@@ -3,6 +3,7 @@
 Each function yields the errors that it finds, one line each, with dotted path.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from d2v.params.own import LabelledText, TextFolder
 from d2v.params.pretraining import Pretrain
 from d2v.params.training import TokenAugment
 from d2v.params.unique import repetitions
+from d2v.util.errors import quoted
 
 if TYPE_CHECKING:
     from d2v.params.experiment import Experiment
@@ -24,11 +26,15 @@ OF_TRAINING = {
     "dropout", "attention_dropout", "activation_dropout", "layer_drop", "drop_path", "init",
 }  # fmt: skip
 OfBlocks = PlainText | Verses | TextFolder  # corpora, cut into blocks
+NAME = re.compile(r"[^\W_][\w.+=@-]*")
+LONGEST = 100  # bytes of the name of a run
 Made = Mapping[str, Holds]  # prepared sets of the experiment, by name
 
 
 def faults(experiment: "Experiment") -> Iterator[str]:
     """Errors of a whole parameter file whose groups are valid on their own."""
+    yield from _names("pretrain", experiment.pretrain)
+    yield from _names("finetune", experiment.finetune)
     made: dict[str, Holds] = {}
     for name, group in experiment.data.items():
         sets = sets_of(name, group)
@@ -56,6 +62,16 @@ def faults(experiment: "Experiment") -> Iterator[str]:
             yield from _start(path, task, experiment.pretrain[task.pretrain], experiment.data)
         yield from _grid(name, task, experiment.finetune)
     yield from repetitions(experiment.pretrain, experiment.finetune)
+
+
+def _names(kind: str, named: Mapping[str, Any]) -> Iterator[str]:
+    """Check that names of runs can be names of folders, in one folder of the experiment."""
+    for name in named:
+        if not NAME.fullmatch(name) or len(name.encode()) > LONGEST:
+            yield (
+                f"{kind}: {quoted(name)} cannot be the name of a folder; use letters and digits,"
+                f" then also . _ - + = and @, {LONGEST} bytes at most"
+            )
 
 
 # --- runs with runs ---------------------------------------------------------------------------

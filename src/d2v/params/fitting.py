@@ -232,6 +232,17 @@ def finetuning(p: "Finetune") -> Iterator[str]:
         yield f"encoder_dropout: an encoder of kind {p.view.kind} has no dropout; remove it"
     yield from _sizes(kind, p.train, _longest(p.view))
     yield from _labelled(p)
+    yield from _more(p)
+
+
+def _more(p: "Finetune") -> Iterator[str]:
+    """Check that no further split takes the name under which dev or test metrics are kept."""
+    for heading, split in p.more.items():
+        if split in ("dev", "test") and split != getattr(p, f"{split}_split"):
+            yield (
+                f"more.{heading}: the metrics of split {split} would replace those of"
+                f" {split}_split {getattr(p, f'{split}_split')}; rename the split"
+            )
 
 
 def _settings(p: "Finetune") -> Iterator[str]:

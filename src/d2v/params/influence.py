@@ -33,6 +33,8 @@ def influential(p: Pretrain | Finetune) -> dict[str, Any]:
         del values["released"]
     else:
         del values["released"]["url"]
+    if values["view"].get("reduced"):  # the only behaviour of earlier versions
+        del values["view"]["reduced"]
     unused = _of_pretraining(p, values) if isinstance(p, Pretrain) else _of_finetuning(p, values)
     return {key: value for key, value in values.items() if key not in unused}
 

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from d2v.params import fitting
-from d2v.params.base import Count, Positive, Strict
+from d2v.params.base import Positive, Seed, Strict
 from d2v.params.faults import refuse
 from d2v.params.model import EMA, Backbone, Encoder, Loss, Mask, Target
 from d2v.params.released import Released
@@ -17,7 +17,7 @@ class Pretrain(Strict):
 
     data: str  # name of the prepared data set
     split: str = "train"
-    seeds: list[Count] = Field(min_length=1)
+    seeds: list[Seed] = Field(min_length=1)
     # name of the pre-training whose student is the starting point; the teacher starts as a copy of
     # it, optimiser and schedules start anew (paper 5.1: the second 800 epochs of ViT-L)
     start_from: str | None = None

@@ -201,6 +201,10 @@ class ImageAugment(Strict):
     # and changes tensors where Pillow does so with images, and values (0 to 255) differ by a few
     # units. Evaluation always decodes on the host
     decode: Literal["host", "device"] = "host"
+    # whether JPEG files at least twice as large as needed are decoded at a half, a quarter or an
+    # eighth of their size, also in evaluation. With false, they are decoded whole and then resized,
+    # as in the released code, more slowly
+    reduced: bool = True
     # length in pixels to which the shorter side is resized (bicubic) before the centre crop in
     # evaluation
     resize: Positive | None = None

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from d2v import params
 from d2v.data.layout import LISTS
-from d2v.data.readers.splitting import by_chance, by_column, contents, repeated, tell_repeated
+from d2v.data.readers.splitting import by_chance, by_column, contents, leaks
 from d2v.data.readers.tables import Row, is_table
 from d2v.data.shards import SHARD_BYTES, Shards
 from d2v.data.walk import refuse_dangling, walk, warn_unused
@@ -139,16 +139,14 @@ def _refuse_doubled(found: Mapping[str, Sequence[Listed]]) -> None:
 
 
 class Usable(NamedTuple):
-    """Files that can be prepared, those that cannot, and repetitions, by split."""
+    """Files that can be prepared, and those that cannot, by split."""
 
     kept: dict[str, list[Listed]]
     left: dict[str, Left]
-    duplicates: dict[str, int]
 
     def counts(self, split: str) -> dict[str, int]:
         """Counts of a split for meta.json."""
-        found = {"left_out": len(self.left[split]), "duplicates": self.duplicates.get(split, 0)}
-        return {name: count for name, count in found.items() if count}
+        return {"left_out": len(self.left[split])} if self.left[split] else {}
 
 
 def usable(
@@ -160,8 +158,8 @@ def usable(
 ) -> Usable:
     """Choose the files that are there, pass `fault`, and are not also in another split.
 
-    `fault` says what is wrong with a file before it is opened. Files of one split with the same
-    content are only counted. Raises UserError for unusable files unless they may be skipped.
+    `fault` says what is wrong with a file before it is opened. Raises UserError for unusable files
+    unless they may be skipped.
     """
     left: dict[str, Left] = {
         split: [(str(i.path), why) for i in items if (why := _absent(i) or fault(i))]
@@ -170,14 +168,11 @@ def usable(
     gone = {path for faults in left.values() for path, _ in faults}
     kept = {s: [i for i in items if str(i.path) not in gone] for s, items in found.items()}
     hashes = contents([item.path for items in kept.values() for item in items])
-    within, leaks = repeated(
-        {s: [(i.name, hashes.get(i.path)) for i in items] for s, items in kept.items()}
-    )
-    tell_repeated(what, within)
+    contained = {s: [(i.name, hashes.get(i.path)) for i in items] for s, items in kept.items()}
     by_name = {item.name: item for items in kept.values() for item in items}
     leaked = {
         name: f"a leak: it has the same content as {by_name[other].path} of split {split}"
-        for name, other, split in leaks
+        for name, other, split in leaks(contained)
     }
     for split, items in kept.items():
         left[split] += [(str(i.path), leaked[i.name]) for i in items if i.name in leaked]
@@ -188,7 +183,7 @@ def usable(
     for split, items in chosen.items():
         if not items:
             raise UserError(f"split {split} has no usable {what}; all are listed above")
-    return Usable(chosen, left, within)
+    return Usable(chosen, left)
 
 
 def _absent(item: Listed) -> str:

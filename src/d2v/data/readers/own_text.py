@@ -14,7 +14,7 @@ from d2v.data.documents import PIECE_BYTES, Part, Share, find_parts
 from d2v.data.layout import copy_lists
 from d2v.data.readers.corpus import write_corpus
 from d2v.data.readers.own_files import Left, report, write_left_out
-from d2v.data.readers.splitting import by_chance, by_column, repeated, tell_repeated
+from d2v.data.readers.splitting import by_chance, by_column, leaks
 from d2v.data.readers.tables import Row, read_table
 from d2v.data.shards import write_meta, written_whole
 from d2v.data.tokenizer import Tokenizer, train_tokenizer
@@ -104,7 +104,7 @@ def prepare_labelled_text(
     left: dict[str, Left] = {}
     for split, rows in tables.items():
         found[split], left[split] = _sentences(group, classes, rows)
-    duplicates = _without_leaks(found, left)
+    _without_leaks(found, left)
     faults = [f"{where}: {why}" for told in left.values() for where, why in told]
     report(faults, group.skip_bad, REMEDY)
     for split, sentences in found.items():
@@ -133,7 +133,7 @@ def prepare_labelled_text(
             task=out.name,
             source=group.source,
             splits={
-                split: _split_meta(sentences, len(left[split]), duplicates.get(split, 0))
+                split: _split_meta(sentences, len(left[split]))
                 for split, sentences in found.items()
             },
             classes=classes,
@@ -229,18 +229,16 @@ def _label(row: Row, column: str, number: Mapping[str, int] | None) -> int | flo
     return value
 
 
-def _without_leaks(found: dict[str, list[Sentence]], left: dict[str, Left]) -> dict[str, int]:
-    """Move rows whose texts another split has from `found` to `left`; count repetitions."""
-    within, leaks = repeated({s: [(x.where, x.texts) for x in rows] for s, rows in found.items()})
-    tell_repeated("rows", within)
+def _without_leaks(found: dict[str, list[Sentence]], left: dict[str, Left]) -> None:
+    """Move rows whose texts another split has from `found` to `left`."""
+    contained = {s: [(x.where, x.texts) for x in rows] for s, rows in found.items()}
     leaked = {
         where: f"a leak: its text is also in split {split}, at {other}"
-        for where, other, split in leaks
+        for where, other, split in leaks(contained)
     }
     for split, rows in found.items():
         left[split] += [(x.where, leaked[x.where]) for x in rows if x.where in leaked]
         found[split] = [x for x in rows if x.where not in leaked]
-    return within
 
 
 def _plain(sentence: Sentence) -> tuple[Any, ...]:
@@ -256,7 +254,7 @@ def _examples(model: Tokenizer, item: tuple[Any, ...]) -> Iterator[Example]:
     yield Example(ids.tobytes(), columns if label == "" else columns | {"label": label})
 
 
-def _split_meta(sentences: Sequence[Sentence], left: int, duplicates: int) -> dict[str, Any]:
+def _split_meta(sentences: Sequence[Sentence], left: int) -> dict[str, Any]:
     meta: dict[str, Any] = {
         "examples": len(sentences),
         "labelled": sentences[0].label is not None,
@@ -264,4 +262,4 @@ def _split_meta(sentences: Sequence[Sentence], left: int, duplicates: int) -> di
     if left:
         meta["left_out"] = left
         print(f"{left:,} unusable rows are left out", file=sys.stderr)
-    return meta | ({"duplicates": duplicates} if duplicates else {})
+    return meta

@@ -1,6 +1,5 @@
 """Examples of one's own data sets divided into splits, and contents that occur more than once."""
 
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from hashlib import sha256
@@ -12,7 +11,6 @@ from d2v.util.errors import UserError, quoted
 from d2v.util.files import sha256 as sha256_of
 
 Item = TypeVar("Item")
-SHOWN = 5  # examples listed in a warning
 
 
 def by_column(
@@ -102,38 +100,22 @@ def contents(paths: Sequence[Path]) -> dict[Path, str]:
     }
 
 
-def repeated(
+def leaks(
     splits: Mapping[str, Sequence[tuple[str, Hashable]]],
-) -> tuple[dict[str, int], list[tuple[str, str, str]]]:
-    """Find repeated contents in the examples (place, content) of each split.
+) -> list[tuple[str, str, str]]:
+    """Find examples (place, content) whose content another split has, too.
 
-    Returns the number of repetitions within each split, and the leaks: the place of an example of
-    the train split (or of an earlier split), the other place, and the other split.
+    Returns their place, the other place and the other split. Of two splits, it is the example of
+    the train split that counts as the leak, because it is the one to leave out; contents of None
+    are unknown.
     """
-    within: dict[str, int] = {}
     seen: dict[Hashable, tuple[str, str]] = {}
-    leaks: list[tuple[str, str, str]] = []
-    # the other splits first, because a leak is mended by leaving out the training example
+    found: list[tuple[str, str, str]] = []
     for split in sorted(splits, key=lambda name: name == "train"):
-        own: set[Hashable] = set()
-        within[split] = 0
         for place, content in splits[split]:
             if content is None:
                 continue
-            if content in own:
-                within[split] += 1
-            own.add(content)
-            if content in seen and seen[content][0] != split:
-                leaks.append((place, seen[content][1], seen[content][0]))
-            seen.setdefault(content, (split, place))
-    return {split: count for split, count in within.items() if count}, leaks
-
-
-def tell_repeated(what: str, within: Mapping[str, int]) -> None:
-    """Warn of contents that occur more than once in a split."""
-    for split, count in within.items():
-        print(
-            f"warning: {split}: {count:,} {what} have the same content as another one of this"
-            " split",
-            file=sys.stderr,
-        )
+            other, first = seen.setdefault(content, (split, place))
+            if other != split:
+                found.append((place, first, other))
+    return found
