@@ -25,6 +25,7 @@ FILES = (
     "dvc.yaml",
     "workflow/paper/dvc.yaml",
     "workflow/released/dvc.yaml",
+    "workflow/public/dvc.yaml",
     "workflow/own/template.yaml",
 )
 # the module of each command of stages; the word that chooses a branch comes after the command

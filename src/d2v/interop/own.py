@@ -129,6 +129,8 @@ def _run(folder: Path, meta: dict[str, Any], tensors: dict[str, Tensor]) -> Cont
     if not fine_tuned:
         tensors = {_pretraining_name(name): tensor for name, tensor in tensors.items()}
     sizes = {"task": p["task"]} if fine_tuned else {"regression": p["regression"]}
+    if not fine_tuned:
+        sizes["decoder"] = p.get("decoder")
     if "head.out.weight" in tensors:
         sizes["outputs"] = len(tensors["head.out.weight"])
     if any(name.startswith("teacher.") for name in tensors):

@@ -16,6 +16,7 @@ from d2v.params.data import (
     Verses,
     sets_of,
 )
+from d2v.params.decoder import Decoder
 from d2v.params.experiment import Experiment, load, load_as
 from d2v.params.finetuning import (
     ARMS,
@@ -32,20 +33,24 @@ from d2v.params.finetuning import (
     Tag,
     Task,
 )
+from d2v.params.masks import (
+    BlockMask,
+    InverseBlockMask,
+    Mask,
+    RandomMask,
+    SpanMask,
+    TokenMask,
+)
 from d2v.params.model import (
     EMA,
     Backbone,
-    BlockMask,
     Encoder,
     Init,
     Loss,
-    Mask,
     PatchEncoder,
     PositionBias,
-    SpanMask,
     Target,
     TokenEncoder,
-    TokenMask,
     WaveEncoder,
 )
 from d2v.params.own import (
@@ -98,6 +103,7 @@ __all__ = [
     "Data",
     "Decode",
     "DecodeSearch",
+    "Decoder",
     "Digits",
     "Encoder",
     "Experiment",
@@ -107,6 +113,7 @@ __all__ = [
     "ImageAugment",
     "ImageFolder",
     "Init",
+    "InverseBlockMask",
     "LabelledText",
     "Loss",
     "Mask",
@@ -120,6 +127,7 @@ __all__ = [
     "PositionBias",
     "Positive",
     "Pretrain",
+    "RandomMask",
     "Rate",
     "Rebound",
     "Regress",

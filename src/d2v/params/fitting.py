@@ -9,19 +9,17 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+from d2v.params.masks import BlockMask, Mask, SpanMask, TokenMask
 from d2v.params.model import (
     EMA,
     Backbone,
-    BlockMask,
     Encoder,
-    Mask,
     PatchEncoder,
-    SpanMask,
     TokenEncoder,
-    TokenMask,
     WaveEncoder,
 )
 from d2v.params.training import ImageAugment, Portions, TokenAugment, View, WaveAugment
+from d2v.util.errors import counted
 
 if TYPE_CHECKING:
     from d2v.params.finetuning import Finetune
@@ -31,7 +29,8 @@ if TYPE_CHECKING:
 class Kind(NamedTuple):
     """Masks, data, tasks and features that go with one kind of encoder."""
 
-    mask: str  # kind of its masks
+    # kinds of its masks, by what becomes of hidden positions (encoder.hidden)
+    masks: dict[str, tuple[str, ...]]
     unlabelled: tuple[str, ...]  # contents of the prepared sets for pre-training
     labelled: dict[str, str]  # kinds of tasks, and the contents of the prepared sets that they read
     parts: tuple[str, ...]  # parts of the encoder, named as in ema.shared
@@ -42,7 +41,7 @@ class Kind(NamedTuple):
 
 KINDS = {
     "vision": Kind(
-        mask="block",
+        masks={"replaced": ("block",), "removed": ("inverse_block", "random")},
         unlabelled=("images", "unlabelled images"),
         labelled={"classify": "images"},
         parts=("features", "cls", "mask_embedding", "positions"),
@@ -50,14 +49,14 @@ KINDS = {
         lengths=False,
     ),
     "speech": Kind(
-        mask="span",
+        masks={"replaced": ("span",), "removed": ("span",)},
         unlabelled=("transcribed speech", "speech", "tagged sounds"),
         labelled={"ctc": "transcribed speech", "tag": "tagged sounds"},
         parts=("features", "mask_embedding", "positions", "norm"),
         convolutions=True,
     ),
     "text": Kind(
-        mask="token",
+        masks={"replaced": ("token",), "removed": ("random",)},
         unlabelled=("corpus",),
         labelled={"classify": "sentences", "regress": "sentences"},
         parts=("features", "positions", "norm"),
@@ -88,8 +87,10 @@ def pretraining(p: "Pretrain") -> Iterator[str]:
     kind = KINDS[p.encoder.kind]
     if p.released is not None and (p.start_from is not None or len(p.seeds) > 1):
         yield "released weights allow only one seed and no start_from"
-    if p.target.top_k > p.backbone.depth:
-        yield f"target.top_k {p.target.top_k} is more than backbone.depth {p.backbone.depth}"
+    shared = p.backbone.depth - p.backbone.prenet_depth
+    if p.target.top_k > shared:
+        less = " - prenet_depth" if p.backbone.prenet_depth else ""
+        yield f"target.top_k {p.target.top_k} is more than backbone.depth{less} {shared}"
     if p.target.context and p.backbone.position_bias.kind.startswith("per_layer"):
         bias = p.backbone.position_bias.kind
         yield f"target.context cannot be combined with position_bias {bias}"
@@ -101,15 +102,21 @@ def pretraining(p: "Pretrain") -> Iterator[str]:
         yield from seen_by(p.encoder, p.view)
         yield from _unlabelled(p.view)
         yield from _sizes(kind, p.train, _longest(p.view))
-    if p.mask.kind != kind.mask:
-        yield f"mask.kind is {p.mask.kind}, but encoder.kind {p.encoder.kind} needs {kind.mask}"
+    masks = kind.masks[p.encoder.hidden]
+    if p.mask.kind not in masks:
+        how = " with hidden: removed" if p.encoder.hidden == "removed" else ""
+        yield (
+            f"mask.kind is {p.mask.kind}, but encoder.kind {p.encoder.kind}{how} needs"
+            f" {' or '.join(masks)}"
+        )
     else:
         yield from _masking(p.mask, p.encoder)
     if isinstance(p.encoder, WaveEncoder) and isinstance(p.view, WaveAugment):
         frames = 2 if "instance" in (p.target.layer_norm, p.target.final_norm) else 1
         least, most = p.encoder.samples(frames), p.view.max_samples
         if most is not None and most < least:
-            yield f"view.max_samples {most} is too small: {frames} frame(s) need {least} samples"
+            enough = f"{counted(frames, 'frame')} need{'s' * (frames == 1)} {least} samples"
+            yield f"view.max_samples {most} is too small: {enough}"
 
 
 def _model(encoder: Encoder, backbone: Backbone) -> Iterator[str]:
@@ -141,6 +148,8 @@ def _model(encoder: Encoder, backbone: Backbone) -> Iterator[str]:
             " layer_norm_first would also move the encoder's norm behind the last block; set it to"
             " false"
         )
+    if isinstance(encoder, PatchEncoder) and encoder.fixed_positions and backbone.dim % 4:
+        yield f"backbone.dim {backbone.dim}: encoder.fixed_positions needs a multiple of 4"
     if isinstance(encoder, WaveEncoder) and backbone.dim % encoder.position_groups:
         yield (
             f"backbone.dim {backbone.dim} is not a multiple of encoder.position_groups"
@@ -154,8 +163,12 @@ def _model(encoder: Encoder, backbone: Backbone) -> Iterator[str]:
 
 
 def _shared(ema: EMA, encoder: Encoder) -> Iterator[str]:
-    parts = KINDS[encoder.kind].parts
-    if strange := [name for name in ema.shared if name not in parts]:
+    parts = [*KINDS[encoder.kind].parts]
+    if encoder.extra_tokens and "cls" not in parts:
+        parts.append("cls")
+    if getattr(encoder, "input_norm", False):
+        parts.append("norm" if isinstance(encoder, PatchEncoder) else "input_norm")
+    if strange := [name for name in ema.shared if name not in (*parts, "prenet")]:
         yield (
             f"ema.shared: encoder.kind {encoder.kind} has no {', '.join(strange)}"
             f" (it has {', '.join(parts)})"
@@ -231,6 +244,7 @@ def finetuning(p: "Finetune") -> Iterator[str]:
     if p.encoder_dropout is not None and not kind.dropout:
         yield f"encoder_dropout: an encoder of kind {p.view.kind} has no dropout; remove it"
     yield from _sizes(kind, p.train, _longest(p.view))
+    yield from _only_pretraining(p.train)
     yield from _labelled(p)
     yield from _more(p)
 
@@ -281,7 +295,7 @@ def _labelled(p: "Finetune") -> Iterator[str]:
     """Check a view for keys that a labelled task cannot use."""
     match p.view:
         case ImageAugment(mixup=mixup, cutmix=cutmix) if mixup or cutmix:
-            if p.train.micro_batch is not None and p.train.micro_batch % 2:
+            if isinstance(p.train.micro_batch, int) and p.train.micro_batch % 2:
                 yield (
                     f"view.mixup and view.cutmix mix pairs: train.micro_batch"
                     f" {p.train.micro_batch} must be even"
@@ -297,6 +311,16 @@ def _labelled(p: "Finetune") -> Iterator[str]:
             for name in ("mask", "mask_channels"):
                 if (mask := getattr(view, name)) is not None and mask.prob == 0:
                     yield f"view.{name}.prob is 0: remove view.{name}"
+
+
+def _only_pretraining(train: Portions) -> Iterator[str]:
+    """Check for values that fine-tuning does not support."""
+    if train.micro_batch == "auto":
+        yield "train.micro_batch auto is only for pre-training; give a number"
+    if train.precision == "bfloat16":
+        yield "train.precision bfloat16 is only for pre-training; use mixed or float32"
+    if train.cuda_graph is True:
+        yield "train.cuda_graph true is only for pre-training; use auto or false"
 
 
 # --- both -------------------------------------------------------------------------------------

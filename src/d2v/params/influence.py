@@ -12,8 +12,8 @@ NEUTRAL = {
     "chosen_on_test", "collapse",
 }  # fmt: skip
 NEUTRAL_TRAIN = {
-    "log_every", "checkpoint_every", "checkpoint_minutes", "workers", "compile", "recompute",
-    "shard", "rebound",
+    "log_every", "checkpoint_every", "checkpoint_minutes", "workers", "compile", "cuda_graph",
+    "recompute", "shard", "rebound",
 }  # fmt: skip
 # parameters that published weights replace; the others describe the input of the checkpoint
 NOT_TRAINED = {"split", "start_from", "target", "loss", "mask", "optimiser", "schedule", "train"}
@@ -23,6 +23,24 @@ NOT_TUNED = {
     "dropout", "encoder_dropout", "attention_dropout", "activation_dropout", "drop_path",
     "layer_drop",
 }  # fmt: skip
+
+# parameters added later, with the value that is the earlier behaviour: a run that has it has the
+# fingerprint that it had before there was such a parameter
+LATER = {
+    "hidden": "replaced", "extra_tokens": 0, "fixed_positions": False, "input_norm": False,
+    "prenet_depth": 0, "class_weight": 0.0, "decoder": None, "copies": 1,
+}  # fmt: skip
+
+
+def without_later(values: Any) -> Any:
+    """Plain JSON values without the parameters in LATER, where they keep the earlier behaviour."""
+    if not isinstance(values, dict):
+        return values
+    return {
+        key: without_later(value)
+        for key, value in values.items()
+        if key not in LATER or value != LATER[key]
+    }
 
 
 def influential(p: Pretrain | Finetune) -> dict[str, Any]:

@@ -1,13 +1,16 @@
 """Parameters of one self-supervised pre-training."""
 
+from itertools import chain
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from d2v.params import fitting
+from d2v.params import fitting, removal
 from d2v.params.base import Positive, Seed, Strict
+from d2v.params.decoder import Decoder
 from d2v.params.faults import refuse
-from d2v.params.model import EMA, Backbone, Encoder, Loss, Mask, Target
+from d2v.params.masks import Mask
+from d2v.params.model import EMA, Backbone, Encoder, Loss, Target
 from d2v.params.released import Released
 from d2v.params.training import Collapse, Optimiser, Schedule, Train, View
 
@@ -28,6 +31,12 @@ class Pretrain(Strict):
     # regression head on the student (paper 3.4): final_proj; text: head_layers 1 or 2;
     # data2vec_vision: lm_head; none: fairseq's vision model
     regression: Literal["linear", "mlp", "none"]
+    # predicts hidden positions from the visible ones, instead of `regression`; needs
+    # encoder.hidden: removed (data2vec 2.0)
+    decoder: Decoder | None = None
+    # differently masked copies of each example in a step, for which the teacher runs only once;
+    # clone_batch (data2vec 2.0)
+    copies: Positive = 1
     target: Target
     loss: Loss
     mask: Mask
@@ -41,5 +50,5 @@ class Pretrain(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Pretrain":
-        refuse(fitting.pretraining(self))
+        refuse(chain(fitting.pretraining(self), removal.pretraining(self)))
         return self

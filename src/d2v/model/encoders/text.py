@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from d2v import params
-from d2v.model.encoders.base import Batch, Encoder, Features
+from d2v.model.encoders.base import Batch, Encoder, Features, extra_tokens, with_tokens
 from d2v.model.kernels.dropout import dropout
 from d2v.model.transformer import initialise
 
@@ -26,6 +26,10 @@ class TextEncoder(Encoder):
         self.norm = nn.LayerNorm(dim, eps=backbone.norm_eps)
         self.dropout = p.dropout
         initialise(self, backbone.init)
+        self.prefix, self.cls = p.extra_tokens, extra_tokens(p.extra_tokens, dim)
+        self.input_norm = None
+        if p.input_norm:
+            self.input_norm = nn.LayerNorm(dim, eps=backbone.norm_eps)
 
     def local_features(self, batch: Batch) -> Features:
         """Embed the uncorrupted `tokens` (B, T) as (B, T, D), with padding (B, T)."""
@@ -39,13 +43,18 @@ class TextEncoder(Encoder):
         tokens = batch["masked_tokens"]
         return self.features(tokens), tokens == PAD
 
-    def forward(self, x: Tensor, padding: Tensor | None) -> Features:
+    def placed(self, x: Tensor, padding: Tensor | None) -> Features:
         """Add positions, normalise and zero the padding: (B, T, D)."""
         assert padding is not None  # local_features and mask_features always return it
         if self.positions is not None:
             x = x + self.positions(position_ids(padding))
         x = dropout(self.norm(x), self.dropout, self.training)
         return x.masked_fill(padding.unsqueeze(-1), 0.0), padding
+
+    def enter(self, x: Tensor, padding: Tensor | None) -> Features:
+        """Prepend the extra tokens and normalise, if the parameters ask for it: (B, P + T, D)."""
+        x, padding = with_tokens(self.cls, x, padding)
+        return x if self.input_norm is None else self.input_norm(x), padding
 
 
 def position_ids(padding: Tensor) -> Tensor:
