@@ -62,7 +62,8 @@ def sentences(root: Path, count: int = 24) -> Path:
     rows = ["sentence,mood"]
     for i in range(count):
         good = i % 2 == 0
-        rows.append(f'"Film {i}, {"a joy" if good else "a bore"}",{"good" if good else "bad"}')
+        name = f"{'abcdefghij'[i % 10]}{'klmnopqrst'[i // 10]}"
+        rows.append(f'"film {name}, {"a joy" if good else "a bore"}",{"good" if good else "bad"}')
     (root / "reviews.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     return root
 

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,9 @@ def _weights(root: Path, tokenizer: Path) -> None:
 
 
 def snakemake(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return call(root, "snakemake", "--cores", "2", *words, "--config", f"experiment={EXPERIMENT}")
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", *words]
+    command += ["--config", f"experiment={EXPERIMENT}"]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=1800)
 
 
 def found(folder: Path, name: str) -> dict[str, Any]:
