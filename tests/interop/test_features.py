@@ -19,7 +19,7 @@ import d2v
 from d2v import params
 from d2v.cli import commands as cli
 from d2v.data import inputs
-from d2v.data.model_inputs import ImageInput
+from d2v.params import ImageInput
 from d2v.util.errors import UserError
 from d2v.util.files import sha256
 
@@ -166,7 +166,7 @@ def test_outputs_that_are_not_numbers_are_refused(tmp_path, kind, command, capsy
     (made / "checkpoint.json").write_text(json.dumps(meta))
     file, out = given(kind, tmp_path)[0], str(tmp_path / "f")
     for words in ([command], ["features", "-o", out]):
-        assert cli.main([*words[:1], str(made), str(file), *words[1:]]) == 4
+        assert cli.main([*words[:1], str(made), str(file), *words[1:]]) == 2
         said = capsys.readouterr()
         assert said.out.count("\n") == 0
         assert f"{file}: the model's outputs are not numbers" in said.err

@@ -7,32 +7,11 @@ Imports: util.
 """
 
 from d2v.params.base import Count, Fraction, ParamsError, Positive, Rate, Strict, hash_of
-from d2v.params.data import (
-    CheckpointTokenizer,
-    Data,
-    Digits,
-    Official,
-    SpokenDigits,
-    Verses,
-    sets_of,
-)
+from d2v.params.choices import KINDS, MODALITIES, Data, Encoder, Inputs, View, sets_of
+from d2v.params.data import CheckpointTokenizer, Digits, Official, SpokenDigits, Verses
 from d2v.params.decoder import Decoder
 from d2v.params.experiment import Experiment, load, load_as
-from d2v.params.finetuning import (
-    ARMS,
-    CTC,
-    Arm,
-    Classify,
-    Decode,
-    DecodeSearch,
-    Finetune,
-    Grid,
-    Regress,
-    Setting,
-    TableName,
-    Tag,
-    Task,
-)
+from d2v.params.finetuning import ARMS, Arm, Finetune, TableName
 from d2v.params.masks import (
     BlockMask,
     InverseBlockMask,
@@ -44,14 +23,10 @@ from d2v.params.masks import (
 from d2v.params.model import (
     EMA,
     Backbone,
-    Encoder,
     Init,
     Loss,
-    PatchEncoder,
     PositionBias,
     Target,
-    TokenEncoder,
-    WaveEncoder,
 )
 from d2v.params.own import (
     AudioFolder,
@@ -65,30 +40,43 @@ from d2v.params.own import (
 from d2v.params.pretraining import Pretrain
 from d2v.params.reading import read_params, read_yaml
 from d2v.params.released import Released
+from d2v.params.settings import Grid, Setting
+from d2v.params.speech import RATE, ChannelMask, WaveAugment, WaveEncoder, WaveInput
 from d2v.params.stages import check_stages
+from d2v.params.tasks import (
+    CTC,
+    TASK_METRICS,
+    Classify,
+    Decode,
+    DecodeSearch,
+    Regress,
+    Tag,
+    Task,
+)
+from d2v.params.text import TokenAugment, TokenEncoder, TokenInput
 from d2v.params.training import (
     AdamW,
-    ChannelMask,
     Collapse,
     Cosine,
-    ImageAugment,
     Optimiser,
     Polynomial,
     Portions,
     Rebound,
     Schedule,
     Sized,
-    TokenAugment,
     Train,
     TriStage,
-    View,
-    WaveAugment,
 )
+from d2v.params.vision import ImageAugment, ImageInput, PatchEncoder, Resampling
 
 __all__ = [
     "ARMS",
     "CTC",
     "EMA",
+    "KINDS",
+    "MODALITIES",
+    "RATE",
+    "TASK_METRICS",
     "AdamW",
     "Arm",
     "AudioFolder",
@@ -112,7 +100,9 @@ __all__ = [
     "Grid",
     "ImageAugment",
     "ImageFolder",
+    "ImageInput",
     "Init",
+    "Inputs",
     "InverseBlockMask",
     "LabelledText",
     "Loss",
@@ -132,6 +122,7 @@ __all__ = [
     "Rebound",
     "Regress",
     "Released",
+    "Resampling",
     "Schedule",
     "Setting",
     "Sized",
@@ -146,6 +137,7 @@ __all__ = [
     "TextFolder",
     "TokenAugment",
     "TokenEncoder",
+    "TokenInput",
     "TokenMask",
     "Train",
     "Transcripts",
@@ -154,6 +146,7 @@ __all__ = [
     "View",
     "WaveAugment",
     "WaveEncoder",
+    "WaveInput",
     "check_stages",
     "hash_of",
     "load",

@@ -5,7 +5,6 @@ from typing import Annotated, ClassVar, Literal, NamedTuple
 from pydantic import Field
 
 from d2v.params.base import Fraction, Positive, Seed, Strict
-from d2v.params.own import AudioFolder, ImageFolder, LabelledText, Own, TextFolder
 
 THREE = ("train", "dev", "test")
 
@@ -13,7 +12,7 @@ THREE = ("train", "dev", "test")
 class Holds(NamedTuple):
     """Contents of a prepared set."""
 
-    content: str  # kind of content, named as in fitting.KINDS
+    content: str  # kind of content, named as in modality.Kind
     splits: tuple[str, ...] = ()  # splits that a run can read
     classes: int | None = None  # number of sentence classes; None if the labels are numbers
 
@@ -215,46 +214,3 @@ class Glue(Counted):
     heading: ClassVar[str] = "GLUE"
 
     kind: Literal["glue"]
-
-
-Data = Annotated[
-    Digits
-    | SpokenDigits
-    | Verses
-    | ImageNet
-    | LibriSpeech
-    | Cifar10
-    | LibriSpeechLM
-    | LibriLight
-    | AudioSet
-    | PlainText
-    | CheckpointTokenizer
-    | Glue
-    | ImageFolder
-    | AudioFolder
-    | TextFolder
-    | LabelledText,
-    Field(discriminator="kind"),
-]
-
-
-def sets_of(name: str, group: Data) -> dict[str, Holds]:
-    """Return the prepared sets that the group `data.<name>` makes, and their contents."""
-    if not isinstance(group, Own):
-        return group.makes
-    splits = group.splits.names
-    match group:
-        case ImageFolder():
-            content = "images" if group.classes else "unlabelled images"
-            return {name: Holds(content, splits, group.classes)}
-        case AudioFolder(transcribed=False):
-            return {name: Holds("speech", splits)}
-        case AudioFolder():
-            lm = {f"{name}_lm": Holds("language model")} if group.ngram else {}
-            return {name: Holds("transcribed speech", splits)} | lm
-        case TextFolder():
-            tokenizer = {"tokenizer": Holds("tokenizer")} if group.vocab_size else {}
-            return {name: Holds("corpus", splits)} | tokenizer
-        case LabelledText():
-            return {name: Holds("sentences", splits, group.count)}
-    raise AssertionError(f"no prepared set for {group.kind}")

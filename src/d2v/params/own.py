@@ -60,7 +60,7 @@ class Splits(Strict):
 class Own(Strict):
     """A data set of one's own, which is only read; its prepared set has the group's name."""
 
-    # the prepared sets depend on the group's name: see d2v.params.data.sets_of
+    # the prepared sets depend on the group's name: see d2v.params.choices.sets_of
     makes: ClassVar[dict[str, object]] = {}
 
     source: str  # folder that contains it

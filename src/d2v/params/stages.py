@@ -5,7 +5,7 @@ from posixpath import normpath
 from typing import Any
 
 from d2v.params.base import ParamsError, Strict
-from d2v.params.data import sets_of
+from d2v.params.choices import sets_of
 from d2v.params.experiment import Experiment
 from d2v.params.prepared import outputs, parameter_files
 from d2v.params.reading import read_yaml
