@@ -99,7 +99,8 @@ def state_of(run: Run, queue: Queue | None = None) -> str:
         return "running"
     word = word_of(folder, job["attempt"]) if job else None
     told = word is not None and not word["lost_peer"]
-    if job and not here and not told:
+    given_up = job is not None and job.get("state") in REASONS  # whatever squeue said before
+    if job and not here and not told and not given_up:
         state = (queue or {}).get(job["id"] or "")
         if state is not None and state.phase != "ending":
             return "requeued" if state.phase == "queued" and state.restarts else state.phase
