@@ -17,14 +17,8 @@ include: "workflow/rules/decode.smk"
 include: "workflow/rules/tables.smk"
 
 
-# These rules need little in the workflow's process, because `d2v run` submits training as a job.
-# Snakemake's executor, which a profile may choose, runs the other rules.
 localrules:
     all,
-    pretrain,
-    grid_point,
-    finetune,
-    decode,
 
 
 rule all:

@@ -56,7 +56,7 @@ def test_blocks_count_as_if_each_had_been_run(paper):
     with without_values():
         student = Student(p.encoder, backbone).eval()
     with FlopCounterMode(display=False) as counter:
-        student(flops._input(p.encoder, 1))
+        student(student.encoder.example(1))
     found = flops._counted(p.model_copy(update={"backbone": backbone}), 1)
     assert found.encoder + found.backbone == counter.get_total_flops()
     assert found.parameters == sum(x.numel() for x in student.parameters())
@@ -72,7 +72,7 @@ def test_only_speech_shares_its_front_end(paper):
 def test_the_three_base_pretrainings_fit_300_hours_of_one_gpu(paper):
     shares = plan.shares("vision=0.5,text=0.45,speech=0.4")
     jobs = plan.plan(paper, plan.speed_of("h100", shares, None))
-    base = plan.chosen(jobs, [f"pretrain/{kind}-base" for kind in plan.MODALITIES])
+    base = plan.chosen(jobs, [f"pretrain/{kind}-base" for kind in params.MODALITIES])
     assert [job.run.split("/")[1] for job in base] == ["vision-base", "speech-base", "text-base"]
     assert [job.gpu_hours for job in base] == pytest.approx([81.2, 58.5, 62.9], abs=0.5)
     # the paper's second masking of text, too
@@ -88,6 +88,19 @@ def test_utilisation_is_one_share_or_one_a_modality():
     assert speed.source == (
         "a100 at 50% (vision), 30% (speech), 40% (text) of 312 TFLOP/s, assumed"
     )
+
+
+def test_without_a_utilisation_the_measured_one_of_the_nearest_device_is_taken():
+    assert plan.NEAREST.keys() == plan.PEAK.keys()
+    file = ROOT / "benchmarks/results/gpu-nvidia-h200.json"
+    found = json.loads(file.read_text())
+    shares = {kind: row["utilisation"] for kind, row in found["captured"].items()}
+    assert plan.MEASURED["h200"] == {kind: round(share, 3) for kind, share in shares.items()}
+    assert plan.MEASURED_ON["h200"] == found["date"]
+    speed = plan.speed_of("a100", None, None)
+    assert speed.flops["text"] == pytest.approx(0.296 * 312e12)
+    assert speed.source.endswith("of 312 TFLOP/s, measured (h200, 2026-11-27)")
+    assert plan.speed_of("h200", None, file).source.startswith("NVIDIA H200, measured")
 
 
 @pytest.mark.parametrize(
@@ -143,12 +156,15 @@ def test_a_measured_rate_takes_the_place_of_the_assumed_one(tmp_path):
 def test_the_command_prints_runs_totals_and_assumptions(capsys):
     assert cli.main(["plan", str(PAPER)]) == 0
     text = capsys.readouterr().out
-    assert "h100 at 40% of 989 TFLOP/s, assumed" in text
+    assert (
+        "h100 at 27% (vision), 28% (speech), 30% (text) of 989 TFLOP/s, measured (h200, 2026-11-27)"
+        in text
+    )
     for word in ("pretrain/vision-base", "decode/librispeech-base-10min", "all ", "checkpoints"):
         assert word in text
     assert max(map(len, text.split("\n\n")[0].splitlines())) <= 100
     cola = next(line for line in text.splitlines() if line.startswith("finetune/cola "))
-    assert cola.split()[-2:] == ["<0.1", "0"]
+    assert cola.split()[-3:] == ["<0.1", "0", "1"]
     assert cli.main(["plan", str(PAPER), "--utilisation", "2"]) != 0
 
 
@@ -168,3 +184,13 @@ def test_json_holds_every_run(capsys):
     found = json.loads(capsys.readouterr().out)
     assert {job["table"] for job in found["jobs"]} == {"imagenet", "librispeech", "glue"}
     assert all(job["gpu_hours"] > 0 for job in found["jobs"])
+
+
+def test_a_long_training_is_a_chain_of_jobs(jobs, paper):
+    by_run = {job.run: job for job in jobs}
+    long = max(jobs, key=lambda job: job.hours)
+    limit = plan.cluster.load().slurm.of(long.run).hours
+    assert (long.links - 1) * limit < long.hours <= long.links * limit
+    assert long.links > 1
+    short = min(jobs, key=lambda job: job.hours)
+    assert by_run[short.run].links == 1

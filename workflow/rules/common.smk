@@ -8,6 +8,7 @@ from pathlib import Path
 from d2v.jobs import cluster, launch, staleness
 from d2v.util import locks
 from d2v import params
+from d2v.data import own_stages
 from d2v.experiment import folders, runs
 from d2v.util.errors import UserError
 from d2v.params import prepared
@@ -16,9 +17,10 @@ EXPERIMENT = config.get("experiment", "params/mini.yaml")
 LAUNCH = config.get("launch", "local")  # where runs are executed; set by a profile
 try:
     experiment = params.load(EXPERIMENT)
+    own_stages.write_stages(Path(EXPERIMENT), experiment)
     prepared.check(experiment, Path(EXPERIMENT), runs.all_datasets(experiment))
     params.check_stages(experiment)
-    machines = cluster.load()
+    cluster.load()  # reports its errors here
     if LAUNCH not in launch.PLACES:
         raise UserError(f"launch={LAUNCH}: must be one of {', '.join(launch.PLACES)}")
 except UserError as error:
@@ -96,13 +98,8 @@ def defining(kind):
 
 
 def threads_of(kind):
-    """Return a threads function: a local run's CPUs, or 1 for the process that awaits a Slurm job."""
+    """Return a threads function: a local run's CPUs; params/cluster.yaml sets those of a job."""
     return lambda wildcards: 1 if LAUNCH == "slurm" else run_of(kind, wildcards).cpus
-
-
-def on_cluster(rule):
-    """Return the Slurm resources of a rule without a GPU; none on the local machine."""
-    return machines.slurm.of_rule(rule) if LAUNCH == "slurm" else {}
 
 
 def about(kind):

@@ -12,13 +12,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from d2v import params
-from d2v.data.model_inputs import ImageInput, TokenInput, WaveInput
 from d2v.interop import hf_config, hf_processor, huggingface, names
 from d2v.interop.card import model_card
 from d2v.interop.content import Content
 from d2v.interop.hf_import import CONFIG, PROCESSOR, SAFE, SCALE
 from d2v.interop.own import TOKENIZER_SETTINGS, distinct
 from d2v.interop.tokenizing import readable_tokenizer
+from d2v.params import ImageInput, TokenInput, WaveInput
 from d2v.util.errors import UserError
 from d2v.util.outputs import new_folder
 
@@ -57,6 +57,10 @@ def write(content: Content, out: Path, drop_head: bool = False) -> list[str]:
 
 def _pairs(content: Content, with_head: bool) -> list[names.Pair]:
     a = content.architecture
+    if a.encoder.hidden == "removed":
+        raise UserError(
+            f"{content.source}: Hugging Face has no class for data2vec 2.0; use --to d2v"
+        )
     try:
         pairs = huggingface.student(a.encoder, a.backbone)
         heads = huggingface.head(a.encoder.kind, a.task) if with_head and a.task else []

@@ -7,8 +7,9 @@ evaluation and data loading are not counted.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -19,17 +20,19 @@ from d2v.experiment import runs
 from d2v.experiment.run import PretrainRun, Run
 from d2v.experiment.task_runs import DecodeRun, FinetuneRun
 from d2v.jobs import cluster
-from d2v.params import Experiment, Finetune, Pretrain
+from d2v.params import MODALITIES, Experiment, Finetune
 from d2v.util.errors import UserError
 
 KEPT = 2  # checkpoints that a run keeps on disk (d2v.training.trainer.KEEP)
 # dense bf16 (V100: fp16) matrix products according to the vendor's data sheets, operations/s
 PEAK = {"v100": 125e12, "a100": 312e12, "h100": 989e12, "h200": 989e12}
-MODALITIES = ("vision", "speech", "text")
-USUAL = 0.4  # default utilisation
-SPEECH_S = 12.3  # mean utterance of LibriSpeech: 961 h / 281,241
-LABELLED_TOKENS = 128  # more than the mean length of any GLUE task
-RATE = 16_000
+USUAL = 0.4  # utilisation where one is given for some modalities only
+# share of PEAK that a step of the Base recipes reached on a device, and where the figures are from
+# (benchmarks/results/gpu-nvidia-h200.json)
+MEASURED = {"h200": {"vision": 0.267, "speech": 0.281, "text": 0.296}}
+MEASURED_ON = {"h200": "2026-11-27"}
+# the measured device whose figures stand for another one
+NEAREST = {"v100": "h200", "a100": "h200", "h100": "h200", "h200": "h200"}
 # approximate size of the prepared sets that a group of `data:` makes, GB, by the group's kind
 DISK_GB: dict[str, dict[str, float]] = {
     "imagenet": {"imagenet": 150},
@@ -38,6 +41,7 @@ DISK_GB: dict[str, dict[str, float]] = {
     "librilight": {"librilight": 3600},
     "audioset": {"audioset": 350},
     "plain_text": {"corpus": 7, "tokenizer": 0.01},
+    "cifar10": {"cifar10": 0.19},
     "digits": {"digits": 0.006},
     "spoken_digits": {"spoken_digits": 0.054},
     "verses": {"corpus": 0.005},
@@ -62,6 +66,7 @@ class Job:
     hours: float
     cpu_hours: float
     disk_gb: float
+    links: int = 1  # jobs in a row, each as long as the time limit in params/cluster.yaml allows
 
 
 @dataclass(frozen=True)
@@ -78,8 +83,9 @@ def plan(experiment: Experiment, speed: Speed) -> list[Job]:
     jobs = []
     for run in runs.all_runs(experiment):
         resources = places.of(run.id)
-        gpus = resources.nodes * max(resources.gpus, 1)
-        jobs.append(_job(run, speed, gpus))
+        gpus = resources.nodes * max(resources.gpu_count, 1)
+        job = _job(run, speed, gpus)
+        jobs.append(replace(job, links=max(1, math.ceil(job.hours / resources.hours))))
     return jobs
 
 
@@ -94,7 +100,7 @@ def _job(run: Run, speed: Speed, gpus: int) -> Job:
     train: params.Portions
     if isinstance(run, PretrainRun):
         table, train, steps = _served(run.experiment, run.name), model.train, model.train.steps
-        size = _size(model, labelled=False)
+        size = model.view.usual_size(labelled=False)
         one = flops.pretraining(model, size)
         copies = 4  # student, teacher and the two moments of Adam
     else:
@@ -103,7 +109,7 @@ def _job(run: Run, speed: Speed, gpus: int) -> Job:
         table, train = task.table, task.train
         steps = setting.steps if setting else max(task.grid.steps if task.grid else [0])
         frozen = bool(setting and setting.freeze)
-        size = _size(model, labelled=True)
+        size = model.view.usual_size(labelled=True)
         one = flops.finetuning(model, size, _outputs(task), frozen)
         copies = 3
     if run.released:
@@ -151,16 +157,6 @@ def _decoding(run: DecodeRun) -> Job:
     search = decode.search.trials * DEV_HOURS * decode.search.beam / 500
     hours = DECODING * (search + (DEV_HOURS + TEST_HOURS) * decode.beam / 500)
     return Job(run.id, run.params.table, 0, 0.0, 0.0, 0, 0.0, hours / decode.cpus, hours, 0.1)
-
-
-def _size(p: Pretrain, labelled: bool) -> int:
-    """Typical length of an example in samples or tokens; 1 for images."""
-    if isinstance(p.view, params.WaveAugment):
-        longest = p.view.max_samples if not labelled else None
-        return min(round(SPEECH_S * RATE), longest or round(SPEECH_S * RATE))
-    if isinstance(p.view, params.TokenAugment):
-        return min(LABELLED_TOKENS, p.view.max_tokens) if labelled else p.view.max_tokens
-    return 1
 
 
 def _examples(train: params.Portions, size: int) -> float:
@@ -220,16 +216,23 @@ def _share(word: str) -> float:
     return share
 
 
-def speed_of(device: str, utilisation: float | Mapping[str, float], measured: Path | None) -> Speed:
+def speed_of(
+    device: str, utilisation: float | Mapping[str, float] | None, measured: Path | None
+) -> Speed:
     """Rate of a device at a utilisation (for all modalities, or by modality), or a measured rate.
 
-    `measured` is the result file of a benchmark. Raises UserError for an unknown device, and for a
+    Without a utilisation, it is the one that was measured on the nearest device. `measured` is the
+    result file of a benchmark. Raises UserError for an unknown device, and for a
     file that is not the result of a benchmark of training steps.
     """
     if measured is None:
         if device not in PEAK:
             raise UserError(f"--device {device}: unknown device; use one of {', '.join(PEAK)}")
-        if not isinstance(utilisation, Mapping):
+        origin = "assumed"
+        if utilisation is None:
+            nearest = NEAREST[device]
+            utilisation, origin = MEASURED[nearest], f"measured ({nearest}, {MEASURED_ON[nearest]})"
+        elif not isinstance(utilisation, Mapping):
             utilisation = dict.fromkeys(MODALITIES, utilisation)
         if len(set(utilisation.values())) == 1:
             words = f"{next(iter(utilisation.values())):.0%}"
@@ -238,7 +241,7 @@ def speed_of(device: str, utilisation: float | Mapping[str, float], measured: Pa
         peak = PEAK[device]
         return Speed(
             {kind: peak * share for kind, share in utilisation.items()},
-            f"{device} at {words} of {peak / 1e12:.0f} TFLOP/s, assumed",
+            f"{device} at {words} of {peak / 1e12:.0f} TFLOP/s, {origin}",
         )
     try:
         found = json.loads(measured.read_text())

@@ -7,24 +7,11 @@ Imports: util.
 """
 
 from d2v.params.base import Count, Fraction, ParamsError, Positive, Rate, Strict, hash_of
-from d2v.params.data import Data, Digits, Official, SpokenDigits, Verses
+from d2v.params.choices import KINDS, MODALITIES, Data, Encoder, Inputs, View, sets_of
+from d2v.params.data import CheckpointTokenizer, Digits, Official, SpokenDigits, Verses
 from d2v.params.decoder import Decoder
 from d2v.params.experiment import Experiment, load, load_as
-from d2v.params.finetuning import (
-    ARMS,
-    CTC,
-    Arm,
-    Classify,
-    Decode,
-    DecodeSearch,
-    Finetune,
-    Grid,
-    Regress,
-    Setting,
-    TableName,
-    Tag,
-    Task,
-)
+from d2v.params.finetuning import ARMS, Arm, Finetune, TableName
 from d2v.params.masks import (
     BlockMask,
     InverseBlockMask,
@@ -36,47 +23,67 @@ from d2v.params.masks import (
 from d2v.params.model import (
     EMA,
     Backbone,
-    Encoder,
     Init,
     Loss,
-    PatchEncoder,
     PositionBias,
     Target,
-    TokenEncoder,
-    WaveEncoder,
+)
+from d2v.params.own import (
+    AudioFolder,
+    ImageFolder,
+    LabelledText,
+    Own,
+    Splits,
+    TextFolder,
+    Transcripts,
 )
 from d2v.params.pretraining import Pretrain
 from d2v.params.reading import read_params, read_yaml
 from d2v.params.released import Released
+from d2v.params.settings import Grid, Setting
+from d2v.params.speech import RATE, ChannelMask, WaveAugment, WaveEncoder, WaveInput
 from d2v.params.stages import check_stages
+from d2v.params.tasks import (
+    CTC,
+    TASK_METRICS,
+    Classify,
+    Decode,
+    DecodeSearch,
+    Regress,
+    Tag,
+    Task,
+)
+from d2v.params.text import TokenAugment, TokenEncoder, TokenInput
 from d2v.params.training import (
     AdamW,
-    ChannelMask,
     Collapse,
     Cosine,
-    ImageAugment,
     Optimiser,
     Polynomial,
     Portions,
     Rebound,
     Schedule,
     Sized,
-    TokenAugment,
     Train,
     TriStage,
-    View,
-    WaveAugment,
 )
+from d2v.params.vision import ImageAugment, ImageInput, PatchEncoder, Resampling
 
 __all__ = [
     "ARMS",
     "CTC",
     "EMA",
+    "KINDS",
+    "MODALITIES",
+    "RATE",
+    "TASK_METRICS",
     "AdamW",
     "Arm",
+    "AudioFolder",
     "Backbone",
     "BlockMask",
     "ChannelMask",
+    "CheckpointTokenizer",
     "Classify",
     "Collapse",
     "Cosine",
@@ -92,12 +99,17 @@ __all__ = [
     "Fraction",
     "Grid",
     "ImageAugment",
+    "ImageFolder",
+    "ImageInput",
     "Init",
+    "Inputs",
     "InverseBlockMask",
+    "LabelledText",
     "Loss",
     "Mask",
     "Official",
     "Optimiser",
+    "Own",
     "ParamsError",
     "PatchEncoder",
     "Polynomial",
@@ -110,29 +122,36 @@ __all__ = [
     "Rebound",
     "Regress",
     "Released",
+    "Resampling",
     "Schedule",
     "Setting",
     "Sized",
     "SpanMask",
+    "Splits",
     "SpokenDigits",
     "Strict",
     "TableName",
     "Tag",
     "Target",
     "Task",
+    "TextFolder",
     "TokenAugment",
     "TokenEncoder",
+    "TokenInput",
     "TokenMask",
     "Train",
+    "Transcripts",
     "TriStage",
     "Verses",
     "View",
     "WaveAugment",
     "WaveEncoder",
+    "WaveInput",
     "check_stages",
     "hash_of",
     "load",
     "load_as",
     "read_params",
     "read_yaml",
+    "sets_of",
 ]

@@ -5,59 +5,62 @@ Each function yields the errors that it finds, one line each, with dotted path.
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from d2v.params import fitting
-from d2v.params.data import Data, Holds, PlainText, Verses
+from d2v.params.choices import KINDS, Data, Encoder, sets_of
+from d2v.params.data import Holds, PlainText, Verses
 from d2v.params.faults import nearest
 from d2v.params.finetuning import Finetune
-from d2v.params.model import Backbone, Encoder, TokenEncoder
+from d2v.params.model import Backbone
+from d2v.params.own import LabelledText, TextFolder
 from d2v.params.pretraining import Pretrain
-from d2v.params.training import TokenAugment
+from d2v.params.text import TokenAugment, TokenEncoder
 from d2v.params.unique import repetitions
 from d2v.util.errors import quoted
-
-if TYPE_CHECKING:
-    from d2v.params.experiment import Experiment
 
 # parameters of a backbone that may differ between a pre-training and the one it starts from
 OF_TRAINING = {
     "dropout", "attention_dropout", "activation_dropout", "layer_drop", "drop_path", "init",
 }  # fmt: skip
+OfBlocks = PlainText | Verses | TextFolder  # corpora, cut into blocks
 NAME = re.compile(r"[^\W_][\w.+=@-]*")
 LONGEST = 100  # bytes of the name of a run
 Made = Mapping[str, Holds]  # prepared sets of the experiment, by name
 
 
-def faults(experiment: "Experiment") -> Iterator[str]:
+def faults(
+    data: Mapping[str, Data], pretrain: Mapping[str, Pretrain], finetune: Mapping[str, Finetune]
+) -> Iterator[str]:
     """Errors of a whole parameter file whose groups are valid on their own."""
-    yield from _names("pretrain", experiment.pretrain)
-    yield from _names("finetune", experiment.finetune)
+    yield from _names("pretrain", pretrain)
+    yield from _names("finetune", finetune)
     made: dict[str, Holds] = {}
-    for name, group in experiment.data.items():
-        for doubled in sorted(made.keys() & group.makes):
+    for name, group in data.items():
+        sets = sets_of(name, group)
+        for doubled in sorted(made.keys() & sets):
             yield f"data.{name}: another group already prepares {doubled}; remove one of the two"
-        made |= group.makes
-    for name, pretrain in experiment.pretrain.items():
+        made |= sets
+    yield from _tokenizer(data, made)
+    for name, run in pretrain.items():
         path = f"pretrain.{name}"
-        yield from _starts(name, experiment.pretrain)
-        if pretrain.released is None:
-            kind = fitting.KINDS[pretrain.encoder.kind]
-            yield from _data(path, pretrain.data, kind.unlabelled, made)
-            yield from _splits(path, made.get(pretrain.data), {"split": pretrain.split})
-            yield from _blocks(path, pretrain, experiment.data)
-            yield from _vocabulary(path, pretrain.encoder, experiment.data)
-    for name, task in experiment.finetune.items():
+        yield from _starts(name, pretrain)
+        if run.released is None:
+            kind = KINDS[run.encoder.kind]
+            yield from _data(path, run.data, kind.unlabelled, made)
+            yield from _splits(path, made.get(run.data), {"split": run.split})
+            yield from _blocks(path, run, data)
+            yield from _vocabulary(path, run.encoder, data)
+    for name, task in finetune.items():
         path = f"finetune.{name}"
         yield from _labelled(path, task, made)
-        yield from _lists(path, task, experiment.data)
-        if task.pretrain not in experiment.pretrain:
-            near = nearest(task.pretrain, experiment.pretrain)
+        yield from _lists(path, task, data)
+        if task.pretrain not in pretrain:
+            near = nearest(task.pretrain, pretrain)
             yield f"{path}.pretrain: no pretrain.{task.pretrain}{near}"
         else:
-            yield from _start(path, task, experiment.pretrain[task.pretrain], experiment.data)
-        yield from _grid(name, task, experiment.finetune)
-    yield from repetitions(experiment.pretrain, experiment.finetune)
+            yield from _start(path, task, pretrain[task.pretrain], data)
+        yield from _grid(name, task, finetune)
+    yield from repetitions(pretrain, finetune)
 
 
 def _names(kind: str, named: Mapping[str, Any]) -> Iterator[str]:
@@ -113,8 +116,8 @@ def _start(
     if task.view.kind != pretrain.encoder.kind:
         yield f"{path}.view.kind does not fit pretrain.{task.pretrain}"
     elif task.released is None:  # otherwise, the released weights determine the sizes
-        for fault in fitting.seen_by(pretrain.encoder, task.view):
-            yield f"{path}: {fault} (of pretrain.{task.pretrain})"
+        for error in pretrain.encoder.sees(task.view):
+            yield f"{path}: {error} (of pretrain.{task.pretrain})"
         if pretrain.released is not None:  # otherwise already reported for the pre-training
             yield from _vocabulary(f"pretrain.{task.pretrain}", pretrain.encoder, data)
 
@@ -158,7 +161,7 @@ def _splits(path: str, holds: Holds | None, splits: Mapping[str, str]) -> Iterat
 
 
 def _labelled(path: str, task: Finetune, made: Made) -> Iterator[str]:
-    content = fitting.KINDS[task.view.kind].labelled.get(task.task.kind)
+    content = KINDS[task.view.kind].labelled.get(task.task.kind)
     holds = made.get(task.data)
     if content is not None or holds is None:
         yield from _data(path, task.data, (content or "",), made)
@@ -169,7 +172,9 @@ def _labelled(path: str, task: Finetune, made: Made) -> Iterator[str]:
         splits["train_split"] = task.train_split
     splits |= {f"more.{heading}": split for heading, split in task.more.items()}
     yield from _splits(path, holds, splits)
-    if holds is None or holds.content != "sentences" or holds.content != content:
+    if holds is None or holds.content != content:
+        return
+    if holds.content != "sentences" and holds.classes is None:  # only known once it is prepared
         return
     classes = getattr(task.task, "classes", None)
     if classes != holds.classes:
@@ -185,9 +190,9 @@ def _lists(path: str, task: Finetune, data: Mapping[str, Data]) -> Iterator[str]
         return
     seeds = [*task.seeds, *(task.grid.seeds if task.grid else [])]
     names = dict.fromkeys(task.labels.replace("{seed}", str(seed)) for seed in seeds)
-    for group in data.values():
+    for key, group in data.items():
         known = getattr(group, "listed", None)
-        if task.data not in group.makes or known is None:
+        if task.data not in sets_of(key, group) or known is None:
             continue
         if missing := [name for name in names if name.removesuffix(".txt") not in known]:
             yield f"{path}.labels: no list {missing[0]}{nearest(missing[0], known)}"
@@ -198,8 +203,8 @@ def _blocks(path: str, pretrain: Pretrain, data: Mapping[str, Data]) -> Iterator
     if not isinstance(pretrain.view, TokenAugment):
         return
     most = pretrain.view.max_tokens
-    for group in data.values():
-        if not isinstance(group, PlainText | Verses) or pretrain.data not in group.makes:
+    for name, group in data.items():
+        if not isinstance(group, OfBlocks) or pretrain.data not in sets_of(name, group):
             continue
         if group.block > most:
             yield (
@@ -208,12 +213,24 @@ def _blocks(path: str, pretrain: Pretrain, data: Mapping[str, Data]) -> Iterator
             )
 
 
+def _tokenizer(data: Mapping[str, Data], made: Made) -> Iterator[str]:
+    """Check that some group prepares the tokenizer that texts of one's own need."""
+    for name, group in data.items():
+        if isinstance(group, TextFolder | LabelledText) and "tokenizer" not in made:
+            yield (
+                f"data.{name}: no group prepares a tokenizer; add one of kind text_folder with"
+                " vocab_size, or of kind checkpoint_tokenizer"
+            )
+
+
 def _vocabulary(path: str, encoder: Encoder, data: Mapping[str, Data]) -> Iterator[str]:
     """Check that the experiment's tokenizer has as many tokens as the encoder."""
     if not isinstance(encoder, TokenEncoder):
         return
     for name, group in data.items():
-        if isinstance(group, PlainText | Verses) and group.vocab_size != encoder.vocab_size:
+        if not isinstance(group, OfBlocks) or group.vocab_size is None:
+            continue
+        if group.vocab_size != encoder.vocab_size:
             yield (
                 f"{path}.encoder.vocab_size {encoder.vocab_size} differs from"
                 f" data.{name}.vocab_size {group.vocab_size}"

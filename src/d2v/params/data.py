@@ -1,4 +1,4 @@
-"""Parameters of data sets: miniature sets that the project generates, official sets on disk."""
+"""Parameters of data sets: miniature sets that the project generates, sets on disk."""
 
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
@@ -12,7 +12,7 @@ THREE = ("train", "dev", "test")
 class Holds(NamedTuple):
     """Contents of a prepared set."""
 
-    content: str  # kind of content, named as in fitting.KINDS
+    content: str  # kind of content, named as in modality.Kind
     splits: tuple[str, ...] = ()  # splits that a run can read
     classes: int | None = None  # number of sentence classes; None if the labels are numbers
 
@@ -121,7 +121,7 @@ class LibriSpeech(Counted):
             "transcribed speech",
             (
                 "train-clean-100", "train-clean-360", "train-other-500",
-                "dev-clean", "dev-other", "test-clean", "test-other",
+                "dev-clean", "dev-other", "test-clean", "test-other", "limited",
             ),
         )
     }  # fmt: skip
@@ -139,6 +139,16 @@ class LibriSpeechLM(Official):
     makes: ClassVar[dict[str, Holds]] = {"lm": Holds("language model")}
 
     kind: Literal["librispeech_lm"]
+
+
+class Cifar10(Official):
+    """CIFAR-10's binary version: 45,000 images for training, 5,000 for dev, 10,000 for test."""
+
+    makes: ClassVar[dict[str, Holds]] = {"cifar10": Holds("images", THREE)}
+    heading: ClassVar[str] = "CIFAR-10"
+    listed: ClassVar[list[str]] = [f"labels-1000.{k}" for k in range(5)]
+
+    kind: Literal["cifar10"]
 
 
 class LibriLight(Counted):
@@ -204,19 +214,3 @@ class Glue(Counted):
     heading: ClassVar[str] = "GLUE"
 
     kind: Literal["glue"]
-
-
-Data = Annotated[
-    Digits
-    | SpokenDigits
-    | Verses
-    | ImageNet
-    | LibriSpeech
-    | LibriSpeechLM
-    | LibriLight
-    | AudioSet
-    | PlainText
-    | CheckpointTokenizer
-    | Glue,
-    Field(discriminator="kind"),
-]

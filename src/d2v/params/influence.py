@@ -12,8 +12,8 @@ NEUTRAL = {
     "chosen_on_test", "collapse",
 }  # fmt: skip
 NEUTRAL_TRAIN = {
-    "log_every", "checkpoint_every", "checkpoint_minutes", "workers", "compile", "recompute",
-    "shard", "rebound",
+    "log_every", "checkpoint_every", "checkpoint_minutes", "workers", "compile", "cuda_graph",
+    "recompute", "shard", "rebound",
 }  # fmt: skip
 # parameters that published weights replace; the others describe the input of the checkpoint
 NOT_TRAINED = {"split", "start_from", "target", "loss", "mask", "optimiser", "schedule", "train"}
@@ -28,7 +28,7 @@ NOT_TUNED = {
 # fingerprint that it had before there was such a parameter
 LATER = {
     "hidden": "replaced", "extra_tokens": 0, "fixed_positions": False, "input_norm": False,
-    "prenet_depth": 0, "class_weight": 0.0, "decoder": None, "copies": 1,
+    "prenet_depth": 0, "class_weight": 0.0, "decoder": None, "copies": 1, "mix_prob": 1.0,
 }  # fmt: skip
 
 

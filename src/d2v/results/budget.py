@@ -6,9 +6,11 @@ from d2v.data.summary import amount
 from d2v.jobs import plan
 from d2v.jobs.plan import Job, Speed
 from d2v.params import Experiment
+from d2v.params.speech import MEAN_S
+from d2v.params.text import LABELLED_TOKENS
 from d2v.results.columns import aligned
 
-JOBS = ["", "runs", "updates", "examples", "FLOP", "GPUs", "GPU-hours", "CPU-hours"]
+JOBS = ["", "runs", "updates", "examples", "FLOP", "GPUs", "GPU-hours", "CPU-hours", "jobs"]
 TOTALS = ["total by the table that needs it", "FLOP", "GPU-hours", "CPU-hours"]
 
 
@@ -20,11 +22,12 @@ def report(experiment: Experiment, jobs: Sequence[Job], speed: Speed) -> str:
         [
             f"{experiment.title}: what it costs",
             f"speed: {speed.source}",
-            "updates to CPU-hours of a line are those of one run, the longest of its runs",
+            "updates to jobs of a line are those of one run, the longest of its runs",
+            "jobs: one after the other, each for the hours that params/cluster.yaml allows",
             "FLOP: counted from the models, student forward and backward, teacher forward;"
             " no validation",
-            f"assumed: no waiting for data, utterances of {plan.SPEECH_S} s,"
-            f" {plan.LABELLED_TOKENS} tokens a labelled text,",
+            f"assumed: no waiting for data, utterances of {MEAN_S} s,"
+            f" {LABELLED_TOKENS} tokens a labelled text,",
             f"  {plan.DECODING} core-seconds to decode a second of speech with a beam of 500",
             "",
             *aligned([JOBS, *(_line(name, group) for name, group in shapes.items())]),
@@ -69,6 +72,7 @@ def _line(name: str, group: Sequence[Job]) -> list[str]:
         f"{max(job.gpus for job in group)}",
         _hours(max(job.gpu_hours for job in group)),
         _hours(max(job.cpu_hours for job in group)),
+        f"{max(job.links for job in group)}",
     ]
 
 

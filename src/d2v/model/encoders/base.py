@@ -30,6 +30,10 @@ class Encoder(nn.Module):
         """Unmasked features (B, T, D) and padding (B, T) or None."""
         raise NotImplementedError
 
+    def example(self, size: int) -> Batch:
+        """One input of `size` samples or tokens (1 if all have one size), without values."""
+        raise NotImplementedError
+
     def mask_features(self, x: Tensor, padding: Tensor | None, batch: Batch) -> Features:
         """The student's view: `x` (B, T, D), with whatever the batch's masks select hidden."""
         raise NotImplementedError

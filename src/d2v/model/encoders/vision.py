@@ -17,6 +17,7 @@ class VisionEncoder(Encoder):
         dim = backbone.dim
         self.prefix = int(p.cls_token) + p.extra_tokens
         self.features = nn.Conv2d(p.channels, dim, p.patch_size, p.patch_size)
+        self.shape = (p.channels, p.image_size, p.image_size)
         self.mask_embedding = None
         if p.hidden == "replaced":
             self.mask_embedding = nn.Parameter(torch.zeros(1, 1, dim))
@@ -41,6 +42,10 @@ class VisionEncoder(Encoder):
     def local_features(self, batch: Batch) -> Features:
         """Embed `images` (B, C, H, W) as patches (B, T, D) in row-major order."""
         return self.features(batch["images"]).flatten(2).transpose(1, 2), None
+
+    def example(self, size: int) -> Batch:
+        """One image without values: `images` (1, C, H, W) on the meta device."""
+        return {"images": torch.empty(1, *self.shape, device="meta")}
 
     def mask_features(self, x: Tensor, padding: Tensor | None, batch: Batch) -> Features:
         """Replace patches where `mask` (B, T) is True by the mask embedding."""
