@@ -1,4 +1,4 @@
-"""The commands of the README, typed in its order, in a folder where the miniature is smaller still."""
+"""The README's commands, typed in its order, in a folder with a still smaller miniature."""
 
 import os
 import re
