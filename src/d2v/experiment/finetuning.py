@@ -104,13 +104,7 @@ def evaluate_released(run: FinetuneRun) -> dict[str, Any]:
 
 def outputs(task: params.Task) -> int:
     """Number of logits of a task's head."""
-    match task:
-        case params.Classify() | params.Tag():
-            return task.classes
-        case params.Regress():
-            return 1
-        case params.CTC():
-            return len(LETTERS)
+    return len(LETTERS) if task.outputs is None else task.outputs
 
 
 def _by_split(splits: dict[str, str]) -> dict[str, list[str]]:
