@@ -7,8 +7,8 @@ Imports: util.
 """
 
 from d2v.params.base import Count, Fraction, ParamsError, Positive, Rate, Strict, hash_of
-from d2v.params.choices import KINDS, MODALITIES, Data, Encoder, Inputs, View
-from d2v.params.data import Digits, Official, SpokenDigits, Verses
+from d2v.params.choices import KINDS, MODALITIES, Data, Encoder, Inputs, View, sets_of
+from d2v.params.data import CheckpointTokenizer, Digits, Official, SpokenDigits, Verses
 from d2v.params.decoder import Decoder
 from d2v.params.experiment import Experiment, load, load_as
 from d2v.params.finetuning import ARMS, Arm, Finetune, TableName
@@ -27,6 +27,15 @@ from d2v.params.model import (
     Loss,
     PositionBias,
     Target,
+)
+from d2v.params.own import (
+    AudioFolder,
+    ImageFolder,
+    LabelledText,
+    Own,
+    Splits,
+    TextFolder,
+    Transcripts,
 )
 from d2v.params.pretraining import Pretrain
 from d2v.params.reading import read_params, read_yaml
@@ -70,9 +79,11 @@ __all__ = [
     "TASK_METRICS",
     "AdamW",
     "Arm",
+    "AudioFolder",
     "Backbone",
     "BlockMask",
     "ChannelMask",
+    "CheckpointTokenizer",
     "Classify",
     "Collapse",
     "Cosine",
@@ -88,14 +99,17 @@ __all__ = [
     "Fraction",
     "Grid",
     "ImageAugment",
+    "ImageFolder",
     "ImageInput",
     "Init",
     "Inputs",
     "InverseBlockMask",
+    "LabelledText",
     "Loss",
     "Mask",
     "Official",
     "Optimiser",
+    "Own",
     "ParamsError",
     "PatchEncoder",
     "Polynomial",
@@ -113,17 +127,20 @@ __all__ = [
     "Setting",
     "Sized",
     "SpanMask",
+    "Splits",
     "SpokenDigits",
     "Strict",
     "TableName",
     "Tag",
     "Target",
     "Task",
+    "TextFolder",
     "TokenAugment",
     "TokenEncoder",
     "TokenInput",
     "TokenMask",
     "Train",
+    "Transcripts",
     "TriStage",
     "Verses",
     "View",
@@ -136,4 +153,5 @@ __all__ = [
     "load_as",
     "read_params",
     "read_yaml",
+    "sets_of",
 ]
