@@ -64,12 +64,14 @@ class Executor(RealExecutor):
             self.thread = threading.Thread(target=self._follow, name="jobs", daemon=True)
             with _blocked():  # inherited: signals are for the main thread
                 self.thread.start()
-        # the result of a job that ended while no Snakemake was there
-        interrupted = self.workflow.async_run(self.workflow.persistence.incomplete(job))
+        # A result counts if a job ended while no Snakemake was there, or ends from now on; one that
+        # Snakemake knows of is made again.
+        marked = self.workflow.async_run(self.workflow.persistence.incomplete(job))
+        resumed = bool(marked) or not all(Path(str(file)).exists() for file in job.output)
         info = SubmittedJobInfo(job=job)
         self.report_job_submission(info)
         with self.lock:
-            self.inbox.append((info, bool(interrupted)))
+            self.inbox.append((info, resumed))
         self.woken.set()
 
     def cancel(self) -> None:
@@ -116,16 +118,16 @@ class Executor(RealExecutor):
         """Turn new jobs of Snakemake into work."""
         with self.lock:
             new, self.inbox = self.inbox, []
-        for info, interrupted in new:
+        for info, resumed in new:
             if self.over:
                 return
             try:
                 done = self._work(info.job)
-                if interrupted and done.done():
+                if resumed and done.done():
                     print(f"{done.name}: already done", flush=True)
                     self.report_job_success(info)
                     continue
-                one = Followed(done, "slurm", self.cluster, True, resumed=interrupted)
+                one = Followed(done, "slurm", self.cluster, True, resumed=resumed)
             except UserError as error:
                 self._fail(info, str(error))
                 continue
