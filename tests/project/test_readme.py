@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 # made by running, so not in a checkout
-MADE = ("results/", "work/", "prepared/", "layouts/", "data/", ".venv")
+MADE = ("results/", "work/", "prepared/", "layouts/", "data/", "workflow/own/recordings/", ".venv")
 
 
 def blocks(language: str) -> list[tuple[str, str]]:
