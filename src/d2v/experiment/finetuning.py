@@ -106,13 +106,7 @@ def evaluate_released(run: FinetuneRun) -> dict[str, Any]:
 
 def outputs(task: params.Task, letters: Sequence[str] = LETTERS) -> int:
     """Number of logits of a task's head; `letters` are those of its transcripts."""
-    match task:
-        case params.Classify() | params.Tag():
-            return task.classes
-        case params.Regress():
-            return 1
-        case params.CTC():
-            return len(letters)
+    return len(letters) if task.outputs is None else task.outputs
 
 
 def _by_split(splits: dict[str, str]) -> dict[str, list[str]]:

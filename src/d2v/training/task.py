@@ -154,7 +154,7 @@ class Finetuning(Task):
         self.freeze_steps = p.freeze_steps
         self.frozen = p.freeze_steps > 0
         self.student = student
-        self.head = build_head(p.task, dim, outputs, student.backbone.norm_eps)
+        self.head = heads.build(p.task, dim, outputs, student.backbone.norm_eps)
         if freeze:
             self.student.encoder.freeze(freeze)
 
@@ -170,23 +170,13 @@ class Finetuning(Task):
         """Summed loss and number of examples; with CTC, also how many cannot be aligned."""
         outputs, padding = self._outputs(batch)
         count = torch.full((), len(outputs), device=outputs.device)
-        more: dict[str, Tensor] = {}
-        match self.p:
-            case params.CTC():
-                loss = ctc_loss(outputs, padding, batch)
-                more["unaligned"] = unaligned(outputs, padding, batch)
-            case params.Regress():
-                target = batch["labels"] / self.p.scale
-                loss = F.mse_loss(outputs.squeeze(-1).float(), target.float(), reduction="sum")
-            case params.Tag():
-                loss = tag_loss(outputs, batch["labels"])
-            case params.Classify():
-                loss = class_loss(outputs.float(), batch["labels"], self.p.label_smoothing)
-        return {"loss": loss, "count": count, **more}
+        return {"loss": self.head.loss(outputs, padding, batch), "count": count} | (
+            self.head.counts(outputs, padding, batch)
+        )
 
     def summary(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
         """The loss and, with CTC, the number of examples whose letters do not fit their frames."""
-        more = {name: sums[name] for name in ("unaligned",) if name in sums}
+        more = {name: sums[name] for name in self.head.counted if name in sums}
         return {**super().summary(sums), **more}
 
     @torch.inference_mode()
@@ -196,21 +186,7 @@ class Finetuning(Task):
         Classification gives a class and the scores of all classes (C,), regression a number,
         tagging the probabilities of all classes (C,), and CTC log-probabilities (T, letters).
         """
-        outputs, padding = self._outputs(batch)
-        if isinstance(self.p, params.Tag):
-            return [{"probabilities": row.tolist()} for row in outputs.exp().cpu()]
-        if isinstance(self.p, params.CTC):
-            lengths = frame_lengths(outputs, padding).tolist()
-            return [
-                {"logits": row[:length].cpu()} for row, length in zip(outputs, lengths, strict=True)
-            ]
-        if isinstance(self.p, params.Regress):
-            return [{"prediction": v} for v in (outputs.squeeze(-1) * self.p.scale).tolist()]
-        scores = outputs.float().softmax(-1)
-        return [
-            {"prediction": int(best), "scores": row.tolist()}
-            for best, row in zip(scores.argmax(-1), scores, strict=True)
-        ]
+        return self.head.predictions(*self._outputs(batch))
 
     def freeze(self, step: int) -> None:
         """Train only the head during the first freeze_steps optimiser steps."""
@@ -260,59 +236,3 @@ def channel_scale(x: Tensor, p: params.Loss) -> float:
     """Factor that turns a sum over the channels (..., D) into the reduction that `p` asks for."""
     channels: int = x.shape[-1]
     return {"sum": 1.0, "sum_sqrt_dim": channels**-0.5, "mean": 1 / channels}[p.reduction]
-
-
-def class_loss(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """Summed cross-entropy of logits (B, C) against classes (B,) or soft targets (B, C).
-
-    Soft targets come from mixed examples. They are smoothed during mixing, so not again here.
-    """
-    if labels.is_floating_point():
-        return F.cross_entropy(logits, labels, reduction="sum")
-    return F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
-
-
-def tag_loss(log_probs: Tensor, labels: Tensor) -> Tensor:
-    """Binary cross-entropy, summed over all of (B, C); labels (B, C) lie between 0 and 1."""
-    log_probs = log_probs.clamp(max=-1e-7)  # keeps the logarithm of 1 - p finite
-    absent = torch.log(-torch.expm1(log_probs))
-    return -(labels * log_probs + (1 - labels) * absent).sum()
-
-
-def ctc_loss(log_probs: Tensor, padding: Tensor | None, batch: dict[str, Any]) -> Tensor:
-    """Summed CTC loss of log-probabilities (B, T, letters); impossible alignments count as zero."""
-    return F.ctc_loss(
-        log_probs.transpose(0, 1),
-        batch["letters"],
-        frame_lengths(log_probs, padding),
-        batch["letter_counts"],
-        reduction="sum",
-        zero_infinity=True,
-    )
-
-
-def unaligned(log_probs: Tensor, padding: Tensor | None, batch: dict[str, Any]) -> Tensor:
-    """Number of examples without a possible alignment.
-
-    CTC needs one frame per letter, plus one blank frame per repeated letter.
-    """
-    letters, counts = batch["letters"], batch["letter_counts"]
-    place = torch.arange(1, letters.shape[1], device=letters.device)
-    repeats = (letters[:, 1:] == letters[:, :-1]) & (place < counts[:, None])
-    return (counts + repeats.sum(1) > frame_lengths(log_probs, padding)).sum()
-
-
-def frame_lengths(x: Tensor, padding: Tensor | None) -> Tensor:
-    """Number of unpadded frames (B,) of `x` (B, T, ...)."""
-    if padding is None:
-        return torch.full((len(x),), x.shape[1], device=x.device)
-    return (~padding).sum(1)
-
-
-def build_head(p: params.Task, dim: int, outputs: int, norm_eps: float = 1e-5) -> nn.Module:
-    """The head for the task `p`, with `outputs` logits; `norm_eps` as in the backbone."""
-    if isinstance(p, params.CTC):
-        return heads.LetterHead(p, dim, outputs)
-    if isinstance(p, params.Tag):
-        return heads.TagHead(p, dim, outputs)
-    return heads.PooledHead(p, dim, outputs, norm_eps)
