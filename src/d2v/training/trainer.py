@@ -42,11 +42,6 @@ SMALLER = (
     "use a smaller train.micro_batch, or train.sized with a smaller size and more micro_batches,"
     " or more GPUs; the batch of a step stays the same, and the run resumes from its checkpoint"
 )
-SLOW_ATTENTION = (
-    "warning: PyTorch has no fused attention kernel for this model on this GPU and takes its plain"
-    " one, which is several times slower"
-)
-LENGTH = 256  # positions for which this is checked
 KEEP = 2  # checkpoints kept on disk, besides the best one
 
 
@@ -250,8 +245,8 @@ class _Loop:
             self.task.recompute()
         half = self.train.precision == "bfloat16"
         self.working = Working(self.task) if half else None
-        if self.world.device.type == "cuda" and self._attends_slowly():
-            self.notes.append(SLOW_ATTENTION)
+        reduced = self.mixed or self.working is not None
+        self.notes += compiling.slow_attention(self.task, self.world.device, reduced)
         self.compiled: compiling.Watch | None = None
         if backend := compiling.backend_of(self.train.compile, self.world.device):
             compiling.compile_parts(self.task, backend, lengths_vary=self.train.sized is not None)
@@ -259,10 +254,6 @@ class _Loop:
                 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(self.work / "compiled"))
             self.compiled = compiling.Watch()
             self.notes.append(f"compiling with {backend}: the first steps take longer")
-
-    def _attends_slowly(self) -> bool:
-        dtype = torch.bfloat16 if self.mixed or self.working is not None else torch.float32
-        return self.task.backbone().takes_plain_kernel(LENGTH, dtype)  # type: ignore[operator]
 
     def _halves(self) -> Step:
         step = Step(
