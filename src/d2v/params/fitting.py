@@ -14,9 +14,11 @@ from d2v.params.model import (
     Backbone,
     BlockMask,
     Encoder,
+    InputTarget,
     Mask,
     PatchEncoder,
     SpanMask,
+    Targets,
     TokenEncoder,
     TokenMask,
     WaveEncoder,
@@ -35,6 +37,7 @@ class Kind(NamedTuple):
     unlabelled: tuple[str, ...]  # contents of the prepared sets for pre-training
     labelled: dict[str, str]  # kinds of tasks, and the contents of the prepared sets that they read
     parts: tuple[str, ...]  # parts of the encoder, named as in ema.shared
+    inputs: tuple[str, ...]  # targets that it can compute from its input (InputTarget.of)
     dropout: bool = True  # whether the encoder has dropout
     lengths: bool = True  # whether examples differ in length
     convolutions: bool = False  # whether it has convolutions that settings can freeze
@@ -46,6 +49,7 @@ KINDS = {
         unlabelled=("images",),
         labelled={"classify": "images"},
         parts=("features", "cls", "mask_embedding", "positions"),
+        inputs=("patches",),
         dropout=False,
         lengths=False,
     ),
@@ -54,6 +58,7 @@ KINDS = {
         unlabelled=("transcribed speech", "speech", "tagged sounds"),
         labelled={"ctc": "transcribed speech", "tag": "tagged sounds"},
         parts=("features", "mask_embedding", "positions", "norm"),
+        inputs=("log_mel", "units"),
         convolutions=True,
     ),
     "text": Kind(
@@ -61,6 +66,7 @@ KINDS = {
         unlabelled=("corpus",),
         labelled={"classify": "sentences", "regress": "sentences"},
         parts=("features", "positions", "norm"),
+        inputs=("tokens",),
     ),
 }
 # metrics of each kind of task, named as in metrics.METRICS
@@ -88,11 +94,7 @@ def pretraining(p: "Pretrain") -> Iterator[str]:
     kind = KINDS[p.encoder.kind]
     if p.released is not None and (p.start_from is not None or len(p.seeds) > 1):
         yield "released weights allow only one seed and no start_from"
-    if p.target.top_k > p.backbone.depth:
-        yield f"target.top_k {p.target.top_k} is more than backbone.depth {p.backbone.depth}"
-    if p.target.context and p.backbone.position_bias.kind.startswith("per_layer"):
-        bias = p.backbone.position_bias.kind
-        yield f"target.context cannot be combined with position_bias {bias}"
+    yield from _target(p.target, p.backbone, kind)
     yield from _model(p.encoder, p.backbone)
     yield from _shared(p.ema, p.encoder)
     if p.encoder.kind != p.view.kind:
@@ -106,10 +108,26 @@ def pretraining(p: "Pretrain") -> Iterator[str]:
     else:
         yield from _masking(p.mask, p.encoder)
     if isinstance(p.encoder, WaveEncoder) and isinstance(p.view, WaveAugment):
-        frames = 2 if "instance" in (p.target.layer_norm, p.target.final_norm) else 1
+        frames = 2 if _over_time(p.target) else 1
         least, most = p.encoder.samples(frames), p.view.max_samples
         if most is not None and most < least:
             yield f"view.max_samples {most} is too small: {frames} frame(s) need {least} samples"
+
+
+def _target(target: Targets, backbone: Backbone, kind: Kind) -> Iterator[str]:
+    """Check that encoder and backbone can give the targets."""
+    if isinstance(target, InputTarget):
+        if target.of not in kind.inputs:
+            yield (
+                f"target.of {target.of}: this kind of encoder cannot compute it from its input (it"
+                f" can compute {' or '.join(kind.inputs)})"
+            )
+        return
+    if target.top_k > backbone.depth:
+        yield f"target.top_k {target.top_k} is more than backbone.depth {backbone.depth}"
+    if target.context and backbone.position_bias.kind.startswith("per_layer"):
+        bias = backbone.position_bias.kind
+        yield f"target.context cannot be combined with position_bias {bias}"
 
 
 def _model(encoder: Encoder, backbone: Backbone) -> Iterator[str]:
@@ -151,6 +169,13 @@ def _model(encoder: Encoder, backbone: Backbone) -> Iterator[str]:
             f"encoder.vocab_size {encoder.vocab_size} is too small: {SPECIAL} tokens are special"
             " and have no text"
         )
+
+
+def _over_time(target: Targets) -> bool:
+    """Whether targets are normalised over time, which takes two positions."""
+    if isinstance(target, InputTarget):
+        return target.of == "log_mel"
+    return "instance" in (target.layer_norm, target.final_norm)
 
 
 def _shared(ema: EMA, encoder: Encoder) -> Iterator[str]:

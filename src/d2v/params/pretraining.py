@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from d2v.params import fitting
 from d2v.params.base import Count, Positive, Strict
 from d2v.params.faults import refuse
-from d2v.params.model import EMA, Backbone, Encoder, Loss, Mask, Target
+from d2v.params.model import EMA, Backbone, Encoder, Loss, Mask, Targets
 from d2v.params.released import Released
 from d2v.params.training import Collapse, Optimiser, Schedule, Train, View
 
@@ -28,7 +28,7 @@ class Pretrain(Strict):
     # regression head on the student (paper 3.4): final_proj; text: head_layers 1 or 2;
     # data2vec_vision: lm_head; none: fairseq's vision model
     regression: Literal["linear", "mlp", "none"]
-    target: Target
+    target: Targets
     loss: Loss
     mask: Mask
     ema: EMA

@@ -4,6 +4,7 @@ The trainer knows nothing else about them. It follows the gradient of the summed
 the summed counts, over all micro-batches and processes of an optimiser step.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -79,11 +80,15 @@ class Task(nn.Module):
 
 
 class Pretraining(Task):
-    """Pre-training: predict the teacher's targets at masked positions (paper 3.4)."""
+    """Pre-training: predict the targets at masked positions (paper 3.4).
+
+    Values are predicted by regression, classes with cross-entropy.
+    """
 
     def __init__(self, p: params.Pretrain) -> None:
         super().__init__()
         self.loss, self.ema, self.collapse = p.loss, p.ema, p.collapse
+        self.classes = isinstance(p.target, params.InputTarget) and p.target.classes
         self.model = Data2Vec(p)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -92,23 +97,34 @@ class Pretraining(Task):
         The moments are those of the targets, the predictions and the student's last outputs.
         """
         out = self.model(batch)
-        loss = regression_loss(out.prediction.float(), out.target, self.loss)
+        prediction, target = out.prediction.float(), out.target
         with torch.no_grad():
-            spread = {
-                "target": moments(out.target),
-                "prediction": moments(out.prediction),
-                "encoder": moments(out.encoder_output),
-            }
-        count = torch.full((), len(out.target), device=loss.device)
-        return {"loss": loss, "count": count, **spread}
+            found = {"prediction": moments(prediction), "encoder": moments(out.encoder_output)}
+            if self.classes:
+                found["hits"] = (prediction.argmax(-1) == target).sum()
+            else:
+                found = {"target": moments(target), **found}
+        if self.classes:
+            loss = F.cross_entropy(prediction, target, reduction="sum")
+        else:
+            loss = regression_loss(prediction, target, self.loss)
+        count = torch.full((), len(target), device=loss.device)
+        return {"loss": loss, "count": count, **found}
 
     def summary(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The loss, and the standard deviations of the SPREAD tensors over the global batch."""
-        spread = {f"{name}_std": channel_std(sums[name]) for name in SPREAD}
-        return {**super().summary(sums), **spread}
+        """The loss, and the standard deviations of the SPREAD tensors over the global batch.
+
+        Classes have no deviation; the share that is predicted correctly takes its place.
+        """
+        found = {f"{name}_std": channel_std(sums[name]) for name in SPREAD if name in sums}
+        if "hits" in sums:
+            found["target_hits"] = sums["hits"] / sums["count"].clamp(min=1)
+        return {**super().summary(sums), **found}
 
     def after_step(self, step: int) -> dict[str, float]:
-        """Update the teacher after the optimiser step, as the reference does."""
+        """Update the teacher, if there is one, after the optimiser step (as the reference does)."""
+        if self.model.teacher is None:
+            return {}
         rate = ema.decay(self.ema, step)
         self.model.update_teacher(rate)
         return {"ema_decay": rate}
@@ -119,7 +135,7 @@ class Pretraining(Task):
             return
         for name in ("target_std", "prediction_std"):
             least = getattr(self.collapse, name)
-            if logs[name] < least:
+            if logs.get(name, math.inf) < least:
                 raise Collapse(
                     f"step {step}: {name} {logs[name]:.4f} is below collapse.{name} {least}:"
                     " representations have collapsed; try a lower optimiser.lr, a longer warm-up,"

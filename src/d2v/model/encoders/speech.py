@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d2v import params
-from d2v.model.encoders.base import Batch, Encoder, Features, Freeze
+from d2v.model.encoders.base import Batch, Encoder, Features, Freeze, InputTargets
+from d2v.model.encoders.spectra import LogMel, Units
 from d2v.model.frames import frame_count
 from d2v.model.kernels.dropout import dropout
 from d2v.model.kernels.linear import Linear
@@ -19,7 +20,7 @@ class SpeechEncoder(Encoder):
 
     def __init__(self, p: params.WaveEncoder, backbone: params.Backbone) -> None:
         super().__init__()
-        dim = backbone.dim
+        self.dim = dim = backbone.dim
         self.conv_layers = p.conv_layers
         self.features = FrontEnd(p, dim)
         self.mask_embedding = nn.Parameter(torch.rand(dim))
@@ -63,6 +64,13 @@ class SpeechEncoder(Encoder):
             self.features.norms.requires_grad_(False)
         else:
             super().freeze(which)
+
+    def input_targets(self, p: params.InputTarget) -> InputTargets:
+        """Log-mel bands or k-means units of MFCCs, one target per frame."""
+        if p.of == "log_mel":
+            return LogMel(self.conv_layers)
+        assert p.units is not None
+        return Units(self.conv_layers, p.units)
 
     def forward(self, x: Tensor, padding: Tensor | None) -> Features:
         """Zero the padding, add convolutional positions and normalise: (B, T, D)."""

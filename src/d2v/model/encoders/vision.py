@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from d2v import params
-from d2v.model.encoders.base import Batch, Encoder, Features
+from d2v.model.encoders.base import Batch, Encoder, Features, InputTargets
 from d2v.model.transformer import fill, initialise
 
 
@@ -13,8 +13,9 @@ class VisionEncoder(Encoder):
 
     def __init__(self, p: params.PatchEncoder, backbone: params.Backbone) -> None:
         super().__init__()
-        dim = backbone.dim
+        self.dim = dim = backbone.dim
         self.prefix = int(p.cls_token)
+        self.patch_size, self.channels = p.patch_size, p.channels
         self.features = nn.Conv2d(p.channels, dim, p.patch_size, p.patch_size)
         self.mask_embedding = nn.Parameter(torch.zeros(1, 1, dim))
         self.cls = nn.Parameter(torch.zeros(1, 1, dim)) if p.cls_token else None
@@ -34,8 +35,31 @@ class VisionEncoder(Encoder):
         """Replace patches where `mask` (B, T) is True by the mask embedding."""
         return torch.where(batch["mask"].unsqueeze(-1), self.mask_embedding, x), None
 
+    def input_targets(self, p: params.InputTarget) -> InputTargets:
+        """Pixels of the patches."""
+        return PatchPixels(self.patch_size, self.channels)
+
     def forward(self, x: Tensor, padding: Tensor | None) -> Features:
         """Prepend the class token and add positions: (B, P + T, D)."""
         if self.cls is not None:
             x = torch.cat([self.cls.expand(len(x), -1, -1), x], dim=1)
         return x if self.positions is None else x + self.positions, None
+
+
+class PatchPixels(InputTargets):
+    """Pixels of each patch, normalised with the patch's own mean and variance (MAE, SimMIM)."""
+
+    EPS = 1e-6  # MAE: norm_pix_loss
+
+    def __init__(self, size: int, channels: int) -> None:
+        super().__init__()
+        self.size = size
+        self.outputs = size * size * channels
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Map `images` (B, C, H, W) to pixels (B, T, size * size * C), patches in row order."""
+        images = batch["images"].float()
+        shown = images.unfold(2, self.size, self.size).unfold(3, self.size, self.size)
+        pixels = shown.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)
+        spread, mean = torch.var_mean(pixels, -1, keepdim=True)
+        return (pixels - mean) / (spread + self.EPS).sqrt()
