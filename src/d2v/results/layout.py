@@ -29,6 +29,10 @@ from d2v.results.protocol import NONE, PARTIAL, footnotes, joined, partial_notes
 from d2v.results.wording import MINIATURE, TITLES, number
 
 UNDEFINED = "undefined"
+ONE_PRETRAINING = (
+    "All seeds of a row start from one pre-training: the intervals tell how another fine-tuning"
+    " would differ, not how another pre-training would."
+)
 WIDE = 8  # columns of further metrics that fit side by side
 
 
@@ -39,7 +43,7 @@ def document(table: Table) -> Document:
     if notes := partial_notes(table):
         parts.append(Section("", [], None, notes))
     if points := gains(table):
-        parts.append(Section("", ["**Gain** (data2vec − from scratch):"], None, points))
+        parts.append(Section("", ["**Differences** with their 95 % intervals:"], None, points))
     if not apart and (notes := footnotes(table)):
         parts.append(Section("", [], None, notes))
     if further := _further(table):
@@ -58,13 +62,14 @@ def label(row: str) -> str:
 
 
 def measured(table: Table, columns: list[Column]) -> Grid:
-    """Grid of the measured rows, followed by the difference of data2vec and from scratch."""
+    """Grid of the measured rows, followed by their differences."""
     rows = [_measured_row(table, row, [*columns], label(row)) for row in table.rows]
     rows = _marked(rows, [_direction(c) for c in columns])
-    if {SCRATCH, OURS} <= set(table.rows):
-        gains = [table.gain(c) for c in columns]
+    for row, other in table.pairs:
+        gains = [table.gain(c, other, row) for c in columns]
         entries = [Entry(signed(g), _number(g.value), verdict=g.short) for g in gains]
-        rows.append(Row("difference", "difference", entries))
+        name = "difference" if len(table.pairs) == 1 else f"{row} − {other}"
+        rows.append(Row("difference", name, entries))
     return Grid([_head(c) for c in columns], rows)
 
 
@@ -74,11 +79,17 @@ def scores(table: Table) -> list[Column]:
 
 
 def gains(table: Table) -> list[str]:
-    """One sentence per score: the difference, its standard error and the verdict."""
-    if not {SCRATCH, OURS} <= set(table.rows):
-        return []
-    found = [table.gain(c) for c in scores(table)]
-    return [f"{g.column.heading}: {signed(g)}, **{g.verdict}**" for g in found]
+    """One sentence per score and pair of rows: the difference, its interval and the verdict."""
+    found = [
+        (f"{row} − {other}: " if len(table.pairs) > 1 else "", table.gain(c, other, row))
+        for row, other in table.pairs
+        for c in scores(table)
+        if table.cells[row, c].planned and table.cells[other, c].planned
+    ]
+    lines = [f"{names}{g.column.heading}: {signed(g)}, **{g.verdict}**" for names, g in found]
+    if any(gain.single for _, gain in found):
+        lines.append(ONE_PRETRAINING)
+    return lines
 
 
 # --- sections ---------------------------------------------------------------------------------
@@ -283,11 +294,14 @@ def spread_text(stderr: float) -> str:
 
 
 def signed(gain: Gain | Gap) -> str:
-    """A difference with its standard error."""
+    """A difference with its 95 % interval."""
     if math.isnan(gain.value):
         return NONE
-    spread = "" if math.isnan(gain.stderr) else f" ± {spread_text(gain.stderr)}"
-    return f"{number(gain.value, '+.1f')}{spread}"
+    text = number(gain.value, "+.1f")
+    if math.isnan(gain.half):
+        return text
+    low, high = (number(bound, "+.1f") for bound in gain.found.bounds)
+    return f"{text} [{low}, {high}]"
 
 
 def _number(value: float) -> float | None:
