@@ -1,5 +1,7 @@
-"""Prepared data of every kind, made once."""
+"""Prepared data of every kind, made once; options that change how all tests run."""
 
+import random
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from small_sets import corpus_folder, glue_folder, image_tree, speech_tree
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--no-onednn", action="store_true", help="compute without oneDNN")
+    parser.addoption("--shuffle", type=int, metavar="SEED", help="shuffle files and tests")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -16,6 +19,19 @@ def pytest_configure(config: pytest.Config) -> None:
         import torch
 
         torch.backends.mkldnn.enabled = False
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Shuffle the files, and the tests within each file, so that its fixtures are still shared."""
+    seed = config.getoption("shuffle")
+    if seed is None:
+        return
+    files = [list(tests) for _, tests in groupby(items, key=lambda item: item.path)]
+    order = random.Random(seed)
+    order.shuffle(files)
+    for tests in files:
+        order.shuffle(tests)
+    items[:] = [test for tests in files for test in tests]
 
 
 @pytest.fixture(scope="session")

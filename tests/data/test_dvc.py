@@ -139,10 +139,11 @@ def test_every_official_set_has_a_stage_and_a_bare_repro_leaves_them_alone(name)
     assert set(official) == made
     for made_name, stage in official.items():
         (out,) = stage["outs"]
-        assert list(out) == [f"{experiment.prepared}/{made_name}"]
+        assert list(out) == [f"${{prepared}}/{made_name}"]
         assert stage["wdir"] == "../.."
         assert all((ROOT / dep).exists() for dep in stage["deps"] if dep.startswith("src/"))
         command = re.sub(r"\$\{data\.text\.(vocab_size|block)\}", "9", stage["cmd"])
+        command = re.sub(r"\$\{data\.\w+\.partial\}", "false", command)
         words = command.split()
         assert words[0] == "d2v"
         commands = {"prepare": prepare.parser, "convert": convert.parser}
@@ -182,6 +183,14 @@ def test_warnings_and_progress_of_a_stage_are_told(tmp_path, capfd):
     out, err = capfd.readouterr()
     assert out.splitlines() == ["data: s0", "data: s1"]
     assert err.splitlines() == [said, "train: 5/9 items"]
+
+
+@pytest.mark.slow
+def test_a_failed_stage_does_not_stop_the_others_and_all_are_named(tmp_path, capfd):
+    stage_file(tmp_path, "echo 'error: no a'; exit 1", "echo made", "echo 'error: no b'; exit 1")
+    with pytest.raises(UserError, match=r"^2 stages failed\n  s0: no a\n  s2: no b$"):
+        repro(root=tmp_path)
+    assert "made" in capfd.readouterr().err
 
 
 def test_waiting_for_another_call_is_told(tmp_path, capsys):
@@ -279,7 +288,7 @@ def test_a_failing_stage_says_why_in_one_sentence(clone):
 @pytest.mark.slow
 def test_killed_in_the_middle_and_run_again(clone):
     shutil.rmtree(clone / "layouts" / "mini" / "imagenet")
-    command = [sys.executable, "-m", "d2v.data.dvc", "digits"]
+    command = [sys.executable, "-m", "d2v.cli.data", "digits"]
     process = subprocess.Popen(command, cwd=clone, stdout=subprocess.PIPE, start_new_session=True)
     partial = clone / "layouts" / "mini" / "imagenet.tmp" / "train"
     deadline = time.monotonic() + 300
@@ -304,7 +313,7 @@ def test_killed_in_the_middle_and_run_again(clone):
 @pytest.mark.slow
 def test_only_the_first_process_killed_the_second_call_waits_for_dvc(clone):
     shutil.rmtree(clone / "layouts" / "mini" / "imagenet")
-    command = [sys.executable, "-m", "d2v.data.dvc", "digits"]
+    command = [sys.executable, "-m", "d2v.cli.data", "digits"]
     first = subprocess.Popen(command, cwd=clone, stdout=subprocess.PIPE, text=True)
     assert first.stdout is not None
     assert first.stdout.readline() == "data: layout_digits\n"

@@ -1,6 +1,9 @@
 """Compare what the project computed with a case's trace, at the tolerances of the golden README.
 
-- predictions, targets and everything inside the networks: 4e-5 (vision: 8e-6), absolute;
+- predictions and targets: 4e-5 (vision: 8e-6), absolute;
+- everything inside the networks: 4e-5 (vision: 2e-5), absolute. The reference itself differs by up
+  to 1.5e-5 (vision: 1.0e-5) there between two back ends: values reach 10, where float32 has steps
+  of 1e-6, while vision's targets and final outputs are normalised;
 - loss: 3e-6, relative; gradient norms: 1e-5, relative (of one parameter: 1e-4 + 1e-6);
 - parameters: 2e-5, absolute; 2e-4 for key biases (their true gradient is zero) and, for the same
   reason, for the few elements whose gradient was in some step of the size of Adam's eps: there even
@@ -13,6 +16,8 @@ from torch import Tensor
 
 PARAMETERS, KEY_BIASES = 2e-5, 2e-4
 LOSS, NORM = 3e-6, 1e-5
+
+INSIDE = ("student input", "teacher input", "teacher blocks", "features")
 
 GROUPS = {
     "student input": ("step0.student_encoder_input", "step0.conv_out"),
@@ -131,4 +136,6 @@ def _limit_of_tensor(case: Case, record: dict, name: str, reference: Tensor) -> 
         if noise is None:
             return PARAMETERS
         return noise.double() * (KEY_BIASES - PARAMETERS) + PARAMETERS
-    return 8e-6 if case.kind == "vision" else 4e-5
+    if case.kind != "vision":
+        return 4e-5
+    return 2e-5 if group_of(name) in INSIDE else 8e-6

@@ -61,4 +61,29 @@ def test_nothing_stays_of_runs_that_are_gone(tmp_path: Path) -> None:
     summary.write(records.collect(experiment, tmp_path, tmp_path / "work"), tmp_path)
     assert [*(tmp_path / "summary" / "metrics").rglob("*.json")]
     summary.write([], tmp_path)
-    assert not [*(tmp_path / "summary").rglob("*.json")]
+    assert [p.name for p in (tmp_path / "summary").rglob("*.json")] == ["files.json"]
+
+
+def test_what_others_wrote_into_the_folder_stays(tmp_path: Path) -> None:
+    experiment = mock_paper.fill("mini", tmp_path)
+    outside = tmp_path / "seed9.json"
+    theirs = [
+        tmp_path / "summary" / name
+        for name in ("notes.txt", "metrics/finetune/seed-of-doubt.json", "curves/mine/seed0.csv")
+    ]
+    for path in (outside, *theirs):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    found = records.collect(experiment, tmp_path, tmp_path / "work")
+    summary.write(found, tmp_path)
+    summary.write([], tmp_path)
+    for path in (outside, *theirs):
+        assert path.read_text() == "mine"
+
+    # a damaged or forged list removes nothing
+    stored = tmp_path / "summary" / summary.FILES
+    for text in ("[]", "{", "null", '{"files": 3}', '{"files": ["metrics/../../seed9.json", 7]}'):
+        stored.write_text(text)
+        summary.write([], tmp_path)
+        assert outside.exists()
+        assert json.loads(stored.read_text()) == {"files": []}

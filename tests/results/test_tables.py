@@ -128,7 +128,31 @@ def test_the_paper_scale_needs_no_warning(experiment, results):
     frame, markdown = built(full, results, "librispeech")
     assert set(frame.scale) == {"paper"}
     assert "Another scale" not in markdown
-    assert markdown.startswith("# Speech recognition: LibriSpeech test-other\n")
+    # the scale does not turn one set into another
+    assert markdown.startswith("# Speech recognition: synthetic speech (espeak-ng voices)\n")
+
+
+def test_titles_name_the_sets_of_the_experiment(experiment, results):
+    own = params.data.LibriSpeech(kind="librispeech", source="/own", limited="/lists")
+    data = {**experiment.data, "spoken_digits": own}
+    digits = experiment.finetune["digits"].model_copy(update={"data": "photos"})
+    tasks = {**experiment.finetune, "digits": digits}
+    other = experiment.model_copy(update={"data": data, "finetune": tasks})
+    titles = [layout.title(table) for table in collect.collect(other, results, REPORTED)]
+    assert titles[0] == "Image classification: photos"  # a set that no known group makes
+    assert titles[1] == "Speech recognition: spoken_digits"
+    assert "not GLUE itself" in titles[2]
+
+
+def test_titles_at_the_papers_scale_are_the_papers_for_its_own_sets():
+    paper = params.load(REPORTED.with_name("paper.yaml"))
+    found = collect.collect(paper, REPORTED.with_name("no-results"), REPORTED)
+    assert [layout.title(table) for table in found] == [
+        "Image classification: ImageNet-1K",
+        "Speech recognition: LibriSpeech test-other",
+        "Audio events: AudioSet's evaluation set",
+        "Language understanding: GLUE development sets",
+    ]
 
 
 def test_word_errors_go_down(experiment, results):

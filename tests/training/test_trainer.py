@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import torch
 from tiny import CLOCK, OPTIMISER, SCHEDULE, TRAIN, Points, Tiny, curve, equal, train, weights
 
 from d2v.data.sampler import GlobalBatches
+from d2v.experiment import execute
 from d2v.training import checkpoint, log, optim
 from d2v.training.identity import identity
 from d2v.util.errors import Collapse, OutOfMemory, UserError
@@ -299,8 +301,8 @@ def test_the_best_weights_are_kept(tmp_path: Path) -> None:
         seen[step] = {k: v.clone() for k, v in task.state_dict().items()}
         return {"accuracy": accuracies[step]}
 
-    def better(new: dict[str, float], best: dict[str, float]) -> bool:
-        return new["accuracy"] > best["accuracy"]
+    def better(new: dict[str, float], best: dict[str, float] | None) -> bool:
+        return best is None or new["accuracy"] > best["accuracy"]
 
     options: Any = {"validate": validate, "validate_every": 4, "keep": "best", "better": better}
     task = Tiny()
@@ -316,6 +318,46 @@ def test_the_best_weights_are_kept(tmp_path: Path) -> None:
     other = Tiny()
     assert train(tmp_path, other, **options) == summary
     assert equal(other.state_dict(), seen[8])
+
+
+@pytest.mark.parametrize(
+    ("scores", "kept"),
+    [
+        ((math.nan, 0.2, math.nan, 0.1, 0.2, math.nan), 8),
+        ((math.nan, -math.inf, -0.5, -0.1, math.nan, -0.3), 16),
+        ((math.nan, math.nan, math.nan, math.nan, math.nan, -0.9), 24),
+        ((0.5, math.nan, math.inf, 0.4, 0.5, 0.1), 4),
+    ],
+)
+def test_an_undefined_validation_is_never_the_best(
+    tmp_path: Path, scores: tuple[float, ...], kept: int
+) -> None:
+    killed = []
+
+    def validate(task: Any, step: int) -> dict[str, float]:
+        if step == 12 and not killed:
+            killed.append(step)
+            raise KeyboardInterrupt
+        return {"matthews": scores[step // 4 - 1]}
+
+    options: Any = {"validate": validate, "validate_every": 4, "keep": "best"}
+    options["better"] = execute.better_by("matthews", "matthews")
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, **options)
+    summary = train(tmp_path, **options)  # resumes with the best so far
+    assert (summary.kept, summary.validation) == (kept, {"matthews": scores[kept // 4 - 1]})
+
+
+def test_the_last_weights_are_kept_if_no_validation_is_defined(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options: Any = {"validate": lambda task, step: {"wer": math.nan}, "validate_every": 4}
+    options |= {"keep": "best", "better": execute.better_by("wer", "wer")}
+    summary = train(tmp_path, **options)
+    assert summary.kept == 24
+    assert summary.validation == {"wer": None}  # as in the log
+    assert "no validation was defined, so the last weights are kept" in capsys.readouterr().out
+    assert not (tmp_path / "checkpoints" / "step-4").exists()
 
 
 def test_validation_changes_nothing_and_the_last_weights_are_kept(tmp_path: Path) -> None:

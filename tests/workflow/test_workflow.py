@@ -109,6 +109,22 @@ def test_the_page_and_its_numbers_are_there(done: Path) -> None:
     assert "are what the stored predictions give" in checked.stdout
 
 
+def test_rebuilding_the_tables_keeps_what_lies_among_the_results(copied: Path) -> None:
+    """Snakemake removes the outputs of a rule before it runs: only files that the rule writes."""
+    theirs = [
+        copied / "results/tiny" / name
+        for name in ("notes.txt", "summary/notes.txt", "tables/notes.txt", "summary/mine/a.json")
+    ]
+    for path in theirs:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    made = snakemake(copied, "--forcerun", "tables")
+    assert made.returncode == 0, made.stdout + made.stderr
+    assert [path.read_text() for path in theirs] == ["mine"] * len(theirs)
+    (copied / "results/tiny/summary/files.json").unlink()
+    assert planned(copied) == {"tables": 1}
+
+
 def test_the_report_of_the_workflow_holds_tables_and_page(copied: Path) -> None:
     made = snakemake(copied, "--report", "report.zip")
     assert made.returncode == 0, made.stdout + made.stderr

@@ -24,7 +24,8 @@ rule tables:
             caption="../report/page.rst",
             category="Page",
         ),
-        summary=directory(f"{runs.RESULTS}/{experiment.name}/summary"),
+        # One file, not the folder: Snakemake empties a folder that is an output before it starts.
+        summary=f"{runs.RESULTS}/{experiment.name}/summary/files.json",
     log:
         f"{WORK}/tables.log",
     resources:

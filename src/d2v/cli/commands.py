@@ -26,7 +26,7 @@ OWN = {
     "layout": ("d2v.data.mini.mini", "write a miniature set in its official on-disk layout"),
     "prepare": ("d2v.cli.prepare", "convert a data set from its official layout to shards"),
     "plan": ("d2v.cli.plan", "estimate the cost of an experiment: updates, FLOP, GPU-hours, disk"),
-    "data": ("d2v.data.dvc", "fetch sources and update the prepared sets with DVC"),
+    "data": ("d2v.cli.data", "fetch sources and update the prepared sets with DVC"),
     "convert": ("d2v.interop.convert", "convert a checkpoint between supported formats"),
     "features": ("d2v.cli.inference:features_main", "write hidden states and logits of inputs"),
     "transcribe": ("d2v.cli.inference:transcribe_main", "print transcripts of audio files"),

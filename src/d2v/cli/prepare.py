@@ -4,10 +4,12 @@ Every command reads one source, checks all of it and writes one folder atomicall
 """
 
 import argparse
+import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from d2v.data.summary import told
 from d2v.util.errors import UserError
 from d2v.util.outputs import check_folder
 
@@ -50,11 +52,6 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--official", action="store_true", help=f"compare with the official {what}"
         )
-    for command in (imagenet, speech, light):
-        command.add_argument(
-            "--allow-partial", action="store_true", help="continue even if the set is incomplete"
-        )
-
     for command in (images, imagenet, speech):
         command.add_argument(
             "--headers",
@@ -77,6 +74,8 @@ def parser() -> argparse.ArgumentParser:
         metavar="SHARE",
         help="share of a list's clips that may be missing (default: 0.2)",
     )
+    for command in (imagenet, speech, light, sounds):
+        _add_partial(command)
     for command in (images, imagenet, speech, light, sounds):
         _add_workers(command)
 
@@ -142,9 +141,7 @@ def _add_text(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     glue.add_argument(
         "--official", action="store_true", help="compare with GLUE's official row counts"
     )
-    glue.add_argument(
-        "--allow-partial", action="store_true", help="continue even if the set is incomplete"
-    )
+    _add_partial(glue)
     for command in (corpus, glue):
         command.add_argument(
             "--tokenizer",
@@ -154,6 +151,27 @@ def _add_text(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
             help="folder written by `d2v prepare tokenizer`",
         )
         _add_workers(command)
+
+
+def _add_partial(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--allow-partial",
+        action="store_true",
+        help="continue even if the set is incomplete; meta.json records it, and tables mark it",
+    )
+    command.add_argument(
+        "--partial",
+        dest="allow_partial",
+        type=_bool,
+        metavar="true|false",
+        help="true is --allow-partial, false is not (`partial:` of a parameter file)",
+    )
+
+
+def _bool(word: str) -> bool:
+    if word not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{word!r} is neither true nor false")
+    return word == "true"
 
 
 def _add_workers(command: argparse.ArgumentParser) -> None:
@@ -176,11 +194,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run `d2v prepare COMMAND ...`.
 
     Raises UserError if the source is invalid, with the file (and line), or if OUT contains files
-    that d2v did not write. In both cases, nothing is written.
+    that d2v did not write. In both cases, nothing is written. Ends with a summary of what it made.
     """
     args = parser().parse_args(argv)
     read = (args.source, getattr(args, "tokenizer", None), getattr(args, "limited", None))
     check_folder(args.out, read)  # checked first, since reading may take hours
+    began = time.monotonic()
+    _prepare(args)
+    print(told(args.out, time.monotonic() - began), flush=True)
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    """Run the reader of a command."""
     if args.command == "imagefolder":
         from d2v.data.readers.imagefolder import prepare_imagefolder
 
@@ -222,7 +247,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif args.command == "audioset":
         from d2v.data.readers.audioset import prepare_audioset
 
-        prepare_audioset(args.source, args.out, args.workers, args.most_missing)
+        prepare_audioset(
+            args.source, args.out, args.workers, args.most_missing, partial=args.allow_partial
+        )
     elif args.command == "official-lm":
         from d2v.data.readers.language_model import prepare_official_lm
 

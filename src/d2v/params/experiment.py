@@ -21,12 +21,17 @@ class Experiment(Strict):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
     title: str
-    scale: Literal["miniature", "paper"]
+    # paper: results are compared with the reported ones; otherwise these are listed separately
+    scale: Literal["miniature", "own", "paper"]
     prepared: str  # folder of the prepared data
     stages: str = "dvc.yaml"  # DVC file whose stages write the prepared data
     data: dict[str, Data]
     pretrain: dict[str, Pretrain]
     finetune: dict[str, Finetune]
+
+    def group_of(self, dataset: str) -> Data | None:
+        """The group of `data:` that makes a prepared set; None if no group does."""
+        return next((group for group in self.data.values() if dataset in group.makes), None)
 
     @model_validator(mode="after")
     def _consistent(self) -> "Experiment":

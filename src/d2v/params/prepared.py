@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from posixpath import normpath
+from typing import Any
 
 import yaml
 
@@ -22,7 +23,7 @@ def unwritten(experiment: Experiment, sets: Iterable[str], root: Path = Path()) 
     The stages are those of the DVC file `experiment.stages`; `root` is the folder of the
     repository. If the DVC file is missing, no set can be checked and nothing is yielded.
     """
-    written = _outputs(root, experiment.stages)
+    written = outputs(root, experiment.stages)
     if written is None:
         return
     folder = normpath(experiment.prepared)
@@ -43,19 +44,41 @@ def unwritten(experiment: Experiment, sets: Iterable[str], root: Path = Path()) 
         yield f"prepared: no stage of {experiment.stages} writes {folder}/{name}"
 
 
-def _outputs(root: Path, stages: str) -> set[str] | None:
+def outputs(root: Path, stages: str) -> set[str] | None:
     """Paths that the stages of a DVC file write, relative to the root.
 
-    None if the file is missing or cannot be parsed.
+    `${prepared}` in a path stands for that key of the stages' parameter file. None if the file is
+    missing or cannot be parsed.
     """
+    found = _parsed(root / stages)
     try:
-        found = yaml.safe_load((root / stages).read_text(encoding="utf-8"))
-        groups = list(found["stages"].values())
-    except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError, AttributeError):
+        groups = list((found or {})["stages"].values())
+    except (LookupError, TypeError, AttributeError):
         return None
-    outputs = set()
+    folder = next((f for p in parameter_files(root, stages) if (f := _prepared(root / p))), "")
+    written = set()
     for stage in groups:
         wdir = PurePosixPath(stages).parent / stage.get("wdir", ".")
         for out in stage.get("outs", []):
-            outputs.add(normpath(wdir / (out if isinstance(out, str) else next(iter(out)))))
-    return outputs
+            path = out if isinstance(out, str) else next(iter(out))
+            written.add(normpath(wdir / path.replace("${prepared}", folder)))
+    return written
+
+
+def parameter_files(root: Path, stages: str) -> list[Path]:
+    """Parameter files that a DVC file names under `vars:`, relative to the root."""
+    found = _parsed(root / stages) or {}
+    names = [name for name in found.get("vars") or [] if isinstance(name, str)]
+    return [Path(normpath(PurePosixPath(stages).parent / name)) for name in names]
+
+
+def _prepared(path: Path) -> str:
+    return str((_parsed(path) or {}).get("prepared") or "")
+
+
+def _parsed(path: Path) -> dict[str, Any] | None:
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    return found if isinstance(found, dict) else None

@@ -10,13 +10,16 @@ import yaml
 from d2v.params.base import ParamsError
 from d2v.params.faults import nearest
 
+REMOVABLE = ("data", "pretrain", "finetune")  # groups with entries that null removes
+
 
 def read_params(path: Path) -> dict[str, Any]:
     """Read a parameter file, with its base files and templates.
 
     `base: FILE` (one file or a list, relative to the parameter file) is read first. Later files
     override earlier ones key by key, and the file itself overrides all of them. A group of another
-    `kind` replaces the whole group. A mapping with `like: NAME` is a copy of `templates: NAME`,
+    `kind` replaces the whole group. `finetune: {cola: null}` removes an inherited run (also for
+    `data` and `pretrain`). A mapping with `like: NAME` is a copy of `templates: NAME`,
     overridden key by key; templates may use `like` themselves. Templates that no `like` names are
     not part of the experiment.
 
@@ -51,7 +54,28 @@ def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         if not isinstance(name, str):
             raise ParamsError(f"{path}: base: expected a file or a list of files, got {base!r}")
         found = _merge(found, read_yaml(path.parent / name, (*seen, where)))
-    return _merge(found, raw)
+    return _merge(found, _without_removed(found, raw, path)) if base else raw
+
+
+def _without_removed(found: dict[str, Any], raw: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Remove from `found`, in place, the entries that `raw` sets to null; return the others of it.
+
+    Raises ParamsError for an entry that no base file has.
+    """
+    kept = dict(raw)
+    for group in REMOVABLE:
+        own, inherited = raw.get(group), found.get(group)
+        if not isinstance(own, dict) or not isinstance(inherited, dict):
+            continue
+        for name in [name for name, value in own.items() if value is None]:
+            if name not in inherited:
+                raise ParamsError(
+                    f"{path}: {group}.{name}: null removes an inherited entry, but no base file has"
+                    f" it{nearest(str(name), inherited)}"
+                )
+        kept[group] = {name: value for name, value in own.items() if value is not None}
+        found[group] = {k: v for k, v in inherited.items() if own.get(k, "") is not None}
+    return kept
 
 
 def _mapping(path: Path) -> dict[str, Any]:

@@ -1,13 +1,12 @@
 """Check that the data of an experiment matches what its DVC stages prepare."""
 
-import os
 from pathlib import Path
+from posixpath import normpath
 from typing import Any
 
-import yaml
-
-from d2v.params.base import ParamsError
+from d2v.params.base import ParamsError, Strict
 from d2v.params.experiment import Experiment
+from d2v.params.prepared import outputs, parameter_files
 from d2v.params.reading import read_yaml
 
 
@@ -18,19 +17,17 @@ def check_stages(experiment: Experiment, root: Path = Path()) -> None:
     its base. Only sets that a stage writes into the experiment's folder are compared; without a
     file of stages, nothing is compared. Raises ParamsError with one line per differing value.
     """
-    path = root / experiment.stages
-    if not path.is_file():
+    written = outputs(root, experiment.stages)
+    if written is None:
         return
-    known = yaml.safe_load(path.read_text()) or {}
-    written = {out for stage in (known.get("stages") or {}).values() for out in _outs(stage)}
+    folder = normpath(experiment.prepared)
     compared = {
-        key: data.model_dump(mode="json")
+        key: data
         for key, data in experiment.data.items()
-        if any(f"{experiment.prepared}/{made}" in written for made in data.makes)
+        if any(f"{folder}/{made}" in written for made in data.makes)
     }
     faults = []
-    for name in [name for name in known.get("vars") or [] if isinstance(name, str)]:
-        file = Path(os.path.normpath(Path(experiment.stages).parent / name))
+    for file in parameter_files(root, experiment.stages):
         theirs = (read_yaml(root / file).get("data") or {}) if compared else {}
         for key, ours in compared.items():
             faults += _differences(key, ours, theirs.get(key), file)
@@ -42,17 +39,13 @@ def check_stages(experiment: Experiment, root: Path = Path()) -> None:
         raise ParamsError("\n  ".join([f"{len(faults)} fault(s)", *faults, advice]))
 
 
-def _outs(stage: dict[str, Any]) -> list[str]:
-    """Paths that a stage writes, as written in the DVC file."""
-    outs = stage.get("outs") or []
-    return [next(iter(out)) if isinstance(out, dict) else str(out) for out in outs]
-
-
-def _differences(key: str, ours: dict[str, Any], theirs: Any, file: Path) -> list[str]:
+def _differences(key: str, ours: Strict, theirs: Any, file: Path) -> list[str]:
     if not isinstance(theirs, dict):
         return [f"data.{key}: not in {file}, which the stages read"]
+    usual = {name: field.default for name, field in type(ours).model_fields.items()}
+    given = {name: theirs.get(name, usual[name]) for name in usual}
     return [
-        f"data.{key}.{field}: {value}, but the stages prepare it with {theirs.get(field)} ({file})"
-        for field, value in ours.items()
-        if theirs.get(field) != value
+        f"data.{key}.{name}: {value}, but the stages prepare it with {given[name]} ({file})"
+        for name, value in ours.model_dump(mode="json").items()
+        if given[name] != value
     ]

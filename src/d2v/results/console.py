@@ -18,7 +18,7 @@ def console(table: Table) -> str:
     if 0 < len(further) <= WIDE:
         lines += ["", "further metrics of the same runs", *_aligned(measured(table, further))]
     lines += [f"  missing · {run}" for run in table.missing]
-    scale = " (another scale)" if table.experiment.scale == "miniature" else ""
+    scale = " (another scale)" if table.experiment.scale != "paper" else ""
     reported = reported_grid(table)
     for row in reported.rows:
         if row.name.startswith("data2vec"):

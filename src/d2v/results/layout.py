@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from d2v.evaluation.metrics import METRICS
+from d2v.params.data import Official
 from d2v.results.cells import (
     AVERAGE,
     OURS,
@@ -26,7 +27,7 @@ from d2v.results.cells import (
 )
 from d2v.results.grid import Document, Entry, Grid, Head, Row, Section
 from d2v.results.protocol import NONE, PARTIAL, footnotes, joined, partial_notes, protocol, units
-from d2v.results.wording import MINIATURE, TITLES, number
+from d2v.results.wording import TITLES, number
 
 UNDEFINED = "undefined"
 ONE_PRETRAINING = (
@@ -38,7 +39,7 @@ WIDE = 8  # columns of further metrics that fit side by side
 
 def document(table: Table) -> Document:
     """Document of a table: measured and reported rows, gains, protocol and missing runs."""
-    apart = table.experiment.scale == "miniature"
+    apart = table.experiment.scale != "paper"
     parts = [_scores(table) if apart else _together(table)]
     if notes := partial_notes(table):
         parts.append(Section("", [], None, notes))
@@ -313,9 +314,19 @@ def _number(value: float) -> float | None:
 
 def title(table: Table) -> str:
     """Title of a table: what is measured, and on which data set."""
-    _, what, sets = TITLES[table.name]
-    small = MINIATURE.get(table.name, sets) if table.experiment.scale == "miniature" else sets
-    return f"{what[0].upper()}{what[1:]}: {small}"
+    _, what, _ = TITLES[table.name]
+    return f"{what[0].upper()}{what[1:]}: {_sets(table)}"
+
+
+def _sets(table: Table) -> str:
+    """What a table measures on: the paper's set, or the sets of an experiment with other data."""
+    experiment = table.experiment
+    groups = {task.data: experiment.group_of(task.data) for task in table.tasks.values()}
+    official = all(isinstance(group, Official) for group in groups.values())
+    if experiment.scale == "paper" and official:
+        return TITLES[table.name][2]
+    words = [getattr(group, "heading", name) for name, group in groups.items()]
+    return joined(list(dict.fromkeys(words)))
 
 
 def _subtitle(table: Table) -> str:
@@ -325,7 +336,7 @@ def _subtitle(table: Table) -> str:
 def _opening(table: Table) -> list[str]:
     notes = [f"**{t.column}**: {t.note}" for t in table.tasks.values() if t.note]
     notes = list(dict.fromkeys(notes))
-    split = "test split" if table.experiment.scale == "miniature" else "splits as under Protocol"
+    split = "splits as under Protocol" if table.experiment.scale == "paper" else "test split"
     text = f"Mean ± standard error over n fine-tuning seeds, {split}. ↑ higher, ↓ lower is better."
     if any(cell.interval for cell in table.cells.values()):
         text += " [low, high]: 95 % interval over the examples of a single run (bootstrap)."

@@ -1,4 +1,4 @@
-"""Fixed texts of the tables: titles, the miniature's data sets, units of reported values."""
+"""Fixed texts of the tables: titles, units of reported values."""
 
 # place in the paper, what is measured, data set
 TITLES: dict[str, tuple[str, str, str]] = {
@@ -11,11 +11,6 @@ TITLES: dict[str, tuple[str, str, str]] = {
     "ablation_loss": ("Table 7", "loss function", "LibriSpeech dev-other"),
     "ablation_masks": ("Table 8", "mask probability and length", "LibriSpeech dev-other"),
     "ablation_context": ("Figure 3", "how far the teacher sees", "LibriSpeech dev-other"),
-}
-MINIATURE: dict[str, str] = {
-    "imagenet": "MNIST digits, few labels",
-    "librispeech": "synthetic speech (espeak-ng voices)",
-    "glue": "small tasks in GLUE's format, not GLUE itself",
 }
 # short names for a table of contents
 SHORT: dict[str, str] = {

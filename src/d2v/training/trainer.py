@@ -23,7 +23,7 @@ from d2v.util.files import remove_folder, rename
 
 Metrics = dict[str, float]
 Validate = Callable[[Task, int], Metrics]
-Better = Callable[[Metrics, Metrics], bool]
+Better = Callable[[Metrics, Metrics | None], bool]
 
 SMALLER = (
     "use a smaller train.micro_batch, or train.sized with a smaller size and more micro_batches,"
@@ -65,7 +65,9 @@ def fit(
 
     The gradient is that of summed losses / summed counts over all micro-batches and processes.
     `validate(task, step)` is called in the main process, in evaluation mode without gradients,
-    every `validate_every` steps and at the end; `better(new, best)` compares its results.
+    every `validate_every` steps and at the end; `better(new, best)` compares its results. For the
+    first ones, `best` is None, and the answer is whether `new` is defined. If no result is, the
+    last weights are kept.
     `params` holds everything that defines the result (JSON-able). Every checkpoint stores it, with
     `provenance` and `inputs`; checkpoints made with other values are moved aside, not resumed.
     A finished run returns its Summary at once. On return the task holds the kept weights.
@@ -317,11 +319,12 @@ class _Loop:
         line["validation"] = metrics = distributed.from_main(metrics)
         if self.better is None:
             return False
-        # the first validation counts as best even if undefined: some weights must be kept
-        if self.best is not None and not self.better(metrics, self.best["validation"]):
-            return False
-        self.best = {"step": self.step, "validation": metrics}
-        return True
+        if self.better(metrics, self.best and self.best["validation"]):
+            self.best = {"step": self.step, "validation": metrics}
+            return True
+        if self.best is None and self.step == self.train.steps:
+            self.progress.say("no validation was defined, so the last weights are kept")
+        return False
 
     def _late(self) -> bool:
         """Whether the newest checkpoint is older than checkpoint_minutes.

@@ -17,11 +17,12 @@ MARK = ".d2v"  # file that marks a folder as written by d2v; removed last (d2v.u
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Read a JSON object; None if the file is missing or incomplete."""
+    """Read a JSON object; None if the file is missing, incomplete or something else."""
     try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
+        found = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RecursionError):
         return None
+    return found if isinstance(found, dict) else None
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -33,7 +33,7 @@ def test_clips_get_the_numbers_of_their_classes(audio, tmp_path):
 def test_missing_clips_are_counted_and_too_many_refused(audio, tmp_path, capsys):
     (audio / "clips" / "1" / "jkl.flac").unlink()
     fails(
-        "eval_segments.csv: 1 of 2 clips are missing; .* --most-missing",
+        "eval_segments.csv: 1 of 2 clips are missing; .*partial: true.*--most-missing",
         tmp_path / "set",
         "audioset",
         audio,
@@ -41,6 +41,20 @@ def test_missing_clips_are_counted_and_too_many_refused(audio, tmp_path, capsys)
     run("audioset", audio, "-o", tmp_path / "set", "--most-missing", 0.5)
     assert "1 of 2 clips" in capsys.readouterr().err
     assert read_meta(tmp_path / "set")["splits"]["eval"]["missing"] == 1
+
+
+def test_a_part_is_enough_if_that_is_said(audio, tmp_path, capsys):
+    (audio / "unbalanced_train_segments.csv").unlink()
+    for clip in ("ghi", "jkl"):
+        for path in audio.rglob(f"*{clip}*.flac"):
+            path.unlink()
+    out = tmp_path / "set"
+    fails("unbalanced_train_segments.csv: no such file", out, "audioset", audio)
+    run("audioset", audio, "-o", out, "--partial", "true", "--workers", 1)
+    meta = read_meta(out)
+    assert meta["complete"] is False
+    assert "balanced" in meta["splits"]
+    assert "not the whole official set" in capsys.readouterr().out
 
 
 def test_faults_of_audioset_are_named(audio, tmp_path):

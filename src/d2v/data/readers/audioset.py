@@ -36,11 +36,17 @@ FLOATS = ("FLOAT", "DOUBLE")  # subtypes of WAV files whose samples are from -1 
 
 
 def prepare_audioset(
-    source: Path, out: Path, workers: int | None = None, most_missing: float = 0.2
+    source: Path,
+    out: Path,
+    workers: int | None = None,
+    most_missing: float = 0.2,
+    *,
+    partial: bool = False,
 ) -> None:
     """Write the clips as FLAC, with their levels and class numbers ("3,17").
 
-    meta.json records the class names, and how many clips of each list are missing.
+    meta.json records the class names, and how many clips of each list are missing. With `partial`,
+    any number of clips and whole lists may be missing.
 
     Raises UserError naming the file (and line) for: a missing or truncated list, a broken line, an
     unknown class, a clip that is listed twice, broken audio, a rate other than 16 kHz, more than
@@ -52,7 +58,11 @@ def prepare_audioset(
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; the clips (16 kHz, mono) belong there")
     files = _files(folder)
-    lists = {split: _segments(source / file, numbers) for split, file in SPLITS.items()}
+    lists = {
+        split: _segments(source / file, numbers)
+        for split, file in SPLITS.items()
+        if not partial or (source / file).exists()
+    }
     splits: dict[str, dict[str, int]] = {}
     found = {
         split: [(name, _find(files, name, start), labels) for name, start, labels in segments]
@@ -66,7 +76,9 @@ def prepare_audioset(
                 (Path(path), name, labels) for name, path, labels in segments if path is not None
             ]
             missing = len(segments) - len(clips)
-            _judge(source / SPLITS[split], missing, len(segments), most_missing)
+            most = 1.0 if partial else most_missing
+            if not _judge(source / SPLITS[split], missing, len(segments), most, partial):
+                continue
             shards, _ = write_split(
                 temporary / split,
                 clips,
@@ -77,6 +89,8 @@ def prepare_audioset(
             )
             samples = int(shards.numbers("samples").sum())
             splits[split] = {"examples": len(shards), "samples": samples, "missing": missing}
+        if not splits:
+            raise UserError(f"{folder}: contains no clip of any list in {source}")
         write_meta(
             temporary,
             dataset=out.name,
@@ -85,6 +99,7 @@ def prepare_audioset(
             splits=splits,
             classes=names,
             rate=RATE,
+            **({} if splits.keys() == SPLITS.keys() else {"complete": False}),
         )
 
 
@@ -188,13 +203,20 @@ def _find(files: dict[str, str], name: str, start: str) -> str | None:
     return next((files[n] for n in (name, f"Y{name}", f"{name}_{start}") if n in files), None)
 
 
-def _judge(path: Path, missing: int, total: int, most: float) -> None:
-    """Warn how many clips of a list are missing; raises UserError if too many or all are."""
+def _judge(path: Path, missing: int, total: int, most: float, partial: bool) -> bool:
+    """Warn how many clips of a list are missing; return whether there are any clips of it.
+
+    Raises UserError if too many or, unless `partial`, all are missing.
+    """
     if not missing:
-        return
+        return True
     text = f"{path}: {missing:,} of {total:,} clips are missing"
-    if missing == total:
+    if missing == total and not partial:
         raise UserError(f"{text}; put them into clips/, named YTID.flac or YTID.wav")
     if missing > most * total:
-        raise UserError(f"{text}; get more of them, or allow it with --most-missing SHARE")
+        raise UserError(
+            f"{text}; get more of them, or say `partial: true` at the set in the"
+            " parameter file (by hand: --most-missing SHARE)"
+        )
     print(f"warning: {text}", file=sys.stderr)
+    return missing < total

@@ -55,7 +55,9 @@ def prepare_imagenet(
     if not source.is_dir():
         raise UserError(f"{source}: no such folder")
     warn_unused(source, _beside(source), "not read")
-    found = {"train": _train(source), "val": _val(source)}
+    found = {"train": _train(source)}
+    if not allow_partial or (source / VAL).exists() or (source / "val").is_dir():
+        found["val"] = _val(source)
     classes = sorted(found["train"])
     _check_classes(source, found, allow_partial)
     counts = {split: sum(map(len, images.values())) for split, images in found.items()}
@@ -92,13 +94,13 @@ def _example(headers: bool, item: Labelled) -> Iterator[Example]:
 
 
 def _check_classes(source: Path, found: dict[str, Images], allow_partial: bool) -> None:
-    train, val = set(found["train"]), set(found["val"])
+    train, val = set(found["train"]), set(found.get("val", ()))
     if missing := sorted(val - train):
         raise UserError(
             f"{source}: train has no synset {missing[0]} ({len(missing)} missing), which val has"
         )
     faults = []
-    if missing := sorted(train - val):
+    if "val" in found and (missing := sorted(train - val)):
         faults.append(f"val has no images of synset {missing[0]} ({len(missing)} missing)")
     if len(train) != IMAGENET_CLASSES:
         faults.append(f"train has {len(train)} of {IMAGENET_CLASSES} synsets")

@@ -71,12 +71,11 @@ def prepare_librispeech(
             if short := _warn_of_short(folder, written.shards):
                 splits_meta[folder.name]["unaligned"] = short
         copy_lists(source, temporary, ids)
-        if limited is not None:
-            write_limited(limited, temporary, ids, allow_partial)
+        whole = limited is None or write_limited(limited, temporary, ids, allow_partial)
         counts = {split: found["examples"] for split, found in splits_meta.items()}
-        entries = {}
+        entries = {} if whole else {"complete": False}
         if official:
-            entries["complete"] = check_counts("librispeech", counts, allow_partial)
+            entries["complete"] = check_counts("librispeech", counts, allow_partial) and whole
         write_meta(
             temporary,
             dataset=out.name,

@@ -23,8 +23,8 @@ FOLDERS = {"10min": ("1h/0",), "1h": ("1h",), "10h": ("1h", "9h")}
 
 def write_limited(
     source: Path, out: Path, ids: Collection[str], allow_partial: bool = False
-) -> dict[str, int]:
-    """Write lists/{10min,1h,10h}.txt into a prepared LibriSpeech; return their lengths.
+) -> bool:
+    """Write lists/{10min,1h,10h}.txt into a prepared LibriSpeech; return whether they are whole.
 
     Raises UserError if there are neither folders nor lists, or if a list is empty, has an utterance
     twice, or names one that the prepared set lacks. `allow_partial` drops missing utterances with a
@@ -34,7 +34,7 @@ def write_limited(
         raise UserError(f"{source}: no such folder")
     known = frozenset(ids)
     (out / LISTS).mkdir(exist_ok=True)
-    lengths = {}
+    whole = True
     for name in FOLDERS:
         listed = sorted(_utterances(source, name))
         if len(set(listed)) < len(listed):
@@ -43,12 +43,11 @@ def write_limited(
         absent = [utterance for utterance in listed if utterance not in known]
         if absent:
             fault = f"{absent[0]} of {name} ({len(absent)} of {len(listed)}) in no split"
-            tell(f"{source}: LibriSpeech", [fault], allow_partial)
+            whole = tell(f"{source}: LibriSpeech", [fault], allow_partial)
         kept = [utterance for utterance in listed if utterance in known]
         text = "".join(f"{utterance}\n" for utterance in kept)
         (out / LISTS / f"{name}.txt").write_text(text)
-        lengths[name] = len(kept)
-    return lengths
+    return whole
 
 
 def _utterances(source: Path, name: str) -> list[str]:

@@ -75,9 +75,9 @@ def check_hours(found: Mapping[str, float], allow_partial: bool = False) -> bool
 def lacking(meta: Mapping[str, Any]) -> str:
     """Describe what a set lacks of the official one, by its meta.json; empty if nothing known."""
     missing = sum(split.get("missing", 0) for split in dict(meta.get("splits") or {}).values())
-    if missing:
-        return f"{missing:,} clips are missing"
-    return "not the whole official set" if meta.get("complete") is False else ""
+    words = [f"{missing:,} clips are missing"] if missing else []
+    words += ["not the whole official set"] if meta.get("complete") is False else []
+    return ", ".join(words)
 
 
 def tell(dataset: str, faults: list[str], allow_partial: bool) -> bool:
@@ -86,6 +86,9 @@ def tell(dataset: str, faults: list[str], allow_partial: bool) -> bool:
         return True
     text = f"{dataset} is not the whole official set: {'; '.join(faults)}"
     if not allow_partial:
-        raise UserError(f"{text}; get what is missing, or continue with --allow-partial")
+        raise UserError(
+            f"{text}; get what is missing or, to use a part, say `partial: true` at the set in the"
+            " parameter file (by hand: --allow-partial)"
+        )
     print(f"warning: {text}", file=sys.stderr)
     return False

@@ -50,7 +50,7 @@ def build(
     environment.filters["number"] = number
     text = environment.get_template("page.html.j2").render(
         title=experiment.title,
-        miniature=experiment.scale == "miniature",
+        scale=experiment.scale,
         states=_states(found),
         facts=_facts(found),
         faults=[f"{r.run.id}: {r.fault}" for r in found if r.fault not in ("", "not run yet")],

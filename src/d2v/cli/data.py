@@ -1,0 +1,104 @@
+"""`d2v data`: fetch missing raw sources, and bring the prepared sets up to date with DVC."""
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from d2v.data.dvc import STAGES, repro, stage_names
+from d2v.data.fetch.fetch import fetch
+from d2v.data.summary import summary
+
+if TYPE_CHECKING:  # imported late, so that --help is quick
+    from d2v import params
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run `d2v data [DATASET...]`."""
+    parser = argparse.ArgumentParser(prog="d2v data", description=__doc__)
+    parser.add_argument("targets", nargs="*", metavar="DATASET", help="stage to run (default: all)")
+    parser.add_argument(
+        "--stages",
+        type=Path,
+        metavar="FILE",
+        help="DVC file; workflow/paper/dvc.yaml is for official sets (default: dvc.yaml, the"
+        " miniature's)",
+    )
+    parser.add_argument(
+        "--params",
+        type=Path,
+        metavar="FILE",
+        help="parameters of an experiment: prepare the sets that its runs need",
+    )
+    parser.add_argument(
+        "--list",
+        action="store_true",
+        help="run nothing: show what the experiment needs, what is prepared, and what is missing",
+    )
+    args = parser.parse_args(argv)
+    experiment = _experiment(args.params) if args.params or args.list else None
+    stages = args.stages or (Path(experiment.stages) if experiment else STAGES)
+    known = stage_names(Path(), stages, args.targets)
+    if experiment is not None and args.list:
+        print(listed(experiment, args.targets))
+        return
+    targets = args.targets or [name for name in _needed(experiment) if name in known]
+    if stages == STAGES:  # official sets are in the folders that their parameters name
+        for file in fetch(Path("data")):
+            print(f"data: fetched {file}", flush=True)
+    ran = repro(targets, stages=stages)
+    for line in _made(stages, targets):
+        print(line)
+    print(f"data: {', '.join(targets) or 'all sets'} up to date ({len(ran)} stage(s) run)")
+
+
+def listed(experiment: "params.Experiment", targets: Iterable[str] = ()) -> str:
+    """One line per prepared set that the experiment's runs read: what there is, or what to do."""
+    rows: list[tuple[str, str, str]] = []
+    for name in [n for n in _needed(experiment) if not targets or n in targets]:
+        folder = Path(experiment.prepared) / name
+        found = summary(folder)
+        if found is not None:
+            state = "partial" if found.notes else "prepared"
+            rows.append((name, state, f"{folder}: {found.line}"))
+            continue
+        source = next(
+            (getattr(g, "source", None) for g in experiment.data.values() if name in g.makes), None
+        )
+        absent = source is not None and not Path(source).exists()
+        what = f"its source {source} does not exist" if absent else "not prepared yet"
+        rows.append((name, "missing", f"{folder}: {what}"))
+    wide = max((len(name) for name, _, _ in rows), default=0)
+    there = sum(state != "missing" for _, state, _ in rows)
+    lines = [f"{name:{wide}}  {state:8}  {text}" for name, state, text in rows]
+    return "\n".join([*lines, f"{there} of {len(rows)} sets are prepared"])
+
+
+def _experiment(path: Path | None) -> "params.Experiment":
+    from d2v import params
+
+    experiment = params.load(path or Path("params/mini.yaml"))
+    params.check_stages(experiment)
+    return experiment
+
+
+def _needed(experiment: "params.Experiment | None") -> list[str]:
+    """Prepared sets that the runs of an experiment read; none without an experiment."""
+    if experiment is None:
+        return []
+    from d2v.experiment import runs
+
+    return list(runs.all_datasets(experiment))
+
+
+def _made(stages: Path, targets: Sequence[str]) -> list[str]:
+    """One line for each prepared set of the stages, or of the targets among them."""
+    from d2v.params.prepared import outputs
+
+    folders = sorted(map(Path, outputs(Path(), str(stages)) or ()))
+    found = [summary(f) for f in folders if not targets or f.name in targets]
+    return [f"{s.folder}: {s.line}" for s in found if s is not None]
+
+
+if __name__ == "__main__":
+    main()
