@@ -4,11 +4,10 @@ import json
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
+from scipy import stats
 
 from d2v.results import compare
-from d2v.results.statistics import Comparison
 from d2v.util.errors import UserError
 
 SCORES = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 2.5, 1.5]

@@ -217,11 +217,10 @@ def test_numbers_have_a_real_minus(experiment, results):
 
 def test_verdicts_are_honest(experiment, results):
     _, markdown = built(experiment, results, "glue")
-    low, high = r"\[[−+]\d+\.\d, [−+]\d+\.\d\]", r"\*\*"
-    assert re.search(
-        rf"- sst2 column: \+0\.3 {low}, {high}no gain \(the 95 % interval incl", markdown
-    )
-    assert re.search(rf"- mrpc column: −11\.0 {low}, {high}loss \(the 95 % interval excl", markdown)
+    bounds = r"\[[−+]\d+\.\d, [−+]\d+\.\d\]"
+    same, worse = (rf"\*\*{word} \(the 95 % interval" for word in ("no gain", "loss"))
+    assert re.search(rf"- sst2 column: \+0\.3 {bounds}, {same} includes zero\)", markdown)
+    assert re.search(rf"- mrpc column: −11\.0 {bounds}, {worse} excludes zero\)", markdown)
     assert layout.ONE_PRETRAINING in markdown
 
 

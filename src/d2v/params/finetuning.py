@@ -168,8 +168,8 @@ class Grid(Strict):
         return [Setting(lr=lr, steps=steps, freeze=freeze) for lr, steps, freeze in points]
 
 
-Arm = Literal["scratch", "data2vec"]
-ARMS = ("scratch", "data2vec")
+Arm = Literal["scratch", "input", "data2vec"]
+ARMS = ("scratch", "input", "data2vec")
 TableName = Literal[
     "imagenet",
     "librispeech",
@@ -203,7 +203,10 @@ class Finetune(Strict):
     chosen_on_test: bool = False
     # further reported columns of the same runs: heading -> split
     more: dict[str, str] = Field(default_factory=dict)
-    # starting points to fine-tune: random weights, the pre-trained student
+    # name under `pretrain:` of the same student, pre-trained with targets of the input; for the arm
+    # `input`
+    baseline: str | None = None
+    # starting points to fine-tune: random weights, the student of `baseline`, that of `pretrain`
     arms: list[Arm] = Field(["scratch", "data2vec"], min_length=1)
     # metrics to compute; the first is used for selection on the development split
     metrics: list[MetricName] = Field(min_length=1)

@@ -245,6 +245,12 @@ def finetuning(p: "Finetune") -> Iterator[str]:
             if p.dev_split == p.test_split
             else "chosen_on_test: true, but dev_split and test_split differ"
         )
+    if (p.baseline is not None) != ("input" in p.arms):
+        yield (
+            "arms has input, but no baseline names its pre-training"
+            if p.baseline is None
+            else f"baseline {p.baseline} has no effect without input in arms; add it, or remove one"
+        )
     yield from _settings(p)
     yield from _task(p)
     kind = KINDS[p.view.kind]

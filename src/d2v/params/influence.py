@@ -7,10 +7,10 @@ from d2v.params.model import InputTarget
 from d2v.params.pretraining import Pretrain
 
 # parameters that only say where and how a run is executed or shown, describe it, or stop it when it
-# fails
+# fails; of the pre-trainings of a task, a run's own is named by its run
 NEUTRAL = {
     "seeds", "cpus", "table", "row", "column", "note", "stand_in", "arms", "settings", "grid",
-    "chosen_on_test", "collapse",
+    "chosen_on_test", "collapse", "baseline",
 }  # fmt: skip
 NEUTRAL_TRAIN = {
     "log_every", "checkpoint_every", "checkpoint_minutes", "workers", "compile", "recompute",

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from d2v.evaluation.metrics import METRICS
 from d2v.params import Decode, Finetune, Pretrain
-from d2v.results.cells import AVERAGE, OURS, Table, row_of
+from d2v.results.cells import AVERAGE, INPUT, OURS, SCRATCH, Table, row_of
 from d2v.results.wording import REPORTED_UNITS
 
 NONE = "–"
@@ -89,7 +89,7 @@ def _training(table: Table, key: str, task: Finetune) -> str:
     if task.released:
         return f"the fine-tuned weights {task.released.path} as they are"
     pretrain = table.experiment.pretrain[task.pretrain]
-    names = {"scratch": "from scratch", "data2vec": "data2vec"}
+    names = {"scratch": SCRATCH, "input": INPUT, "data2vec": OURS}
     used = ", ".join(f"{names[arm]} {table.settings[key, arm] or NONE}" for arm in task.arms)
     text = (
         f"fine-tuning seeds {_list(task.seeds)}, {_pretrained(pretrain)};"

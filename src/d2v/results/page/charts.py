@@ -107,7 +107,7 @@ def _lanes(table: Table, column: Column) -> list[Lane]:
         cell = table.cells[row, column]
         marks = []
         if not math.isnan(cell.value):
-            kind = {SCRATCH: "scratch", INPUT: "scratch"}.get(row, "ours")
+            kind = {SCRATCH: "scratch", INPUT: "hue1"}.get(row, "ours")
             marks.append(marked(kind, cell, row))
         if ablation and row in reported:
             text = f"{row}, reported: {number(reported[row])}"
