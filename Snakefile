@@ -32,4 +32,4 @@ rule all:
     input:
         rules.tables.output,
         # Every run, so that a missing or outdated one is found even if all its products exist.
-        [runs.metrics_path(experiment, run) for run in runs.all_runs(experiment)],
+        [run.metrics_path for run in runs.all_runs(experiment)],

@@ -75,8 +75,8 @@ def test_what_comes_after_training_fails_no_run(
     path = Path("params/tiny.yaml")
     experiment = params.load(path)
     run = runs.pretrain_runs(experiment)[0]
-    execute.execute(path, run.id)
-    found = json.loads(runs.metrics_path(experiment, run).read_text())
+    execute.execute(run)
+    found = json.loads(run.metrics_path.read_text())
     assert found["steps"] > 0
-    assert found["provenance"]["params_sha256"] == runs.fingerprint(experiment, run)
+    assert found["provenance"]["params_sha256"] == run.fingerprint()
     assert capsys.readouterr().out.count("failed and is skipped: RuntimeError: broken") == 3

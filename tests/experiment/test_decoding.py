@@ -21,12 +21,15 @@ from d2v.data.letters import LETTERS, encode
 from d2v.evaluation import ctc, evaluate, predictions
 from d2v.evaluation.predictions import Prediction
 from d2v.experiment import decoding, execute, runs
+from d2v.experiment.task_runs import DecodeRun, FinetuneRun
 from d2v.jobs import cluster, launch
 from d2v.util.errors import UserError
 from d2v.util.files import read_json, write_json
 
-RUN = "decode/spoken-digits/data2vec/seed0"
-FINETUNE = runs.Run("finetune", "spoken-digits", 0, "data2vec")
+TINY = params.load(workspace.ROOT / "tests/params/tiny.yaml")
+FINETUNE = FinetuneRun(TINY, "spoken-digits", 0, "data2vec")
+DECODE = DecodeRun(TINY, "spoken-digits", 0, "data2vec")
+RUN = DECODE.id
 SEARCH = {"trials": 8, "beam": 10, "silence_score": [-1.0, 1.0], "seed": 3}
 SPLITS = {"dev": 24, "test": 12, "train": 9}  # utterances
 DRAWN = random.Random(0)
@@ -65,13 +68,11 @@ def fine_tuned(folder, experiment):
             Prediction(id, text, ctc.greedy(e), ctc.greedy(e))
             for (id, e), text in zip(emissions.items(), texts, strict=True)
         ]
-        predictions.write_predictions(
-            runs.result_folder(experiment, FINETUNE) / f"predictions-{name}.tsv", rows
-        )
-        evaluate.write_emissions(runs.emissions_path(experiment, FINETUNE, name), emissions)
+        predictions.write_predictions(FINETUNE.predictions(name), rows)
+        evaluate.write_emissions(FINETUNE.emissions(name), emissions)
     metrics = {name: {"greedy_wer": 0.5} for name in SPLITS}
     head = {"metrics": metrics, "pretrain_run": "pretrain/speech/seed0", "setting": None}
-    write_json(runs.metrics_path(experiment, FINETUNE), head)
+    write_json(FINETUNE.metrics_path, head)
     folder = Path(experiment.prepared) / "lm"
     folder.mkdir(parents=True)
     lm_folder(folder, [" ".join(say.choices(WORDS, k=5)) for _ in range(300)])
@@ -87,20 +88,16 @@ def place(tmp_path, monkeypatch):
     return experiment
 
 
-def run(experiment):
-    execute.execute(Path("tiny.yaml"), RUN)
-    return read_json(runs.metrics_path(experiment, runs.parse(experiment, RUN)))
-
-
-def folder_of(experiment, function=runs.result_folder):
-    return function(experiment, runs.parse(experiment, RUN))
+def run():
+    execute.execute(runs.load(Path("tiny.yaml"), RUN))
+    return read_json(DECODE.metrics_path)
 
 
 def test_metrics_are_those_of_the_predictions_and_say_where_they_come_from(place):
-    found = run(place)
+    found = run()
     assert list(found["metrics"]) == ["dev", "test", "train"]
     for name, count in SPLITS.items():
-        path = folder_of(place) / f"predictions-{name}.tsv"
+        path = DECODE.predictions(name)
         rows = predictions.read_predictions(path)
         assert len(rows) == count
         references = [row.reference for row in rows]
@@ -123,46 +120,46 @@ def test_metrics_are_those_of_the_predictions_and_say_where_they_come_from(place
 
 
 def test_predictions_are_those_of_the_chosen_weights_with_the_last_beam(place):
-    weights = run(place)["weights"]
+    weights = run()["weights"]
     chosen = params.Decode(beam=20, **{k: weights[k] for k in decoding.Weights._fields})
     search = ctc.BeamSearch(Path(place.prepared) / "lm", chosen)
-    emissions = load_file(runs.emissions_path(place, FINETUNE, "test"))
-    rows = predictions.read_predictions(folder_of(place) / "predictions-test.tsv")
+    emissions = load_file(FINETUNE.emissions("test"))
+    rows = predictions.read_predictions(DECODE.predictions("test"))
     assert [row.prediction for row in rows] == [search(emissions[row.id]) for row in rows]
     assert rows[1].reference == "ABSENT"
     assert "ABSENT" not in rows[1].prediction
 
 
 def test_the_search_pays(place):
-    found = run(place)["metrics"]["dev"]
+    found = run()["metrics"]["dev"]
     assert found["wer"] < 0.7 * found["greedy_wer"]
 
 
 def test_processes_change_nothing(place, tmp_path):
-    one = run(place)
+    one = run()
     experiment_file(tmp_path, cpus=3)
-    folder_of(place, runs.work_folder).rename("elsewhere")
-    three = run(place)
+    DECODE.work.rename("elsewhere")
+    three = run()
     for key in ("metrics", "weights", "preset", "at_edge", "emissions_sha256"):
         assert one[key] == three[key]
-    assert (folder_of(place, runs.work_folder) / "trials.jsonl").read_bytes() == Path(
+    assert (DECODE.work / "trials.jsonl").read_bytes() == Path(
         "elsewhere/trials.jsonl"
     ).read_bytes()
 
 
 def test_a_second_run_does_nothing_again(place, monkeypatch, capfd):
-    one = run(place)
+    one = run()
     assert "trial 8/8" in capfd.readouterr().out
     monkeypatch.setattr("d2v.evaluation.beam_search.BeamSearch", None)  # nothing is decoded
-    two = run(place)
+    two = run()
     assert one["metrics"] == two["metrics"]
     assert "trial" not in capfd.readouterr().out
 
 
 def test_finished_pieces_are_progress_to_the_launcher(place):
-    jobs = launch._Jobs("local", Path("tiny.yaml"), place, runs.parse(place, RUN))
+    jobs = launch._Jobs("local", Path("tiny.yaml"), runs.parse(place, RUN))
     assert jobs._step() == 0
-    run(place)
+    run()
     assert jobs._step() >= 1 + 8 + 3 * 2  # with the head of each journal
 
 
@@ -172,22 +169,22 @@ def test_a_decoding_asks_for_no_gpu():
 
 
 def test_other_outputs_are_searched_and_decoded_again(place):
-    run(place)
-    path = runs.emissions_path(place, FINETUNE, "dev")
+    run()
+    path = FINETUNE.emissions("dev")
     emissions = load_file(path)
     first = next(iter(emissions))
     emissions[first][-1] += 1e-3  # the greedy reading stays
     save_file(emissions, path)
-    lines = (folder_of(place, runs.work_folder) / "trials.jsonl").read_text().splitlines()
-    run(place)
-    after = (folder_of(place, runs.work_folder) / "trials.jsonl").read_text().splitlines()
+    lines = (DECODE.work / "trials.jsonl").read_text().splitlines()
+    run()
+    after = (DECODE.work / "trials.jsonl").read_text().splitlines()
     assert after[0] != lines[0]
     assert len(after) == len(lines) == 9
 
 
 def test_a_best_point_at_the_edge_is_kept_as_a_warning(place, tmp_path, capfd):
     experiment_file(tmp_path, search={**SEARCH, "lm_weight": [0.0, 0.02]})
-    found = run(place)
+    found = run()
     assert "widen decode.search.lm_weight" in found["at_edge"]["lm_weight"]
     assert "warning: the best lm_weight" in capfd.readouterr().out
 
@@ -215,28 +212,28 @@ def other_values(path):
     ],
 )
 def test_outputs_that_do_not_belong_are_told(place, change, said):
-    change(runs.emissions_path(place, FINETUNE, "dev"))
+    change(FINETUNE.emissions("dev"))
     with pytest.raises(UserError, match=said):
-        run(place)
-    assert not folder_of(place).exists()
+        run()
+    assert not DECODE.results.exists()
 
 
 def test_what_is_missing_is_told(place):
     (Path(place.prepared) / "lm/lm.arpa").unlink()
     with pytest.raises(UserError, match=r"lm\.arpa: no such file; run `d2v data lm`"):
-        run(place)
-    runs.metrics_path(place, FINETUNE).unlink()
+        run()
+    FINETUNE.metrics_path.unlink()
     with pytest.raises(UserError, match=r"finetune/spoken-digits/data2vec/seed0 has not finished"):
-        run(place)
+        run()
 
 
 def test_a_split_without_words_cannot_choose(place):
     rows = [Prediction(f"dev-{n}", "", "", "") for n in range(3)]
-    predictions.write_predictions(runs.result_folder(place, FINETUNE) / "predictions-dev.tsv", rows)
-    path = runs.emissions_path(place, FINETUNE, "dev")
+    predictions.write_predictions(FINETUNE.predictions("dev"), rows)
+    path = FINETUNE.emissions("dev")
     evaluate.write_emissions(path, {row.id: torch.zeros(0, len(LETTERS)) for row in rows})
     with pytest.raises(UserError, match="development split has no words"):
-        run(place)
+        run()
 
 
 @pytest.mark.slow
@@ -244,7 +241,7 @@ def test_a_search_that_is_killed_goes_on(place, tmp_path):
     """SIGKILL among the trials, then among the final decoding; the outcome is that of no kill."""
     experiment_file(tmp_path, cpus=2, beam=400, search={**SEARCH, "beam": 200, "trials": 12})
     command = [sys.executable, "-m", "d2v.cli", "run", RUN, "--launch", "debug"]
-    work = folder_of(place, runs.work_folder)
+    work = DECODE.work
 
     def lines(name):
         path = work / name
@@ -267,12 +264,12 @@ def test_a_search_that_is_killed_goes_on(place, tmp_path):
     killed_when(lambda: len(lines("decoded-dev.jsonl")) >= 2)
     assert lines("trials.jsonl")[: len(kept)] == kept
     assert len(lines("trials.jsonl")) == 13
-    assert not runs.metrics_path(place, runs.parse(place, RUN)).exists()
-    after = run(place)
+    assert not DECODE.metrics_path.exists()
+    after = run()
     trials = [json.loads(line).get("number") for line in lines("trials.jsonl")[1:]]
     assert trials == list(range(12))
     work.rename("disturbed")
-    undisturbed = run(place)
+    undisturbed = run()
     for key in ("metrics", "weights", "preset"):
         assert after[key] == undisturbed[key]
 

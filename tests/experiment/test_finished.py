@@ -11,7 +11,8 @@ from torch import Tensor
 from d2v import params
 from d2v.data import ngram
 from d2v.data.letters import encode, frames_needed
-from d2v.experiment import finished, provenance, runs
+from d2v.experiment import finished, folders, provenance, runs
+from d2v.experiment.run import Run
 from d2v.model import position_bias
 from d2v.training import tracking
 from d2v.training.task import ctc_loss, unaligned
@@ -119,9 +120,9 @@ def test_a_run_is_done_until_something_it_was_made_from_changes(
     experiment = params.load(Path("tests/params/tiny.yaml").resolve())
     monkeypatch.chdir(tmp_path)
     run = next(r for r in runs.finetune_runs(experiment) if r.arm == "data2vec")
-    monkeypatch.setattr(runs, "fingerprint", lambda *_: "f")
+    monkeypatch.setattr(Run, "fingerprint", lambda _: "f")
     monkeypatch.setattr(provenance, "code_sha256", lambda: "c")
-    data = dict.fromkeys(runs.datasets(experiment, run), "d")
+    data = dict.fromkeys(run.datasets, "d")
     described = {
         "params_sha256": "f",
         "data_sha256": data,
@@ -130,15 +131,15 @@ def test_a_run_is_done_until_something_it_was_made_from_changes(
     }
     described |= {"params": {"params_sha256": "x"}, "code": {"code_sha256": "x"}}.get(change, {})
     for name in data:
-        _write(runs.meta_path(experiment, name), {"sha256": "new" if change == "data" else "d"})
-    _write(runs.metrics_path(experiment, run), {"metrics": {"dev": {}}, "provenance": described})
+        _write(folders.meta_path(experiment, name), {"sha256": "new" if change == "data" else "d"})
+    _write(run.metrics_path, {"metrics": {"dev": {}}, "provenance": described})
     if change != "predictions":
-        (runs.result_folder(experiment, run) / "predictions-dev.tsv").write_text("")
-    source = runs.pretrain_run(experiment, run)
+        run.predictions("dev").write_text("")
+    source = run.source
     assert source is not None
     date = "2026-01-03" if change == "earlier" else "2026-01-01"
-    _write(runs.metrics_path(experiment, source), {"provenance": {"finished": date}})
-    assert finished.up_to_date(experiment, run) == (change == "")
+    _write(source.metrics_path, {"provenance": {"finished": date}})
+    assert finished.up_to_date(run) == (change == "")
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

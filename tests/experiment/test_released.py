@@ -92,7 +92,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names += [f"finetune/{name}/data2vec/seed0" for name in ("digits", *TUNED)]
     with contextlib.chdir(folder):
         for name in names:
-            execute.execute(Path("params/tiny.yaml"), name)
+            execute.execute(runs.load(Path("params/tiny.yaml"), name))
     (folder / "others").mkdir()
     for name in names:
         if name.split("/")[1] != "digits":
@@ -155,8 +155,8 @@ def test_where_weights_come_from_is_noted(done):
 def test_no_data_is_asked_for_where_nothing_is_trained(done):
     experiment = params.load(done / "params" / "others.yaml")
     run = runs.parse(experiment, "pretrain/vision/seed0")
-    assert runs.datasets(experiment, run) == []
-    assert runs.describe(experiment, run) == "Take over the released weights others/vision"
+    assert run.datasets == []
+    assert run.describe() == "Take over the released weights others/vision"
 
 
 def test_a_tokenizer_of_a_checkpoint_gives_equal_ids(done, tmp_path):

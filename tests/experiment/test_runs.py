@@ -8,8 +8,9 @@ import pytest
 from workspace import ROOT
 
 from d2v import params
-from d2v.experiment import grid_choice, runs
-from d2v.experiment.runs import Run
+from d2v.experiment import folders, grid_choice, runs
+from d2v.experiment.run import PretrainRun
+from d2v.experiment.task_runs import FinetuneRun
 from d2v.params import Setting
 from d2v.util.errors import UserError
 
@@ -29,11 +30,8 @@ def edited(tmp_path: Path, old: str, new: str, count: int = 1) -> params.Experim
 
 
 def changed(before: params.Experiment, after: params.Experiment) -> set[str]:
-    return {
-        run.id
-        for run in runs.all_runs(before)
-        if runs.resolve(before, run.id) != runs.resolve(after, run.id)
-    }
+    then, now = runs.by_id(before), runs.by_id(after)
+    return {id for id in then if then[id].defining() != now[id].defining()}
 
 
 def test_all_runs_are_unique_and_found_by_their_id(tiny: params.Experiment) -> None:
@@ -49,11 +47,9 @@ def test_an_unknown_run_names_the_nearest(tiny: params.Experiment) -> None:
 
 
 def test_pretraining_seeds_take_turns(tiny: params.Experiment) -> None:
-    starts = {
-        run.id: runs.pretrain_run(tiny, run) for run in runs.finetune_runs(tiny) if run.seed == 1
-    }
-    assert starts["finetune/digits/data2vec/seed1"] == Run("pretrain", "vision", 1)
-    assert starts["finetune/cola/data2vec/seed1"] == Run("pretrain", "text", 0)
+    starts = {run.id: run.source for run in runs.finetune_runs(tiny) if run.seed == 1}
+    assert starts["finetune/digits/data2vec/seed1"] == PretrainRun(tiny, "vision", 1)
+    assert starts["finetune/cola/data2vec/seed1"] == PretrainRun(tiny, "text", 0)
     assert starts["finetune/digits/scratch/seed1"] is None
 
 
@@ -87,23 +83,20 @@ def test_model_of_a_pretraining_concerns_its_finetunings(
 
 
 def test_own_dropout_takes_the_place_of_the_backbones(tiny: params.Experiment) -> None:
-    run = Run("finetune", "cola", 0, "data2vec")
-    assert runs.pretrain_of(tiny, run).backbone.dropout == 0.1
+    run = FinetuneRun(tiny, "cola", 0, "data2vec")
+    assert run.model.backbone.dropout == 0.1
     assert tiny.pretrain["text"].backbone.dropout == 0.0
-    assert runs.resolve(tiny, run.id)["backbone"]["dropout"] == 0.1
+    assert run.defining()["backbone"]["dropout"] == 0.1
 
 
 def test_points_of_the_grid_never_see_the_reported_split(tiny: params.Experiment) -> None:
-    point = runs.resolve(tiny, "select/digits/scratch/lr0.001-steps2/seed10")
+    point = runs.parse(tiny, "select/digits/scratch/lr0.001-steps2/seed10").defining()
     assert "test_split" not in point
     assert point["setting"] == {"lr": 1e-3, "steps": 2, "freeze": False}
 
 
 def test_sets_that_a_run_reads(tiny: params.Experiment) -> None:
-    assert runs.datasets(tiny, Run("finetune", "spoken-digits", 0, "scratch")) == [
-        "spoken_digits",
-        "lm",
-    ]
+    assert FinetuneRun(tiny, "spoken-digits", 0, "scratch").datasets == ["spoken_digits", "lm"]
     assert list(runs.all_datasets(tiny)) == ["digits", "spoken_digits", "corpus", "lm", "cola"]
 
 
@@ -136,25 +129,25 @@ def test_choice_is_the_mean_over_the_grids_seeds_for_each_arm(
     experiment = edited(tmp_path, "seeds: [10]", "seeds: [10, 11]")
     accuracy = {("scratch", 2): (0.1, 0.9), ("scratch", 6): (0.6, 0.6)}
     for run in runs.grid_runs(experiment, "digits"):
-        steps = runs.setting_of(experiment, run).steps
+        steps = run.setting().steps
         value = accuracy.get((str(run.arm), steps), (0.7, 0.7))[run.seed - 10]
-        path = runs.metrics_path(experiment, run)
+        path = run.metrics_path
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps({"metrics": {"dev": {"accuracy": value}}}))
-    target = Run("finetune", "digits", 0, "scratch")
+    target = FinetuneRun(experiment, "digits", 0, "scratch")
     with pytest.raises(UserError, match=r"chosen\.json is missing"):
-        runs.setting_of(experiment, target)
+        target.setting()
 
     grid_choice.choose(experiment, "digits")
-    chosen = json.loads(runs.chosen_path(experiment, "digits").read_text())
+    chosen = json.loads(folders.chosen_path(experiment, "digits").read_text())
     assert chosen["scratch"]["steps"] == 6
     assert chosen["data2vec"]["steps"] == 2  # equal: the cheaper
     assert chosen["scratch"]["dev"] == {"accuracy": 0.6}
     assert len(chosen["scratch"]["tried"]) == 2
-    assert runs.setting_of(experiment, target) == Setting(lr=1e-3, steps=6)
+    assert target.setting() == Setting(lr=1e-3, steps=6)
 
     gone = runs.grid_runs(experiment, "digits")[-1]
-    shutil.rmtree(runs.result_folder(experiment, gone))
+    shutil.rmtree(gone.results)
     with pytest.raises(UserError, match="is missing"):
         grid_choice.choose(experiment, "digits")
 
@@ -173,10 +166,10 @@ def test_one_rate_for_all_tasks_of_a_row(tiny, tmp_path, monkeypatch):
     scores = {"a": [0.9, 0.8, 0.1], "b": [0.1, 0.8, 0.9], "c": [0.0, 0.0, 0.9]}
     for name in tasks:
         for run, score in zip(runs.grid_runs(both, name), scores[name], strict=True):
-            path = runs.metrics_path(both, run)
+            path = run.metrics_path
             path.parent.mkdir(parents=True)
             path.write_text(json.dumps({"metrics": {"dev": {"accuracy": score}}}))
     for name in tasks:
         grid_choice.choose(both, name)
-    chosen = {n: json.loads(runs.chosen_path(both, n).read_text())["data2vec"] for n in tasks}
+    chosen = {n: json.loads(folders.chosen_path(both, n).read_text())["data2vec"] for n in tasks}
     assert [(c["lr"], c["steps"]) for c in chosen.values()] == [(2e-5, 10), (2e-5, 20), (3e-5, 10)]

@@ -14,6 +14,7 @@ import numpy as np
 from d2v import params
 from d2v.evaluation.metrics import METRICS
 from d2v.experiment import runs
+from d2v.experiment.run import PretrainRun, Run
 
 ROOT = Path(__file__).parents[2]
 STEPS = 200
@@ -23,11 +24,11 @@ def fill(name: str, results: Path) -> params.Experiment:
     """Write the runs of `params/<name>.yaml` into a results folder."""
     experiment = params.load(ROOT / "params" / f"{name}.yaml")
     for run in runs.all_runs(experiment):
-        write(experiment, run, results)
+        write(run, results)
     return experiment
 
 
-def write(experiment: params.Experiment, run: runs.Run, results: Path) -> None:
+def write(run: Run, results: Path) -> None:
     """One finished run: metrics.json as d2v.experiment.execute writes it."""
     random = np.random.default_rng(zlib.crc32(run.id.encode()))
     content: dict[str, Any] = {
@@ -38,8 +39,8 @@ def write(experiment: params.Experiment, run: runs.Run, results: Path) -> None:
         "loss": round(float(random.uniform(0.2, 0.4)), 5),
         "examples_per_s": round(float(random.uniform(800, 3000)), 2),
     }
-    if run.kind != "pretrain":
-        task = experiment.finetune[run.name]
+    if not isinstance(run, PretrainRun):
+        task = run.experiment.finetune[run.name]
         splits = ("dev",) if run.kind == "select" else ("test", *task.more.values())
         content["metrics"] = {
             split: {metric: _draw(metric, random) for metric in task.metrics} for split in splits

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 import d2v
 from d2v.cli import commands as cli
 from d2v.experiment import execute
+from d2v.experiment.runs import load as load_run
 from d2v.interop.module import empty
 from d2v.params import load as load_params
 from d2v.training import checkpoint
@@ -33,7 +34,7 @@ def runs(tmp_path_factory):
         patch.chdir(root)
         path = Path("params/tiny.yaml")
         for name in ("pretrain/speech/seed0", RUNS["speech"], RUNS["text"]):
-            execute.execute(path, name)
+            execute.execute(load_run(path, name))
     return root
 
 

@@ -30,7 +30,7 @@ from d2v.data import build_dataset, sampler
 from d2v.evaluation import evaluate
 from d2v.evaluation.predictions import score_rows
 from d2v.experiment import runs
-from d2v.experiment.execute import outputs
+from d2v.experiment.finetuning import outputs
 from d2v.model.data2vec import Student
 from d2v.params import Finetune, Pretrain
 from d2v.params.experiment import checked
@@ -255,12 +255,13 @@ def try_finetuning(experiment: params.Experiment, name: str) -> None:
     p = experiment.finetune[name]
     if p.released is not None:
         return
-    model = runs.pretrain_of(experiment, runs.finetune_runs(experiment, name)[0])
+    run = runs.finetune_runs(experiment, name)[0]
+    model = run.model
 
     def data(split: str, train: bool) -> Any:
         return build_dataset(
             Path(experiment.prepared) / p.data, split, p.view, seed=0, train=train,
-            labels=runs.labels_of(p, p.seeds[0]) if train else None,
+            labels=run.labels if train else None,
             task=p.task, encoder=model.encoder, dim=model.backbone.dim,
         )  # fmt: skip
 
@@ -310,7 +311,7 @@ def test_what_is_accepted_makes_a_step(
             counts["refused"] += 1
             return
         for each in runs.all_runs(experiment)[-3:]:
-            assert runs.as_lines(runs.resolve(experiment, each.id))
+            assert runs.as_lines(each.defining())
         torch.manual_seed(0)
         try:
             if kind == "pretrain":

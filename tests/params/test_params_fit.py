@@ -322,8 +322,8 @@ def concerned(tmp_path: Path, before: dict[str, Any], *changes: tuple[str, Any])
     """Runs whose fingerprint a change of mini.yaml changes."""
     one = load(tmp_path, before)
     other = load(tmp_path, set_to(copy.deepcopy(before), *changes))
-    found = runs.all_runs(one)
-    return {r.id for r in found if runs.fingerprint(one, r) != runs.fingerprint(other, r)}
+    then, now = runs.by_id(one), runs.by_id(other)
+    return {id for id in then if then[id].fingerprint() != now[id].fingerprint()}
 
 
 @pytest.mark.parametrize(("key", "value"), IDLE)

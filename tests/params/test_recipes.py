@@ -7,6 +7,7 @@ import yaml
 
 from d2v import params
 from d2v.experiment import runs
+from d2v.experiment.run import PretrainRun
 from d2v.jobs import flops
 from d2v.results import collect
 
@@ -43,7 +44,7 @@ def test_every_experiment_loads_and_its_runs_resolve(path):
     found = runs.all_runs(experiment)
     assert len({run.id for run in found}) == len(found) > 10
     for run in found:
-        assert runs.resolve(experiment, run.id)
+        assert run.defining()
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.name)
@@ -154,9 +155,9 @@ def test_per_task_rates_are_one_line_away(tmp_path):
 
 
 def test_the_second_stage_starts_from_the_first(paper):
-    stage1, stage2 = (runs.Run("pretrain", f"vision-large-stage{n}", 0) for n in (1, 2))
-    assert runs.pretrain_run(paper, stage2) == stage1
-    assert runs.resolve(paper, stage2.id)["start_from"] == stage1.id
+    stage1, stage2 = (PretrainRun(paper, f"vision-large-stage{n}", 0) for n in (1, 2))
+    assert stage2.source == stage1
+    assert stage2.defining()["start_from"] == stage1.id
 
 
 # --- templates ----------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from d2v.cli import prepare
 from d2v.data.sentences import sentences
 from d2v.data.shards import Shards
 from d2v.experiment import runs
+from d2v.experiment.task_runs import FinetuneRun
 from d2v.results import tables
 from d2v.results.page import build, records
 
@@ -81,7 +82,7 @@ def test_an_undefined_metric_is_said_and_breaks_its_curve(tmp_path: Path) -> Non
     assert ">undefined</text>" in text  # in the place of its mark
     assert "from scratch: undefined." in text  # and in the chart's label
     assert "It cannot be judged on MNIST digits, 100 labels." in text
-    record = records.Record(runs.Run("finetune", "digits", 0), log=log)
+    record = records.Record(FinetuneRun(experiment, "digits", 0), log=log)
     steps, curve = record.validations()["accuracy"]
     assert steps == [1, 2, 3]
     assert math.isnan(curve[1])
@@ -109,9 +110,9 @@ def test_missing_runs_are_said_and_an_unreadable_file_is_named(tmp_path: Path) -
     assert "no log of these runs is here" in text
     assert "no predictions yet" in text
     some = runs.finetune_runs(experiment)[0]
-    mock_paper.write(experiment, some, tmp_path)
+    mock_paper.write(some, tmp_path)
     torn = runs.finetune_runs(experiment)[1]
-    mock_paper.write(experiment, torn, tmp_path)
+    mock_paper.write(torn, tmp_path)
     path = tmp_path / "runs" / torn.id / "metrics.json"
     path.write_text('{"metrics": ')
     text = make(experiment, tmp_path)

@@ -21,9 +21,10 @@ from d2v.evaluation import metrics
 from d2v.evaluation.ctc import greedy
 from d2v.evaluation.predictions import read_predictions, score
 from d2v.experiment import execute, runs
+from d2v.experiment.run import PretrainRun
 from d2v.model.data2vec import Student
 from d2v.training import checkpoint, log
-from d2v.training.task import Finetuning
+from d2v.training.task import Finetuning, Pretraining
 from d2v.util.errors import UserError
 
 pytestmark = pytest.mark.slow
@@ -163,9 +164,9 @@ def folder(small_prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         for name in ("first", "second", "speech", "sounds"):
-            execute.execute(Path("recipes.yaml"), f"pretrain/{name}/seed0")
+            execute.execute(runs.load(Path("recipes.yaml"), f"pretrain/{name}/seed0"))
         for name in FINETUNE:
-            execute.execute(Path("recipes.yaml"), f"finetune/{name}/data2vec/seed0")
+            execute.execute(runs.load(Path("recipes.yaml"), f"finetune/{name}/data2vec/seed0"))
         yield root
 
 
@@ -208,10 +209,10 @@ def test_a_run_says_what_its_data_or_that_of_its_pretraining_lacks(folder: Path)
 def test_a_second_stage_starts_from_the_firsts_student(folder: Path) -> None:
     """The teacher is its copy, the rest afresh; what it started from is part of its identity."""
     experiment = params.load(folder / "recipes.yaml")
-    first, second = (runs.parse(experiment, f"pretrain/{n}/seed0") for n in ("first", "second"))
-    kept, *_ = execute._pretrained(experiment, first)
+    first, second = (PretrainRun(experiment, name, 0) for name in ("first", "second"))
+    kept, *_ = execute._pretrained(first)
     assert not any(name.startswith("teacher.") for name in kept)
-    model = execute.Pretraining(experiment.pretrain["second"]).model
+    model = Pretraining(second.params).model
     model.start_from(kept)
     now = model.state_dict()
     assert all(torch.equal(now[name], kept[name]) for name in kept)

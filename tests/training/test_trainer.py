@@ -16,7 +16,7 @@ import torch
 from tiny import CLOCK, OPTIMISER, SCHEDULE, TRAIN, Points, Tiny, curve, equal, train, weights
 
 from d2v.data.sampler import GlobalBatches
-from d2v.experiment import execute
+from d2v.experiment import finetuning
 from d2v.training import checkpoint, log, optim
 from d2v.training.identity import identity
 from d2v.util.errors import Collapse, OutOfMemory, UserError
@@ -341,7 +341,7 @@ def test_an_undefined_validation_is_never_the_best(
         return {"matthews": scores[step // 4 - 1]}
 
     options: Any = {"validate": validate, "validate_every": 4, "keep": "best"}
-    options["better"] = execute.better_by("matthews", "matthews")
+    options["better"] = finetuning.better_by("matthews", "matthews")
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, **options)
     summary = train(tmp_path, **options)  # resumes with the best so far
@@ -352,7 +352,7 @@ def test_the_last_weights_are_kept_if_no_validation_is_defined(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options: Any = {"validate": lambda task, step: {"wer": math.nan}, "validate_every": 4}
-    options |= {"keep": "best", "better": execute.better_by("wer", "wer")}
+    options |= {"keep": "best", "better": finetuning.better_by("wer", "wer")}
     summary = train(tmp_path, **options)
     assert summary.kept == 24
     assert summary.validation == {"wer": None}  # as in the log

@@ -29,7 +29,7 @@ from sklearn import metrics as sklearn
 
 from d2v import params
 from d2v.cli import prepare
-from d2v.experiment import execute, runs
+from d2v.experiment import execute, folders, runs
 
 pytestmark = pytest.mark.slow
 NAME = "small-paper"
@@ -67,22 +67,22 @@ def done(tmp_path_factory) -> Path:
     with contextlib.chdir(folder):
         experiment = params.load(path)
         assert workspace.jobs(workflow(folder, "-n")) == expected(experiment)
-        carry_out(experiment, path, ("pretrain", "select"))
-        chosen = [runs.chosen_path(experiment, name) for name in searched(experiment)]
+        carry_out(experiment, ("pretrain", "select"))
+        chosen = [folders.chosen_path(experiment, name) for name in searched(experiment)]
         workflow(folder, *map(str, chosen))
-        carry_out(experiment, path, ("finetune", "decode"))
+        carry_out(experiment, ("finetune", "decode"))
     workflow(folder)
     return folder
 
 
-def carry_out(experiment: params.Experiment, path: Path, kinds: tuple[str, ...]) -> None:
+def carry_out(experiment: params.Experiment, kinds: tuple[str, ...]) -> None:
     """All runs of these kinds but those that are left to the workflow, here, with one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     for kind in kinds:
         for run in runs.all_runs(experiment):
             if run.kind == kind and not run.id.startswith(BY_WORKFLOW):
-                execute.execute(path, run.id)
+                execute.execute(run)
     torch.set_num_threads(threads)
 
 
@@ -186,7 +186,9 @@ def test_the_tables_numbers_follow_from_the_stored_predictions(done, experiment)
 
 def test_glue_chose_one_rate_for_the_row(done, experiment):
     chosen = {
-        name: json.loads((done / runs.chosen_path(experiment, name)).read_text())["data2vec"]["lr"]
+        name: json.loads((done / folders.chosen_path(experiment, name)).read_text())["data2vec"][
+            "lr"
+        ]
         for name in runs.chosen_together(experiment, "cola")
     }
     assert len(chosen) == 8
@@ -195,10 +197,10 @@ def test_glue_chose_one_rate_for_the_row(done, experiment):
 
 def test_decoding_weights_were_searched_on_the_development_split(done, experiment):
     for run in runs.decode_runs(experiment):
-        found = json.loads((done / runs.metrics_path(experiment, run)).read_text())
+        found = json.loads((done / run.metrics_path).read_text())
         assert found["weights"]
         assert set(found["metrics"]) >= {"dev", "test", "test-clean", "dev-clean"}
-        lines = (done / runs.work_folder(experiment, run) / "trials.jsonl").read_text().splitlines()
+        lines = (done / run.work / "trials.jsonl").read_text().splitlines()
         trials = [line for line in lines if "number" in json.loads(line)]
         assert len(trials) == experiment.finetune[run.name].decode.search.trials
 

@@ -60,7 +60,7 @@ def test_every_run_has_metrics_with_provenance(done: Path) -> None:
         provenance = found["provenance"]
         for name in ("params_sha256", "code_sha256"):
             assert re.fullmatch(r"[0-9a-f]{64}", provenance[name])
-        assert set(provenance["data_sha256"]) == set(runs.datasets(experiment, run))
+        assert set(provenance["data_sha256"]) == set(run.datasets)
         assert provenance["seed"] == run.seed
         assert provenance["threads"] == 1
         assert provenance["wall_s"] > 0

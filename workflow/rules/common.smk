@@ -8,7 +8,7 @@ from pathlib import Path
 from d2v.jobs import cluster, launch, staleness
 from d2v.util import locks
 from d2v import params
-from d2v.experiment import runs
+from d2v.experiment import folders, runs
 from d2v.util.errors import UserError
 from d2v.params import prepared
 
@@ -37,7 +37,7 @@ if workflow.is_main_process:
         [
             name
             for name in runs.all_datasets(experiment)
-            if runs.meta_path(experiment, name).exists()
+            if folders.meta_path(experiment, name).exists()
         ],
         Path(experiment.stages),
     )
@@ -51,36 +51,40 @@ onstart:
 # The commands of this environment come first on the PATH, even if it is not activated.
 shell.prefix(f"export PATH='{Path(sys.executable).parent}':\"$PATH\"; ")
 
-RUNS = f"{runs.RESULTS}/{experiment.name}/runs"
-WORK = f"{runs.WORK}/{experiment.name}"
-TABLES = f"{runs.RESULTS}/{experiment.name}/tables"
+RESULTS, WORK = folders.results(experiment), folders.work(experiment)
+RUNS, TABLES = RESULTS / "runs", RESULTS / "tables"
+known = runs.by_id(experiment)
 
 
 wildcard_constraints:
     name="[^/]+",
     arm="|".join(params.ARMS),
-    setting="[^/]+",
+    point="[^/]+",
     seed=r"\d+",
     dataset="[^/]+",
 
 
 def run_of(kind, wildcards):
     """Return the run that an output's wildcards name."""
-    fields = {key: wildcards.get(key) for key in ("arm", "setting")}
-    return runs.Run(kind, wildcards.name, int(wildcards.seed), **fields)
+    parts = [
+        kind,
+        *(wildcards.get(key) for key in ("name", "arm", "point")),
+        f"seed{wildcards.seed}",
+    ]
+    run_id = "/".join(part for part in parts if part)
+    return known.get(run_id) or runs.parse(experiment, run_id)
 
 
 def needs(kind):
-    """Return an input function: prepared sets, the pre-training, and the choice from the grid."""
+    """Return an input function: prepared sets, the previous run, and the choice from the grid."""
 
     def files(wildcards):
         run = run_of(kind, wildcards)
-        found = [runs.meta_path(experiment, name) for name in runs.datasets(experiment, run)]
-        source = runs.pretrain_run(experiment, run)
-        if source:
-            found.append(runs.metrics_path(experiment, source))
-        if kind == "finetune" and experiment.finetune[run.name].grid:
-            found.append(runs.chosen_path(experiment, run.name))
+        found = [folders.meta_path(experiment, name) for name in run.datasets]
+        if run.previous:
+            found.append(run.previous.metrics_path)
+        if kind == "finetune" and run.params.grid:
+            found.append(folders.chosen_path(experiment, run.name))
         return found
 
     return files
@@ -88,14 +92,12 @@ def needs(kind):
 
 def defining(kind):
     """Return a params function: only this run's parameters, so that editing them reruns it alone."""
-    return lambda wildcards: runs.as_lines(runs.resolve(experiment, run_of(kind, wildcards).id))
+    return lambda wildcards: runs.as_lines(run_of(kind, wildcards).defining())
 
 
 def threads_of(kind):
     """Return a threads function: a local run's CPUs, or 1 for the process that awaits a Slurm job."""
-    return lambda wildcards: (
-        1 if LAUNCH == "slurm" else runs.cpus(experiment, run_of(kind, wildcards))
-    )
+    return lambda wildcards: 1 if LAUNCH == "slurm" else run_of(kind, wildcards).cpus
 
 
 def on_cluster(rule):
@@ -105,4 +107,4 @@ def on_cluster(rule):
 
 def about(kind):
     """Return a params function: one line that describes the run."""
-    return lambda wildcards: runs.describe(experiment, run_of(kind, wildcards))
+    return lambda wildcards: run_of(kind, wildcards).describe()

@@ -6,9 +6,6 @@
 rule decode:
     input:
         needs("decode"),
-        lambda wildcards: runs.metrics_path(
-            experiment, runs.finetune_run(run_of("decode", wildcards))
-        ),
     output:
         f"{RUNS}/decode/{{name}}/{{arm}}/seed{{seed}}/metrics.json",
     log:

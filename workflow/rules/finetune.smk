@@ -2,9 +2,9 @@ rule grid_point:
     input:
         needs("select"),
     output:
-        f"{RUNS}/select/{{name}}/{{arm}}/{{setting}}/seed{{seed}}/metrics.json",
+        f"{RUNS}/select/{{name}}/{{arm}}/{{point}}/seed{{seed}}/metrics.json",
     log:
-        f"{WORK}/select/{{name}}/{{arm}}/{{setting}}/seed{{seed}}/launch.log",
+        f"{WORK}/select/{{name}}/{{arm}}/{{point}}/seed{{seed}}/launch.log",
     priority: 10
     threads: threads_of("select")
     params:
@@ -14,14 +14,14 @@ rule grid_point:
     message:
         "{params.about}"
     shell:
-        "exec d2v run select/{wildcards.name}/{wildcards.arm}/{wildcards.setting}/seed{wildcards.seed}"
+        "exec d2v run select/{wildcards.name}/{wildcards.arm}/{wildcards.point}/seed{wildcards.seed}"
         " --params {params.experiment} --launch {LAUNCH}"
 
 
 rule choose:
     input:
         lambda wildcards: [
-            runs.metrics_path(experiment, run)
+            run.metrics_path
             for name in runs.chosen_together(experiment, wildcards.name)
             for run in runs.grid_runs(experiment, name)
         ],

@@ -1,6 +1,6 @@
 rule tables:
     input:
-        metrics=[runs.metrics_path(experiment, run) for run in runs.reported_runs(experiment)],
+        metrics=[run.metrics_path for run in runs.reported_runs(experiment)],
         reported="params/reported.csv",
         references="params/references.bib",
     output:
@@ -18,14 +18,14 @@ rule tables:
         f"{TABLES}/tables.tex",
         f"{TABLES}/references.bib",
         # Only this rule writes the marker, so a preview by `d2v tables` never counts as the result.
-        touch(f"{TABLES}/{runs.COMPLETE}"),
+        touch(f"{TABLES}/{folders.COMPLETE}"),
         page=report(
-            f"{runs.RESULTS}/{experiment.name}/index.html",
+            f"{RESULTS}/index.html",
             caption="../report/page.rst",
             category="Page",
         ),
         # One file, not the folder: Snakemake empties a folder that is an output before it starts.
-        summary=f"{runs.RESULTS}/{experiment.name}/summary/files.json",
+        summary=f"{RESULTS}/summary/files.json",
     log:
         f"{WORK}/tables.log",
     resources:

@@ -157,10 +157,10 @@ def _check_place(experiment: "Experiment") -> None:
 
     Otherwise, work/ and results/ would be created in an unrelated folder, without the data.
     """
-    from d2v.experiment import runs
+    from d2v.experiment import folders
 
     prepared = Path(experiment.prepared)
-    signs = [Path("Snakefile"), runs.RESULTS / experiment.name, runs.WORK / experiment.name]
+    signs = [Path("Snakefile"), folders.results(experiment), folders.work(experiment)]
     if not any(path.exists() for path in [*signs, *([] if prepared.is_absolute() else [prepared])]):
         raise UserError(
             f"{Path.cwd()}: contains neither a Snakefile nor {prepared},"
@@ -195,19 +195,19 @@ def _select(args: argparse.Namespace) -> None:
 
 def _tables(args: argparse.Namespace) -> None:
     from d2v import params
-    from d2v.experiment import runs
+    from d2v.experiment import folders
     from d2v.results import summary, tables
     from d2v.results.page import build, records
     from d2v.util.files import remove_file
 
     experiment = params.load(args.params)
     _check_place(experiment)
-    results = runs.RESULTS / experiment.name
-    found = records.collect(experiment, results, runs.WORK / experiment.name)
+    results = folders.results(experiment)
+    found = records.collect(experiment, results, folders.work(experiment))
     summary.write(found, results)
     done = sum(record.finished for record in found)
     if done < len(found):  # remove the file by which the workflow marks tables as complete
-        remove_file(results / "tables" / runs.COMPLETE)
+        remove_file(results / "tables" / folders.COMPLETE)
     page = build.build(experiment, results, found, tables.build(experiment, results))
     print(tables.render_console(experiment, results))
     if done < len(found):

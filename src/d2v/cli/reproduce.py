@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from d2v import params
-from d2v.experiment import runs
+from d2v.experiment import folders, runs
 from d2v.params import prepared
 from d2v.util import locks
 from d2v.util.files import read_json
@@ -41,17 +41,17 @@ def reproduce(experiment_path: Path, cores: str) -> int:
         return code
     from d2v.results import tables
 
-    results = runs.RESULTS / experiment.name
+    results = folders.results(experiment)
     print(tables.render_console(experiment, results))
     print(f"\n{_cost(experiment, time.perf_counter() - started)}")
     print(f"page {results / 'index.html'}  tables {results / 'tables'}/")
-    print(f"runs {results / 'runs'}/  logs {runs.WORK}/")
+    print(f"runs {results / 'runs'}/  logs {folders.WORK}/")
     return 0
 
 
 def _cost(experiment: params.Experiment, seconds: float) -> str:
     """Duration of this call, and total time and peak memory of all runs, in one line."""
-    found = [read_json(runs.metrics_path(experiment, run)) for run in runs.all_runs(experiment)]
+    found = [read_json(run.metrics_path) for run in runs.all_runs(experiment)]
     told = [metrics["provenance"] for metrics in found if metrics]
     spent = timedelta(seconds=round(sum(p["wall_s"] for p in told)))
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss

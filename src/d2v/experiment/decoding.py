@@ -24,9 +24,8 @@ from d2v.evaluation.beam_search import Counted, Decoders
 from d2v.evaluation.ctc import Language, greedy
 from d2v.evaluation.predictions import Prediction
 from d2v.evaluation.weight_search import Trial, Weights
-from d2v.experiment import provenance, runs
-from d2v.experiment.runs import Run
-from d2v.params import Experiment
+from d2v.experiment import folders, provenance
+from d2v.experiment.task_runs import DecodeRun, FinetuneRun
 from d2v.util import files
 from d2v.util.errors import UserError
 from d2v.util.files import read_json
@@ -50,30 +49,29 @@ class Outputs:
     sha256: str
 
 
-def execute_decode(experiment: Experiment, run: Run) -> dict[str, Any]:
+def execute_decode(run: DecodeRun) -> dict[str, Any]:
     """Search for weights, decode all splits of the fine-tuning, and write their predictions.
 
     Returns the content of metrics.json. Raises UserError if the fine-tuning is not done, if its
     outputs are missing or from another run, or if lexicon or language model cannot be read.
     """
-    source, decode = runs.finetune_run(run), experiment.finetune[run.name].decode
-    assert decode is not None
-    found = read_json(runs.metrics_path(experiment, source))
+    source, decode = run.finetuning, run.decode
+    found = read_json(source.metrics_path)
     if found is None:
         raise UserError(f"{source.id} has not finished; run it first (`d2v run {source.id}`)")
-    language = Language(Path(experiment.prepared) / decode.lm)
-    given = _given(experiment, decode)
-    dev = outputs(experiment, source, "dev")
-    trials = _search(dev, decode, language, runs.work_folder(experiment, run), given)
+    language = Language(run.prepared / decode.lm)
+    given = _given(run)
+    dev = outputs(source, "dev")
+    trials = _search(dev, decode, language, run.work, given)
     chosen, known = trials[0], next(trial for trial in trials if trial.number == 0)
     weighted = _with(decode, chosen.weights, decode.beam)
     scores, hashes = {}, {}
     for name in found["metrics"]:
-        split = dev if name == "dev" else outputs(experiment, source, name)
-        rows = _decode(split, weighted, language, runs.work_folder(experiment, run), given)
-        path = runs.result_folder(experiment, run) / f"predictions-{name}.tsv"
+        split = dev if name == "dev" else outputs(source, name)
+        rows = _decode(split, weighted, language, run.work, given)
+        path = run.predictions(name)
         predictions.write_predictions(path, rows)
-        names = dict.fromkeys([*experiment.finetune[run.name].metrics, *REPORTED])
+        names = dict.fromkeys([*run.params.metrics, *REPORTED])
         scores[name], hashes[name] = predictions.score(path, list(names)), split.sha256
     at_edge = weight_search.at_edge(decode, chosen.weights)
     for warning in at_edge.values():
@@ -89,15 +87,13 @@ def execute_decode(experiment: Experiment, run: Run) -> dict[str, Any]:
     }
 
 
-def outputs(experiment: Experiment, source: Run, name: str) -> Outputs:
+def outputs(source: FinetuneRun, name: str) -> Outputs:
     """Saved outputs of a fine-tuning for a split.
 
     Raises UserError if they are missing, unreadable or do not match the predictions.
     """
-    rows = predictions.read_predictions(
-        runs.result_folder(experiment, source) / f"predictions-{name}.tsv"
-    )
-    path = runs.emissions_path(experiment, source, name)
+    rows = predictions.read_predictions(source.predictions(name))
+    path = source.emissions(name)
     again = f"run {source.id} again (`d2v run {source.id}`)"
     try:
         with safe_open(path, "pt") as file:
@@ -184,9 +180,9 @@ def _words(trial: Trial) -> str:
     return f"{100 * trial.wer:.2f} % ({weights})"
 
 
-def _given(experiment: Experiment, decode: params.Decode) -> Record:
+def _given(run: DecodeRun) -> Record:
     """What the whole run depends on: content of the language model set, code and libraries."""
-    meta = read_json(runs.meta_path(experiment, decode.lm)) or {}
+    meta = read_json(folders.meta_path(run.experiment, run.decode.lm)) or {}
     code = sha256(
         b"".join((provenance.PACKAGE / "evaluation" / name).read_bytes() for name in CODE)
     ).hexdigest()

@@ -7,7 +7,8 @@ from typing import Any
 
 from d2v.evaluation import metrics
 from d2v.evaluation.metrics import headline
-from d2v.experiment import runs
+from d2v.experiment import folders, runs
+from d2v.experiment.task_runs import GridRun
 from d2v.params import Experiment, Setting
 from d2v.util.errors import UserError
 from d2v.util.files import read_json, write_json
@@ -48,7 +49,7 @@ def choose(experiment: Experiment, name: str) -> None:
             "tried": [{**p.setting.model_dump(mode="json"), "dev": p.dev} for p in points],
         }
         print(f"{name}, {arm}: {found.setting.name}, dev {finetune.metrics[0]} {found.score:.4f}")
-    write_json(runs.chosen_path(experiment, name), chosen)
+    write_json(folders.chosen_path(experiment, name), chosen)
 
 
 def best(points: list[Point], metric: str) -> Point:
@@ -102,7 +103,7 @@ def _point(experiment: Experiment, name: str, arm: str, setting: Setting) -> Poi
     assert finetune.grid
     scores: list[dict[str, Any]] = []
     for seed in finetune.grid.seeds:
-        path = runs.metrics_path(experiment, runs.Run("select", name, seed, arm, setting.name))
+        path = GridRun(experiment, name, seed, arm, setting.name).metrics_path
         found = read_json(path)
         if found is None:
             raise UserError(f"{path} is missing; run the workflow, which runs every point first")

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from d2v import params
-from d2v.experiment import runs
+from d2v.experiment.task_runs import OWN_DROPOUTS
 from d2v.interop.module import without_values
 from d2v.model import encoders
 from d2v.model.data2vec import Student
@@ -91,7 +91,7 @@ _known: dict[str, Forward] = {}  # cache: an experiment has few shapes and many 
 
 
 def _counted(p: params.Pretrain, size: int) -> Forward:
-    without = dict.fromkeys(runs.OWN_DROPOUTS, 0.0)  # adds no operations or parameters
+    without = dict.fromkeys(OWN_DROPOUTS, 0.0)  # adds no operations or parameters
     backbone = p.backbone.model_copy(update={**without, "deep_norm": False})
     key = f"{p.encoder.kind} {p.encoder.model_dump(exclude={'dropout'})} {backbone} {size}"
     if key not in _known:

@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from d2v import params
 from d2v.experiment import runs
 from d2v.util import locks
 from d2v.util.errors import UserError
@@ -63,14 +62,14 @@ class Job:
 
     def _execute(self) -> dict[str, Any]:
         try:
-            experiment = params.load(self.experiment)
-            if runs.fingerprint(experiment, runs.parse(experiment, self.run)) != self.spec:
+            run = runs.load(self.experiment, self.run)
+            if run.fingerprint() != self.spec:
                 raise UserError(
                     f"{self.experiment} changed while the job was starting; run the command again"
                 )
             from d2v.experiment import execute
 
-            execute.execute(self.experiment, self.run)
+            execute.execute(run)
         except UserError as error:
             print(f"error: {error}", flush=True)
             return {"error": str(error), "exit_code": error.exit_code}

@@ -19,6 +19,7 @@ from typing import Any
 
 from d2v import params
 from d2v.experiment import finished, runs
+from d2v.experiment.run import Run
 from d2v.jobs import cluster
 from d2v.jobs.job import Job, word_of
 from d2v.jobs.local import Ending, Launcher, Local, Record, State
@@ -55,22 +56,22 @@ def run(experiment_path: Path, run_id: str, place: str = "local") -> None:
     experiment = params.load(experiment_path)
     params.check_stages(experiment)
     run = runs.parse(experiment, run_id)
-    if finished.up_to_date(experiment, run):
+    if finished.up_to_date(run):
         if os.environ.get("RANK", "0") == "0":
-            print(f"{run.id}: already done ({runs.metrics_path(experiment, run)})", flush=True)
+            print(f"{run.id}: already done ({run.metrics_path})", flush=True)
         return
     if place == "debug":
         from d2v.experiment import execute
 
         first = os.environ.get("RANK", "0") == "0"  # among torchrun's processes
-        lock = runs.work_folder(experiment, run) / "lock"
+        lock = run.work / "lock"
         with locks.held(lock) if first else nullcontext():
-            execute.execute(experiment_path, run.id)
+            execute.execute(run)
         return
-    jobs = _Jobs(place, experiment_path, experiment, run)
+    jobs = _Jobs(place, experiment_path, run)
     with _interrupts():
         attached = jobs.wait_for_one()
-        if attached and not runs.metrics_path(experiment, run).exists():
+        if attached and not run.metrics_path.exists():
             # the job was already ending when the workflow removed the old result before calling us
             jobs.wait_for_one()
 
@@ -78,13 +79,9 @@ def run(experiment_path: Path, run_id: str, place: str = "local") -> None:
 class _Jobs:
     """The jobs of one run, one after the other."""
 
-    def __init__(
-        self, place: str, experiment_path: Path, experiment: params.Experiment, run: runs.Run
-    ) -> None:
+    def __init__(self, place: str, experiment_path: Path, run: Run) -> None:
         self.name, self.experiment = run.id, experiment_path
-        self.cpus = runs.cpus(experiment, run)
-        self.spec = runs.fingerprint(experiment, run)
-        self.folder = runs.work_folder(experiment, run)
+        self.cpus, self.spec, self.folder = run.cpus, run.fingerprint(), run.work
         self.log, self.lock = self.folder / "train.log", self.folder / "submit.lock"
         self.cluster = cluster.load()
         self._go_to(place)

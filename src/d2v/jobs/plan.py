@@ -15,7 +15,8 @@ from typing import Any
 
 from d2v import params
 from d2v.experiment import runs
-from d2v.experiment.runs import Run
+from d2v.experiment.run import PretrainRun, Run
+from d2v.experiment.task_runs import DecodeRun, FinetuneRun
 from d2v.jobs import cluster
 from d2v.params import Experiment, Finetune, Pretrain
 from d2v.util.errors import UserError
@@ -70,34 +71,34 @@ def plan(experiment: Experiment, speed: Speed) -> list[Job]:
     for run in runs.all_runs(experiment):
         resources = places.of(run.id)
         gpus = resources.nodes * max(resources.gpus, 1)
-        jobs.append(_job(experiment, run, speed, gpus))
+        jobs.append(_job(run, speed, gpus))
     return jobs
 
 
-def _job(experiment: Experiment, run: Run, speed: Speed, gpus: int) -> Job:
-    if run.kind == "decode":
-        return _decoding(experiment, run)
+def _job(run: Run, speed: Speed, gpus: int) -> Job:
+    if isinstance(run, DecodeRun):
+        return _decoding(run)
     from d2v.jobs import (
         flops,  # imported late: torch loads slowly, and errors in a file are reported before
     )
 
-    model = runs.pretrain_of(experiment, run)
+    model = run.model
     train: params.Portions
-    if run.kind == "pretrain":
-        table, train, steps = _served(experiment, run.name), model.train, model.train.steps
+    if isinstance(run, PretrainRun):
+        table, train, steps = _served(run.experiment, run.name), model.train, model.train.steps
         size = _size(model, labelled=False)
         one = flops.pretraining(model, size)
         copies = 4  # student, teacher and the two moments of Adam
     else:
-        task = experiment.finetune[run.name]
+        assert isinstance(run, FinetuneRun)
+        task, setting = run.params, run.given
         table, train = task.table, task.train
-        setting = runs.given_setting(experiment, run)
         steps = setting.steps if setting else max(task.grid.steps if task.grid else [0])
         frozen = bool(setting and setting.freeze)
         size = _size(model, labelled=True)
         one = flops.finetuning(model, size, _outputs(task), frozen)
         copies = 3
-    if runs.released_of(experiment, run):
+    if run.released:
         steps, copies = 0, 1
     examples = steps * _examples(train, size)
     work = examples * one
@@ -117,14 +118,12 @@ def _served(experiment: Experiment, pretrain: str) -> str:
     return tables[0] if tables else "none"
 
 
-def _decoding(experiment: Experiment, run: Run) -> Job:
-    decode = experiment.finetune[run.name].decode
-    assert decode
+def _decoding(run: DecodeRun) -> Job:
+    decode = run.decode
     assert decode.search
     search = decode.search.trials * DEV_HOURS * decode.search.beam / 500
     hours = DECODING * (search + (DEV_HOURS + TEST_HOURS) * decode.beam / 500)
-    table = experiment.finetune[run.name].table
-    return Job(run.id, table, 0, 0.0, 0.0, 0, 0.0, hours / decode.cpus, hours, 0.1)
+    return Job(run.id, run.params.table, 0, 0.0, 0.0, 0, 0.0, hours / decode.cpus, hours, 0.1)
 
 
 def _size(p: Pretrain, labelled: bool) -> int:

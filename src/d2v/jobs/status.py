@@ -4,18 +4,18 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from d2v.experiment import runs
+from d2v.experiment.run import Run
 from d2v.jobs import slurm
 from d2v.jobs.job import PULSE_S, word_of
 from d2v.jobs.local import State
 from d2v.params import Experiment
 from d2v.util import locks
-from d2v.util.errors import UserError
 from d2v.util.files import read_json
 
 Queue = Mapping[str, State]  # keyed by job id
@@ -49,8 +49,9 @@ def lines(experiment: Experiment) -> Iterator[str]:
 
 
 def _rows(experiment: Experiment) -> list[Row]:
-    queue = cluster_queue(experiment)
-    return [_row(experiment, run, queue) for run in runs.all_runs(experiment)]
+    found = runs.all_runs(experiment)
+    queue = cluster_queue(found)
+    return [_row(run, queue) for run in found]
 
 
 def _table(rows: list[Row]) -> Iterator[str]:
@@ -65,14 +66,14 @@ def _table(rows: list[Row]) -> Iterator[str]:
     yield ", ".join(f"{n} {state}" for state, n in counts.items())
 
 
-def cluster_queue(experiment: Experiment) -> Queue:
-    """Slurm's state of the experiment's jobs, from one query; empty if there are no such jobs."""
-    found = (read_json(_folder(experiment, run) / "job.json") for run in runs.all_runs(experiment))
+def cluster_queue(experiment_runs: Iterable[Run]) -> Queue:
+    """Slurm's state of the runs' jobs, from one query; empty if there are no such jobs."""
+    found = (read_json(run.work / "job.json") for run in experiment_runs)
     ids = [job["id"] for job in found if job and job["place"] == "slurm" and job["id"]]
     return (slurm.queue("-j", ",".join(ids)) or {}) if ids else {}
 
 
-def state_of(experiment: Experiment, run: runs.Run, queue: Queue | None = None) -> str:
+def state_of(run: Run, queue: Queue | None = None) -> str:
     """State of a run: missing, queued, requeued, running, ending, done, or how it ended.
 
     A run may have ended as failed (the job reported an error), stopped (the job ended without a
@@ -80,7 +81,7 @@ def state_of(experiment: Experiment, run: runs.Run, queue: Queue | None = None) 
     that the cluster reports; a job that is not in it counts as running while its heartbeat is
     recent.
     """
-    folder = _folder(experiment, run)
+    folder = run.work
     job = read_json(folder / "job.json")
     here = job is None or job["place"] != "slurm"
     if here and locks.is_held(folder / "lock"):
@@ -93,7 +94,7 @@ def state_of(experiment: Experiment, run: runs.Run, queue: Queue | None = None) 
             return "requeued" if state.phase == "queued" and state.restarts else state.phase
         if state is None and _beats(folder, job):
             return "running"
-    if runs.metrics_path(experiment, run).exists():
+    if run.metrics_path.exists():
         return "done"
     if job is None:
         return "missing"
@@ -102,12 +103,12 @@ def state_of(experiment: Experiment, run: runs.Run, queue: Queue | None = None) 
     return "failed" if told and word and word["error"] else "stopped"
 
 
-def _row(experiment: Experiment, run: runs.Run, queue: Queue) -> Row:
-    folder = _folder(experiment, run)
-    state = state_of(experiment, run, queue)
+def _row(run: Run, queue: Queue) -> Row:
+    folder = run.work
+    state = state_of(run, queue)
     last = _last_line(folder / "log.jsonl")
     pulse = read_json(folder / "pulse.json") or {}
-    step, rate, steps = last.get("step"), last.get("examples_per_s"), _steps(experiment, run)
+    step, rate, steps = last.get("step"), last.get("examples_per_s"), run.steps
     spread = [_number(last.get(name), 3) for name in ("target_std", "prediction_std")]
     return (
         run.id,
@@ -120,16 +121,6 @@ def _row(experiment: Experiment, run: runs.Run, queue: Queue) -> Row:
         pulse.get("node") or "-" if state == "running" else "-",
         _number(pulse.get("gpu_mib"), 0),
     )
-
-
-def _steps(experiment: Experiment, run: runs.Run) -> int | None:
-    """Number of optimiser steps of a run; None until its grid search has finished."""
-    if run.kind == "pretrain":
-        return experiment.pretrain[run.name].train.steps
-    try:
-        return runs.setting_of(experiment, run).steps
-    except UserError:
-        return None
 
 
 def _left(step: int | None, steps: int | None, rate: float | None) -> str:
@@ -148,10 +139,6 @@ def _beats(folder: Path, job: Mapping[str, Any]) -> bool:
 
 def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
-
-
-def _folder(experiment: Experiment, run: runs.Run) -> Path:
-    return runs.work_folder(experiment, run)
 
 
 def _last_line(path: Path) -> dict[str, Any]:

@@ -14,7 +14,8 @@ TOTALS = ["total by the table that needs it", "FLOP", "GPU-hours", "CPU-hours"]
 
 def report(experiment: Experiment, jobs: Sequence[Job], speed: Speed) -> str:
     """Text report of the jobs, their totals, and the assumptions of the estimate."""
-    needed = [n for j in jobs for n in runs.datasets(experiment, runs.parse(experiment, j.run))]
+    known = runs.by_id(experiment)
+    needed = [name for job in jobs for name in known[job.run].datasets]
     sets = {name: plan.DISK_GB[name] for name in dict.fromkeys(needed) if name in plan.DISK_GB}
     shapes = _grouped(jobs, lambda job: "/".join(job.run.split("/")[:2]))
     tables = _grouped(jobs, lambda job: job.table) | {"all": list(jobs)}

@@ -43,6 +43,16 @@ class Summary:
     validation: Metrics  # metrics of the kept weights; empty without validation
     seconds: float  # wall time over all attempts, without work lost to kills
 
+    def described(self) -> dict[str, Any]:
+        """The outcome as metrics.json stores it."""
+        return {
+            "steps": self.steps,
+            "kept_step": self.kept,
+            "checkpoint": str(self.checkpoint),
+            "train_s": round(self.seconds, 2),
+            **self.logs,
+        }
+
 
 def fit(
     task: Task,

@@ -155,7 +155,7 @@ def _run(experiment: Experiment, record: records.Record) -> dict[str, Any]:
         "link": f"runs/{record.run.id}/metrics.json" if record.finished else "",
         "metrics": ", ".join(metrics),
         "rows": {name: value for name, value in rows.items() if value and record.finished},
-        "parameters": "\n".join(runs.as_lines(runs.resolve(experiment, record.run.id))),
+        "parameters": "\n".join(runs.as_lines(record.run.defining())),
     }
 
 

@@ -95,5 +95,5 @@ def _hue(arm: str) -> str:
 
 def _name(record: Record) -> str:
     arm = f"{ARMS.get(record.run.arm, record.run.arm)}, " if record.run.arm else ""
-    point = f", {record.run.setting}" if record.run.setting else ""
+    point = f", {record.run.point}" if record.run.point else ""
     return f"{arm}seed {record.run.seed}{point}"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from d2v.experiment import runs
+from d2v.experiment.run import Run
 from d2v.params import Experiment
 
 POINTS = 250  # approximate number of points per curve
@@ -20,7 +21,7 @@ PARSED = 2 << 20  # bytes up to which a log is read whole; a longer log is sampl
 class Record:
     """A planned run with its metrics and curves, as far as they exist."""
 
-    run: runs.Run
+    run: Run
     content: dict[str, Any] = field(default_factory=dict)
     fault: str = ""  # why the content is missing
     log: Path = Path()
@@ -74,7 +75,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return [lines[step] for step in sorted(lines)]
 
 
-def _record(run: runs.Run, results: Path, work: Path) -> Record:
+def _record(run: Run, results: Path, work: Path) -> Record:
     path = results / "runs" / run.id / "metrics.json"
     log = work / run.id / "log.jsonl"
     try:
