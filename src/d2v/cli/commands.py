@@ -80,6 +80,8 @@ def parser() -> argparse.ArgumentParser:
     )
     grid_choice = add("select", "choose a task's setting from the finished points of its grid")
     grid_choice.add_argument("task", metavar="TASK", help="name under finetune:")
+    units = add("units", "fit the k-means units that a pre-training predicts")
+    units.add_argument("pretrain", metavar="PRETRAIN", help="name under pretrain:")
     add("tables", "build the tables from all metrics and print them")
     status = add("status", "show every run of the experiment")
     status.add_argument(
@@ -193,6 +195,15 @@ def _select(args: argparse.Namespace) -> None:
     grid_choice.choose(experiment, args.task)
 
 
+def _units(args: argparse.Namespace) -> None:
+    from d2v import params
+    from d2v.experiment import pretraining
+
+    experiment = params.load(args.params)
+    _check_place(experiment)
+    pretraining.make_units(experiment, args.pretrain)
+
+
 def _tables(args: argparse.Namespace) -> None:
     from d2v import params
     from d2v.experiment import folders
@@ -232,6 +243,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "reproduce": _reproduce,
     "run": _run,
     "select": _select,
+    "units": _units,
     "tables": _tables,
     "status": _status,
 }

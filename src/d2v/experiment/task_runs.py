@@ -62,7 +62,9 @@ class FinetuneRun(_TaskRun):
 
     @property
     def _starts_from(self) -> str | None:
-        return None if self.arm == "scratch" or self.released else self.params.pretrain
+        if self.arm == "scratch" or self.released:
+            return None
+        return self.params.baseline if self.arm == "input" else self.params.pretrain
 
     @property
     def steps(self) -> int | None:

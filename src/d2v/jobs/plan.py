@@ -88,7 +88,8 @@ def _job(run: Run, speed: Speed, gpus: int) -> Job:
         table, train, steps = _served(run.experiment, run.name), model.train, model.train.steps
         size = _size(model, labelled=False)
         one = flops.pretraining(model, size)
-        copies = 4  # student, teacher and the two moments of Adam
+        # student, the two moments of Adam, and the teacher if there is one
+        copies = 3 if isinstance(model.target, params.InputTarget) else 4
     else:
         assert isinstance(run, FinetuneRun)
         task, setting = run.params, run.given
@@ -114,7 +115,11 @@ def _served(experiment: Experiment, pretrain: str) -> str:
     needed = {pretrain}
     while more := {n for n, p in experiment.pretrain.items() if p.start_from in needed} - needed:
         needed |= more
-    tables = [task.table for task in experiment.finetune.values() if task.pretrain in needed]
+    tables = [
+        task.table
+        for task in experiment.finetune.values()
+        if needed & {task.pretrain, task.baseline}
+    ]
     return tables[0] if tables else "none"
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 from d2v.evaluation.metrics import METRICS, headline
 from d2v.evaluation.predictions import read_predictions
 from d2v.experiment import runs
+from d2v.experiment.task_runs import DecodeRun
 from d2v.params import Experiment, Finetune, Setting
 from d2v.results.cells import AVERAGE, INPUT, SCRATCH, Cell, Column, Table, row_of
 from d2v.results.statistics import estimate
@@ -134,7 +135,7 @@ def _read_task(
         except UserError as error:
             gaps.setdefault((folder, str(error)), []).append(seed)
             continue
-        source = runs.pretrain_run(experiment, runs.finetune_run(run))
+        source = (run.finetuning if isinstance(run, DecodeRun) else run).source
         start = source.id if source else ""
         for column in _columns(task, printed):
             split: Any = metrics.get(named[column.heading]) or {}
