@@ -24,7 +24,7 @@ def report(experiment: Experiment, jobs: Sequence[Job], speed: Speed) -> str:
             f"{experiment.title}: what it costs",
             f"speed: {speed.source}",
             "updates to CPU-hours of a line are those of one run, the longest of its runs",
-            "FLOP: counted from the models, student forward and backward, teacher forward;"
+            "FLOP: counted from the models, student forward and backward, teacher (if any) forward;"
             " no validation",
             f"assumed: no waiting for data, utterances of {plan.SPEECH_S} s,"
             f" {plan.LABELLED_TOKENS} tokens a labelled text,",

@@ -7,7 +7,7 @@ reported row of the same name, with the gap.
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from d2v.evaluation.metrics import METRICS
 from d2v.params.data import Official
 from d2v.results.cells import (
     AVERAGE,
+    INPUT,
     OURS,
     RELEASED,
     SCRATCH,
@@ -66,12 +67,18 @@ def measured(table: Table, columns: list[Column]) -> Grid:
     """Grid of the measured rows, followed by their differences."""
     rows = [_measured_row(table, row, [*columns], label(row)) for row in table.rows]
     rows = _marked(rows, [_direction(c) for c in columns])
-    for row, other in table.pairs:
-        gains = [table.gain(c, other, row) for c in columns]
-        entries = [Entry(signed(g), _number(g.value), verdict=g.short) for g in gains]
-        name = "difference" if len(table.pairs) == 1 else f"{row} − {other}"
-        rows.append(Row("difference", name, entries))
+    rows += [_difference(table, row, other, columns) for row, other in table.pairs]
     return Grid([_head(c) for c in columns], rows)
+
+
+def _difference(table: Table, row: str, other: str, columns: Sequence[Column | None]) -> Row:
+    """Row of the differences of two measured rows."""
+    gains = [table.gain(c, other, row) if c else None for c in columns]
+    entries = [
+        Entry(signed(g), _number(g.value), verdict=g.short) if g else Entry("") for g in gains
+    ]
+    name = "difference" if len(table.pairs) == 1 else f"{row} − {other}"
+    return Row("difference", name, entries)
 
 
 def scores(table: Table) -> list[Column]:
@@ -111,11 +118,14 @@ def _together(table: Table) -> Section:
     for row in reported.rows:
         blank = [Entry("")] * (len(heads) - len(row.entries)) if row.kind == "reported" else []
         rows.append(replace(row, entries=[*row.entries, *blank]))
-        for mine in [name for name in left if reported_row(name) == row.name]:
+        for mine in [name for name in left if reported_row(name, table.name) == row.name]:
             left.remove(mine)
             rows += _reproduced(table, mine, heads, found)
     for mine in left:
         rows += _reproduced(table, mine, heads, found)
+    if INPUT in table.rows:
+        columns = [found.get(head.heading) for head in heads]
+        rows += [_difference(table, row, other, columns) for row, other in table.pairs]
     rows = _marked(rows, [head.direction for head in heads])
     return Section("", [*_opening(table), units(table)], Grid(heads, rows, reported.setup))
 
@@ -179,7 +189,7 @@ def _reproduced(table: Table, row: str, heads: list[Head], found: dict[str, Colu
     """A measured row, followed by its gap to the reported row if there is one."""
     columns = [found.get(head.heading) for head in heads]
     stands_in = any(
-        t.stand_in for t in table.tasks.values() if (t.row or OURS) == reported_row(row)
+        t.stand_in for t in table.tasks.values() if (t.row or OURS) == reported_row(row, table.name)
     )
     rows = [_measured_row(table, row, columns, label(row) + " †" * stands_in)]
     gaps = [table.gap(row, c) if c else None for c in columns]

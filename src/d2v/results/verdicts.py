@@ -60,9 +60,10 @@ def against_input(tables: Iterable[Table]) -> list[Verdict]:
 
 def _against(other: str, tables: Iterable[Table]) -> list[Verdict]:
     return [
-        Verdict(t, c, OURS, t.cells[other, c].value, t.gain(c, other))
+        Verdict(t, c, row, t.cells[other, c].value, t.gain(c, other, row))
         for t in tables
-        if (OURS, other) in t.pairs
+        for row, subtracted in t.pairs
+        if subtracted == other and row != INPUT
         for c in t.columns
         if c.headline and t.cells[other, c].planned
     ]
