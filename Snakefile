@@ -25,6 +25,7 @@ localrules:
     grid_point,
     finetune,
     decode,
+    probe,
 
 
 rule all:

@@ -147,7 +147,7 @@ def _check(args: argparse.Namespace) -> None:
     found = runs.all_runs(experiment)
     counts = {
         kind: sum(r.kind == kind for r in found)
-        for kind in ("pretrain", "select", "finetune", "decode")
+        for kind in ("pretrain", "select", "finetune", "decode", "probe")
     }
     print(
         f"{args.params}: valid; " + ", ".join(f"{n} {kind}" for kind, n in counts.items()) + " runs"

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from d2v.data import build_dataset
 from d2v.evaluation import attention_example
+from d2v.experiment import probes
 from d2v.experiment.run import PretrainRun
 from d2v.model import encoders
 from d2v.model.encoders.spectra import Units
@@ -44,6 +45,8 @@ def pretrain(
         optimiser=p.optimiser,
         schedule=p.schedule,
         train=p.train,
+        validate=probes.glance(run, dataset) if p.train.probe_every else None,
+        validate_every=p.train.probe_every,
         **fit,
     )
     if distributed.join().main:

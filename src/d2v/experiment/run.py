@@ -9,6 +9,7 @@ PretrainRun   pretrain/<name>/seed<k>
 FinetuneRun   finetune/<name>/<arm>/seed<k>           arm: scratch | input | data2vec
 GridRun       select/<name>/<arm>/<point>/seed<k>     a point of the grid, scored on the dev split
 DecodeRun     decode/<name>/<arm>/seed<k>             search for decoding weights, then decoding
+ProbeRun      probe/<name>/<arm>/seed<k>              probes of frozen features
 """
 
 import json
@@ -21,7 +22,7 @@ from d2v.experiment import folders
 from d2v.params import Experiment, Finetune, InputTarget, Pretrain, Released
 from d2v.params.influence import influential
 
-Kind = Literal["pretrain", "finetune", "select", "decode"]
+Kind = Literal["pretrain", "finetune", "select", "decode", "probe"]
 
 
 @dataclass(frozen=True)

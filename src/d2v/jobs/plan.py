@@ -16,7 +16,7 @@ from typing import Any
 from d2v import params
 from d2v.experiment import runs
 from d2v.experiment.run import PretrainRun, Run
-from d2v.experiment.task_runs import DecodeRun, FinetuneRun
+from d2v.experiment.task_runs import DecodeRun, FinetuneRun, ProbeRun
 from d2v.jobs import cluster
 from d2v.params import Experiment, Finetune, Pretrain
 from d2v.util.errors import UserError
@@ -78,6 +78,8 @@ def plan(experiment: Experiment, speed: Speed) -> list[Job]:
 def _job(run: Run, speed: Speed, gpus: int) -> Job:
     if isinstance(run, DecodeRun):
         return _decoding(run)
+    if isinstance(run, ProbeRun):  # minutes at most
+        return Job(run.id, run.params.table, 0, 0.0, 0.0, 0, 0.0, 0.0, 0.0, 0.0)
     from d2v.jobs import (
         flops,  # imported late: torch loads slowly, and errors in a file are reported before
     )

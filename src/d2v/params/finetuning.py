@@ -117,6 +117,21 @@ MetricName = Literal[
 ]
 
 
+class Probe(Strict):
+    """Probes of frozen features, fitted to the labels of every arm and seed, without fine-tuning.
+
+    k nearest neighbours and a linear classifier for each layer, and a linear classifier on a
+    weighted sum of the layers. Settings are chosen on the development split.
+    """
+
+    # how the outputs of an example become one vector. mean: their mean over positions; keep: all
+    # of them side by side, so that what is where is not lost (examples of one length only)
+    positions: Literal["mean", "keep"] = "mean"
+    neighbours: Positive = 10
+    # inverse strengths of the linear classifiers' regularisation to try (scikit-learn's C)
+    c: list[Rate] = Field([0.001, 0.01, 0.1, 1.0, 10.0], min_length=1)
+
+
 class Setting(Strict):
     """A point of the fine-tuning grid: learning rate, number of steps, frozen parts."""
 
@@ -212,6 +227,7 @@ class Finetune(Strict):
     metrics: list[MetricName] = Field(min_length=1)
     task: Task
     decode: Decode | None = None
+    probe: Probe | None = None  # None: no probes; for tasks of kind classify
     freeze_steps: Count = 0  # initial optimiser steps in which only the head is trained
     # substitute for an unpublished recipe, described under the table
     stand_in: str = ""

@@ -293,6 +293,8 @@ def _task(p: "Finetune") -> Iterator[str]:
         yield "metrics: f1 compares class 1 with class 0, but task.classes is not 2"
     if p.decode is not None and p.task.kind != "ctc":
         yield f"decode searches letters for words, but a {p.task.kind} task has none; remove it"
+    if p.probe is not None and (p.task.kind != "classify" or p.released is not None):
+        yield "probe: probes are for pre-trained features and tasks of kind classify; remove it"
     if p.decode is not None and p.decode.search and p.grid:
         yield "decode.search needs settings, not a grid"
 

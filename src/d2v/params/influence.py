@@ -10,11 +10,11 @@ from d2v.params.pretraining import Pretrain
 # fails; of the pre-trainings of a task, a run's own is named by its run
 NEUTRAL = {
     "seeds", "cpus", "table", "row", "column", "note", "stand_in", "arms", "settings", "grid",
-    "chosen_on_test", "collapse", "baseline",
+    "chosen_on_test", "collapse", "baseline", "probe",
 }  # fmt: skip
 NEUTRAL_TRAIN = {
     "log_every", "checkpoint_every", "checkpoint_minutes", "workers", "compile", "recompute",
-    "shard", "rebound",
+    "shard", "rebound", "probe_every",
 }  # fmt: skip
 # parameters that published weights replace; the others describe the input of the checkpoint
 NOT_TRAINED = {"split", "start_from", "target", "loss", "mask", "optimiser", "schedule", "train"}

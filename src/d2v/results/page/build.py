@@ -23,7 +23,12 @@ from d2v.results.page.svg import Chart, glyph
 from d2v.results.wording import SHORT, TITLES, number
 from d2v.util.files import write_text
 
-KINDS = {"pretrain": "pre-training", "select": "trial", "finetune": "fine-tuning"}
+KINDS = {
+    "pretrain": "pre-training",
+    "select": "trial",
+    "finetune": "fine-tuning",
+    "probe": "probe",
+}
 OPEN = 2  # number of groups of learning curves that are initially unfolded
 UNFOLDED = ("", "Missing runs")  # sections of a table that are initially unfolded
 
