@@ -1,6 +1,7 @@
 """Hostile outputs: no command deletes, renames or changes anything that d2v did not write."""
 
 import fcntl
+import json
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ from d2v.cli import commands as cli
 from d2v.cli import prepare
 from d2v.data.fetch import archives
 from d2v.data.mini import digits
+from d2v.data.ngram import write_arpa
 from d2v.data.shards import write_meta, written_whole
 from d2v.util.errors import UserError
 from d2v.util.files import MARK
@@ -75,9 +77,8 @@ def _commands(sets: Path) -> dict[str, tuple[list[str], str]]:
     """Words of each command that writes a folder, without -o, and its source."""
     made = official_sets.make(sets)
     image_tree(sets / "images")
-    write_lines(
-        sets / "official-lm/4-gram.arpa", "\\data\\", "ngram 1=1", "", "\\1-grams:", "-1\tA"
-    )
+    (sets / "official-lm").mkdir()
+    write_arpa(["A A"], 2, sets / "official-lm/4-gram.arpa")
     write_lines(sets / "official-lm/librispeech-vocab.txt", "A")
     own_builds.folder(sets / "checkpoint", "vision")
     with written_whole(sets / "tokenizer") as folder:
@@ -301,6 +302,8 @@ def test_tables_leave_alone_what_lies_among_them(tmp_path, monkeypatch, capsys) 
     gone = tmp_path / "results/tiny/summary/metrics/pretrain/gone/seed0.json"
     gone.parent.mkdir(parents=True)
     gone.write_text("{}")
+    listed = {"files": ["metrics/pretrain/gone/seed0.json"]}  # as an earlier call wrote it
+    (tmp_path / "results/tiny/summary/files.json").write_text(json.dumps(listed))
     for _ in range(2):
         assert cli.main(["tables", "--params", TINY]) == 0
     after = tree(tmp_path)

@@ -15,6 +15,7 @@ import yaml
 from small_sets import corpus_folder, image_tree, write_lines
 
 from d2v.data.fetch.fetch import fetch
+from d2v.data.ngram import write_arpa
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -55,8 +56,8 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[object]
     sets = official_sets.make(root)
     found: dict[str, list[object]] = {words[0]: list(words) for words in sets.values()}
     found["imagefolder"] = ["imagefolder", image_tree(root / "folder")]
-    write_lines(root / "lm" / "4-gram.arpa", "\\data\\", "ngram 1=1", "", "\\1-grams:", "-1\tONE")
     write_lines(root / "lm" / "librispeech-vocab.txt", "ONE", "TWO")
+    write_arpa(["ONE TWO"], 2, root / "lm" / "4-gram.arpa")
     found["official-lm"] = ["official-lm", root / "lm"]
     return found
 

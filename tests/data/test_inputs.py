@@ -20,6 +20,7 @@ from d2v.data import inputs
 from d2v.data.augment import resized
 from d2v.data.encodings import encoding
 from d2v.data.model_inputs import ImageInput
+from d2v.data.ngram import write_arpa
 from d2v.data.sizing import sized
 from d2v.data.sound import RATE
 from d2v.training import devices
@@ -297,19 +298,17 @@ def test_a_blank_is_needed_between_equal_letters(tmp_path, capsys, letters, fits
 
 
 def arpa(source: Path, *words: str) -> Path:
-    rows = [f"-1\t{word}" for word in words]
-    head = ("\\data\\", f"ngram 1={len(rows)}", "", "\\1-grams:")
-    write_lines(source / "4-gram.arpa", *head, *rows, "", "\\end\\")
     write_lines(source / "librispeech-vocab.txt", "ONE", "TWO", "SIX", "TEN")
+    write_arpa([" ".join(words)], 2, source / "4-gram.arpa")
     return source
 
 
 def test_a_language_model_without_any_word_of_the_lexicon_is_refused(tmp_path, capsys):
-    words = ["official-lm", str(arpa(tmp_path / "a", "one", "two", "<s>")), "-o"]
+    words = ["official-lm", str(arpa(tmp_path / "a", "one", "two")), "-o"]
     with pytest.raises(UserError, match=r"4-gram\.arpa: .* knows none of the lexicon's 4 words"):
         prepare.main([*words, str(tmp_path / "no")])
     assert not (tmp_path / "no").exists()
-    arpa(tmp_path / "a", "ONE", "SIX", "TEN", "<s>")
+    arpa(tmp_path / "a", "ONE", "SIX", "TEN")
     prepare.main([*words, str(tmp_path / "set")])
     assert "knows 3 of the lexicon's 4 words (75.0 %)" in capsys.readouterr().err
 

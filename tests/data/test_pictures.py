@@ -17,6 +17,7 @@ from d2v.data.augment import array, crop, drawing, image
 from d2v.data.readers.imagefolder import picture
 from d2v.data.views import augment, draw, jittered, reduction
 from d2v.model.masking import rng
+from d2v.params.influence import influential
 
 BICUBIC = v2.InterpolationMode.BICUBIC
 
@@ -143,6 +144,23 @@ def test_large_jpeg_files_are_decoded_smaller(
         assert reduced or (pixels == exact).all()
         assert np.abs(pixels - exact).mean() < 2.0
     assert {2, 4, 8} <= set(scales)
+
+
+@pytest.mark.parametrize(("view", "train"), [(SMALL, True), (RESIZE, False)])
+def test_files_can_be_decoded_whole(smooth: Path, view: params.ImageAugment, train: bool) -> None:
+    exactly = view.model_copy(update={"reduced": False})
+    data = build(smooth / "JPEG", exactly, PATCHES, train=train)
+    whole = build(smooth / "PNG", view, PATCHES, train=train)  # PNG has one scale only
+    for place in range(len(SHAPES)):
+        assert (data[0, place]["pixels"] == whole[0, place]["pixels"]).all()
+
+
+def test_whole_decoding_is_another_run_and_the_default_is_not() -> None:
+    paper = params.load(Path(__file__).parents[2] / "params" / "paper.yaml")
+    run = paper.finetune["imagenet-base"]
+    assert "reduced" not in influential(run)["view"]
+    other = run.view.model_copy(update={"reduced": False})
+    assert influential(run.model_copy(update={"view": other}))["view"]["reduced"] is False
 
 
 def test_a_reduction_leaves_enough_pixels() -> None:

@@ -15,8 +15,9 @@ from d2v import params
 from d2v.data.letters import LETTERS
 from d2v.evaluation import evaluate, metrics, predictions
 from d2v.evaluation.predictions import Prediction
-from d2v.util.errors import UserError
+from d2v.util.errors import NotFinite, UserError
 
+NAN = math.nan
 FOURS = params.Train(steps=1, batch=4, micro_batch=4)
 
 
@@ -174,6 +175,22 @@ class Tagger(nn.Module):
         generator = torch.Generator().manual_seed(0)
         table = torch.rand(10, 3, generator=generator)
         return [{"probabilities": table[i].tolist()} for i in batch["x"].tolist()]
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        {"prediction": 0, "scores": [NAN, NAN]},
+        {"prediction": NAN},
+        {"probabilities": [0.5, NAN]},
+        {"logits": torch.tensor([[0.0, 1.0], [NAN, 0.0]])},
+    ],
+)
+def test_outputs_that_are_not_numbers_are_no_predictions(output, monkeypatch):
+    """The class of the first NaN would count as the predicted one."""
+    monkeypatch.setattr(Odd, "predict", lambda self, batch: [output] * len(batch["x"]))
+    with pytest.raises(NotFinite, match="outputs for example example 0 are not numbers"):
+        evaluate.run_predictions(Odd(), Numbers(), evaluate.batches(Numbers(), FOURS))
 
 
 def test_tags_survive_the_file(tmp_path):

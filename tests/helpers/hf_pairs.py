@@ -9,14 +9,11 @@ from d2v import params
 transformers = pytest.importorskip("transformers")
 
 
-LIMIT = 1e-5  # absolute, of hidden states of order 1, in float32
-
-
 DEEP = [[8, 10, 5], [12, 3, 2], [6, 3, 2], [8, 2, 2]]
 
 
 # encoder, backbone: widths, depths, heads, image and patch sizes, kernels (one of them even). Some
-# have a large epsilon, because 1e-6 in place of 1e-5 would stay below LIMIT.
+# have a large epsilon, because 1e-6 in place of 1e-5 would stay below the tests' limit.
 SPEECH = {
     "three-positions": (
         {"conv_layers": DEEP[:2], "position_kernel": 9, "position_depth": 3, "position_groups": 4},

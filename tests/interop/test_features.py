@@ -1,5 +1,6 @@
 """features, transcribe, classify: equal to transformers, and not to depend on the batch."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -8,10 +9,11 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from closeness import LIMIT, apart
 from own_builds import folder, images, waves
 from PIL import Image
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import d2v
 from d2v import params
@@ -19,6 +21,7 @@ from d2v.cli import commands as cli
 from d2v.data import inputs
 from d2v.data.model_inputs import ImageInput
 from d2v.util.errors import UserError
+from d2v.util.files import sha256
 
 TEXTS = ["the cat sat on the mat", "a dog", "no man is an island and no dog is", "gold"]
 
@@ -44,8 +47,8 @@ def test_a_batch_gives_what_each_input_gives_alone(tmp_path, tokenizer, kind, mo
         assert sorted(a.hidden) == list(range(model.params.backbone.depth + 1))
         for layer in a.hidden:
             assert a.hidden[layer].shape == b.hidden[layer].shape
-            assert (a.hidden[layer] - b.hidden[layer]).abs().max() < 1e-5
-        assert (a.logits - b.logits).abs().max() < 1e-5
+            assert apart(a.hidden[layer], b.hidden[layer]) < LIMIT
+        assert apart(a.logits, b.logits) < LIMIT
     if kind == "vision":
         assert len(together[0].hidden[0]) == 17  # with the class token
     if kind == "text":
@@ -67,7 +70,7 @@ def test_utterances_go_together_where_padding_changes_nothing(tmp_path):
     assert batch_sizes(model, files) == [4]
     found = list(d2v.features(model, files))
     (lone,) = d2v.features(model, files[2:3])
-    assert (found[2].hidden[2] - lone.hidden[2]).abs().max() < 1e-5
+    assert apart(found[2].hidden[2], lone.hidden[2]) < LIMIT
 
 
 @pytest.mark.parametrize("kind", ["speech", "vision", "text"])
@@ -122,9 +125,8 @@ def test_files_through_transformers_give_the_same(tmp_path, tokenizer, kind):
             reference = theirs(**batch, output_hidden_states=True)
         for layer, states in found.hidden.items():
             other = reference.hidden_states[layer][0]
-            assert torch.allclose(states, other, rtol=1e-5, atol=1e-4)
-        # logits are as large as 34, where float32 has steps of 4e-6
-        assert torch.allclose(found.logits, reference.logits[0], rtol=1e-5, atol=1e-4)
+            assert apart(states, other) < LIMIT
+        assert apart(found.logits, reference.logits[0]) < LIMIT
 
 
 def test_lines_of_a_file_are_inputs(tmp_path, tokenizer):
@@ -150,6 +152,38 @@ def test_transcripts_and_classes(tmp_path, tokenizer, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("\t")[0] for line in lines] == TEXTS
     assert {line.split("\t")[1] for line in lines} <= {"cat", "dog", "eel"}
+
+
+@pytest.mark.parametrize(("kind", "command"), [("vision", "classify"), ("speech", "transcribe")])
+def test_outputs_that_are_not_numbers_are_refused(tmp_path, kind, command, capsys):
+    """The first NaN would be the largest score: a class or a letter with exit code 0."""
+    made = folder(tmp_path / kind, kind)
+    tensors = load_file(made / "model.safetensors")
+    tensors["head.out.bias"][0] = float("nan")
+    save_file(tensors, made / "model.safetensors")
+    meta = json.loads((made / "checkpoint.json").read_text())
+    meta["sha256"]["model.safetensors"] = sha256(made / "model.safetensors")
+    (made / "checkpoint.json").write_text(json.dumps(meta))
+    file, out = given(kind, tmp_path)[0], str(tmp_path / "f")
+    for words in ([command], ["features", "-o", out]):
+        assert cli.main([*words[:1], str(made), str(file), *words[1:]]) == 4
+        said = capsys.readouterr()
+        assert said.out.count("\n") == 0
+        assert f"{file}: the model's outputs are not numbers" in said.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--beam", "0", "--lm", "lm"], "--beam 0: Input should be greater than 0"),
+        (["--lm-weight", "nan", "--lm", "lm"], "--lm-weight nan: Input should be a finite number"),
+        (["--word-score", "-1"], "--word-score -1.0: has no effect without --lm FOLDER"),
+        (["--device", "meta"], "--device meta: "),
+    ],
+)
+def test_options_that_cannot_work_are_refused(tmp_path, words, said, capsys):
+    assert cli.main(["transcribe", str(tmp_path), "a.wav", *words]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {said}")
 
 
 def test_numbers_and_tags(tmp_path, tokenizer):

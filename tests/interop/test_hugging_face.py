@@ -11,8 +11,8 @@ import torch
 
 transformers = pytest.importorskip("transformers")
 
+from closeness import LIMIT, apart  # noqa: E402
 from hf_builds import MODELS, batches, model, save  # noqa: E402
-from hf_pairs import LIMIT  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from d2v.interop.convert import convert  # noqa: E402
@@ -33,12 +33,12 @@ def test_a_folder_gives_the_same_hidden_states_and_logits(tmp_path, kind, size, 
         real = ~padding if padding is not None else torch.ones(hidden[0].shape[:2]) > 0
         assert len(hidden) == len(theirs.hidden_states)
         for a, b in zip(hidden, theirs.hidden_states, strict=True):
-            assert (a[real] - b[real]).abs().max() < LIMIT
+            assert apart(a[real], b[real]) < LIMIT
         assert (logits is None) == (outputs == 0)
         if logits is not None:
             rows = real if kind == "speech" else slice(None)
             assert logits[rows].abs().mean() > 0.01  # there is something to compare
-            assert (logits[rows] - theirs.logits[rows]).abs().max() < LIMIT
+            assert apart(logits[rows], theirs.logits[rows]) < LIMIT
 
 
 @pytest.mark.parametrize(("kind", "size", "outputs"), MODELS, ids=NAMES)
@@ -60,7 +60,7 @@ def test_there_and_back_is_the_same_bits(tmp_path, kind, size, outputs):
     for _, inputs in batches(kind, made):
         with torch.no_grad():
             a, b = made(**inputs), loaded(**inputs)
-        assert (a[0] - b[0]).abs().max() < 1e-6
+        assert apart(a[0], b[0]) < LIMIT
 
 
 @pytest.mark.parametrize("kind", ["speech", "vision", "text"])

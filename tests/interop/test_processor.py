@@ -11,6 +11,7 @@ from PIL import Image
 
 transformers = pytest.importorskip("transformers")
 
+from closeness import LIMIT, apart  # noqa: E402
 from hf_builds import model, save  # noqa: E402
 from own_builds import content  # noqa: E402
 
@@ -103,7 +104,7 @@ def test_logits_after_resizing_and_cropping(folder: Path) -> None:
     with torch.no_grad():
         expected = made(pixel_values=pixels).logits
     found = [f.logits for f in d2v.features(d2v.load(folder), images(folder))]
-    assert (torch.stack(found) - expected).abs().max() < 1e-5
+    assert apart(torch.stack(found), expected) < LIMIT
 
 
 def test_an_older_file_is_read(folder: Path) -> None:

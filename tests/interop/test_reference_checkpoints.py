@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from closeness import LIMIT, apart
 from released_builds import (
     W2V,
     Dictionary,
@@ -33,7 +34,7 @@ from d2v.model.data2vec import Data2Vec
 from d2v.util.errors import UserError
 
 CASES = ["audio_fastema", "text", "text_fastema", "vision_fastema", "vision_beit_fastema"]
-LIMIT = 4e-5  # of the golden tests: what two processors differ by
+GOLDEN = 4e-5  # of the golden tests: what two processors differ by
 
 
 def state_of(made, **options):
@@ -51,8 +52,8 @@ def test_predictions_and_targets_are_those_of_the_reference(tmp_path, name):
     model.load_state_dict(tensors)
     with torch.no_grad():
         out = model(made.batch(0))
-    assert (out.prediction - made.tensors["step0.prediction"]).abs().max() < LIMIT
-    assert (out.target - made.tensors["step0.target"]).abs().max() < LIMIT
+    assert (out.prediction - made.tensors["step0.prediction"]).abs().max() < GOLDEN
+    assert (out.target - made.tensors["step0.target"]).abs().max() < GOLDEN
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -79,7 +80,7 @@ def test_hidden_states_are_those_of_hugging_faces_model(tmp_path, name):
         reference = theirs(**inputs, output_hidden_states=True).hidden_states
     real = ~padding if padding is not None else slice(None)
     for a, b in zip(hidden, reference, strict=True):
-        assert (a[real] - b[real]).abs().max() < 1e-5
+        assert apart(a[real], b[real]) < LIMIT
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -132,7 +133,7 @@ def test_a_fine_tuned_speech_model(tmp_path, args):
     hidden, logits, _ = ours.hidden(made.batch(1, masked=False))
     model = state["model"]
     expected = hidden[-1] @ model["w2v_encoder.proj.weight"].T + model["w2v_encoder.proj.bias"]
-    assert (logits - expected).abs().max() < 1e-5
+    assert apart(logits, expected) < LIMIT
     assert logits.std() > 0.1
 
 
@@ -162,7 +163,7 @@ def test_a_text_model_that_the_references_glue_command_fine_tuned(tmp_path, clas
     dense = torch.tanh(hidden[-1][:, 0] @ tensors["dense.weight"].T + tensors["dense.bias"])
     expected = dense @ tensors["out_proj.weight"].T + tensors["out_proj.bias"]
     assert logits.shape[1] == classes
-    assert (logits - expected).abs().max() < 1e-5
+    assert apart(logits, expected) < LIMIT
     same = load(tmp_path / "same.pt").hidden(batch)[0]
     assert all(torch.equal(a, b) for a, b in zip(hidden, same, strict=True))
     assert "encoder.lm_head.dense.weight" in " ".join(ours.content.notes)
@@ -199,7 +200,7 @@ def test_a_fine_tuned_vision_model(tmp_path, own_tables):
     theirs = transformers.Data2VecVisionForImageClassification.from_pretrained(out)
     with torch.no_grad():
         found = theirs(made.batch(1, masked=False)["images"]).logits
-    assert (found - logits).abs().max() < 1e-5
+    assert apart(found, logits) < LIMIT
 
 
 def as_namespace(config):

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hf_pairs import DEEP, LIMIT, SPEECH, TEXT, VISION, generic, speech, text, tokens, vision, waves
+from closeness import LIMIT, apart
+from hf_pairs import DEEP, SPEECH, TEXT, VISION, generic, speech, text, tokens, vision, waves
 
 from d2v import params
 from d2v.interop import huggingface, names
@@ -50,7 +51,7 @@ def assert_equal_to(theirs, student, batch, **inputs):
     real = ~padding if padding is not None else torch.ones(last.shape[:2], dtype=torch.bool)
     assert len(reference.hidden_states) == len(layers)
     pairs = [*zip(layers, reference.hidden_states, strict=True), (last, reference[0])]
-    away = max((ours[real] - other[real]).abs().max().item() for ours, other in pairs)
+    away = max(apart(ours[real], other[real]) for ours, other in pairs)
     assert away < LIMIT
     assert last[real].std() > 0.3  # there was something to compare
 
@@ -125,14 +126,14 @@ def alone(batch, i, length):
 
 
 def together_and_alone(student, batch, lengths, positions):
-    """Largest difference of hidden states and of what each head says."""
+    """Largest distance of hidden states and of what each head says."""
     away = 0.0
     layers, _, _ = hidden(student, batch)
     for i, (length, real) in enumerate(zip(lengths, positions, strict=True)):
         single, _, _ = hidden(student, alone(batch, i, length))
         for ours, other in zip(layers, single, strict=True):
             assert other.shape[1] == real
-            away = max(away, (ours[i, :real] - other[0]).abs().max().item())
+            away = max(away, apart(ours[i, :real], other[0]))
     for head in HEADS:
         p, dim = SimpleNamespace(task=head, freeze_steps=0), layers[0].shape[-1]
         task = Finetuning(p, student, dim, 1 if head.kind == "regress" else 3).eval()
@@ -141,8 +142,7 @@ def together_and_alone(student, batch, lengths, positions):
             (lone,) = task.predict(alone(batch, i, length))
             key = {"ctc": "logits", "classify": "scores", "regress": "prediction"}[head.kind]
             a, b = torch.as_tensor(said[i][key]), torch.as_tensor(lone[key])
-            assert a.shape == b.shape
-            away = max(away, (a - b).abs().max().item())
+            away = max(away, apart(a, b))
     return away
 
 
@@ -197,4 +197,4 @@ def test_a_batch_of_images_equals_its_images():
     for i in range(3):
         single, _, _ = hidden(student, {"images": images[i : i + 1]})
         for ours, other in zip(layers, single, strict=True):
-            assert torch.allclose(ours[i], other[0], rtol=0, atol=LIMIT)
+            assert apart(ours[i], other[0]) < LIMIT

@@ -342,6 +342,12 @@ def test_blocks_that_never_fit_are_refused():
         masking.block_masks(BlockMask(kind="block", patches=10, min_block=16, max_block=16), 3, [])
 
 
+def test_the_largest_seed_that_parameters_allow():
+    first, second = masking.span_masks(SPAN, [99, 99], [*keys(1, 2**63 - 1), *keys(1, 2**63 - 2)])
+    assert 0 < first.sum() < 99
+    assert (first != second).any()
+
+
 def test_an_empty_batch():
     assert masking.block_masks(BLOCK, 14, []).shape == (0, 196)
     assert masking.span_masks(SPAN, [], []).shape == (0, 0)

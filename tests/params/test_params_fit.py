@@ -126,6 +126,8 @@ REFUSED: list[tuple[str, Any, str]] = [
     (f"{D}.seeds", [0, 12], f"{D}.labels: no list labels-100.12; did you mean"),
     (f"{W}.decode.lm", "corpus", f"{W}.decode.lm: corpus contains corpus; expected language model"),
     (f"{V}.start_from", "speech", f"{V}.start_from: pretrain.speech has a different encoder or"),
+    (f"{C}.more", {"other": "test"}, None),
+    (f"{C}.seeds", [2**63], f"{C}.seeds.0: Input should be less than 9223372036854775808, got"),
     (f"{V}.start_from", "vision", f"{V}.start_from: circular reference (vision -> vision)"),
 ]  # fmt: skip
 
@@ -140,6 +142,36 @@ def test_what_cannot_work_is_one_line(
         load(tmp_path, changed((key, value)))
         return
     assert said in "\n".join(faults(tmp_path, changed((key, value))))
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "finetune"])
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "a b", "-rf", "a\n", "é" * 51, "*"])
+def test_names_of_runs_are_names_of_folders(tmp_path: Path, kind: str, name: str) -> None:
+    """`..` would lead out of the experiment's folders, in which checkpoints are removed."""
+    raw = changed()
+    old = next(iter(raw[kind]))
+    raw[kind] = {name if key == old else key: value for key, value in raw[kind].items()}
+    for task in raw["finetune"].values():
+        task["pretrain"] = (
+            name if (kind, task["pretrain"]) == ("pretrain", old) else task["pretrain"]
+        )
+    (found,) = faults(tmp_path, raw)
+    assert found.startswith(f"{kind}: {name!r} cannot be the name of a folder")
+
+
+@pytest.mark.parametrize("name", ["vision-base.2", "10min_x", "größe", "a" * 100])
+def test_usual_names_of_runs_are_accepted(tmp_path: Path, name: str) -> None:
+    raw = changed()
+    raw["finetune"][name] = raw["finetune"].pop("cola")
+    load(tmp_path, raw)
+
+
+def test_metrics_of_one_split_do_not_replace_those_of_another(tmp_path: Path) -> None:
+    found = faults(tmp_path, changed((f"{C}.dev_split", "train"), (f"{C}.more", {"x": "dev"})))
+    assert found == [
+        f"{C}: more.x: the metrics of split dev would replace those of dev_split train; rename the"
+        " split"
+    ]
 
 
 def test_every_fault_of_every_run_is_told_at_once(tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ import pytest
 
 from d2v import params
 from d2v.results import collect, html, latex, tables
+from d2v.results.grid import Document, Entry, Grid, Head, Row, Section
 from d2v.results.layout import document
+from d2v.results.markdown import markdown
 
 ROOT = Path(__file__).parents[2]
 REPORTED = ROOT / "params" / "reported.csv"
@@ -77,6 +79,14 @@ def test_words_are_escaped() -> None:
         r"50 \% \& \textbf{a\_b}, \texttt{x}, \ensuremath{\pm}"
     )
     assert latex.inline("2 * 3 * 4") == "2 * 3 * 4"
+
+
+def test_words_in_a_markdown_cell_end_no_cell() -> None:
+    heads = [Head("dev | test"), Head("two\nlines", "%")]
+    grid = Grid(heads, [Row("measured", "a|b", [Entry("1"), Entry("2", best=True)])])
+    text = markdown(Document("t", "t", "", [Section(grid=grid)]))
+    assert r"|  | dev \| test | two lines<br>% |" in text.split("\n")
+    assert r"| a\|b | 1 | **2** |" in text.split("\n")
 
 
 def test_every_reported_row_cites_an_entry() -> None:

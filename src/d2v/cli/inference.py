@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from d2v.interop.inference import Features, Layers
     from d2v.interop.module import Model
 
+DECODING = {"beam": int, "lm_weight": float, "word_score": float, "silence_score": float}
+
 
 def features_main(argv: Sequence[str] | None = None) -> None:
     """Run `d2v features`, which writes hidden states and logits to a safetensors file."""
@@ -58,20 +60,31 @@ def _is_features(path: Path) -> bool:
 def transcribe_main(argv: Sequence[str] | None = None) -> None:
     """Run `d2v transcribe`, which prints one line per file: name and words."""
     parser = _parser("transcribe", "print transcripts of audio files")
-    usual = params.Decode()
     parser.add_argument("--lm", type=Path, metavar="FOLDER", help="lexicon and language model")
-    parser.add_argument("--beam", type=int, default=usual.beam)
-    parser.add_argument("--lm-weight", type=float, default=usual.lm_weight)
-    parser.add_argument("--word-score", type=float, default=usual.word_score)
-    parser.add_argument("--silence-score", type=float, default=usual.silence_score)
+    for name, kind in DECODING.items():
+        usual = getattr(params.Decode(), name)
+        text = f"with --lm (default: {usual})"
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="NUMBER", help=text)
     a = parser.parse_args(argv)
-    decode = usual.model_copy(
-        update={k: getattr(a, k) for k in ("beam", "lm_weight", "word_score", "silence_score")}
-    )
+    decode = _decode(a)
     from d2v.interop.inference import transcribe
 
     for name, words in transcribe(_model(a), a.inputs, a.lm, decode):
         print(f"{name}\t{words}", flush=True)
+
+
+def _decode(a: argparse.Namespace) -> params.Decode:
+    """The decoding settings given; raises UserError for an invalid one, or one without --lm."""
+    given = {name: getattr(a, name) for name in DECODING if getattr(a, name) is not None}
+    for name, value in given.items():
+        option = f"--{name.replace('_', '-')} {value}"
+        if a.lm is None:
+            raise UserError(f"{option}: has no effect without --lm FOLDER")
+        try:
+            params.Decode(**{name: value})
+        except ValueError as error:  # of pydantic
+            raise UserError(f"{option}: {error.errors()[0]['msg']}") from None  # type: ignore[attr-defined]
+    return params.Decode(**given)
 
 
 def classify_main(argv: Sequence[str] | None = None) -> None:

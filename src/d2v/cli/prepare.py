@@ -5,7 +5,7 @@ Every command reads one source, checks all of it and writes one folder atomicall
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -124,6 +124,13 @@ def _add_text(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         "--byte-fallback",
         action="store_true",
         help="encode rare characters as bytes, for text in many scripts (default: all have ids)",
+    )
+    tokenizer.add_argument(
+        "--given",
+        default="",
+        metavar="PATH",
+        help="train nothing: take this tokenizer, a folder with encoder.json, vocab.bpe, dict.txt"
+        " (GPT-2's byte pairs) or a sentencepiece model NAME.model",
     )
     corpus.add_argument(
         "--block",
@@ -252,16 +259,17 @@ def _prepare(args: argparse.Namespace) -> None:
         )
     elif args.command == "official-lm":
         from d2v.data.readers.language_model import prepare_official_lm
+        from d2v.evaluation.ctc import Language
 
-        opened: Callable[[Path], object] | None = None
-        if find_spec("flashlight"):  # only flashlight can read KenLM's binary files
-            from d2v.evaluation.ctc import Language
-
-            opened = Language
-        prepare_official_lm(args.source, args.out, opened)
+        # without flashlight, d2v's own search reads ARPA files, but not KenLM's binary ones
+        prepare_official_lm(args.source, args.out, Language, binary=bool(find_spec("flashlight")))
     elif args.command == "tokenizer":
+        from d2v.data.given_tokenizer import prepare_given_tokenizer
         from d2v.data.tokenizer import SAMPLE, prepare_tokenizer
 
+        if args.given:
+            prepare_given_tokenizer(Path(args.given), args.out, args.vocab_size)
+            return
         prepare_tokenizer(
             args.source,
             args.out,

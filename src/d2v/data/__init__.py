@@ -25,13 +25,15 @@ def build_dataset(
     task: "params.Task | None" = None,
     labels: str | None = None,
     dim: int = 0,
+    copies: int = 1,
 ) -> "Examples":
     """Build the data set of one split, or of several joined by a plus sign (a+b).
 
     `labels` restricts it to the examples listed in prepared/lists/<labels>.txt. Without a task, the
     examples are for pre-training and have masks if `mask` is given; with a task, they have labels.
     `train` enables augmentation; pre-training masks are drawn either way. `dim` is the width of the
-    encoder's outputs, which channel masks need.
+    encoder's outputs, which channel masks need; `copies` the number of differently masked copies of
+    each example, if hidden positions are removed.
 
     Raises UserError if the folder, the split or the list is missing, or if the parameters do not
     match the data (kind, classes, vocabulary, lengths).
@@ -48,23 +50,23 @@ def build_dataset(
         case (
             p.ImageAugment() as image,
             p.PatchEncoder() as patches,
-            (None | p.BlockMask()) as blocks,
+            (None | p.BlockMask() | p.InverseBlockMask() | p.RandomMask()) as blocks,
             (None | p.Classify()) as classes,
         ):
-            return Images(source, image, patches, blocks, classes)
+            return Images(source, image, patches, blocks, classes, copies)
         case (
             p.WaveAugment() as wave,
             p.WaveEncoder() as frames,
             (None | p.SpanMask()) as spans,
             (None | p.CTC()) as letters,
         ):
-            return Utterances(source, wave, frames, dim, spans, letters)
+            return Utterances(source, wave, frames, dim, spans, letters, copies)
         case p.WaveAugment() as wave, p.WaveEncoder() as frames, None, p.Tag() as tags:
             return TaggedSounds(source, wave, frames, dim, tags)
         case p.TokenAugment() as text, p.TokenEncoder() as tokens, choice, None if (
-            choice is None or isinstance(choice, p.TokenMask)
+            choice is None or isinstance(choice, p.TokenMask | p.RandomMask)
         ):
-            return Blocks(source, text, tokens, choice)
+            return Blocks(source, text, tokens, choice, copies)
         case (
             p.TokenAugment() as text,
             p.TokenEncoder() as tokens,

@@ -13,6 +13,8 @@ from torch.utils.data import Dataset
 
 from d2v.data.layout import LISTS, lines
 from d2v.data.shards import Shards, Texts, read_meta
+from d2v.model.exact_masks import Removed
+from d2v.model.masking import Key
 from d2v.util.errors import UserError
 
 IN_MEMORY = 256 * 2**20  # bytes; a set that is larger when decoded is decoded at every access
@@ -100,7 +102,7 @@ class Examples(Dataset[Example]):
         """Do the rest of the work for a batch on the model's device, where its tensors now are."""
         return batch
 
-    def keys(self, examples: list[Example]) -> list[tuple[int, int, int]]:
+    def keys(self, examples: list[Example]) -> list[Key]:
         """(seed, epoch, index) of each example, on which its random numbers depend."""
         return [(self.seed, *example["place"]) for example in examples]
 
@@ -189,6 +191,11 @@ def hiding(mask: npt.NDArray[np.bool_]) -> Batch:
     force a synchronisation.
     """
     return {"mask": torch.from_numpy(mask), "masked": torch.from_numpy(np.flatnonzero(mask))}
+
+
+def removing(masks: Removed) -> Batch:
+    """`hiding` of R rows, and `visible` (R, V) int64: the positions that the student sees."""
+    return hiding(masks.hidden) | {"visible": torch.from_numpy(masks.visible)}
 
 
 def _listed(source: Source, labels: str, rows: dict[str, int]) -> np.ndarray:

@@ -118,8 +118,21 @@ def unigrams(path: Path) -> set[str]:
     return found - {START, END, UNKNOWN}
 
 
+def lists_unknown(path: Path) -> bool:
+    """Whether the unigrams of an ARPA file include <unk>."""
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("\\2-grams:"):
+                return False
+            if UNKNOWN in line.lower().split():
+                return True
+    return False
+
+
 def report_known(model: Path, known: Collection[str], words: Collection[str]) -> None:
     """Print to standard error the share of the lexicon's `words` that a language model knows.
+
+    Warns if the model has no <unk>, because KenLM then gives the other words a score of -100.
 
     Raises UserError if it knows none, because every word would then have the same score.
     """
@@ -128,6 +141,12 @@ def report_known(model: Path, known: Collection[str], words: Collection[str]) ->
         raise UserError(
             f"{model}: the language model knows none of the lexicon's {len(words):,} words (such as"
             f" {min(words)}); use a model of upper-case words, or another lexicon"
+        )
+    if count < len(words) and model.suffix == ".arpa" and not lists_unknown(model):
+        print(
+            f"warning: {model}: lists no <unk>, so decoding never writes the lexicon's"
+            f" {len(words) - count:,} words that it does not know; make it with <unk>",
+            file=sys.stderr,
         )
     print(
         f"{model}: the language model knows {count:,} of the lexicon's {len(words):,} words"

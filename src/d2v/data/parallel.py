@@ -6,9 +6,10 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
@@ -51,7 +52,8 @@ def run_all(
     given = (work, done, stop, os.getpid())
     pool = ProcessPoolExecutor(min(workers, len(jobs)), context, _enter, given)
     try:
-        waiting: set[Future[None]] = {pool.submit(_do, i, job) for i, job in enumerate(pickled)}
+        with _undisturbed():
+            waiting: set[Future[None]] = {pool.submit(_do, i, job) for i, job in enumerate(pickled)}
         seen = 0
         while waiting:
             finished, waiting = wait(waiting, timeout=0.5, return_when=FIRST_EXCEPTION)
@@ -68,6 +70,19 @@ def run_all(
     finally:
         stop.value = True
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Hold back Ctrl-C: a process started meanwhile never receives it, this one does afterwards.
+
+    Otherwise, a worker that is still importing modules would print its traceback.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _given: tuple[Callable[..., None], Any, Any]  # set in a worker by _enter

@@ -9,6 +9,7 @@ zlib versions differ, and no time or path is stored.
 
 import json
 import mmap
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -19,13 +20,16 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
+from d2v.data.repeats import leaks, repeated
 from d2v.util.errors import UserError
-from d2v.util.files import MARK, remove_file, remove_folder
+from d2v.util.files import MARK, remove_file, remove_folder, sha256
 from d2v.util.outputs import PARTS, filled, hash_of
 
 SCHEMA = 1  # version of meta.json and of the index
 SHARD_BYTES = 256 * 2**20
 WORTH_KEEPING = SHARD_BYTES  # bytes finished by a preparation before it failed
+COUNTS = "counts.npz"  # in .parts/<split>: sums over the examples of a finished split
+HASHES = "hashes"  # in COUNTS: the hash of each example's content, in order
 _PLACE = ("shard", "offset", "length")
 
 
@@ -178,10 +182,41 @@ def _clear(temporary: Path) -> None:
 
 
 def write_meta(folder: Path, **entries: Any) -> None:
-    """Write meta.json: the entries, the schema, and the SHA-256 of all other files in `folder`."""
+    """Write meta.json: the entries, the schema, and the SHA-256 of all other files in `folder`.
+
+    Label lists have hashes of their own, so that a run notices an edited one. For each of the
+    `splits`, examples with the same content as another example of the split are counted, and those
+    with the same content as one of another split, of which it also warns.
+    """
+    if "splits" in entries:
+        entries["splits"] = _with_repeats(folder, entries["splits"], str(entries.get("source", "")))
     meta = {"schema": SCHEMA, "sha256": hash_of(folder)} | entries
+    if lists := sorted((folder / "lists").glob("*.txt")):
+        meta["lists"] = {path.name: sha256(path) for path in lists}
     text = json.dumps(meta, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     (folder / "meta.json").write_text(text, encoding="utf-8")
+
+
+def _with_repeats(folder: Path, splits: dict[str, Any], source: str) -> dict[str, Any]:
+    """Entries of the splits with `duplicates` and `also_in` where contents are repeated."""
+    hashes = {}
+    for name in splits:
+        path = folder / PARTS / name / COUNTS
+        if path.exists():
+            with np.load(path) as found:
+                hashes[name] = found[HASHES]
+    added: dict[str, dict[str, Any]] = {
+        name: {"duplicates": count} for name in hashes if (count := repeated(hashes[name]))
+    }
+    for leak in leaks(hashes):
+        added.setdefault(leak.split, {}).setdefault("also_in", {})[leak.other] = leak.shared
+        example = Shards(folder / leak.split).texts("id")[leak.example]
+        print(
+            f"warning: {source}: a leak: {leak.shared:,} of {len(hashes[leak.split]):,} examples of"
+            f" {leak.split} are also in {leak.other}, such as {example}",
+            file=sys.stderr,
+        )
+    return {name: {**entry, **added.get(name, {})} for name, entry in splits.items()}
 
 
 def read_meta(folder: Path) -> dict[str, Any]:

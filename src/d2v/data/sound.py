@@ -84,6 +84,8 @@ def check_finite(wave: np.ndarray, name: Path | str) -> None:
 @contextmanager
 def opened(payload: bytes | memoryview, name: Path | str) -> Iterator[soundfile.SoundFile]:
     """Open a sound file; raises UserError unless its header says 16 kHz, mono and not empty."""
+    if not len(payload):
+        raise UserError(f"{name}: an empty file; replace it, or remove it and its transcript")
     try:
         with soundfile.SoundFile(io.BytesIO(payload)) as file:
             rate, channels = file.samplerate, file.channels
@@ -96,7 +98,12 @@ def opened(payload: bytes | memoryview, name: Path | str) -> Iterator[soundfile.
                 raise UserError(f"{name}: contains no samples; remove it and its transcript")
             yield file
     except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise UserError(f"{name}: corrupt audio ({error}); replace or remove it") from None
+        raise UserError(f"{name}: corrupt audio ({reason(error)}); replace or remove it") from None
+
+
+def reason(error: Exception) -> str:
+    """What the decoder says about a file, without the object that it read it from."""
+    return str(getattr(error, "error_string", error)).removeprefix("Error : ").rstrip(". ")
 
 
 def as_pcm(wave: np.ndarray) -> bytes:

@@ -9,11 +9,12 @@ import numpy.typing as npt
 import torch
 
 from d2v import params
-from d2v.data.examples import Batch, Decoded, Example, Examples, Place, Source, hiding
+from d2v.data.examples import Batch, Decoded, Example, Examples, Place, Source, hiding, removing
 from d2v.data.letters import LETTERS, PADDING, encode
 from d2v.data.sound import FLAC, normalise, range_of, samples_of
+from d2v.model.exact_masks import copied, without_padding
 from d2v.model.frames import frame_count
-from d2v.model.masking import channel_masks, rng, span_masks
+from d2v.model.masking import Key, channel_masks, rng, span_masks
 from d2v.util.errors import UserError
 
 __all__ = ["LETTERS", "Utterances", "Waves", "encode", "normalise", "padded"]
@@ -63,7 +64,7 @@ class Waves(Examples):
         if self.train:
             self.mask, self.channels = self.view.mask, self.view.mask_channels
 
-    def hidden(self, samples: npt.NDArray[Any], keys: list[tuple[int, int, int]]) -> Batch:
+    def hidden(self, samples: npt.NDArray[Any], keys: list[Key]) -> Batch:
         """Frame masks (`hiding`) and `channel_mask` (B, D) for waveforms of `samples` (B,)."""
         masks: Batch = {}
         if self.mask is not None:
@@ -105,12 +106,14 @@ class Utterances(Waves):
         dim: int,
         mask: params.SpanMask | None = None,
         task: params.CTC | None = None,
+        copies: int = 1,
     ) -> None:
         self.kinds = ("librispeech",) if task is not None else ("librispeech", "audioset")
         super().__init__(source, view, encoder, dim)
         if view.mixup:
             raise UserError("view.mixup mixes classes: it is for a task of kind tag")
-        self.task = task
+        self.task, self.copies = task, copies
+        self.removed = encoder.hidden == "removed"  # then nothing is padded in pre-training
         if task is None:
             self.mask = mask
         else:
@@ -156,10 +159,11 @@ class Utterances(Waves):
         return rng(self.seed, *place).random() if self.train else 0.5
 
     def collate(self, examples: list[Example]) -> Batch:
-        """`waves` (B, S) float32 and, if masking is on, `mask` (B, T) and `masked` (M,).
+        """`waves` (B, S) float32 and, if masking is on, `hiding` of their frames (B, T).
 
-        With a task, also `samples` (B,), `letters` (B, U) padded with 1, `letter_counts` (B,) and,
-        if channels are masked, `channel_mask` (B, D).
+        If hidden frames are removed, it is `removing` of all copies (B * copies, T). With a task,
+        also `samples` (B,), `letters` (B, U) padded with 1, `letter_counts` (B,) and, if channels
+        are masked, `channel_mask` (B, D).
         """
         batch: Batch = {"ids": [e["id"] for e in examples]}
         if self.task is None:
@@ -171,7 +175,12 @@ class Utterances(Waves):
             letters, counts = padded([e["letters"] for e in examples], PADDING, np.int64)
             batch["letters"], batch["letter_counts"] = map(torch.from_numpy, (letters, counts))
         batch["waves"] = torch.from_numpy(waves)
-        return batch | self.hidden(samples, self.keys(examples))
+        keys = self.keys(examples)
+        if self.task is None and self.mask is not None and self.removed:
+            keys, samples = copied(keys, self.copies), np.repeat(samples, self.copies)
+            frames = frame_count(samples, self.conv_layers)
+            return batch | removing(without_padding(span_masks(self.mask, frames, keys)))
+        return batch | self.hidden(samples, keys)
 
 
 def padded(rows: Sequence[Any], padding: float, dtype: type) -> tuple[np.ndarray, np.ndarray]:

@@ -9,13 +9,14 @@ from d2v.data.readers.official import lacking
 from d2v.util.files import read_json
 
 UNITS = ("B", "kB", "MB", "GB", "TB")
-# entries of a split in meta.json that count what was left out, and their words
-LEFT_OUT = {
+# counts of a split in meta.json besides its examples, and their words
+NOTES = {
     "missing": "clips missing",
-    "broken_rows_left_out": "broken rows left out",
+    "broken_rows_noted": "broken rows left out",
     "left_out": "left out",
     "unaligned": "transcripts too long for CTC",
-    "duplicates": "repeated contents",
+    "rounded_to_16_bits": "read with 16 bits",
+    "duplicates": "with the content of another one",
 }
 
 
@@ -48,9 +49,9 @@ def summary(folder: Path) -> Summary | None:
     for key in ("vocab_size", "words"):
         if key in meta and not splits:
             counts.append(f"{meta[key]:,} {'tokens' if key == 'vocab_size' else key}")
-    named = [f"{name}: {_words(split, meta)}{_left_out(split)}" for name, split in splits.items()]
+    named = [f"{name}: {_words(split, meta)}{_noted(split)}" for name, split in splits.items()]
     lacks = lacking(meta)
-    if words := meta.get("words_left_out"):
+    if words := meta.get("words_noted"):
         lacks = ", ".join(
             filter(None, [lacks, f"{words:,} words that no model can spell left out"])
         )
@@ -93,8 +94,9 @@ def _words(split: Mapping[str, Any], meta: Mapping[str, Any]) -> str:
     return ", ".join(words)
 
 
-def _left_out(split: Mapping[str, Any]) -> str:
-    found = [f"{split[key]:,} {words}" for key, words in LEFT_OUT.items() if split.get(key)]
+def _noted(split: Mapping[str, Any]) -> str:
+    found = [f"{split[key]:,} {words}" for key, words in NOTES.items() if split.get(key)]
+    found += [f"{count:,} also in {other}" for other, count in split.get("also_in", {}).items()]
     return f" ({', '.join(found)})" if found else ""
 
 

@@ -5,9 +5,10 @@ import numpy.typing as npt
 import torch
 
 from d2v import params
-from d2v.data.examples import Batch, Example, Examples, Place, Source, hiding
+from d2v.data.examples import Batch, Example, Examples, Place, Source, hiding, removing
 from d2v.data.tokenizer import END, PADDING, SPECIAL, START
-from d2v.model.masking import MASKED, RANDOM, rng, token_masks
+from d2v.model.exact_masks import copied, random_masks
+from d2v.model.masking import MASKED, RANDOM, Key, rng, token_masks
 from d2v.util.errors import UserError
 
 
@@ -19,10 +20,12 @@ class _Tokens(Examples):
         source: Source,
         view: params.TokenAugment,
         encoder: params.TokenEncoder,
-        mask: params.TokenMask | None = None,
+        mask: params.TokenMask | params.RandomMask | None = None,
+        copies: int = 1,
     ) -> None:
         super().__init__(source)
         self.size, self.mask, self.most = encoder.vocab_size, mask, view.max_tokens
+        self.copies = copies
         if self.meta["vocab_size"] != self.size:
             raise UserError(
                 f"{source.prepared}: {self.meta['vocab_size']} tokens, but encoder.vocab_size is"
@@ -32,13 +35,19 @@ class _Tokens(Examples):
         self.counts = self.shards.numbers("length") // self.dtype.itemsize  # tokens per row
 
     def collate(self, examples: list[Example]) -> Batch:
-        """`tokens` (B, T) int64, padded with 1; with masking also `masked_tokens` and `hiding`."""
+        """`tokens` (B, T) int64, padded with 1; with masking also `masked_tokens` and `hiding`.
+
+        If hidden tokens are removed, it is `removing` of all copies (B * copies, T).
+        """
         lengths = np.array([len(e["tokens"]) for e in examples])
         tokens = np.full((len(examples), lengths.max()), PADDING, np.int64)
         for target, example in zip(tokens, examples, strict=True):
             target[: len(example["tokens"])] = example["tokens"]
         batch: Batch = {"ids": [e["id"] for e in examples], "tokens": torch.from_numpy(tokens)}
-        if self.mask is not None:
+        if isinstance(self.mask, params.RandomMask):
+            keys = copied(self.keys(examples), self.copies)
+            batch |= removing(random_masks(self.mask, np.repeat(lengths, self.copies), keys))
+        elif self.mask is not None:
             keys = self.keys(examples)
             _, kind = token_masks(self.mask, lengths, keys)
             masked = np.where(kind == MASKED, self.size - 1, tokens)
@@ -48,7 +57,7 @@ class _Tokens(Examples):
             batch |= hiding(kind == MASKED)
         return batch
 
-    def _random(self, keys: list[tuple[int, int, int]], length: int) -> np.ndarray:
+    def _random(self, keys: list[Key], length: int) -> np.ndarray:
         """Random ordinary tokens (B, T); each row depends only on its key."""
         return np.stack([rng(*key).integers(SPECIAL - 1, self.size - 1, length) for key in keys])
 
@@ -66,9 +75,10 @@ class Blocks(_Tokens):
         source: Source,
         view: params.TokenAugment,
         encoder: params.TokenEncoder,
-        mask: params.TokenMask | None = None,
+        mask: params.TokenMask | params.RandomMask | None = None,
+        copies: int = 1,
     ) -> None:
-        super().__init__(source, view, encoder, mask)
+        super().__init__(source, view, encoder, mask, copies)
         if self.meta["block"] > self.most:
             raise UserError(
                 f"{source.prepared}: blocks of {self.meta['block']} tokens, but view.max_tokens is"

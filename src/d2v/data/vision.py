@@ -8,11 +8,12 @@ from torch import Tensor
 from d2v import params
 from d2v.data import on_device
 from d2v.data.augment import array, crop, erase, image, mixing, resized, seed_of
-from d2v.data.examples import Batch, Decoded, Example, Examples, Place, Source, hiding
+from d2v.data.examples import Batch, Decoded, Example, Examples, Place, Source, hiding, removing
 from d2v.data.readers.imagefolder import picture
 from d2v.data.record import NORMALISATIONS, colours
 from d2v.data.views import Choice, draw, finished, part, reduction
-from d2v.model.masking import block_masks, rng
+from d2v.model.exact_masks import copied, inverse_block_masks, random_masks, without_padding
+from d2v.model.masking import Key, block_masks, rng
 from d2v.params.fitting import seen_by
 from d2v.util.errors import UserError
 
@@ -31,10 +32,12 @@ class Images(Examples):
         source: Source,
         view: params.ImageAugment,
         encoder: params.PatchEncoder,
-        mask: params.BlockMask | None = None,
+        mask: params.BlockMask | params.InverseBlockMask | params.RandomMask | None = None,
         task: params.Classify | None = None,
+        copies: int = 1,
     ) -> None:
         super().__init__(source)
+        self.copies = copies
         if task is not None and task.classes != len(self.meta["classes"]):
             raise UserError(
                 f"{source.prepared}: {len(self.meta['classes'])} classes, but task.classes is"
@@ -74,7 +77,7 @@ class Images(Examples):
             pixels = self._augmented(row, place)
         elif self.view.resize is not None and not self.train:
             shape = int(self.heights[row]), int(self.widths[row])
-            shown, by = self._picture(row, reduction(min(shape), self.view.resize))
+            shown, by = self._picture(row, self._reduction(min(shape), self.view.resize))
             pixels = resized(shown, self.view.resize, size, shape, by)
         else:
             pixels = crop(self.pixels[row], size)
@@ -97,7 +100,7 @@ class Images(Examples):
         if self.train and self.view.erase:
             erase(batch["images"], self.view.erase, [seed_of(*key, _ERASING) for key in keys])
         if self.mask is not None:
-            batch |= hiding(block_masks(self.mask, self.encoder.grid, keys))
+            batch |= self._hidden(self.mask, keys)
         if self.task is not None:
             batch["labels"] = torch.tensor([int(e["label"]) for e in examples])
         if self.mix is not None:
@@ -113,6 +116,17 @@ class Images(Examples):
         size, ids = self.encoder.image_size, [f"{self.folder}: {name}" for name in batch["ids"]]
         views = on_device.views(batch["files"], ids, size, device)
         return rest | {"images": self._standardised(views)}
+
+    def _hidden(self, mask: params.Mask, keys: list[Key]) -> Batch:
+        """`hiding` of the B images, or `removing` of their B * copies copies."""
+        grid = self.encoder.grid
+        if isinstance(mask, params.BlockMask):
+            return hiding(block_masks(mask, grid, keys))
+        keys = copied(keys, self.copies)
+        if isinstance(mask, params.InverseBlockMask):
+            return removing(without_padding(inverse_block_masks(mask, grid, keys)))
+        assert isinstance(mask, params.RandomMask)
+        return removing(random_masks(mask, np.full(len(keys), grid**2), keys))
 
     def _standardised(self, pixels: Tensor) -> Tensor:
         """Standardise pixels (B, C, H, W) uint8, on any device, to float32."""
@@ -146,7 +160,7 @@ class Images(Examples):
         """Make a random view (size, size, C)."""
         size, choice = self.encoder.image_size, self._choice(row, place)
         if choice.box is not None:
-            smaller = reduction(min(choice.box.height, choice.box.width), size)
+            smaller = self._reduction(min(choice.box.height, choice.box.width), size)
             shown, by = self._picture(row, smaller)
             pixels = array(part(shown, choice, size, by))
         elif choice.jitter:
@@ -154,6 +168,9 @@ class Images(Examples):
         else:
             pixels = self.pixels[row]
         return finished(pixels, choice, self.view, size, self.fill)
+
+    def _reduction(self, have: int, need: int) -> int:
+        return reduction(have, need) if self.view.reduced else 1
 
     def _picture(self, row: int, by: int = 1) -> tuple[Image.Image, int]:
         """Return an image decoded `by` times smaller, and the factor that was applied.

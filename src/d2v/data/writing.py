@@ -8,7 +8,7 @@ finished; all broken items are reported at the end.
     OUT.tmp/.parts/<split>/key          hash of the input of all shards
     OUT.tmp/.parts/<split>/00007.key    hash of the input of this shard
     OUT.tmp/.parts/<split>/00007.bin    payloads of a finished shard
-    OUT.tmp/.parts/<split>/00007.npz    its columns, written last
+    OUT.tmp/.parts/<split>/00007.npz    its columns and the hashes of its contents, written last
 """
 
 import itertools
@@ -29,8 +29,9 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from d2v.data.parallel import Advance, cores, run_all
+from d2v.data.repeats import BYTES, content_hash
 from d2v.data.reuse import forget, key_of, made_by, text_of
-from d2v.data.shards import SHARD_BYTES, Shards, as_arrays, join_arrays
+from d2v.data.shards import COUNTS, HASHES, SHARD_BYTES, Shards, as_arrays, join_arrays
 from d2v.util.errors import UserError
 from d2v.util.files import rename, whole
 from d2v.util.outputs import PARTS
@@ -117,7 +118,7 @@ def write_split(
         _make(parts, label, len(items), workers or cores())
         _refuse_broken(parts)
         _join(folder, parts)
-    with np.load(parts_folder / "counts.npz") as found:
+    with np.load(parts_folder / COUNTS) as found:
         return Written(Shards(folder), found["counts"] if "counts" in found.files else None)
 
 
@@ -156,6 +157,7 @@ def _write_part(part: _Part, advance: Advance) -> None:
     For a shard with broken items, write only their error messages.
     """
     columns: dict[str, list[Any]] = {"offset": [], "length": []}
+    hashes: list[bytes] = []
     counts: npt.NDArray[np.int64] | None = None
     try:
         with _whole(part.done.with_suffix(".bin"), part.folder) as file:
@@ -168,6 +170,7 @@ def _write_part(part: _Part, advance: Advance) -> None:
                     )
                 place = {"offset": file.tell(), "length": len(example.payload)}
                 file.write(example.payload)
+                hashes.append(content_hash(example.payload))
                 for name, value in (place | example.columns).items():
                     columns[name].append(value)
                 if example.counts is not None:
@@ -176,6 +179,7 @@ def _write_part(part: _Part, advance: Advance) -> None:
         part.faults.write_text(json.dumps(broken.args[0]))
         return
     arrays = {k: v for name, values in columns.items() for k, v in as_arrays(name, values).items()}
+    arrays[f"+{HASHES}"] = np.array(hashes, f"V{BYTES}")
     kept = arrays if counts is None else arrays | {"+counts": counts}
     _save(part.done, kept, part.folder)
 
@@ -198,10 +202,11 @@ def _examples(part: _Part, advance: Advance) -> Iterator[Example]:
 
 def _join(folder: Path, parts: list[_Part]) -> None:
     """Move the finished shards to their final names, and write their joint index."""
-    found, counts = [], None
+    found, hashes, counts = [], [], None
     for part in parts:
         with np.load(part.done) as loaded:
             arrays = {name: loaded[name] for name in loaded.files}
+        hashes.append(arrays.pop(f"+{HASHES}"))
         added = arrays.pop("+counts", None)
         counts = added if counts is None else counts if added is None else counts + added
         length = len(arrays["offset"])
@@ -212,9 +217,9 @@ def _join(folder: Path, parts: list[_Part]) -> None:
         payloads = part.done.with_suffix(".bin")
         if payloads.exists():  # otherwise an earlier run moved it and was killed later
             rename(payloads, folder / payloads.name)
-    kept = {} if counts is None else {"counts": counts}
+    kept = {HASHES: np.concatenate(hashes)} | ({} if counts is None else {"counts": counts})
     drafts = parts[0].folder
-    _save(drafts / "counts.npz", kept, drafts)
+    _save(drafts / COUNTS, kept, drafts)
     _save(folder / "index.npz", index, drafts)
 
 

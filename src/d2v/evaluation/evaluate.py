@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from d2v import params
 from d2v.data.sampler import cut
 from d2v.evaluation.predictions import Prediction, score_rows
+from d2v.util.errors import NotFinite
 from d2v.util.files import whole
 
 Keep = Callable[[str, Tensor], None]  # id of an example, log-probabilities (T, letters)
@@ -57,7 +58,8 @@ def run_predictions(
     """Predictions for every example, in the dataset's order; `passes` are as from `batches`.
 
     The task is switched to evaluation mode and back. If it outputs log-probabilities of letters,
-    the prediction is their greedy decoding, and `keep` receives the log-probabilities.
+    the prediction is their greedy decoding, and `keep` receives the log-probabilities. Raises
+    NotFinite if outputs are NaN.
     """
     device = next(task.parameters()).device
     training = task.training
@@ -75,11 +77,21 @@ def run_predictions(
             inputs = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
             outputs = task.predict(inputs)  # type: ignore[operator]
             for i, output in zip(indices, outputs, strict=True):
+                _check_defined(dataset.ids[i], output)
                 rows[i] = _row(dataset.ids[i], dataset.references[i], output)
                 if keep is not None:
                     keep(dataset.ids[i], output["logits"].clone())  # a copy without the padding
     task.train(training)
     return [rows[i] for i in range(len(rows))]
+
+
+def _check_defined(id: str, output: dict[str, Any]) -> None:
+    """Raise NotFinite for NaN, from which a class or a transcript could still be derived."""
+    if any(bool(torch.as_tensor(value).isnan().any()) for value in output.values()):
+        raise NotFinite(
+            f"the outputs for example {id} are not numbers (NaN), because the weights are damaged"
+            " or the training diverged; use another checkpoint or a lower learning rate"
+        )
 
 
 def _row(id: str, reference: Any, output: dict[str, Any]) -> Prediction:

@@ -8,7 +8,19 @@ from typing import Any
 import torch
 
 from d2v.data.readers.official import lacking
+<<<<<<< HEAD
 from d2v.experiment import compatible, finetuning, folders, pretraining, probes, provenance
+=======
+from d2v.experiment import (
+    compatible,
+    contents,
+    coverage,
+    finetuning,
+    folders,
+    pretraining,
+    provenance,
+)
+>>>>>>> main
 from d2v.experiment.run import PretrainRun, Run
 from d2v.experiment.task_runs import DecodeRun, FinetuneRun, ProbeRun
 from d2v.training import checkpoint, distributed
@@ -25,11 +37,12 @@ def execute(run: Run) -> None:
     """
     started = time.perf_counter()
     defining = run.resolved()
-    data = {name: _content_hash(run, name) for name in run.datasets}
+    data = contents.contents(run)
     weights = _pretrained(run.source) if run.source else None
     loaded, weights_sha256, known = weights or (None, None, None)
     inputs = compatible.inputs(run)
     lines = compatible.compared(run, known) if weights else []
+    lines += coverage.lines(run)
     main = distributed.join().main
     if main:
         attempts = _enter(run.work, defining)
@@ -113,14 +126,6 @@ def _partial_data(run: Run) -> dict[str, str]:
     for name in run.datasets:
         found[name] = lacking(read_json(folders.meta_path(run.experiment, name)) or {})
     return {name: what for name, what in found.items() if what}
-
-
-def _content_hash(run: Run, dataset: str) -> str:
-    path = folders.meta_path(run.experiment, dataset)
-    meta = read_json(path)
-    if meta is None or "sha256" not in meta:
-        raise UserError(f"{path} is missing or incomplete; run `d2v data {dataset}`")
-    return str(meta["sha256"])
 
 
 def _pretrained(source: PretrainRun) -> tuple[Weights, str, dict[str, Any] | None]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from d2v.experiment import folders, provenance
+from d2v.experiment import contents, provenance
 from d2v.experiment.run import Run
 from d2v.experiment.task_runs import FinetuneRun
 from d2v.util.errors import UserError
@@ -21,20 +21,16 @@ def up_to_date(run: Run) -> bool:
         return False
     try:
         same = described["params_sha256"] == run.fingerprint()
-    except (KeyError, UserError):  # edited by hand, or the grid is not searched yet
+        data = contents.contents(run)
+    except (KeyError, UserError):  # edited by hand, no grid or no data yet
         return False
     return (
         same
-        and described.get("data_sha256") == _data(run)
+        and described.get("data_sha256") == data
         and described.get("code_sha256") == provenance.code_sha256()
         and not _overtaken(run, described)
         and all(path.exists() for path in _files(run, found))
     )
-
-
-def _data(run: Run) -> dict[str, Any]:
-    metas = {name: read_json(folders.meta_path(run.experiment, name)) for name in run.datasets}
-    return {name: (meta or {}).get("sha256") for name, meta in metas.items()}
 
 
 def _overtaken(run: Run, described: dict[str, Any]) -> bool:

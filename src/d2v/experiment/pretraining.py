@@ -33,6 +33,7 @@ def pretrain(
         mask=p.mask,
         train=True,
         encoder=p.encoder,
+        copies=p.copies,
     )
     task = Pretraining(p)
     if weights is not None:

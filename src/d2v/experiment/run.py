@@ -19,8 +19,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from d2v.experiment import folders
+<<<<<<< HEAD
 from d2v.params import Experiment, Finetune, InputTarget, Pretrain, Released
 from d2v.params.influence import influential
+=======
+from d2v.params import Experiment, Finetune, Pretrain, Released
+from d2v.params.influence import influential, without_later
+>>>>>>> main
 
 Kind = Literal["pretrain", "finetune", "select", "decode", "probe"]
 
@@ -142,8 +147,12 @@ class Run:
         return self.defining()
 
     def fingerprint(self) -> str:
-        """SHA-256 of `resolved`; equal for runs that give equal results on equal data."""
-        return sha256(json.dumps(self.resolved(), sort_keys=True).encode()).hexdigest()
+        """SHA-256 of `resolved`; equal for runs that give equal results on equal data.
+
+        Parameters that have been added since and keep the earlier behaviour do not count.
+        """
+        values = without_later(self.resolved())
+        return sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     def describe(self) -> str:
         """One sentence about what the run does."""

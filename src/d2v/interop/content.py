@@ -4,6 +4,7 @@ The readers of all formats return a `Content`, and the writers take one. Tensors
 
     student.*     encoder and backbone            head.*         head of a fine-tuned model
     teacher.*     their moving average            regression.*   head from student to targets
+                                                  decoder.*      the same of data2vec 2.0
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,9 +21,9 @@ from d2v.interop.mapped import give_back
 from d2v.interop.names import Pair
 from d2v.params import Backbone, Encoder, Task
 from d2v.params.base import Positive, Strict
+from d2v.params.decoder import Decoder
+from d2v.params.model import SharedPart
 from d2v.util.errors import UserError
-
-Shared = Literal["features", "positions", "norm", "cls", "mask_embedding"]
 
 
 class Architecture(Strict):
@@ -34,7 +35,8 @@ class Architecture(Strict):
     outputs: Positive | None = None  # number of logits of its head
     regression: Literal["linear", "mlp", "none"] | None = None  # None: no regression head
     # None: no teacher; else the encoder modules that the teacher shares with the student
-    shared: list[Shared] | None = None
+    shared: list[SharedPart] | None = None
+    decoder: Decoder | None = None  # in place of a regression head (data2vec 2.0)
 
 
 @dataclass

@@ -5,15 +5,20 @@ from pathlib import Path
 from typing import Any
 
 from d2v import params
+from d2v.data.given_tokenizer import (
+    DICTIONARY,
+    MERGES,
+    SPECIAL,
+    VOCABULARY,
+    byte_pairs,
+    symbols,
+)
 from d2v.data.letters import LETTERS
 from d2v.data.model_inputs import RATE, ImageInput, Inputs, TokenInput, WaveInput
 from d2v.data.record import NORMALISATIONS
 from d2v.interop.content import Content
 from d2v.interop.pickles import plain
 from d2v.util.errors import UserError
-
-SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
-DICTIONARY, VOCABULARY, MERGES = "dict.txt", "encoder.json", "vocab.bpe"
 
 
 def inputs(content: Content, state: dict[str, Any]) -> Inputs:
@@ -55,7 +60,7 @@ def _letters_in(state: dict[str, Any]) -> list[str] | None:
 
 def _letters_beside(source: Path) -> list[str] | None:
     path = source.with_name("dict.ltr.txt")
-    return [*SPECIAL, *_symbols(path)] if path.is_file() else None
+    return [*SPECIAL, *symbols(path)] if path.is_file() else None
 
 
 def _texts(content: Content) -> TokenInput:
@@ -76,29 +81,11 @@ def _texts(content: Content) -> TokenInput:
 
 
 def _vocabulary(folder: Path, size: int) -> dict[str, int]:
-    """Ids of byte pairs and of fairseq's special symbols, in the model's order.
-
-    Symbols of dict.txt that are not byte pairs keep their name (madeupword0000 pads the vocabulary
-    to a multiple of 8). <mask> has the last id; fairseq's task adds it to the dictionary.
-    """
-    try:
-        pieces = json.loads((folder / VOCABULARY).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{folder / VOCABULARY}: not readable as JSON ({error})") from None
-    by_gpt2_id = {str(i): piece for piece, i in pieces.items()}
-    symbols = [by_gpt2_id.get(symbol, symbol) for symbol in _symbols(folder / DICTIONARY)]
-    names = [*SPECIAL, *symbols]
-    if "<mask>" not in names:
-        names.append("<mask>")
-    if len(names) != size:
+    """Ids of byte pairs and of fairseq's special symbols, in the model's order."""
+    found = byte_pairs(folder)
+    if len(found) != size:
         raise UserError(
-            f"{folder / DICTIONARY}: {len(names)} symbols, including the special ones, but the"
+            f"{folder / DICTIONARY}: {len(found)} symbols, including the special ones, but the"
             f" model has {size}"
         )
-    return {name: i for i, name in enumerate(names)}
-
-
-def _symbols(path: Path) -> list[str]:
-    """Symbols of a fairseq dictionary, which has one symbol and its count per line."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [line.rsplit(" ", 1)[0] for line in lines if line.strip()]
+    return found

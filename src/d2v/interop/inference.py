@@ -18,7 +18,7 @@ from d2v.data.letters import LETTERS
 from d2v.evaluation.ctc import BeamSearch, greedy
 from d2v.interop.matching import places
 from d2v.interop.module import Model
-from d2v.util.errors import UserError
+from d2v.util.errors import NotFinite, UserError
 
 Inputs = Sequence[str | Path]
 Layers = Literal["all"] | int
@@ -51,7 +51,8 @@ def features(model: Model, inputs: Inputs, layers: Layers = "all") -> Iterator[F
     """Hidden states and logits of each input, in order.
 
     `inputs` are paths or texts; a path to a text file stands for its lines. Raises UserError for a
-    layer that the model does not have, and for an input that cannot be read, which it names.
+    layer that the model does not have, and for an input that cannot be read, which it names;
+    NotFinite if outputs are NaN.
     """
     depth = model.params.backbone.depth
     if layers != "all" and not 0 <= layers <= depth:
@@ -69,7 +70,18 @@ def features(model: Model, inputs: Inputs, layers: Layers = "all") -> Iterator[F
             lengths = (prefix + (~padding).sum(1)).tolist()
         for i, (name, length) in enumerate(zip(names, lengths, strict=True)):
             states = {layer: hidden[layer][i, :length].float().cpu() for layer in chosen}
-            yield Features(name, states, _logits(logits, i, length - prefix))
+            row = _logits(logits, i, length - prefix)
+            _check_defined(name, hidden[-1][i, :length] if row is None else row)
+            yield Features(name, states, row)
+
+
+def _check_defined(name: str, outputs: Tensor) -> None:
+    """Raise NotFinite for NaN, from which a class or a transcript could still be derived."""
+    if bool(outputs.isnan().any()):
+        raise NotFinite(
+            f"{name}: the model's outputs are not numbers (NaN), because its weights are damaged or"
+            " its training diverged; use another checkpoint"
+        )
 
 
 def _logits(logits: Tensor | None, i: int, length: int) -> Tensor | None:
@@ -162,7 +174,7 @@ def device(name: str | None) -> torch.device:
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(name)
-        torch.zeros(1, device=found)
+        torch.zeros(1, device=found).item()  # raises on the device `meta`, which has no values
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {name}: {str(error).splitlines()[0]}") from None
     return found

@@ -11,20 +11,22 @@ from torch.overrides import TorchFunctionMode
 
 from d2v import params
 from d2v.interop.content import Architecture, Content, refuse_faults, refuse_more_modules
-from d2v.model.data2vec import Student, regression_head
-from d2v.model.ema import Teacher
+from d2v.model.data2vec import Student, build_decoder, regression_head
+from d2v.model.ema import Teacher, is_prenet
 from d2v.model.heads import LetterHead
 from d2v.model.transformer import Kept
 from d2v.training.task import build_head
 from d2v.util.errors import UserError
 
+BACKBONE = "teacher.backbone."
+
 
 class Model(nn.Module):
     """A loaded checkpoint, in evaluation mode.
 
-    `student` is always present. `head` belongs to a fine-tuned model, `regression` and `teacher` to
-    a pre-trained one; each is None if the checkpoint has none. `inputs` describes how inputs are
-    prepared, `params` how the modules were built.
+    `student` is always present. `head` belongs to a fine-tuned model, `regression` or `decoder` and
+    `teacher` to a pre-trained one; each is None if the checkpoint has none. `inputs` describes how
+    inputs are prepared, `params` how the modules were built.
     """
 
     def __init__(self, architecture: Architecture) -> None:
@@ -35,6 +37,7 @@ class Model(nn.Module):
         if a.task is not None and a.outputs:
             self.head = build_head(a.task, a.backbone.dim, a.outputs, a.backbone.norm_eps)
         self.regression = regression_head(a.regression, a.backbone) if a.regression else None
+        self.decoder = build_decoder(a.decoder, a.encoder, a.backbone)
         self.teacher = None
         if a.shared is not None:
             ema = params.EMA(start=1.0, end=1.0, anneal_steps=0, shared=a.shared)
@@ -148,7 +151,7 @@ def whole(content: Content, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
 
     Raises UserError that lists every missing, surplus, wrongly shaped and non-float tensor.
     """
-    tensors = with_shared(content.tensors, wanted, content.architecture.shared or ())
+    tensors = with_shared(content.tensors, wanted, content.architecture)
     faults = [f"{name}: missing" for name in wanted if name not in tensors]
     faults += [f"{name}: surplus" for name in tensors if name not in wanted]
     faults += [
@@ -166,10 +169,13 @@ def whole(content: Content, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def with_shared(
-    tensors: dict[str, Tensor], wanted: Iterable[str], shared: Iterable[str]
+    tensors: dict[str, Tensor], wanted: Iterable[str], a: Architecture
 ) -> dict[str, Tensor]:
     """The tensors, plus copies of student tensors that the teacher shares but lacks itself."""
-    prefixes = tuple(f"teacher.encoder.{module}" for module in shared)
+    prefixes = tuple(f"teacher.encoder.{module}" for module in a.shared or ())
+    if "prenet" in (a.shared or ()):
+        own = (name.removeprefix(BACKBONE) for name in wanted if name.startswith(BACKBONE))
+        prefixes += tuple(BACKBONE + n for n in own if is_prenet(n, a.backbone.prenet_depth))
     filled = dict(tensors)
     for name in wanted:
         source = name.replace("teacher.", "student.", 1)

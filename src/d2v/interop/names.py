@@ -59,15 +59,15 @@ def teacher(family: Family, p: Sizes) -> list[Pair]:
 def head(family: Family, task: params.Task, name: str = "") -> list[Pair]:
     """Pairs of a fine-tuned head; fairseq's text model calls its head `name`."""
     if family == "fairseq_audio":
-        return _affine("head.out", "w2v_encoder.proj")
+        return affine("head.out", "w2v_encoder.proj")
     if family == "fairseq_text":
         theirs = f"classification_heads.{name}"
         return [
-            *_affine("head.dense", f"{theirs}.dense"),
-            *_affine("head.out", f"{theirs}.out_proj"),
+            *affine("head.dense", f"{theirs}.dense"),
+            *affine("head.out", f"{theirs}.out_proj"),
         ]
-    norm = _affine("head.norm", "fc_norm") if getattr(task, "norm", False) else []
-    return [*norm, *_affine("head.out", "head")]
+    norm = affine("head.norm", "fc_norm") if getattr(task, "norm", False) else []
+    return [*norm, *affine("head.out", "head")]
 
 
 def unused(family: Family) -> tuple[str, ...]:
@@ -115,11 +115,13 @@ _UNUSED: dict[Family, tuple[str, ...]] = {
 }
 
 
-def _affine(ours: str, theirs: str) -> list[Pair]:
+def affine(ours: str, theirs: str) -> list[Pair]:
+    """Pairs of a module's weight and bias."""
     return [Pair(f"{ours}.{part}", (f"{theirs}.{part}",)) for part in ("weight", "bias")]
 
 
-def _one(ours: str, theirs: str) -> list[Pair]:
+def one(ours: str, theirs: str) -> list[Pair]:
+    """The pair of a single tensor."""
     return [Pair(ours, (theirs,))]
 
 
@@ -129,43 +131,43 @@ def _encoder(family: Family, p: Sizes) -> list[Pair]:
 
 def _audio_encoder(p: Sizes) -> list[Pair]:
     assert isinstance(p.encoder, params.WaveEncoder)
-    pairs = _one("encoder.mask_embedding", "mask_emb")
+    pairs = one("encoder.mask_embedding", "mask_emb")
     for i in range(len(p.encoder.conv_layers)):
         theirs = f"feature_extractor.conv_layers.{i}"
-        pairs += _one(f"encoder.features.convs.{i}.weight", f"{theirs}.0.weight")
-        pairs += _affine(f"encoder.features.norms.{i}", f"{theirs}.2.1")
-    pairs += _affine("encoder.features.norm", "layer_norm")
-    pairs += _affine("encoder.features.projection", "post_extract_proj")
+        pairs += one(f"encoder.features.convs.{i}.weight", f"{theirs}.0.weight")
+        pairs += affine(f"encoder.features.norms.{i}", f"{theirs}.2.1")
+    pairs += affine("encoder.features.norm", "layer_norm")
+    pairs += affine("encoder.features.projection", "post_extract_proj")
     for i in range(p.encoder.position_depth):
-        pairs += _affine(f"encoder.positions.convs.{i}", f"encoder.pos_conv.{i}.0")
-    return pairs + _affine("encoder.norm", "encoder.layer_norm")
+        pairs += affine(f"encoder.positions.convs.{i}", f"encoder.pos_conv.{i}.0")
+    return pairs + affine("encoder.norm", "encoder.layer_norm")
 
 
 def _text_encoder(p: Sizes) -> list[Pair]:
     theirs = "encoder.sentence_encoder"
     return [
-        *_one("encoder.features.weight", f"{theirs}.embed_tokens.weight"),
-        *_one("encoder.positions.weight", f"{theirs}.embed_positions.weight"),
-        *_affine("encoder.norm", f"{theirs}.layernorm_embedding"),
+        *one("encoder.features.weight", f"{theirs}.embed_tokens.weight"),
+        *one("encoder.positions.weight", f"{theirs}.embed_positions.weight"),
+        *affine("encoder.norm", f"{theirs}.layernorm_embedding"),
     ]
 
 
 def _vision_encoder(p: Sizes) -> list[Pair]:
     return [
-        *_one("encoder.cls", "cls_emb"),
-        *_one("encoder.mask_embedding", "mask_emb"),
-        *_affine("encoder.features", "patch_embed.conv"),
+        *one("encoder.cls", "cls_emb"),
+        *one("encoder.mask_embedding", "mask_emb"),
+        *affine("encoder.features", "patch_embed.conv"),
     ]
 
 
 def _beit_encoder(p: Sizes) -> list[Pair]:
     assert isinstance(p.encoder, params.PatchEncoder)
     pairs = [
-        *_one("encoder.cls", "cls_token"),
-        *_one("encoder.mask_embedding", "mask_token"),
-        *_affine("encoder.features", "patch_embed.proj"),
+        *one("encoder.cls", "cls_token"),
+        *one("encoder.mask_embedding", "mask_token"),
+        *affine("encoder.features", "patch_embed.proj"),
     ]
-    return pairs + (_one("encoder.positions", "pos_embed") if p.encoder.absolute_positions else [])
+    return pairs + (one("encoder.positions", "pos_embed") if p.encoder.absolute_positions else [])
 
 
 _ENCODERS: dict[Family, Callable[[Sizes], list[Pair]]] = {
@@ -188,9 +190,9 @@ def _backbone(family: Family, p: Sizes) -> list[Pair]:
         else:
             pairs += _fairseq_block(ours, f"{prefix}layers.{i}")
     if vision and p.backbone.position_bias.kind == "shared_2d":
-        pairs += _one("backbone.position_bias.table", f"{prefix}rel_pos_bias.{_TABLE}")
+        pairs += one("backbone.position_bias.table", f"{prefix}rel_pos_bias.{_TABLE}")
     if vision and p.backbone.final_norm:
-        pairs += _affine("backbone.norm", f"{prefix}norm")
+        pairs += affine("backbone.norm", f"{prefix}norm")
     return pairs
 
 
@@ -199,11 +201,11 @@ def _fairseq_block(ours: str, theirs: str) -> list[Pair]:
     return [
         Pair(f"{ours}.attention.qkv.weight", tuple(f"{attention}.{x}_proj.weight" for x in "qkv")),
         *(Pair(f"{ours}.attention.{x}_bias", (f"{attention}.{x}_proj.bias",)) for x in "qkv"),
-        *_affine(f"{ours}.attention.out", f"{attention}.out_proj"),
-        *_affine(f"{ours}.norm1", f"{theirs}.self_attn_layer_norm"),
-        *_affine(f"{ours}.fc1", f"{theirs}.fc1"),
-        *_affine(f"{ours}.fc2", f"{theirs}.fc2"),
-        *_affine(f"{ours}.norm2", f"{theirs}.final_layer_norm"),
+        *affine(f"{ours}.attention.out", f"{attention}.out_proj"),
+        *affine(f"{ours}.norm1", f"{theirs}.self_attn_layer_norm"),
+        *affine(f"{ours}.fc1", f"{theirs}.fc1"),
+        *affine(f"{ours}.fc2", f"{theirs}.fc2"),
+        *affine(f"{ours}.norm2", f"{theirs}.final_layer_norm"),
     ]
 
 
@@ -211,20 +213,20 @@ def _beit_block(
     ours: str, theirs: str, mlp: tuple[str, str], backbone: params.Backbone
 ) -> list[Pair]:
     pairs = [
-        *_affine(f"{ours}.norm1", f"{theirs}.norm1"),
-        *_one(f"{ours}.attention.qkv.weight", f"{theirs}.attn.qkv.weight"),
-        *_one(f"{ours}.attention.q_bias", f"{theirs}.attn.q_bias"),
-        *_one(f"{ours}.attention.v_bias", f"{theirs}.attn.v_bias"),
-        *_affine(f"{ours}.attention.out", f"{theirs}.attn.proj"),
-        *_affine(f"{ours}.norm2", f"{theirs}.norm2"),
-        *_affine(f"{ours}.fc1", f"{theirs}.{mlp[0]}"),
-        *_affine(f"{ours}.fc2", f"{theirs}.{mlp[1]}"),
+        *affine(f"{ours}.norm1", f"{theirs}.norm1"),
+        *one(f"{ours}.attention.qkv.weight", f"{theirs}.attn.qkv.weight"),
+        *one(f"{ours}.attention.q_bias", f"{theirs}.attn.q_bias"),
+        *one(f"{ours}.attention.v_bias", f"{theirs}.attn.v_bias"),
+        *affine(f"{ours}.attention.out", f"{theirs}.attn.proj"),
+        *affine(f"{ours}.norm2", f"{theirs}.norm2"),
+        *affine(f"{ours}.fc1", f"{theirs}.{mlp[0]}"),
+        *affine(f"{ours}.fc2", f"{theirs}.{mlp[1]}"),
     ]
     if backbone.layer_scale is not None:
-        pairs += _one(f"{ours}.gamma1", f"{theirs}.gamma_1")
-        pairs += _one(f"{ours}.gamma2", f"{theirs}.gamma_2")
+        pairs += one(f"{ours}.gamma1", f"{theirs}.gamma_1")
+        pairs += one(f"{ours}.gamma2", f"{theirs}.gamma_2")
     if backbone.position_bias.kind == "per_layer_2d":
-        pairs += _one(f"{ours}.attention.position_bias.table", f"{theirs}.attn.{_TABLE}")
+        pairs += one(f"{ours}.attention.position_bias.table", f"{theirs}.attn.{_TABLE}")
     return pairs
 
 
@@ -239,8 +241,8 @@ def _head(family: Family, p: Sizes) -> list[Pair]:
     if p.regression == "linear":
         # the text model's head is a list, even with a single layer
         single = ".0" if family == "fairseq_text" else ""
-        return _affine("head", theirs[family] + single)
-    return [pair for i in (0, 2) for pair in _affine(f"head.{i}", f"{theirs[family]}.{i}")]
+        return affine("head", theirs[family] + single)
+    return [pair for i in (0, 2) for pair in affine(f"head.{i}", f"{theirs[family]}.{i}")]
 
 
 def _ours_of_student(name: str) -> str:

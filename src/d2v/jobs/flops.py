@@ -11,7 +11,9 @@ network of the last block. For Base, these parts are less than 7 % of the operat
 masked, a head of two layers), and less for the other modalities.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,8 +22,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from d2v import params
 from d2v.experiment.task_runs import OWN_DROPOUTS
 from d2v.interop.module import without_values
+<<<<<<< HEAD
 from d2v.model import encoders
 from d2v.model.data2vec import Student
+=======
+from d2v.model.data2vec import Student, build_decoder
+from d2v.model.exact_masks import copied, inverse_block_masks, random_masks, without_padding
+from d2v.model.masking import span_masks
+>>>>>>> main
 
 
 @dataclass(frozen=True)
@@ -43,13 +51,16 @@ def pretraining(p: params.Pretrain, size: int) -> float:
 
     Counted are the forward and backward pass of the student and the forward pass of the teacher.
     The teacher embeds the input again unless it shares the features (params.EMA.shared), so speech
-    pays only once for its convolutions.
+    pays only once for its convolutions. With a decoder, the student and the decoder run once per
+    copy, on the positions that they see; local features and teacher once per example.
     """
     one = _counted(p, size)
     if isinstance(p.target, params.InputTarget):
         return 3 * (one.encoder + one.backbone + _input_head(p, one.positions))
     head = sum(one.outputs(i, o) for i, o in _linear_layers(p.regression, p.backbone.dim))
     teacher = one.backbone + (0.0 if "features" in p.ema.shared else one.encoder)
+    if p.decoder is not None:
+        return 3 * (one.encoder + _of_copies(p, p.decoder, size)) + teacher
     return 3 * (one.encoder + one.backbone + head) + teacher
 
 
@@ -91,15 +102,11 @@ _known: dict[str, Forward] = {}  # cache: an experiment has few shapes and many 
 
 
 def _counted(p: params.Pretrain, size: int) -> Forward:
-    without = dict.fromkeys(OWN_DROPOUTS, 0.0)  # adds no operations or parameters
-    backbone = p.backbone.model_copy(update={**without, "deep_norm": False})
+    backbone = _bare(p.backbone, p.backbone.depth)
     key = f"{p.encoder.kind} {p.encoder.model_dump(exclude={'dropout'})} {backbone} {size}"
     if key not in _known:
         # all blocks are alike, so every further block costs what the second one adds
-        one, two = (
-            _count(p.encoder, backbone.model_copy(update={"depth": depth}), size)
-            for depth in (1, 2)
-        )
+        one, two = (_count(p.encoder, _bare(p.backbone, depth), size) for depth in (1, 2))
         more = p.backbone.depth - 1
         _known[key] = Forward(
             one.encoder,
@@ -110,10 +117,55 @@ def _counted(p: params.Pretrain, size: int) -> Forward:
     return _known[key]
 
 
+def _of_copies(p: params.Pretrain, decoder: params.Decoder, size: int) -> float:
+    """Operations of student and decoder for all copies of an example, without local features."""
+    batch, (one, two) = _input(p.encoder, size), (_bare(p.backbone, depth) for depth in (1, 2))
+    with without_values():
+        students = [Student(p.encoder, backbone).eval().to("meta") for backbone in (one, two)]
+        head = build_decoder(decoder, p.encoder, p.backbone)
+    assert head is not None
+    with torch.no_grad():
+        x, padding = students[0].encoder.local_features(batch)
+        seen = _visible(p, x.shape[1]).to("meta")
+        batch |= {"visible": seen}
+        costs = [_cost(partial(student.see, x, padding, batch)) for student in students]
+        features = torch.empty(*seen.shape, p.backbone.dim, device="meta")
+        decoding = _cost(partial(head.eval(), features, seen, x.shape[1]))
+    return costs[0] + (p.backbone.depth - 1) * (costs[1] - costs[0]) + decoding
+
+
+def _visible(p: params.Pretrain, length: int) -> Tensor:
+    """Visible positions (copies, V) of an example of `length` positions, drawn once."""
+    keys = copied([(0, 0, 0)], p.copies)
+    match p.mask, p.encoder:
+        case params.InverseBlockMask() as mask, params.PatchEncoder(grid=grid):
+            places = without_padding(inverse_block_masks(mask, grid, keys)).visible
+        case params.SpanMask() as mask, _:
+            places = without_padding(span_masks(mask, [length] * p.copies, keys)).visible
+        case params.RandomMask() as mask, _:
+            places = random_masks(mask, [length] * p.copies, keys).visible
+        case mask, _:
+            raise AssertionError(f"{mask.kind} masks hide positions, but do not remove them")
+    return torch.from_numpy(places)
+
+
+def _cost(run: Callable[[], object]) -> float:
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+def _bare(backbone: params.Backbone, depth: int) -> params.Backbone:
+    """A backbone of `depth` blocks without what adds no operations."""
+    without = dict.fromkeys(OWN_DROPOUTS, 0.0)
+    changes = {**without, "deep_norm": False, "depth": depth, "prenet_depth": 0}
+    return backbone.model_copy(update=changes)
+
+
 @torch.no_grad()
 def _count(encoder: params.Encoder, backbone: params.Backbone, size: int) -> Forward:
     with without_values():
-        student = Student(encoder, backbone).eval()
+        student = Student(encoder, backbone).eval().to("meta")
     with FlopCounterMode(display=False) as counter:
         x, padding = student.encoder.local_features(_input(encoder, size))
         features = counter.get_total_flops()

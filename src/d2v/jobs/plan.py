@@ -1,9 +1,9 @@
 """`d2v plan`: estimate the cost of an experiment before anything is started.
 
 Only parameters are read. Operations are counted from the models (d2v.jobs.flops). Time follows from
-a device's peak rate and a utilisation, or from a measured rate. Disk space follows from the known
-sizes of the data sets and from the weights. Validation, evaluation and data loading are not
-counted.
+a device's peak rate and a utilisation, or from a measured rate. Disk space follows from the weights
+and from the prepared sets, or from the known sizes of those that are not prepared yet. Validation,
+evaluation and data loading are not counted.
 """
 
 import json
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from d2v import params
+from d2v.data.summary import summary
 from d2v.experiment import runs
 from d2v.experiment.run import PretrainRun, Run
 from d2v.experiment.task_runs import DecodeRun, FinetuneRun, ProbeRun
@@ -29,11 +30,18 @@ USUAL = 0.4  # default utilisation
 SPEECH_S = 12.3  # mean utterance of LibriSpeech: 961 h / 281,241
 LABELLED_TOKENS = 128  # more than the mean length of any GLUE task
 RATE = 16_000
-# approximate size of the prepared data sets, GB
-DISK_GB = {
-    "imagenet": 150, "librispeech": 62, "librilight": 3600, "audioset": 350, "lm": 4,
-    "corpus": 7, "tokenizer": 0.01,
-}  # fmt: skip
+# approximate size of the prepared sets that a group of `data:` makes, GB, by the group's kind
+DISK_GB: dict[str, dict[str, float]] = {
+    "imagenet": {"imagenet": 150},
+    "librispeech": {"librispeech": 62},
+    "librispeech_lm": {"lm": 4},
+    "librilight": {"librilight": 3600},
+    "audioset": {"audioset": 350},
+    "plain_text": {"corpus": 7, "tokenizer": 0.01},
+    "digits": {"digits": 0.006},
+    "spoken_digits": {"spoken_digits": 0.054},
+    "verses": {"corpus": 0.005},
+}
 # beam-search decoding: seconds of one core per second of speech at a beam of 500; twice the value
 # that benchmarks/decoding.py measured with a small language model
 DECODING = 0.1
@@ -110,6 +118,25 @@ def _job(run: Run, speed: Speed, gpus: int) -> Job:
     hours = work / speed.flops[model.encoder.kind] / 3600
     disk = KEPT * copies * 4 * flops.parameter_count(model, size) / 1e9
     return Job(run.id, table, steps, examples, work / 1e15, gpus, hours, hours / gpus, 0.0, disk)
+
+
+def disk(experiment: Experiment, jobs: Sequence[Job]) -> dict[str, tuple[float, bool]]:
+    """Size in GB of each prepared set that the jobs read, and whether it was measured.
+
+    Sets that are prepared are measured, others are estimated; those without an estimate are left
+    out.
+    """
+    known = runs.by_id(experiment)
+    needed = [name for job in jobs for name in known[job.run].datasets]
+    found: dict[str, tuple[float, bool]] = {}
+    for name in dict.fromkeys(needed):
+        there = summary(Path(experiment.prepared) / name)
+        group = experiment.group_of(name)
+        if there is not None:
+            found[name] = there.size / 1e9, True
+        elif group is not None and name in DISK_GB.get(group.kind, {}):
+            found[name] = DISK_GB[group.kind][name], False
+    return found
 
 
 def _served(experiment: Experiment, pretrain: str) -> str:

@@ -8,6 +8,10 @@ For comparison, the target may be the input itself instead (params.InputTarget),
 
 Only what the loss needs is computed: the regression head and the end of the last block run on the
 masked positions only.
+
+In data2vec 2.0 (arXiv 2212.07525), the student's blocks see the visible positions of several
+differently masked copies of each example, and a decoder takes the place of the regression head. The
+targets are the same, and are computed once per example.
 """
 
 from collections.abc import Mapping
@@ -20,21 +24,35 @@ from torch import Tensor, nn
 
 from d2v import params
 from d2v.model import encoders
+from d2v.model.decoder import Decoder
 from d2v.model.ema import Teacher
 from d2v.model.encoders import InputTargets
 from d2v.model.kernels.linear import Linear
 from d2v.model.transformer import Kept, Output, Transformer, at_rows, initialise
+from d2v.model.visible import of_examples
 
 HIDING = frozenset({"mask", "channel_mask"})  # batch entries that hide part of the input
 
 
 @dataclass
 class Regression:
-    """Predictions, targets and the student's final outputs at the M masked positions."""
+    """Predictions and targets at the M masked positions, and the student's final outputs.
 
+    A student that does not see masked positions has outputs at the visible ones, and may also
+    predict the mean target of each of its R rows from the last of its extra tokens.
+    """
+
+<<<<<<< HEAD
     prediction: Tensor  # (M, C); C is D, or what the input's targets need
     target: Tensor  # values (M, C) float32, or classes (M,) int64; without gradient
     encoder_output: Tensor  # (M, D)
+=======
+    prediction: Tensor  # (M, D)
+    target: Tensor  # (M, D), float32, without gradient
+    encoder_output: Tensor  # (M, D), or (R * V, D) at visible positions
+    class_prediction: Tensor | None = None  # (R, D)
+    class_target: Tensor | None = None  # (R, D)
+>>>>>>> main
 
 
 class Student(nn.Module):
@@ -55,12 +73,15 @@ class Student(nn.Module):
     ) -> tuple[Output, Tensor | None]:
         """Outputs for local features `x` (B, T, D) that have already been computed.
 
+        With `visible` (R, V) in the batch, they are (R, P + V, D), at these positions only.
         `wanted` is passed to Transformer: which features to keep, and at which positions.
         """
-        if HIDING & batch.keys():
+        visible = batch.get("visible")
+        if visible is None and HIDING & batch.keys():
             x, padding = self.encoder.mask_features(x, padding, batch)
-        h, padding = self.encoder(x, padding)
-        return self.backbone(h, padding, **wanted), padding
+        h, padding = self.encoder(x, padding, visible)
+        prefix = self.encoder.prefix
+        return self.backbone(h, padding, prefix=prefix, visible=visible, **wanted), padding
 
     def positions(self, x: Tensor) -> Tensor:
         """Drop the P leading positions, which have no target, from `x` (B, P + T, D)."""
@@ -73,12 +94,17 @@ class Student(nn.Module):
 
 
 class Data2Vec(nn.Module):
+<<<<<<< HEAD
     """Student and head, with a teacher or with targets that are computed from the input."""
+=======
+    """Student, teacher, and regression head or decoder."""
+>>>>>>> main
 
     def __init__(self, p: params.Pretrain) -> None:
         super().__init__()
         self.target = p.target
         self.student = Student(p.encoder, p.backbone)
+<<<<<<< HEAD
         self.teacher: Teacher | None = None
         self.inputs: InputTargets | None = None
         if isinstance(p.target, params.InputTarget):
@@ -90,9 +116,15 @@ class Data2Vec(nn.Module):
             self.average = Average(p.target)
             self.head = regression_head(p.regression, p.backbone)
             self.teacher = Teacher(self.student.encoder, self.student.backbone, p.ema)
+=======
+        self.head = regression_head(p.regression, p.backbone)
+        self.decoder = build_decoder(p.decoder, p.encoder, p.backbone)
+        self.class_loss = p.loss.class_weight > 0
+        self.teacher = Teacher(self.student.encoder, self.student.backbone, p.ema)
+>>>>>>> main
 
     def forward(self, batch: dict[str, Tensor]) -> Regression:
-        """Predictions and targets where `batch["mask"]` (B, T) is True.
+        """Predictions and targets where `batch["mask"]` (B, T) is True; (R, T) with copies.
 
         `batch["masked"]` (M,), the places of the masked positions in (B * T), is optional. It saves
         a search on the GPU, for which the host would have to wait.
@@ -101,6 +133,8 @@ class Data2Vec(nn.Module):
         if masked is None:
             masked = batch["mask"].flatten().nonzero().flatten()
         x, padding = self.student.encoder.local_features(batch)
+        if self.decoder is not None:
+            return self._decoded(self.decoder, x, padding, batch, masked)
         target = self.targets(x.detach(), padding, batch, masked)
         rows = self.student.rows(masked, x.shape[1])
         output, _ = self.student.see(x, padding, batch, rows=rows)
@@ -109,6 +143,32 @@ class Data2Vec(nn.Module):
         else:
             prediction = self.head(output.x)
         return Regression(prediction, target, output.x)
+
+    def _decoded(
+        self,
+        decoder: Decoder,
+        x: Tensor,
+        padding: Tensor | None,
+        batch: dict[str, Tensor],
+        masked: Tensor,
+    ) -> Regression:
+        """Predictions of a decoder, from a student that sees the visible positions only.
+
+        `masked` (M,) are places in (R * T), for R / B copies of each example.
+        """
+        targets, visible = self.targets(x.detach(), padding, batch), batch["visible"]
+        length, copies, prefix = x.shape[1], len(visible) // len(x), self.student.encoder.prefix
+        output, _ = self.student.see(x, padding, batch)
+        seen = output.x[:, prefix:]
+        found = Regression(
+            prediction=decoder(seen, visible, length, masked),
+            target=at_rows(targets, of_examples(masked, length, copies)),
+            encoder_output=seen.flatten(0, 1),
+        )
+        if self.class_loss:
+            found.class_prediction = output.x[:, prefix - 1]
+            found.class_target = targets.mean(1).repeat_interleave(copies, 0)
+        return found
 
     def targets(
         self,
@@ -148,8 +208,14 @@ class Data2Vec(nn.Module):
         return at_rows(target, masked) if masked is not None and rows is None else target
 
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
-        """Load student and head of another pre-training; the teacher becomes a student copy."""
-        for name, part in (("student.", self.student), ("head.", self.head)):
+        """Load student and head or decoder of another pre-training; the teacher copies the student.
+
+        Everything else in `weights` is ignored.
+        """
+        parts = {"student.": self.student, "head.": self.head, "decoder.": self.decoder}
+        for name, part in parts.items():
+            if part is None:
+                continue
             own = {k.removeprefix(name): w for k, w in weights.items() if k.startswith(name)}
             part.load_state_dict(own)
         self.update_teacher(0.0)
@@ -198,3 +264,10 @@ def regression_head(kind: str, backbone: params.Backbone) -> nn.Module:
     if backbone.init.head:
         initialise(head, backbone.init)
     return head
+
+
+def build_decoder(
+    p: params.Decoder | None, encoder: params.Encoder, backbone: params.Backbone
+) -> Decoder | None:
+    """Decoder for the positions of an encoder: on its grid if it has one; None without `p`."""
+    return None if p is None else Decoder(p, backbone, getattr(encoder, "grid", None))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from d2v import params
 from d2v.model.encoders import Encoder
-from d2v.model.transformer import Output
+from d2v.model.transformer import Output, Transformer
 
 
 class Teacher(nn.Module):
@@ -16,10 +16,11 @@ class Teacher(nn.Module):
 
     Modules in `shared` are not averaged: the teacher holds copies of the student's modules, renewed
     at each update (fairseq: skip_keys). If `features` is shared, the teacher holds no copy and uses
-    the student's features.
+    the student's features. `prenet` stands for the first blocks of the backbone (prenet_depth) and
+    the position bias.
     """
 
-    def __init__(self, encoder: Encoder, backbone: nn.Module, p: params.EMA) -> None:
+    def __init__(self, encoder: Encoder, backbone: Transformer, p: params.EMA) -> None:
         super().__init__()
         self.shared = tuple(p.shared)
         shared = "features" in self.shared
@@ -29,7 +30,7 @@ class Teacher(nn.Module):
         )
         if shared:
             del self.encoder.features
-        self.backbone = copy.deepcopy(backbone)
+        self.backbone, self.prenet_depth = copy.deepcopy(backbone), backbone.prenet_depth
         self.requires_grad_(False)
         self.train(False)
 
@@ -49,7 +50,7 @@ class Teacher(nn.Module):
         if "features" not in self.shared:
             x, padding = self.encoder.local_features(batch)
         h, padding = self.encoder(x, padding)
-        output: Output = self.backbone(h, padding, **wanted)
+        output: Output = self.backbone(h, padding, prefix=self.encoder.prefix, **wanted)
         return output
 
     @torch.no_grad()
@@ -73,8 +74,17 @@ class Teacher(nn.Module):
         for name, mine in self.encoder.named_parameters():
             shared = name.split(".")[0] in self.shared
             (copied if shared else averaged).append((mine, student[name]))
-        averaged += zip(self.backbone.parameters(), backbone.parameters(), strict=True)
+        pairs = zip(self.backbone.named_parameters(), backbone.parameters(), strict=True)
+        for (name, mine), theirs in pairs:
+            shared = "prenet" in self.shared and is_prenet(name, self.prenet_depth)
+            (copied if shared else averaged).append((mine, theirs))
         return averaged, copied
+
+
+def is_prenet(name: str, depth: int) -> bool:
+    """Whether a parameter of a backbone belongs to `prenet`: its first `depth` blocks, its bias."""
+    kind, *rest = name.split(".")
+    return kind == "position_bias" or (kind == "blocks" and int(rest[0]) < depth)
 
 
 def decay(p: params.EMA, updates: int) -> float:

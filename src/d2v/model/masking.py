@@ -14,7 +14,7 @@ from d2v.params import BlockMask, ChannelMask, SpanMask, TokenMask
 from d2v.params.fitting import blocks_fit
 from d2v.util.errors import UserError
 
-Key = tuple[int, int, int]  # seed, epoch, index of the example
+Key = tuple[int, ...]  # seed, epoch, index of the example, and number of the copy if there are any
 Keys = Sequence[Key] | npt.NDArray[np.integer]
 Bools = npt.NDArray[np.bool_]
 Words = npt.NDArray[np.uint64]
@@ -147,8 +147,9 @@ def token_masks(
 
 
 def _hash(keys: Keys, stream: int) -> Words:
-    """One 64-bit state per row from (seed, epoch, index) and the stream: (B, 3) -> (B,)."""
-    columns = np.asarray(keys, np.int64).reshape(-1, 3).astype(np.uint64)
+    """One 64-bit state per row from (seed, epoch, index[, copy]) and the stream: (B, 3) -> (B,)."""
+    width = len(keys[0]) if len(keys) else 3
+    columns = np.asarray(keys, np.int64).reshape(-1, width).astype(np.uint64)
     state = np.full(len(columns), stream + 1, np.uint64)
     for column in columns.T:
         state = _mix(state * _GOLDEN + column + _GOLDEN)

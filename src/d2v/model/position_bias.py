@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from d2v import params
+from d2v.model.alibi import Alibi
 
 
 class GridBias(nn.Module):
@@ -55,8 +56,10 @@ class DistanceBias(nn.Module):
         return _heads_first(self.table[index])
 
 
-def shared_bias(p: params.Backbone) -> GridBias | None:
+def shared_bias(p: params.Backbone) -> GridBias | Alibi | None:
     """Position bias that all blocks share, or None."""
+    if p.position_bias.kind == "alibi":
+        return Alibi(p.heads)
     window = p.position_bias.window
     if p.position_bias.kind != "shared_2d" or window is None:
         return None

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from d2v import params
+from d2v.model.alibi import Alibi
 from d2v.model.kernels.attention import attend
 from d2v.model.kernels.dropout import dropout
 from d2v.model.kernels.linear import Linear, gelu_linear, linear
@@ -58,6 +59,7 @@ class Transformer(nn.Module):
     def __init__(self, p: params.Backbone) -> None:
         super().__init__()
         self.layer_drop, self.norm_eps = p.layer_drop, p.norm_eps
+        self.prenet_depth = p.prenet_depth
         self.recompute = False  # recompute blocks in the backward pass (params.Train.recompute)
         self.position_bias = shared_bias(p)
         self.blocks = nn.ModuleList(Block(p, index) for index in range(p.depth))
@@ -76,13 +78,16 @@ class Transformer(nn.Module):
         keep: Kept = NOTHING,
         context: int | None = None,
         rows: Tensor | None = None,
+        prefix: int = 0,
+        visible: Tensor | None = None,
     ) -> Output:
         """Run all blocks on `x` (B, T, D); `padding` (B, T) is True at padded positions.
 
         `context` is the maximum number of positions to attend to on each side. `rows` (M,) are the
-        requested places in (B * T): the end of the last block is computed only there.
+        requested places in (B * T): the end of the last block is computed only there. Behind
+        `prefix` extra tokens, `x` holds the positions `visible` (B, V), by default all.
         """
-        shared = self.position_bias(x.shape[1]) if self.position_bias is not None else None
+        shared = self._shared_bias(x.shape[1], prefix, visible)
         far = None if context is None else out_of_reach(x.shape[1], context, padding, x.device)
         mask = attention_mask(shared, padding, far)
         out = Output(x, {name: [] for name in keep.features})
@@ -101,6 +106,11 @@ class Transformer(nn.Module):
             x = at_rows(x, rows)
         out.x = self.norm(x)
         return out
+
+    def _shared_bias(self, length: int, prefix: int, visible: Tensor | None) -> Tensor | None:
+        if isinstance(self.position_bias, Alibi):
+            return self.position_bias(length, prefix, visible)
+        return None if self.position_bias is None else self.position_bias(length)
 
     def _run(
         self,
@@ -154,7 +164,8 @@ class Block(nn.Module):
             self.gamma2 = nn.Parameter(torch.full((p.dim,), p.layer_scale))
         self.dropout = p.dropout
         self.activation_dropout = p.activation_dropout
-        self.drop_path = p.drop_path * index / max(p.depth - 1, 1)
+        before, last = place(p, index)
+        self.drop_path = p.drop_path * before / max(last, 1)
 
     def forward(
         self,
@@ -210,6 +221,16 @@ class Block(nn.Module):
     def _drop(self, x: Tensor, paths: Tensor | None, branch: int) -> Tensor:
         x = dropout(x, self.dropout, self.training)
         return x if paths is None else x * paths[branch]
+
+
+def place(p: params.Backbone, index: int) -> tuple[int, int]:
+    """Number of a block and of the last one, among the first prenet_depth blocks or the others.
+
+    In data2vec 2.0, the rate of stochastic depth rises from zero in each of the two groups.
+    """
+    if index < p.prenet_depth:
+        return index, p.prenet_depth - 1
+    return index - p.prenet_depth, p.depth - p.prenet_depth - 1
 
 
 class Attention(nn.Module):

@@ -8,6 +8,7 @@ Imports: util.
 
 from d2v.params.base import Count, Fraction, ParamsError, Positive, Rate, Strict, hash_of
 from d2v.params.data import Data, Digits, Official, SpokenDigits, Verses
+from d2v.params.decoder import Decoder
 from d2v.params.experiment import Experiment, load, load_as
 from d2v.params.finetuning import (
     ARMS,
@@ -25,22 +26,26 @@ from d2v.params.finetuning import (
     Tag,
     Task,
 )
+from d2v.params.masks import (
+    BlockMask,
+    InverseBlockMask,
+    Mask,
+    RandomMask,
+    SpanMask,
+    TokenMask,
+)
 from d2v.params.model import (
     EMA,
     Backbone,
-    BlockMask,
     Encoder,
     Init,
     InputTarget,
     Loss,
-    Mask,
     PatchEncoder,
     PositionBias,
-    SpanMask,
     Target,
     Targets,
     TokenEncoder,
-    TokenMask,
     WaveEncoder,
 )
 from d2v.params.pretraining import Pretrain
@@ -82,6 +87,7 @@ __all__ = [
     "Data",
     "Decode",
     "DecodeSearch",
+    "Decoder",
     "Digits",
     "Encoder",
     "Experiment",
@@ -90,7 +96,11 @@ __all__ = [
     "Grid",
     "ImageAugment",
     "Init",
+<<<<<<< HEAD
     "InputTarget",
+=======
+    "InverseBlockMask",
+>>>>>>> main
     "Loss",
     "Mask",
     "Official",
@@ -102,7 +112,11 @@ __all__ = [
     "PositionBias",
     "Positive",
     "Pretrain",
+<<<<<<< HEAD
     "Probe",
+=======
+    "RandomMask",
+>>>>>>> main
     "Rate",
     "Rebound",
     "Regress",

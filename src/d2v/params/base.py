@@ -13,6 +13,7 @@ BelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]  # for rates where 1 would dr
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # the largest that all generators take
 Rate = Annotated[float, Field(gt=0.0)]
 
 

@@ -3,6 +3,7 @@
 Each function yields the errors that it finds, one line each, with dotted path.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from d2v.params.model import Backbone, Encoder, InputTarget, TokenEncoder
 from d2v.params.pretraining import Pretrain
 from d2v.params.training import TokenAugment
 from d2v.params.unique import repetitions
+from d2v.util.errors import quoted
 
 if TYPE_CHECKING:
     from d2v.params.experiment import Experiment
@@ -22,11 +24,15 @@ if TYPE_CHECKING:
 OF_TRAINING = {
     "dropout", "attention_dropout", "activation_dropout", "layer_drop", "drop_path", "init",
 }  # fmt: skip
+NAME = re.compile(r"[^\W_][\w.+=@-]*")
+LONGEST = 100  # bytes of the name of a run
 Made = Mapping[str, Holds]  # prepared sets of the experiment, by name
 
 
 def faults(experiment: "Experiment") -> Iterator[str]:
     """Errors of a whole parameter file whose groups are valid on their own."""
+    yield from _names("pretrain", experiment.pretrain)
+    yield from _names("finetune", experiment.finetune)
     made: dict[str, Holds] = {}
     for name, group in experiment.data.items():
         for doubled in sorted(made.keys() & group.makes):
@@ -53,6 +59,16 @@ def faults(experiment: "Experiment") -> Iterator[str]:
             yield from _baseline(path, task, experiment.pretrain)
         yield from _grid(name, task, experiment.finetune)
     yield from repetitions(experiment.pretrain, experiment.finetune)
+
+
+def _names(kind: str, named: Mapping[str, Any]) -> Iterator[str]:
+    """Check that names of runs can be names of folders, in one folder of the experiment."""
+    for name in named:
+        if not NAME.fullmatch(name) or len(name.encode()) > LONGEST:
+            yield (
+                f"{kind}: {quoted(name)} cannot be the name of a folder; use letters and digits,"
+                f" then also . _ - + = and @, {LONGEST} bytes at most"
+            )
 
 
 # --- runs with runs ---------------------------------------------------------------------------

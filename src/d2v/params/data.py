@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
-from d2v.params.base import Count, Fraction, Positive, Strict
+from d2v.params.base import Fraction, Positive, Seed, Strict
 
 THREE = ("train", "dev", "test")
 
@@ -29,7 +29,7 @@ class Digits(Strict):
     test: Positive
     labels: list[Positive]  # sizes of the label lists, in examples
     lists: Positive  # number of lists of each size, numbered from 0
-    seed: Count
+    seed: Seed
 
     @property
     def listed(self) -> list[str]:
@@ -58,7 +58,7 @@ class SpokenDigits(Strict):
     labels: list[Positive]  # sizes of the label lists, in utterances
     lists: Positive  # number of lists of each size, numbered from 0
     ngram: Positive  # order of the language model
-    seed: Count
+    seed: Seed
 
     @property
     def listed(self) -> list[str]:
@@ -87,7 +87,7 @@ class Verses(Strict):
     train: Positive  # labelled training examples per task
     dev: Positive  # labelled development examples per task
     test: Positive  # labelled test examples per task
-    seed: Count
+    seed: Seed
 
 
 class Official(Strict):
@@ -171,6 +171,9 @@ class PlainText(Official):
     kind: Literal["plain_text"]
     vocab_size: Positive  # number of token ids, including special tokens
     block: Positive  # tokens per block
+    # a tokenizer to use, a folder with GPT-2's encoder.json, vocab.bpe and dict.txt or a
+    # sentencepiece model (NAME.model); empty: one is trained on the text
+    tokenizer: str = ""
 
 
 class CheckpointTokenizer(Official):

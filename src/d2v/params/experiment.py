@@ -19,7 +19,7 @@ T = TypeVar("T", bound=Strict)
 class Experiment(Strict):
     """Contents of one parameter file: data, pre-trainings and fine-tunings."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=100)]
     title: str
     # paper: results are compared with the reported ones; otherwise these are listed separately
     scale: Literal["miniature", "own", "paper"]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from d2v.params import fitting
-from d2v.params.base import BelowOne, Count, Fraction, Positive, Rate, Strict
+from d2v.params.base import BelowOne, Count, Fraction, Positive, Rate, Seed, Strict
 from d2v.params.faults import refuse
 from d2v.params.released import Released
 from d2v.params.training import AdamW, Portions, Schedule, View
@@ -71,7 +71,7 @@ class DecodeSearch(Strict):
     word_score: Range = Field([-5.0, 5.0])  # lowest and highest value
     silence_score: Range = Field([-8.0, 0.0])  # lowest and highest value
     beam: Positive = 500  # beam size during the search; the final decoding uses decode.beam
-    seed: Count = 0  # seed of the search
+    seed: Seed = 0  # seed of the search
 
     @model_validator(mode="after")
     def _ordered(self) -> "DecodeSearch":
@@ -162,7 +162,7 @@ class Grid(Strict):
     steps: list[Positive] = Field(min_length=1)  # numbers of optimiser steps to try
     # values of setting.freeze to try
     freeze: list[bool | Literal["convolutions"]] = Field([False], min_length=1)
-    seeds: list[Count] = Field(min_length=1)  # seeds of the grid, distinct from the reported seeds
+    seeds: list[Seed] = Field(min_length=1)  # seeds of the grid, distinct from the reported seeds
     # scope of the selection. task: the best setting of each task; table: the one learning rate that
     # is best on average over all tasks of the table with the same pre-training, each with its own
     # number of steps (paper 4.3)
@@ -238,7 +238,7 @@ class Finetune(Strict):
     drop_path: BelowOne | None = None  # None: as in pre-training
     layer_drop: BelowOne | None = None  # None: as in pre-training
     view: View
-    seeds: list[Count] = Field(min_length=1)
+    seeds: list[Seed] = Field(min_length=1)
     # setting of each arm, fixed in advance; give either settings or grid
     settings: dict[Arm, Setting] | None = None
     grid: Grid | None = None  # settings to select from

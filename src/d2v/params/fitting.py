@@ -9,18 +9,21 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+from d2v.params.masks import BlockMask, Mask, SpanMask, TokenMask
 from d2v.params.model import (
     EMA,
     Backbone,
-    BlockMask,
     Encoder,
+<<<<<<< HEAD
     InputTarget,
     Mask,
     PatchEncoder,
     SpanMask,
     Targets,
+=======
+    PatchEncoder,
+>>>>>>> main
     TokenEncoder,
-    TokenMask,
     WaveEncoder,
 )
 from d2v.params.training import ImageAugment, Portions, TokenAugment, View, WaveAugment
@@ -33,7 +36,8 @@ if TYPE_CHECKING:
 class Kind(NamedTuple):
     """Masks, data, tasks and features that go with one kind of encoder."""
 
-    mask: str  # kind of its masks
+    # kinds of its masks, by what becomes of hidden positions (encoder.hidden)
+    masks: dict[str, tuple[str, ...]]
     unlabelled: tuple[str, ...]  # contents of the prepared sets for pre-training
     labelled: dict[str, str]  # kinds of tasks, and the contents of the prepared sets that they read
     parts: tuple[str, ...]  # parts of the encoder, named as in ema.shared
@@ -45,7 +49,7 @@ class Kind(NamedTuple):
 
 KINDS = {
     "vision": Kind(
-        mask="block",
+        masks={"replaced": ("block",), "removed": ("inverse_block", "random")},
         unlabelled=("images",),
         labelled={"classify": "images"},
         parts=("features", "cls", "mask_embedding", "positions"),
@@ -54,7 +58,7 @@ KINDS = {
         lengths=False,
     ),
     "speech": Kind(
-        mask="span",
+        masks={"replaced": ("span",), "removed": ("span",)},
         unlabelled=("transcribed speech", "speech", "tagged sounds"),
         labelled={"ctc": "transcribed speech", "tag": "tagged sounds"},
         parts=("features", "mask_embedding", "positions", "norm"),
@@ -62,7 +66,7 @@ KINDS = {
         convolutions=True,
     ),
     "text": Kind(
-        mask="token",
+        masks={"replaced": ("token",), "removed": ("random",)},
         unlabelled=("corpus",),
         labelled={"classify": "sentences", "regress": "sentences"},
         parts=("features", "positions", "norm"),
@@ -94,7 +98,17 @@ def pretraining(p: "Pretrain") -> Iterator[str]:
     kind = KINDS[p.encoder.kind]
     if p.released is not None and (p.start_from is not None or len(p.seeds) > 1):
         yield "released weights allow only one seed and no start_from"
+<<<<<<< HEAD
     yield from _target(p.target, p.backbone, kind)
+=======
+    shared = p.backbone.depth - p.backbone.prenet_depth
+    if p.target.top_k > shared:
+        less = " - prenet_depth" if p.backbone.prenet_depth else ""
+        yield f"target.top_k {p.target.top_k} is more than backbone.depth{less} {shared}"
+    if p.target.context and p.backbone.position_bias.kind.startswith("per_layer"):
+        bias = p.backbone.position_bias.kind
+        yield f"target.context cannot be combined with position_bias {bias}"
+>>>>>>> main
     yield from _model(p.encoder, p.backbone)
     yield from _shared(p.ema, p.encoder)
     if p.encoder.kind != p.view.kind:
@@ -103,8 +117,13 @@ def pretraining(p: "Pretrain") -> Iterator[str]:
         yield from seen_by(p.encoder, p.view)
         yield from _unlabelled(p.view)
         yield from _sizes(kind, p.train, _longest(p.view))
-    if p.mask.kind != kind.mask:
-        yield f"mask.kind is {p.mask.kind}, but encoder.kind {p.encoder.kind} needs {kind.mask}"
+    masks = kind.masks[p.encoder.hidden]
+    if p.mask.kind not in masks:
+        how = " with hidden: removed" if p.encoder.hidden == "removed" else ""
+        yield (
+            f"mask.kind is {p.mask.kind}, but encoder.kind {p.encoder.kind}{how} needs"
+            f" {' or '.join(masks)}"
+        )
     else:
         yield from _masking(p.mask, p.encoder)
     if isinstance(p.encoder, WaveEncoder) and isinstance(p.view, WaveAugment):
@@ -159,6 +178,8 @@ def _model(encoder: Encoder, backbone: Backbone) -> Iterator[str]:
             " layer_norm_first would also move the encoder's norm behind the last block; set it to"
             " false"
         )
+    if isinstance(encoder, PatchEncoder) and encoder.fixed_positions and backbone.dim % 4:
+        yield f"backbone.dim {backbone.dim}: encoder.fixed_positions needs a multiple of 4"
     if isinstance(encoder, WaveEncoder) and backbone.dim % encoder.position_groups:
         yield (
             f"backbone.dim {backbone.dim} is not a multiple of encoder.position_groups"
@@ -179,8 +200,12 @@ def _over_time(target: Targets) -> bool:
 
 
 def _shared(ema: EMA, encoder: Encoder) -> Iterator[str]:
-    parts = KINDS[encoder.kind].parts
-    if strange := [name for name in ema.shared if name not in parts]:
+    parts = [*KINDS[encoder.kind].parts]
+    if encoder.extra_tokens and "cls" not in parts:
+        parts.append("cls")
+    if getattr(encoder, "input_norm", False):
+        parts.append("norm" if isinstance(encoder, PatchEncoder) else "input_norm")
+    if strange := [name for name in ema.shared if name not in (*parts, "prenet")]:
         yield (
             f"ema.shared: encoder.kind {encoder.kind} has no {', '.join(strange)}"
             f" (it has {', '.join(parts)})"
@@ -263,6 +288,17 @@ def finetuning(p: "Finetune") -> Iterator[str]:
         yield f"encoder_dropout: an encoder of kind {p.view.kind} has no dropout; remove it"
     yield from _sizes(kind, p.train, _longest(p.view))
     yield from _labelled(p)
+    yield from _more(p)
+
+
+def _more(p: "Finetune") -> Iterator[str]:
+    """Check that no further split takes the name under which dev or test metrics are kept."""
+    for heading, split in p.more.items():
+        if split in ("dev", "test") and split != getattr(p, f"{split}_split"):
+            yield (
+                f"more.{heading}: the metrics of split {split} would replace those of"
+                f" {split}_split {getattr(p, f'{split}_split')}; rename the split"
+            )
 
 
 def _settings(p: "Finetune") -> Iterator[str]:

@@ -27,6 +27,24 @@ NOT_TUNED = {
     "layer_drop",
 }  # fmt: skip
 
+# parameters added later, with the value that is the earlier behaviour: a run that has it has the
+# fingerprint that it had before there was such a parameter
+LATER = {
+    "hidden": "replaced", "extra_tokens": 0, "fixed_positions": False, "input_norm": False,
+    "prenet_depth": 0, "class_weight": 0.0, "decoder": None, "copies": 1,
+}  # fmt: skip
+
+
+def without_later(values: Any) -> Any:
+    """Plain JSON values without the parameters in LATER, where they keep the earlier behaviour."""
+    if not isinstance(values, dict):
+        return values
+    return {
+        key: without_later(value)
+        for key, value in values.items()
+        if key not in LATER or value != LATER[key]
+    }
+
 
 def influential(p: Pretrain | Finetune) -> dict[str, Any]:
     """Parameters on which a run's results depend, as plain JSON values."""
@@ -36,6 +54,8 @@ def influential(p: Pretrain | Finetune) -> dict[str, Any]:
         del values["released"]
     else:
         del values["released"]["url"]
+    if values["view"].get("reduced"):  # the only behaviour of earlier versions
+        del values["view"]["reduced"]
     unused = _of_pretraining(p, values) if isinstance(p, Pretrain) else _of_finetuning(p, values)
     return {key: value for key, value in values.items() if key not in unused}
 

@@ -1,4 +1,4 @@
-"""Parameters of the model: encoder, backbone, targets, loss, teacher, masks (paper 3)."""
+"""Parameters of the model: encoder, backbone, targets, loss, teacher (paper 3)."""
 
 from typing import Annotated, Any, Literal
 
@@ -7,7 +7,20 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from d2v.params.base import BelowOne, Count, Fraction, Positive, Rate, Strict
 
 
-class PatchEncoder(Strict):
+class Entry(Strict):
+    """What all encoders have in common: how their features enter the first block."""
+
+    # what the student gets in place of hidden positions. replaced: a learned mask embedding or the
+    # mask token (paper 3.1). removed: nothing, its blocks see visible positions only, and a decoder
+    # predicts the hidden ones (data2vec 2.0); where all positions are needed, as in fine-tuning,
+    # hidden features are set to zero (encoder_zero_mask)
+    hidden: Literal["replaced", "removed"] = "replaced"
+    # learned tokens in front of the positions, without targets, initialised from N(0, 1);
+    # num_extra_tokens with init_extra_token_zero: false (data2vec 2.0)
+    extra_tokens: Count = 0
+
+
+class PatchEncoder(Entry):
     """Encoder of images as patches (paper 3.1; BEiT patch embedding)."""
 
     kind: Literal["vision"]
@@ -16,6 +29,10 @@ class PatchEncoder(Strict):
     channels: Positive = 3
     cls_token: bool = True  # class token: prepended, never masked, no target or prediction
     absolute_positions: bool = False  # learned position table; the released recipes have none
+    # fixed 2-D sine-cosine positions, added to the patches before any is hidden (MAE; data2vec 2.0)
+    fixed_positions: bool = False
+    # LayerNorm before the first block, after the extra tokens (data2vec 2.0: context_encoder.norm)
+    input_norm: bool = False
 
     @property
     def grid(self) -> int:
@@ -28,10 +45,12 @@ class PatchEncoder(Strict):
             raise ValueError(
                 f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
             )
+        if self.cls_token and self.extra_tokens:
+            raise ValueError("cls_token and extra_tokens exclude each other; set cls_token: false")
         return self
 
 
-class WaveEncoder(Strict):
+class WaveEncoder(Entry):
     """Encoder of 16 kHz waveforms as 50 Hz frames.
 
     Source: paper 4.2; wav2vec 2.0 front end, layer-norm variant.
@@ -46,8 +65,9 @@ class WaveEncoder(Strict):
     position_groups: Positive = 16  # groups of each position convolution; conv_pos_groups
     # when padding is set to zero. once: before the first position convolution only (fairseq,
     # Hugging Face), so that padding leaks back into the last frames. each: before every position
-    # convolution, so that the outputs of an example do not depend on its batch (transformers#25621)
-    position_padding: Literal["once", "each"] = "once"
+    # convolution, so that the outputs of an example do not depend on its batch
+    # (transformers#25621). never: the convolutions see the features of padded frames (data2vec 2.0)
+    position_padding: Literal["once", "each", "never"] = "once"
     dropout: BelowOne = 0.0  # dropout rate after positions and norm, before the first block
 
     def samples(self, frames: int) -> int:
@@ -57,7 +77,7 @@ class WaveEncoder(Strict):
         return frames
 
 
-class TokenEncoder(Strict):
+class TokenEncoder(Entry):
     """Encoder of sub-word tokens with learned positions (paper 4.3; RoBERTa embeddings)."""
 
     kind: Literal["text"]
@@ -69,6 +89,9 @@ class TokenEncoder(Strict):
     # input of the teacher. full: the whole text (paper 3.3). masked_only: only the masked tokens,
     # as in the released fairseq task (masked_lm with include_target_tokens; fairseq#4881)
     teacher_input: Literal["full", "masked_only"] = "full"
+    # a further LayerNorm before the first block, after the extra tokens; data2vec 2.0 has it if
+    # there are blocks before the shared ones (prenet_depth)
+    input_norm: bool = False
 
 
 Encoder = Annotated[PatchEncoder | WaveEncoder | TokenEncoder, Field(discriminator="kind")]
@@ -78,10 +101,12 @@ class PositionBias(Strict):
     """Additive attention bias: none, one 2-D table for all blocks (BEiT), or one table per block.
 
     A table per block is 2-D or 1-D. Released fine-tuned vision models on Hugging Face have a 2-D
-    table per block (use_relative_position_bias).
+    table per block (use_relative_position_bias). `alibi` is linear in the distance and shared by
+    all blocks; the fixed slope of each head is multiplied by a learned scale (data2vec 2.0, speech:
+    use_alibi_encoder, learned_alibi_scale, learned_alibi_scale_per_head).
     """
 
-    kind: Literal["none", "shared_2d", "per_layer_2d", "per_layer_1d"] = "none"
+    kind: Literal["none", "shared_2d", "per_layer_2d", "per_layer_1d", "alibi"] = "none"
     window: list[Positive] | None = None  # for *_2d: size of the grid in patches, [rows, columns]
     # for per_layer_1d: distance, in positions, to which larger distances are clipped
     max_distance: Positive | None = None
@@ -113,6 +138,10 @@ class Backbone(Strict):
 
     dim: Positive
     depth: Positive
+    # how many of the first blocks belong to the modality: they are never targets, and the teacher
+    # may share them (EMA.shared: prenet). data2vec 2.0: prenet_depth, whose `depth` counts only the
+    # blocks after them
+    prenet_depth: Count = 0
     heads: Positive
     ffn_dim: Positive
     norm_first: bool  # true: pre-norm blocks (vision); false: post-norm (speech and text Base)
@@ -137,6 +166,11 @@ class Backbone(Strict):
     def _divides(self) -> "Backbone":
         if self.dim % self.heads:
             raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
+        if self.prenet_depth >= self.depth:
+            raise ValueError(
+                f"prenet_depth {self.prenet_depth} must be less than depth {self.depth}, which"
+                " counts all blocks"
+            )
         if self.deep_norm and self.norm_first:
             raise ValueError("deep_norm applies only to post-norm blocks; set norm_first: false")
         return self
@@ -220,6 +254,16 @@ class Loss(Strict):
     # reduction over the channels of one position (not in the paper): sum / sqrt(dim) (loss_scale
     # null), sum (loss_scale 1), or mean (data2vec_vision)
     reduction: Literal["sum_sqrt_dim", "sum", "mean"]
+    # weight of the last extra token's loss, relative to the mean loss of a hidden position: its
+    # output predicts the mean target of all positions. In data2vec 2.0, it is cls_loss times the
+    # copies per GPU (.01 x 16 x 16 = 2.56 for Base), so it depends on the number of GPUs; here it
+    # depends on neither GPUs nor accumulation
+    class_weight: Annotated[float, Field(ge=0.0)] = 0.0
+
+
+SharedPart = Literal[
+    "features", "positions", "norm", "input_norm", "cls", "mask_embedding", "prenet"
+]
 
 
 class EMA(Strict):
@@ -237,45 +281,7 @@ class EMA(Strict):
     # modules of the encoder that the teacher shares with the student instead of averaging them
     # (paper 3.3: the feature encoder and the positional encoder are shared). Speech:
     # ema_layers_only, which shares positions, too; text: ema_transformer_layers_only;
-    # data2vec_vision averages all modules
-    shared: list[Literal["features", "positions", "norm", "cls", "mask_embedding"]] = Field(
-        default_factory=list
-    )
-
-
-class BlockMask(Strict):
-    """BEiT block-wise masks of a square grid of patches (paper 4.1)."""
-
-    kind: Literal["block"]
-    patches: Positive  # target number of masked patches; num_mask_patches
-    min_block: Positive = 16  # smallest block, in patches; min_mask_patches_per_block
-    # largest block, in patches; None: limited only by the number of patches left to mask
-    max_block: Positive | None = None
-    min_aspect: Rate = 0.3  # smallest aspect ratio of a block; the largest is its inverse
-
-
-class SpanMask(Strict):
-    """wav2vec 2.0 span masks (paper 4.2)."""
-
-    kind: Literal["span"]
-    prob: Fraction  # share of frames that would be masked if spans never overlapped; mask_prob
-    length: Positive  # frames per span; mask_length
-    min_spans: Count = 1  # smallest number of spans per example
-    # thin the masks of a batch so that all its rows have the same number of masked frames, the
-    # smallest of the batch; require_same_masks
-    equal_counts: bool = True
-
-
-class TokenMask(Strict):
-    """Masks of single tokens, as in BERT, or of spans of tokens (paper 4.3)."""
-
-    kind: Literal["token"]
-    prob: Fraction  # share of tokens that would be chosen if spans never overlapped
-    length: Positive = 1  # tokens per span; mask_multiple_length
-    # share of the chosen tokens that are replaced by a random token and have no target
-    random_prob: Fraction = 0.0
-    # share of the chosen tokens that stay unchanged and have no target (fairseq#4229)
-    keep_prob: Fraction = 0.0
-
-
-Mask = Annotated[BlockMask | SpanMask | TokenMask, Field(discriminator="kind")]
+    # data2vec_vision averages all modules. data2vec 2.0: features without ema_local_encoder;
+    # everything before the shared blocks with ema_encoder_only, including `prenet`, the first
+    # backbone.prenet_depth blocks and the scale of ALiBi; cls are the extra tokens
+    shared: list[SharedPart] = Field(default_factory=list)

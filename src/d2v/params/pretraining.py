@@ -1,13 +1,20 @@
 """Parameters of one self-supervised pre-training."""
 
+from itertools import chain
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from d2v.params import fitting
-from d2v.params.base import Count, Positive, Strict
+from d2v.params import fitting, removal
+from d2v.params.base import Positive, Seed, Strict
+from d2v.params.decoder import Decoder
 from d2v.params.faults import refuse
+<<<<<<< HEAD
 from d2v.params.model import EMA, Backbone, Encoder, Loss, Mask, Targets
+=======
+from d2v.params.masks import Mask
+from d2v.params.model import EMA, Backbone, Encoder, Loss, Target
+>>>>>>> main
 from d2v.params.released import Released
 from d2v.params.training import Collapse, Optimiser, Schedule, Train, View
 
@@ -17,7 +24,7 @@ class Pretrain(Strict):
 
     data: str  # name of the prepared data set
     split: str = "train"
-    seeds: list[Count] = Field(min_length=1)
+    seeds: list[Seed] = Field(min_length=1)
     # name of the pre-training whose student is the starting point; the teacher starts as a copy of
     # it, optimiser and schedules start anew (paper 5.1: the second 800 epochs of ViT-L)
     start_from: str | None = None
@@ -28,7 +35,17 @@ class Pretrain(Strict):
     # regression head on the student (paper 3.4): final_proj; text: head_layers 1 or 2;
     # data2vec_vision: lm_head; none: fairseq's vision model
     regression: Literal["linear", "mlp", "none"]
+<<<<<<< HEAD
     target: Targets
+=======
+    # predicts hidden positions from the visible ones, instead of `regression`; needs
+    # encoder.hidden: removed (data2vec 2.0)
+    decoder: Decoder | None = None
+    # differently masked copies of each example in a step, for which the teacher runs only once;
+    # clone_batch (data2vec 2.0)
+    copies: Positive = 1
+    target: Target
+>>>>>>> main
     loss: Loss
     mask: Mask
     ema: EMA
@@ -41,5 +58,5 @@ class Pretrain(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Pretrain":
-        refuse(fitting.pretraining(self))
+        refuse(chain(fitting.pretraining(self), removal.pretraining(self)))
         return self

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from d2v.params.base import BelowOne, Count, Fraction, Positive, Rate, Share, Strict
-from d2v.params.model import SpanMask
+from d2v.params.masks import SpanMask
 
 
 class AdamW(Strict):
@@ -17,8 +17,8 @@ class AdamW(Strict):
     weight_decay: Annotated[float, Field(ge=0.0)]
     # parameters to which weight decay applies. all: every parameter (fairseq); beit: all but 1-D
     # parameters, class token and positions, so also the mask embedding; matrices: no vectors of
-    # any shape and no embeddings
-    decay: Literal["all", "beit", "matrices"] = "all"
+    # any shape and no embeddings; dimensions: all but 1-D parameters (data2vec 2.0)
+    decay: Literal["all", "beit", "matrices", "dimensions"] = "all"
     clip: Rate | None = None  # maximum global gradient norm; None: no clipping
     # factor by which the learning rate falls from each block to the block before it; None: 1
     layer_decay: Share | None = None
@@ -207,6 +207,10 @@ class ImageAugment(Strict):
     # and changes tensors where Pillow does so with images, and values (0 to 255) differ by a few
     # units. Evaluation always decodes on the host
     decode: Literal["host", "device"] = "host"
+    # whether JPEG files at least twice as large as needed are decoded at a half, a quarter or an
+    # eighth of their size, also in evaluation. With false, they are decoded whole and then resized,
+    # as in the released code, more slowly
+    reduced: bool = True
     # length in pixels to which the shorter side is resized (bicubic) before the centre crop in
     # evaluation
     resize: Positive | None = None

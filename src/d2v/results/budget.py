@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
-from d2v.experiment import runs
+from d2v.data.summary import amount
 from d2v.jobs import plan
 from d2v.jobs.plan import Job, Speed
 from d2v.params import Experiment
@@ -14,9 +14,6 @@ TOTALS = ["total by the table that needs it", "FLOP", "GPU-hours", "CPU-hours"]
 
 def report(experiment: Experiment, jobs: Sequence[Job], speed: Speed) -> str:
     """Text report of the jobs, their totals, and the assumptions of the estimate."""
-    known = runs.by_id(experiment)
-    needed = [name for job in jobs for name in known[job.run].datasets]
-    sets = {name: plan.DISK_GB[name] for name in dict.fromkeys(needed) if name in plan.DISK_GB}
     shapes = _grouped(jobs, lambda job: "/".join(job.run.split("/")[:2]))
     tables = _grouped(jobs, lambda job: job.table) | {"all": list(jobs)}
     return "\n".join(
@@ -34,11 +31,25 @@ def report(experiment: Experiment, jobs: Sequence[Job], speed: Speed) -> str:
             "",
             *aligned([TOTALS, *(_total(name, group) for name, group in tables.items())]),
             "",
-            f"disk: prepared sets about {sum(sets.values()):,.0f} GB"
-            f" ({', '.join(f'{name} {size:g}' for name, size in sets.items())}),"
-            f" checkpoints {sum(job.disk_gb for job in jobs):,.0f} GB",
+            _disk(experiment, jobs),
         ]
     )
+
+
+def _disk(experiment: Experiment, jobs: Sequence[Job]) -> str:
+    """Line on disk space: sets that are prepared are measured, the others estimated."""
+    sets = plan.disk(experiment, jobs)
+    named: dict[bool, list[str]] = {True: [], False: []}
+    for name, (size, measured) in sets.items():
+        named[measured].append(f"{name} {amount(1e9 * size)}")
+    parts = [
+        f"{words}: {', '.join(named[measured])}"
+        for measured, words in ((True, "prepared"), (False, "estimated"))
+        if named[measured]
+    ]
+    total = amount(1e9 * sum(size for size, _ in sets.values()))
+    checkpoints = amount(1e9 * sum(job.disk_gb for job in jobs))
+    return f"disk: prepared sets {total} ({'; '.join(parts)}), checkpoints {checkpoints}"
 
 
 def _grouped(jobs: Iterable[Job], key: Callable[[Job], str]) -> dict[str, list[Job]]:

@@ -27,7 +27,12 @@ def _grid(grid: Grid) -> str:
     rule = ["---"] * len(words) + ["---:"] * len(grid.heads)
     mixed = any(row.kind == "reported" for row in grid.rows)
     rows = [header, rule, *(_row(row, grid, mixed) for row in grid.rows)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join(f"| {' | '.join(map(_escaped, row))} |" for row in rows)
+
+
+def _escaped(cell: str) -> str:
+    """A cell's text in one line, whose bars do not end the cell."""
+    return " ".join(cell.split()).replace("|", "\\|")
 
 
 def _row(row: Row, grid: Grid, mixed: bool) -> list[str]:

@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from d2v.model.data2vec import Average
+from d2v.model.decoder import Decoder
 from d2v.model.encoders import Encoder
 from d2v.model.encoders.speech import FrontEnd
 from d2v.model.transformer import Block
 
-PARTS = (Encoder, FrontEnd, Block, Average)
+PARTS = (Encoder, FrontEnd, Block, Average, Decoder)
 LIMIT = 64  # compilations per function; PyTorch's default, 8, is too low for all kinds of parts
 
 

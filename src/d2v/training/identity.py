@@ -5,6 +5,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from d2v.params import influence
+
 # where and in which portions a run is computed: a run can be resumed with other values of these
 PORTIONS = {
     "micro_batch",
@@ -26,6 +28,7 @@ LATER = {
     "eps_before_correction": False,
     "warmup_reaches_peak": False,
     "xavier": False,
+    **influence.LATER,
 }
 
 

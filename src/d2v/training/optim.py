@@ -75,6 +75,8 @@ def _is_decayed(entry: Named, decay: str, embeddings: set[int]) -> bool:
     name = entry.name.split(".")[-1]
     if decay == "beit":  # optim_factory.py; the mask embedding (1, 1, D) is decayed
         return entry.parameter.ndim > 1 and name not in ("bias", "cls", "positions")
+    if decay == "dimensions":  # data2vec 2.0: extra tokens (1, P, D) are decayed
+        return entry.parameter.ndim > 1
     if decay == "matrices":
         vector = entry.parameter.squeeze().ndim <= 1
         return not (vector or id(entry.parameter) in embeddings or name == "positions")

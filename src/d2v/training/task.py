@@ -97,7 +97,15 @@ class Pretraining(Task):
         The moments are those of the targets, the predictions and the student's last outputs.
         """
         out = self.model(batch)
+<<<<<<< HEAD
         prediction, target = out.prediction.float(), out.target
+=======
+        loss = regression_loss(out.prediction.float(), out.target, self.loss)
+        if out.class_prediction is not None and out.class_target is not None:
+            loss = loss + class_token_loss(
+                out.class_prediction.float(), out.class_target, batch["mask"].sum(1), self.loss
+            )
+>>>>>>> main
         with torch.no_grad():
             found = {"prediction": moments(prediction), "encoder": moments(out.encoder_output)}
             if self.classes:
@@ -236,8 +244,26 @@ def regression_loss(prediction: Tensor, target: Tensor, p: params.Loss) -> Tenso
         loss = F.mse_loss(prediction, target, reduction="sum")
     else:
         loss = F.smooth_l1_loss(prediction, target, reduction="sum", beta=p.beta)
-    channels = prediction.shape[-1]
-    return loss * {"sum": 1.0, "sum_sqrt_dim": channels**-0.5, "mean": 1 / channels}[p.reduction]
+    return loss * channel_scale(prediction, p)
+
+
+def class_token_loss(prediction: Tensor, target: Tensor, hidden: Tensor, p: params.Loss) -> Tensor:
+    """Summed loss of R extra tokens, (R, D) each, of rows with `hidden` (R,) masked positions.
+
+    Each token counts as much as p.class_weight times all masked positions of its row. The quotient
+    of summed losses and counts thus depends on neither micro-batches nor processes (params.Loss).
+    """
+    if p.beta == 0:
+        loss = (prediction - target).square()
+    else:
+        loss = F.smooth_l1_loss(prediction, target, reduction="none", beta=p.beta)
+    return p.class_weight * channel_scale(loss, p) * (loss.sum(1) * hidden).sum()
+
+
+def channel_scale(x: Tensor, p: params.Loss) -> float:
+    """Factor that turns a sum over the channels (..., D) into the reduction that `p` asks for."""
+    channels: int = x.shape[-1]
+    return {"sum": 1.0, "sum_sqrt_dim": channels**-0.5, "mean": 1 / channels}[p.reduction]
 
 
 def class_loss(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:

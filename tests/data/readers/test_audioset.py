@@ -30,6 +30,32 @@ def test_clips_get_the_numbers_of_their_classes(audio, tmp_path):
     assert np.array_equal(decode(shards.payload(0), "abc"), whole)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "abc",
+        "Yabc",
+        "abc_30",
+        "Yabc_30",
+        "abc_30.000",
+        "abc_30000",
+        "Yabc_30000_40000",
+        "abc_30_40",
+    ],
+)
+def test_clips_have_the_names_that_downloaders_give(audio, tmp_path, name):
+    (audio / "clips" / "0" / "abc.wav").rename(audio / "clips" / "0" / f"{name}.wav")
+    run("audioset", audio, "-o", tmp_path / "set", "--workers", 1)
+    assert read_meta(tmp_path / "set")["splits"]["balanced"]["missing"] == 0
+    assert list(Shards(tmp_path / "set" / "balanced").texts("id")) == ["abc", "-de"]
+
+
+def test_a_clip_of_another_time_is_not_taken(audio, tmp_path):
+    (audio / "clips" / "0" / "abc.wav").rename(audio / "clips" / "0" / "abc_20_30.wav")
+    run("audioset", audio, "-o", tmp_path / "set", "--most-missing", 0.5, "--workers", 1)
+    assert read_meta(tmp_path / "set")["splits"]["balanced"]["missing"] == 1
+
+
 def test_missing_clips_are_counted_and_too_many_refused(audio, tmp_path, capsys):
     (audio / "clips" / "1" / "jkl.flac").unlink()
     fails(
@@ -115,7 +141,7 @@ def test_damaged_clips_are_named(audio, tmp_path, name):
         run("audioset", audio, "-o", tmp_path / "set", "--workers", 1)
         assert Shards(tmp_path / "set" / "balanced").numbers("samples")[0] == 3200
     path.write_bytes(b"")
-    fails(f"{name}: corrupt audio", tmp_path / "again", "audioset", audio, "--workers", 1)
+    fails(f"{name}: an empty file", tmp_path / "again", "audioset", audio, "--workers", 1)
 
 
 def test_endless_cells_are_told_in_a_short_sentence(audio, tmp_path):

@@ -1,5 +1,6 @@
 """Faults planted in official layouts: each is named in one sentence, and nothing is left behind."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from PIL import Image
 from preparing import run
 from small_sets import corpus_folder, glue_folder, image_tree, speech_tree, write_lines
 
-from d2v.data.shards import write_meta
+from d2v.data.shards import read_meta, write_meta
 from d2v.util.errors import UserError
 
 Plant = Callable[[Path], object]
@@ -25,6 +26,7 @@ def expect_fault(tmp_path: Path, message: str, *command: object) -> None:
     with pytest.raises(UserError, match=message) as caught:
         run(*command, "-o", out)
     assert "\n" not in str(caught.value)
+    assert not re.search(r"\b0x[0-9a-f]+|object at", str(caught.value))
     assert [p.name for p in out.parent.iterdir()] == ["set"]
     assert [p.name for p in out.iterdir()] == ["meta.json"]
     assert (out / "meta.json").read_bytes() == before
@@ -83,7 +85,11 @@ IMAGE = "train/n02/n02_train1.JPEG"
 IMAGE_FAULTS: dict[str, tuple[Plant, str]] = {
     "truncated": (cut(IMAGE), rf"{IMAGE}: corrupt image .*[Tt]runcated"),
     "no image": (lambda r: (r / IMAGE).write_text("<html>"), rf"{IMAGE}: not a readable image"),
-    "no bytes": (cut(IMAGE, 0), rf"{IMAGE}: not a readable image"),
+    "no bytes": (cut(IMAGE, 0), rf"{IMAGE}: an empty file"),
+    "too large": (
+        lambda r: Image.new("1", (40_000, 10_000)).save(r / "train/n02/big.png"),
+        r"train/n02/big\.png: 400,000,000 pixels, more than Pillow opens \(178,956,970\); make",
+    ),
     "stray file": (lambda r: write_lines(r / "train/n01/x.csv"), r"x\.csv: not an image file"),
     "same name": (
         lambda r: (r / "train/n02/n02_train1.png").write_bytes((r / IMAGE).read_bytes()),
@@ -138,12 +144,12 @@ SPEECH_FAULTS: dict[str, tuple[Plant, str]] = {
     "truncated": (cut(FLAC), rf"{FLAC}: corrupt audio"),
     "bytes changed": (flip(FLAC), rf"{FLAC}: corrupt audio"),
     "no audio": (lambda r: (r / FLAC).write_text("<html>"), rf"{FLAC}: corrupt audio"),
-    "no bytes": (cut(FLAC, 0), rf"{FLAC}: corrupt audio"),
+    "no bytes": (cut(FLAC, 0), rf"{FLAC}: an empty file"),
     "wrong rate": (resample(8000), rf"{FLAC}: 8000 Hz, 1 channel\(s\); 16000 Hz"),
     "stereo": (resample(16_000, 2), rf"{FLAC}: 16000 Hz, 2 channel"),
     "no samples": (
         lambda r: soundfile.write(r / FLAC, np.zeros(0, np.int16), 16_000),
-        rf"{FLAC}: (contains no samples|corrupt audio)",
+        rf"{FLAC}: (contains no samples|an empty file)",
     ),
     "no transcripts": (remove(TRANS), rf"{TRANS}: missing; .* 3 FLAC"),
     "audio without transcript": (
@@ -178,6 +184,15 @@ def test_faults_in_speech_trees_are_named(tmp_path: Path, fault: str) -> None:
     source = speech_tree(tmp_path / "LibriSpeech")
     plant(source)
     expect_fault(tmp_path, message, "librispeech", source)
+
+
+def test_blank_lines_of_transcripts_are_no_fault(tmp_path: Path) -> None:
+    source = speech_tree(tmp_path / "LibriSpeech")
+    run("librispeech", source, "-o", tmp_path / "a", "--workers", 1)
+    path = source / TRANS
+    path.write_text("\n" + path.read_text().replace("\n", "\n  \n"))
+    run("librispeech", source, "-o", tmp_path / "b", "--workers", 1)
+    assert read_meta(tmp_path / "a")["sha256"] == read_meta(tmp_path / "b")["sha256"]
 
 
 @pytest.mark.parametrize("fault", ["stereo", "wrong rate", "no samples", "truncated"])

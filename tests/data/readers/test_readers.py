@@ -220,3 +220,55 @@ def test_preparing_again_gives_the_same_bytes(tmp_path: Path, tokenizer: Path) -
     for name in ("images", "speech", "lm", "tokenizer", "corpus", "rte"):
         one, two = tmp_path / "one" / name, tmp_path / "two" / name
         assert hash_of(one) == hash_of(two) == read_meta(one)["sha256"], name
+
+
+def test_files_of_more_than_16_bits_are_told_and_counted(tmp_path, capsys):
+    source = speech_tree(tmp_path / "s", ("train",))
+    path = source / "train" / "1" / "7" / "1-7-0001.flac"
+    wave, rate = soundfile.read(path, dtype="int32")
+    soundfile.write(path, wave + 300, rate, subtype="PCM_24")
+    run("librispeech", source, "-o", tmp_path / "set", "--workers", 1)
+    assert "1 of 3 files have more than 16 bits per sample" in capsys.readouterr().err
+    assert read_meta(tmp_path / "set")["splits"]["train"]["rounded_to_16_bits"] == 1
+
+
+def test_a_file_called_validation_is_dev(tmp_path, small_prepared):
+    source = glue_folder(tmp_path / "RTE", "RTE")
+    tokenizer = ("--tokenizer", small_prepared / "tokenizer", "--workers", 1)
+    run("glue", "RTE", source, "-o", tmp_path / "a", *tokenizer)
+    (source / "dev.tsv").rename(source / "validation.tsv")
+    run("glue", "RTE", source, "-o", tmp_path / "b", *tokenizer)
+    assert read_meta(tmp_path / "a")["sha256"] == read_meta(tmp_path / "b")["sha256"]
+    assert "dev" in read_meta(tmp_path / "b")["splits"]
+
+
+def test_contents_in_two_splits_are_told_as_a_leak_and_repeats_counted(tmp_path, capsys):
+    source = image_tree(tmp_path / "tree")
+    run("imagefolder", source, "-o", tmp_path / "clean", "--workers", 1)
+    assert "leak" not in capsys.readouterr().err
+    clean = read_meta(tmp_path / "clean")["splits"]
+    train, dev = source / "train" / "n01", source / "dev" / "n02"
+    (dev / "n02_dev1.JPEG").write_bytes((train / "n01_train2.JPEG").read_bytes())
+    for copy in ("a", "b"):
+        (train / f"{copy}.JPEG").write_bytes((train / "n01_train0.JPEG").read_bytes())
+    run("imagefolder", source, "-o", tmp_path / "set", "--workers", 1)
+    said = capsys.readouterr()
+    leak = "a leak: 1 of 6 examples of dev are also in train, such as n02/n02_dev1"
+    assert f"{source}: {leak}" in said.err
+    assert "  dev: 6 examples (1 also in train)" in said.out
+    assert "  train: 8 examples (2 with the content of another one)" in said.out
+    splits = read_meta(tmp_path / "set")["splits"]
+    assert splits["train"] == {"examples": 8, "duplicates": 2}
+    assert splits["dev"] == clean["dev"] | {"also_in": {"train": 1}}
+
+
+def test_two_processes_find_the_same_leaks_as_one(tmp_path):
+    source = speech_tree(tmp_path / "s", each=6)
+    for name in ("0002", "0005"):
+        wave = (source / "train" / "2" / "7" / f"2-7-{name}.flac").read_bytes()
+        (source / "dev" / "1" / "7" / f"1-7-{name}.flac").write_bytes(wave)
+    for workers in (1, 2):
+        run("librispeech", source, "-o", tmp_path / f"{workers}", "--workers", workers)
+    one, two = (read_meta(tmp_path / n)["splits"] for n in ("1", "2"))
+    assert one == two
+    assert one["dev"]["also_in"] == {"train": 2}

@@ -211,7 +211,23 @@ def test_faults_of_libri_light_are_named(light, tmp_path):
 
 # --- language model -----------------------------------------------------------------------------
 
-ARPA = "\n\\data\\\nngram 1=2\n\n\\1-grams:\n-1\t<s>\n-1\tHELLO\n\n\\end\\\n"
+ARPA = """\\data\\
+ngram 1=4
+ngram 2=3
+
+\\1-grams:
+-1.2\t<unk>\t0
+-99\t<s>\t-0.3
+-0.4\t</s>\t0
+-0.4\tHELLO\t-0.3
+
+\\2-grams:
+-0.3\t<s> HELLO
+-0.3\tHELLO HELLO
+-0.3\tHELLO </s>
+
+\\end\\
+"""
 
 
 def test_the_official_language_model_is_unpacked_and_its_words_spelt(tmp_path):
@@ -225,6 +241,36 @@ def test_the_official_language_model_is_unpacked_and_its_words_spelt(tmp_path):
     rows = (tmp_path / "set" / "lexicon.txt").read_text().splitlines()
     assert rows == ["HELLO\tH E L L O |", "IT'S\tI T ' S |"]
     assert read_meta(tmp_path / "set")["words_left_out"] == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("\n\\end\\\n", "", "not a language model"),
+        ("ngram 2=3", "ngram 2=4", "not a language model"),
+        ("-0.3\tHELLO HELLO\n", "", "not a language model"),
+        ("-0.3\t<s> HELLO\n", "0.3\t<s> HELLO\n", "not a language model"),
+        ("HELLO", "hello", "knows none of the lexicon's 1 words"),
+    ],
+)
+def test_a_language_model_that_decoding_cannot_open_is_refused(tmp_path, old, new, said):
+    source = tmp_path / "lm"
+    source.mkdir()
+    assert old in ARPA
+    (source / "4-gram.arpa").write_text(ARPA.replace(old, new))
+    (source / "librispeech-vocab.txt").write_text("HELLO\n")
+    fails(rf"lm/4-gram\.arpa: .*{said}", tmp_path / "set", "official-lm", source)
+
+
+def test_a_language_model_without_unk_is_told(tmp_path, capsys):
+    source = tmp_path / "lm"
+    source.mkdir()
+    without = ARPA.replace("-1.2\t<unk>\t0\n", "").replace("ngram 1=4", "ngram 1=3")
+    (source / "4-gram.arpa").write_text(without)
+    (source / "librispeech-vocab.txt").write_text("HELLO\nTHERE\n")
+    run("official-lm", source, "-o", tmp_path / "set")
+    said = "lists no <unk>, so decoding never writes the lexicon's 1 words that it does not know"
+    assert said in capsys.readouterr().err
 
 
 def test_faults_of_the_language_model_are_named(tmp_path):

@@ -2,7 +2,10 @@
 
     SRC/class_labels_indices.csv                                number, id and name of each class
     SRC/{balanced_train,unbalanced_train,eval}_segments.csv     YTID, start, end, "id,id,..."
-    SRC/clips/**/YTID.flac or .wav                              or named YYTID or YTID_START
+    SRC/clips/**/YTID.flac or .wav
+
+A clip may also be named YYTID, and either name may end in _START or _START_END, in seconds (30 or
+30.000) or milliseconds (30000).
 
 Clips disappear from the web, so missing clips are counted and reported rather than rejected.
 """
@@ -19,8 +22,9 @@ import numpy as np
 import soundfile
 
 from d2v.data.layout import lines
+from d2v.data.readers.depth import note_rounded, rounded
 from d2v.data.shards import write_meta, written_whole
-from d2v.data.sound import RATE, check_finite, check_length, decode, level_columns
+from d2v.data.sound import RATE, check_finite, check_length, decode, level_columns, reason
 from d2v.data.walk import walk, warn_unused
 from d2v.data.writing import Columns, Example, write_split
 from d2v.util.errors import UserError, quoted
@@ -31,6 +35,7 @@ SPLITS = {
     "eval": "eval_segments.csv",
 }
 CLASSES = "class_labels_indices.csv"
+Segment = tuple[str, str, str, str]  # YTID, start and end as in the list, numbers of classes
 Clip = tuple[Path, str, str]  # file, id, numbers of its classes
 FLOATS = ("FLOAT", "DOUBLE")  # subtypes of WAV files whose samples are from -1 to 1
 
@@ -65,8 +70,8 @@ def prepare_audioset(
     }
     splits: dict[str, dict[str, int]] = {}
     found = {
-        split: [(name, _find(files, name, start), labels) for name, start, labels in segments]
-        for split, segments in lists.items()
+        split: [(name, _find(files, name, start, end), labels) for name, start, end, labels in rows]
+        for split, rows in lists.items()
     }
     used = {path for clips in found.values() for _, path, _ in clips}
     warn_unused(folder, set(files.values()) - used, "in none of the lists")
@@ -79,7 +84,7 @@ def prepare_audioset(
             most = 1.0 if partial else most_missing
             if not _judge(source / SPLITS[split], missing, len(segments), most, partial):
                 continue
-            shards, _ = write_split(
+            shards, counts = write_split(
                 temporary / split,
                 clips,
                 _example,
@@ -89,6 +94,7 @@ def prepare_audioset(
             )
             samples = int(shards.numbers("samples").sum())
             splits[split] = {"examples": len(shards), "samples": samples, "missing": missing}
+            splits[split] |= note_rounded(source / SPLITS[split], counts, len(clips))
         if not splits:
             raise UserError(f"{folder}: contains no clip of any list in {source}")
         write_meta(
@@ -106,10 +112,11 @@ def prepare_audioset(
 def _example(clip: Clip) -> Iterator[Example]:
     path, name, labels = clip
     payload = path.read_bytes()
+    counts = rounded(payload, path)
     if path.suffix == ".wav":
         payload = _as_flac(payload, path)
     columns: Columns = {"id": name, "labels": labels}
-    yield Example(payload, columns | level_columns(decode(payload, path)))
+    yield Example(payload, columns | level_columns(decode(payload, path)), counts)
 
 
 def _as_flac(payload: bytes, path: Path) -> bytes:
@@ -120,7 +127,7 @@ def _as_flac(payload: bytes, path: Path) -> bytes:
             rate, floats = file.samplerate, file.subtype in FLOATS
             wave = file.read(dtype="float64" if floats else "int16")
     except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise UserError(f"{path}: corrupt audio ({error}); replace or remove it") from None
+        raise UserError(f"{path}: corrupt audio ({reason(error)}); replace it") from None
     if floats:  # if read as integers, samples from -1 to 1 would all be 0
         check_finite(wave, path)
         wave = np.clip(np.rint(wave * 2**15), -(2**15), 2**15 - 1).astype(np.int16)
@@ -162,9 +169,9 @@ def _classes(path: Path) -> tuple[list[str], dict[str, str]]:
     return names, numbers
 
 
-def _segments(path: Path, numbers: dict[str, str]) -> list[tuple[str, str, str]]:
-    """Return the clip name, the start in seconds and the class numbers of each line."""
-    found: dict[str, tuple[str, str, str]] = {}
+def _segments(path: Path, numbers: dict[str, str]) -> list[Segment]:
+    """Return the clip name, the start and end in seconds and the class numbers of each line."""
+    found: dict[str, Segment] = {}
     declared = None
     for number, line in lines(path):
         if line.startswith("#") and (told := re.search(r"num_segs=(\d+)", line)):
@@ -180,7 +187,7 @@ def _segments(path: Path, numbers: dict[str, str]) -> list[tuple[str, str, str]]
         if row[0] in found:
             raise UserError(f"{path}:{number}: {row[0][:60]} is listed twice")
         labels = ",".join(map(str, sorted({int(numbers[i]) for i in ids})))
-        found[row[0]] = row[0], row[1].removesuffix(".000"), labels
+        found[row[0]] = row[0], row[1], row[2], labels
     if not found:
         raise UserError(f"{path}: contains no segments")
     if declared is not None and declared != len(found):
@@ -199,8 +206,22 @@ def _cells(line: str) -> list[str]:
         return []
 
 
-def _find(files: dict[str, str], name: str, start: str) -> str | None:
-    return next((files[n] for n in (name, f"Y{name}", f"{name}_{start}") if n in files), None)
+def _find(files: dict[str, str], name: str, start: str, end: str) -> str | None:
+    """Return the file of a segment under any of the names that downloaders give."""
+    firsts, lasts = _spellings(start), _spellings(end)
+    ends = ["", *(f"_{a}" for a in firsts)]
+    ends += [f"_{a}_{b}" for a, b in zip(firsts, lasts, strict=True)]
+    names = (f"{prefix}{name}{end}" for end in ends for prefix in ("", "Y"))
+    return next((files[n] for n in names if n in files), None)
+
+
+def _spellings(seconds: str) -> tuple[str, str, str]:
+    """The spellings of a time of the list (30.000) in names: 30, 30.000 and 30000."""
+    whole, _, part = seconds.partition(".")
+    thousandths = f"{part:0<3}"[:3]
+    short = whole if not part.strip("0") else f"{whole}.{part}"
+    milliseconds = f"{whole}{thousandths}".lstrip("0") or "0"
+    return short, f"{whole}.{thousandths}", milliseconds
 
 
 def _judge(path: Path, missing: int, total: int, most: float, partial: bool) -> bool:

@@ -88,7 +88,7 @@ def find_splits(source: Path, task: GlueTask) -> list[SplitFile]:
     Raises UserError if there are none, for a link whose target does not exist, or as opening the
     files does.
     """
-    paths = {split: source / f"{split}.tsv" for split in task.splits}
+    paths = {split: _path(source, split) for split in task.splits}
     found = {split: path for split, path in paths.items() if path.exists()}
     released: list[SplitFile] = []
     if task.dataset == "mrpc" and "train" not in found and (source / MSR_TRAIN).exists():
@@ -104,6 +104,13 @@ def find_splits(source: Path, task: GlueTask) -> list[SplitFile]:
     if not files:
         raise UserError(f"{source}: contains none of {', '.join(p.name for p in paths.values())}")
     return files
+
+
+def _path(source: Path, split: str) -> Path:
+    """Return the file of a split; dev may be called validation, as Hugging Face does."""
+    official = source / f"{split}.tsv"
+    other = source / f"{split.replace('dev', 'validation')}.tsv"
+    return other if other.exists() and not official.exists() else official
 
 
 def _cut_mrpc(source: Path, task: GlueTask) -> list[SplitFile]:

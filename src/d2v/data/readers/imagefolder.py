@@ -1,6 +1,7 @@
 """ImageFolder trees (ImageNet's layout) to shards: SPLIT/CLASS/NAME.JPEG, and lists/*.txt."""
 
 import io
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -124,7 +125,7 @@ def picture(
 
     Raises UserError with the name if the file is broken.
     """
-    with _faults_of(name), Image.open(io.BytesIO(payload)) as image:
+    with _faults_of(name, payload), Image.open(io.BytesIO(payload)) as image:
         if by > 1:  # formats other than JPEG ignore this
             image.draft(None, (image.width // by, image.height // by))
         return as_rgb(image, upright=upright)
@@ -132,7 +133,7 @@ def picture(
 
 def _unread(payload: bytes, name: Path | str) -> Image.Image:
     """Open an image file without decoding it, checking only its header and its last bytes."""
-    with _faults_of(name), Image.open(io.BytesIO(payload)) as image:
+    with _faults_of(name, payload), Image.open(io.BytesIO(payload)) as image:
         if ENDS.get(image.format or "", b"") not in payload[-LAST:]:
             raise OSError("its end is missing")
         check_mode(image)
@@ -140,12 +141,20 @@ def _unread(payload: bytes, name: Path | str) -> Image.Image:
 
 
 @contextmanager
-def _faults_of(name: Path | str) -> Iterator[None]:
+def _faults_of(name: Path | str, payload: bytes | memoryview) -> Iterator[None]:
+    if not len(payload):
+        raise UserError(f"{name}: an empty file; replace or remove it")
     try:
         yield
     except UnidentifiedImageError:
         raise UserError(f"{name}: not a readable image; replace or remove it") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        pixels = re.search(r"\d+", str(error))
+        raise UserError(
+            f"{name}: {int(pixels[0]) if pixels else 'too many':,} pixels, more than Pillow opens"
+            f" ({2 * (Image.MAX_IMAGE_PIXELS or 0):,}); make the picture smaller"
+        ) from None
+    except (OSError, SyntaxError, ValueError) as error:
         raise UserError(f"{name}: corrupt image ({error}); replace or remove it") from None
 
 

@@ -6,13 +6,13 @@ SRC/librispeech-lexicon.txt or librispeech-vocab.txt    the words
 
 import gzip
 import shutil
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 from d2v.data.layout import lines
 from d2v.data.letters import ALPHABET, LETTERS, spell
-from d2v.data.ngram import report_known, unigrams
 from d2v.data.shards import write_meta, written_whole
 from d2v.util.errors import UserError
 
@@ -22,16 +22,17 @@ WORDS = ("librispeech-lexicon.txt", "librispeech-vocab.txt")
 
 
 def prepare_official_lm(
-    source: Path, out: Path, opened: Callable[[Path], object] | None = None
+    source: Path, out: Path, opened: Callable[[Path], object], *, binary: bool = True
 ) -> None:
     """Write lm.arpa or lm.bin, lexicon.txt (one word and its letters per line) and tokens.txt.
 
     Words with letters other than A to Z and ' are dropped, because no model here can spell them.
 
-    `opened` opens a KenLM binary to check that it can be read.
+    `opened` opens the prepared folder as decoding will, so that a truncated list, a wrong count or
+    a missing end is found now; it reads KenLM binaries only if `binary`.
 
     Raises UserError naming the file if there is no model or no word list, if a file has another
-    format, or if an archive is truncated.
+    format, if an archive is truncated, or if `opened` does.
     """
     model, words = _one_of(source, MODELS), _one_of(source, WORDS)
     with written_whole(out) as temporary:
@@ -41,10 +42,12 @@ def prepare_official_lm(
         (temporary / "tokens.txt").write_text("".join(f"{x}\n" for x in LETTERS))
         name = "lm.bin" if model.suffix == ".bin" else "lm.arpa"
         _copy(model, temporary / name)
-        if name == "lm.arpa":
-            report_known(model, unigrams(temporary / name), kept)
-        elif opened is not None:
-            opened(temporary)  # reports the known words, or rejects the file
+        if name == "lm.arpa" or binary:
+            print(f"{model}: opening it as decoding will", file=sys.stderr, flush=True)
+            try:
+                opened(temporary)  # reports the known words, or rejects the file
+            except UserError as error:
+                raise UserError(str(error).replace(str(temporary / name), str(model))) from None
         write_meta(
             temporary,
             dataset=out.name,

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
+from d2v.data.readers.depth import note_rounded, rounded
 from d2v.data.readers.official import LIBRILIGHT_HOURS, check_hours
 from d2v.data.shards import write_meta, written_whole
 from d2v.data.sound import FLAC, PCM, RATE, as_pcm, decode, level_columns
@@ -85,12 +86,14 @@ def prepare_librilight(
         hours = _hours(found, counts)
         entries = {"complete": check_hours(hours, allow_partial)} if official else {}
         samples = int(shards.numbers("samples").sum())
+        split = {"examples": len(shards), "samples": samples}
+        split |= note_rounded(source, counts, len(found))
         write_meta(
             temporary,
             dataset=out.name,
             kind="librispeech",
             source=source.as_posix(),
-            splits={SPLIT: {"examples": len(shards), "samples": samples}},
+            splits={SPLIT: split},
             rate=RATE,
             encoding=PCM if pcm else FLAC,
             seconds=seconds,
@@ -144,8 +147,10 @@ def _files(folder: Path) -> list[Path]:
 def _pieces(seconds: float, pcm: bool, recording: Recording) -> Iterator[Example]:
     """Yield the pieces of one file; the first has the file's samples by subset as its counts."""
     path, voice, name, speaker, subset = recording
-    wave = decode(path.read_bytes(), path)
-    counts = np.array([len(wave) if subset == known else 0 for known in SUBSETS], np.int64)
+    payload = path.read_bytes()
+    wave = decode(payload, path)
+    lengths = [len(wave) if subset == known else 0 for known in SUBSETS]
+    counts = np.concatenate([np.array(lengths, np.int64), rounded(payload, path)])
     if voice is None and len(wave) > seconds * RATE:
         raise UserError(f"{path}: too long, and no {path.stem}.json says where to cut it")
     spans = _voiced(voice, len(wave)) if voice else [(0, len(wave))]
@@ -203,6 +208,6 @@ def _hours(found: list[Recording], counts: npt.NDArray[np.int64] | None) -> Mapp
         return {}
     return {
         subset: round(int(count) / RATE / 3600, 3)
-        for subset, count in zip(SUBSETS, counts, strict=True)
+        for subset, count in zip(SUBSETS, counts[: len(SUBSETS)], strict=True)
         if subset in there
     }

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from d2v.data.layout import copy_lists, lines, split_folders, subfolders, visible_files
 from d2v.data.letters import ALPHABET, LETTERS, frames_needed, spell
+from d2v.data.readers.depth import note_rounded, rounded
 from d2v.data.readers.limited import write_limited
 from d2v.data.readers.official import check_counts
 from d2v.data.shards import Shards, write_meta, written_whole
@@ -68,6 +69,7 @@ def prepare_librispeech(
             )
             samples = int(written.shards.numbers("samples").sum())
             splits_meta[folder.name] = {"examples": len(transcripts), "samples": samples}
+            splits_meta[folder.name] |= note_rounded(folder, written.counts, len(transcripts))
             if short := _warn_of_short(folder, written.shards):
                 splits_meta[folder.name]["unaligned"] = short
         copy_lists(source, temporary, ids)
@@ -91,6 +93,7 @@ def prepare_librispeech(
 def _example(headers: bool, pcm: bool, item: tuple[Path, str]) -> Iterator[Example]:
     path, text = item
     payload = path.read_bytes()
+    counts = rounded(payload, path)
     columns: Columns = {"id": path.stem, "text": text, "speaker": path.parts[-3]}
     if headers:
         with opened(payload, path) as file:
@@ -99,7 +102,7 @@ def _example(headers: bool, pcm: bool, item: tuple[Path, str]) -> Iterator[Examp
         wave = decode(payload, path)
         columns |= level_columns(wave)
         payload = as_pcm(wave) if pcm else payload
-    yield Example(payload, columns)
+    yield Example(payload, columns, counts)
 
 
 def _warn_of_short(folder: Path, shards: Shards) -> int:
@@ -191,6 +194,8 @@ def _chapter(chapter: Path) -> Iterator[tuple[Path, str]]:
         raise UserError(f"{path}: missing; {chapter} has {len(files)} FLAC file(s)")
     texts: dict[str, str] = {}
     for number, line in lines(path):
+        if not line.strip():
+            continue
         name, _, text = line.partition(" ")
         where, shown = f"{path}:{number}", name[:60]
         if not name.startswith(prefix + "-"):

@@ -2,10 +2,16 @@
 
 from typing import Literal
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+<<<<<<< HEAD
 from d2v import params
 from d2v.model.kernels.linear import Linear
+=======
+from d2v.model.visible import gathered, gathered_flags
+>>>>>>> main
 from d2v.util.errors import UserError
 
 Batch = dict[str, Tensor]
@@ -26,13 +32,15 @@ class InputTargets(nn.Module):
 class Encoder(nn.Module):
     """Map the input to (B, T, D) in three steps; padding (B, T) is True at padded positions.
 
-    The sub-modules `features`, `positions`, `norm` and the parameters `cls`, `mask_embedding` carry
-    the names by which params.EMA.shared says what the teacher shares instead of averaging.
+    The sub-modules `features`, `positions`, `norm`, `input_norm` and the parameters `cls`,
+    `mask_embedding` carry the names by which params.EMA.shared says what the teacher shares instead
+    of averaging.
     """
 
     prefix = 0  # leading positions without a target
     dim: int  # D
     features: nn.Module
+    cls: nn.Parameter | None  # the leading positions (1, P, D)
 
     def local_features(self, batch: Batch) -> Features:
         """Unmasked features (B, T, D) and padding (B, T) or None."""
@@ -50,6 +58,7 @@ class Encoder(nn.Module):
             )
         self.features.requires_grad_(not which)
 
+<<<<<<< HEAD
     def input_targets(self, p: params.InputTarget) -> InputTargets:
         """The targets `p` of this encoder's input; params.fitting refuses those of others."""
         raise NotImplementedError
@@ -65,4 +74,45 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor, padding: Tensor | None) -> Features:
         """Input of the first block (B, prefix + T, D), and padding."""
+=======
+    def forward(self, x: Tensor, padding: Tensor | None, visible: Tensor | None = None) -> Features:
+        """Input of the first block (B, prefix + T, D), and padding; with `visible`, of `seen`."""
+        if visible is not None:
+            return self.seen(x, padding, visible)
+        return self.enter(*self.placed(x, padding))
+
+    def placed(self, x: Tensor, padding: Tensor | None) -> Features:
+        """Features with positions (B, T, D), before anything is put in front, and padding."""
+>>>>>>> main
         raise NotImplementedError
+
+    def enter(self, x: Tensor, padding: Tensor | None) -> Features:
+        """Put extra tokens in front of `x` (B, T, D) and normalise: (B, prefix + T, D)."""
+        return with_tokens(self.cls, x, padding)
+
+    def seen(self, x: Tensor, padding: Tensor | None, visible: Tensor) -> Features:
+        """Input of the first block (R, prefix + V, D) at the positions `visible` (R, V) only.
+
+        `x` (B, T, D) are local features, of which every example has R / B differently masked copies
+        (see `visible`). What does not depend on the mask is computed once per example.
+        """
+        x, padding = self.placed(x, padding)
+        return self.enter(gathered(x, visible), flags(padding, visible))
+
+
+def extra_tokens(count: int, dim: int) -> nn.Parameter | None:
+    """Learned tokens (1, count, D) that are put in front; None if there are none."""
+    return nn.Parameter(torch.randn(1, count, dim)) if count else None
+
+
+def with_tokens(tokens: Tensor | None, x: Tensor, padding: Tensor | None) -> Features:
+    """Put `tokens` (1, P, D) in front of `x` (B, T, D); they are not padding."""
+    if tokens is None:
+        return x, padding
+    x = torch.cat([tokens.expand(len(x), -1, -1), x], dim=1)
+    return x, None if padding is None else F.pad(padding, (tokens.shape[1], 0))
+
+
+def flags(padding: Tensor | None, visible: Tensor) -> Tensor | None:
+    """Padding (R, V) of the visible positions."""
+    return None if padding is None else gathered_flags(padding, visible)

@@ -7,12 +7,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d2v import params
+<<<<<<< HEAD
 from d2v.model.encoders.base import Batch, Encoder, Features, Freeze, InputTargets
 from d2v.model.encoders.spectra import LogMel, Units
+=======
+from d2v.model.encoders.base import (
+    Batch,
+    Encoder,
+    Features,
+    Freeze,
+    extra_tokens,
+    flags,
+    with_tokens,
+)
+>>>>>>> main
 from d2v.model.frames import frame_count
 from d2v.model.kernels.dropout import dropout
 from d2v.model.kernels.linear import Linear
-from d2v.model.kernels.windows import Runs, WindowConv, chain, norm_gelu, visible
+from d2v.model.kernels.windows import Runs, WindowConv, chain, norm_gelu
+from d2v.model.kernels.windows import visible as visible_frames
+from d2v.model.visible import gathered, hidden_of
 
 
 class SpeechEncoder(Encoder):
@@ -23,10 +37,12 @@ class SpeechEncoder(Encoder):
         self.dim = dim = backbone.dim
         self.conv_layers = p.conv_layers
         self.features = FrontEnd(p, dim)
-        self.mask_embedding = nn.Parameter(torch.rand(dim))
+        self.mask_embedding = nn.Parameter(torch.rand(dim)) if p.hidden == "replaced" else None
         self.positions = ConvPositions(p, dim)
-        self.norm = nn.LayerNorm(dim)
+        self.zeroed = p.position_padding != "never"
+        self.norm = nn.LayerNorm(dim, eps=1e-5 if p.hidden == "replaced" else backbone.norm_eps)
         self.dropout = p.dropout
+        self.prefix, self.cls = p.extra_tokens, extra_tokens(p.extra_tokens, dim)
 
     def local_features(self, batch: Batch) -> Features:
         """Embed `waves` (B, S) as frames (B, T, D), with padding (B, T) or None.
@@ -39,20 +55,25 @@ class SpeechEncoder(Encoder):
         if mask is None or mask.device.type != "cpu" or self.features.compiled:
             x = self.features(batch["waves"])
         else:
-            x = self.features(batch["waves"], visible(mask))
+            hidden = mask.view(len(batch["waves"]), -1, mask.shape[1]).all(1)  # in all copies
+            x = self.features(batch["waves"], visible_frames(hidden))
         if "samples" not in batch:
             return x, None
         frames = frame_count(batch["samples"], self.conv_layers)
         return x, torch.arange(x.shape[1], device=x.device) >= frames.unsqueeze(1)
 
     def mask_features(self, x: Tensor, padding: Tensor | None, batch: Batch) -> Features:
-        """Replace frames where `mask` (B, T) is True by the mask embedding.
+        """Replace frames where `mask` (B, T) is True by the mask embedding, if any, or by zero.
 
         Then set channels where `channel_mask` (B, D) is True to zero in all frames (wav2vec 2.0
         fine-tuning; fairseq apply_mask).
         """
         if "mask" in batch:
-            x = torch.where(batch["mask"].unsqueeze(-1), self.mask_embedding, x)
+            hidden = batch["mask"].unsqueeze(-1)
+            if self.mask_embedding is None:
+                x = x.masked_fill(hidden, 0.0)
+            else:
+                x = torch.where(hidden, self.mask_embedding, x)
         if "channel_mask" in batch:
             x = x.masked_fill(batch["channel_mask"].unsqueeze(1), 0.0)
         return x, padding
@@ -65,6 +86,7 @@ class SpeechEncoder(Encoder):
         else:
             super().freeze(which)
 
+<<<<<<< HEAD
     def input_targets(self, p: params.InputTarget) -> InputTargets:
         """Log-mel bands or k-means units of MFCCs, one target per frame."""
         if p.of == "log_mel":
@@ -75,9 +97,30 @@ class SpeechEncoder(Encoder):
     def forward(self, x: Tensor, padding: Tensor | None) -> Features:
         """Zero the padding, add convolutional positions and normalise: (B, T, D)."""
         if padding is not None:
+=======
+    def placed(self, x: Tensor, padding: Tensor | None) -> Features:
+        """Zero the padding and add convolutional positions: (B, T, D)."""
+        if padding is not None and self.zeroed:
+>>>>>>> main
             x = x.masked_fill(padding.unsqueeze(-1), 0.0)
-        x = self.norm(x + self.positions(x, padding))
-        return dropout(x, self.dropout, self.training), padding
+        return x + self.positions(x, padding), padding
+
+    def enter(self, x: Tensor, padding: Tensor | None) -> Features:
+        """Prepend the extra tokens and normalise: (B, P + T, D)."""
+        x, padding = with_tokens(self.cls, x, padding)
+        return dropout(self.norm(x), self.dropout, self.training), padding
+
+    def seen(self, x: Tensor, padding: Tensor | None, visible: Tensor) -> Features:
+        """Input of the first block (R, P + V, D) at the positions `visible` (R, V) only.
+
+        The positions of a copy are computed from its frames, with hidden frames set to zero.
+        """
+        copies, hidden = len(visible) // len(x), hidden_of(visible, x.shape[1])
+        x = x.repeat_interleave(copies, 0).masked_fill(hidden.unsqueeze(-1), 0.0)
+        if padding is not None:
+            padding = padding.repeat_interleave(copies, 0)
+        x, padding = self.placed(x, padding)
+        return self.enter(gathered(x, visible), flags(padding, visible))
 
 
 class FrontEnd(nn.Module):

@@ -5,7 +5,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d2v import params
+<<<<<<< HEAD
 from d2v.model.encoders.base import Batch, Encoder, Features, InputTargets
+=======
+from d2v.model.encoders.base import Batch, Encoder, Features, extra_tokens, with_tokens
+>>>>>>> main
 from d2v.model.kernels.dropout import dropout
 from d2v.model.transformer import initialise
 
@@ -27,6 +31,10 @@ class TextEncoder(Encoder):
         self.norm = nn.LayerNorm(dim, eps=backbone.norm_eps)
         self.dropout = p.dropout
         initialise(self, backbone.init)
+        self.prefix, self.cls = p.extra_tokens, extra_tokens(p.extra_tokens, dim)
+        self.input_norm = None
+        if p.input_norm:
+            self.input_norm = nn.LayerNorm(dim, eps=backbone.norm_eps)
 
     def local_features(self, batch: Batch) -> Features:
         """Embed the uncorrupted `tokens` (B, T) as (B, T, D), with padding (B, T)."""
@@ -40,6 +48,7 @@ class TextEncoder(Encoder):
         tokens = batch["masked_tokens"]
         return self.features(tokens), tokens == PAD
 
+<<<<<<< HEAD
     def input_targets(self, p: params.InputTarget) -> InputTargets:
         """The tokens themselves."""
         return Tokens(self.vocab_size)
@@ -55,12 +64,20 @@ class TextEncoder(Encoder):
         return F.linear(head(x), self.features.weight, head.bias)
 
     def forward(self, x: Tensor, padding: Tensor | None) -> Features:
+=======
+    def placed(self, x: Tensor, padding: Tensor | None) -> Features:
+>>>>>>> main
         """Add positions, normalise and zero the padding: (B, T, D)."""
         assert padding is not None  # local_features and mask_features always return it
         if self.positions is not None:
             x = x + self.positions(position_ids(padding))
         x = dropout(self.norm(x), self.dropout, self.training)
         return x.masked_fill(padding.unsqueeze(-1), 0.0), padding
+
+    def enter(self, x: Tensor, padding: Tensor | None) -> Features:
+        """Prepend the extra tokens and normalise, if the parameters ask for it: (B, P + T, D)."""
+        x, padding = with_tokens(self.cls, x, padding)
+        return x if self.input_norm is None else self.input_norm(x), padding
 
 
 class Tokens(InputTargets):
