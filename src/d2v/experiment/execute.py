@@ -8,9 +8,6 @@ from typing import Any
 import torch
 
 from d2v.data.readers.official import lacking
-<<<<<<< HEAD
-from d2v.experiment import compatible, finetuning, folders, pretraining, probes, provenance
-=======
 from d2v.experiment import (
     compatible,
     contents,
@@ -18,9 +15,9 @@ from d2v.experiment import (
     finetuning,
     folders,
     pretraining,
+    probes,
     provenance,
 )
->>>>>>> main
 from d2v.experiment.run import PretrainRun, Run
 from d2v.experiment.task_runs import DecodeRun, FinetuneRun, ProbeRun
 from d2v.training import checkpoint, distributed

@@ -19,13 +19,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from d2v.experiment import folders
-<<<<<<< HEAD
 from d2v.params import Experiment, Finetune, InputTarget, Pretrain, Released
-from d2v.params.influence import influential
-=======
-from d2v.params import Experiment, Finetune, Pretrain, Released
 from d2v.params.influence import influential, without_later
->>>>>>> main
 
 Kind = Literal["pretrain", "finetune", "select", "decode", "probe"]
 

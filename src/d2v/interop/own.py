@@ -129,15 +129,11 @@ def _run(folder: Path, meta: dict[str, Any], tensors: dict[str, Tensor]) -> Cont
     of_input = (p.get("target") or {}).get("kind") == "input"
     if not fine_tuned:
         tensors = {_pretraining_name(name): tensor for name, tensor in tensors.items()}
-<<<<<<< HEAD
         if of_input:  # its head predicts the input, which nothing else here can use
             tensors = {n: t for n, t in tensors.items() if n.startswith("student.")}
     sizes = {"task": p["task"]} if fine_tuned else {"regression": p.get("regression")}
-=======
-    sizes = {"task": p["task"]} if fine_tuned else {"regression": p["regression"]}
     if not fine_tuned:
         sizes["decoder"] = p.get("decoder")
->>>>>>> main
     if "head.out.weight" in tensors:
         sizes["outputs"] = len(tensors["head.out.weight"])
     if any(name.startswith("teacher.") for name in tensors):

@@ -22,14 +22,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from d2v import params
 from d2v.experiment.task_runs import OWN_DROPOUTS
 from d2v.interop.module import without_values
-<<<<<<< HEAD
 from d2v.model import encoders
-from d2v.model.data2vec import Student
-=======
 from d2v.model.data2vec import Student, build_decoder
 from d2v.model.exact_masks import copied, inverse_block_masks, random_masks, without_padding
 from d2v.model.masking import span_masks
->>>>>>> main
 
 
 @dataclass(frozen=True)

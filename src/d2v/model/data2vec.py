@@ -42,17 +42,11 @@ class Regression:
     predict the mean target of each of its R rows from the last of its extra tokens.
     """
 
-<<<<<<< HEAD
     prediction: Tensor  # (M, C); C is D, or what the input's targets need
     target: Tensor  # values (M, C) float32, or classes (M,) int64; without gradient
-    encoder_output: Tensor  # (M, D)
-=======
-    prediction: Tensor  # (M, D)
-    target: Tensor  # (M, D), float32, without gradient
     encoder_output: Tensor  # (M, D), or (R * V, D) at visible positions
     class_prediction: Tensor | None = None  # (R, D)
     class_target: Tensor | None = None  # (R, D)
->>>>>>> main
 
 
 class Student(nn.Module):
@@ -94,17 +88,12 @@ class Student(nn.Module):
 
 
 class Data2Vec(nn.Module):
-<<<<<<< HEAD
-    """Student and head, with a teacher or with targets that are computed from the input."""
-=======
-    """Student, teacher, and regression head or decoder."""
->>>>>>> main
+    """Student, head or decoder, and a teacher or targets that are computed from the input."""
 
     def __init__(self, p: params.Pretrain) -> None:
         super().__init__()
         self.target = p.target
         self.student = Student(p.encoder, p.backbone)
-<<<<<<< HEAD
         self.teacher: Teacher | None = None
         self.inputs: InputTargets | None = None
         if isinstance(p.target, params.InputTarget):
@@ -115,13 +104,10 @@ class Data2Vec(nn.Module):
         else:
             self.average = Average(p.target)
             self.head = regression_head(p.regression, p.backbone)
-            self.teacher = Teacher(self.student.encoder, self.student.backbone, p.ema)
-=======
-        self.head = regression_head(p.regression, p.backbone)
         self.decoder = build_decoder(p.decoder, p.encoder, p.backbone)
         self.class_loss = p.loss.class_weight > 0
-        self.teacher = Teacher(self.student.encoder, self.student.backbone, p.ema)
->>>>>>> main
+        if self.inputs is None:
+            self.teacher = Teacher(self.student.encoder, self.student.backbone, p.ema)
 
     def forward(self, batch: dict[str, Tensor]) -> Regression:
         """Predictions and targets where `batch["mask"]` (B, T) is True; (R, T) with copies.

@@ -96,11 +96,8 @@ __all__ = [
     "Grid",
     "ImageAugment",
     "Init",
-<<<<<<< HEAD
     "InputTarget",
-=======
     "InverseBlockMask",
->>>>>>> main
     "Loss",
     "Mask",
     "Official",
@@ -112,11 +109,8 @@ __all__ = [
     "PositionBias",
     "Positive",
     "Pretrain",
-<<<<<<< HEAD
     "Probe",
-=======
     "RandomMask",
->>>>>>> main
     "Rate",
     "Rebound",
     "Regress",

@@ -14,15 +14,9 @@ from d2v.params.model import (
     EMA,
     Backbone,
     Encoder,
-<<<<<<< HEAD
     InputTarget,
-    Mask,
     PatchEncoder,
-    SpanMask,
     Targets,
-=======
-    PatchEncoder,
->>>>>>> main
     TokenEncoder,
     WaveEncoder,
 )
@@ -98,17 +92,7 @@ def pretraining(p: "Pretrain") -> Iterator[str]:
     kind = KINDS[p.encoder.kind]
     if p.released is not None and (p.start_from is not None or len(p.seeds) > 1):
         yield "released weights allow only one seed and no start_from"
-<<<<<<< HEAD
-    yield from _target(p.target, p.backbone, kind)
-=======
-    shared = p.backbone.depth - p.backbone.prenet_depth
-    if p.target.top_k > shared:
-        less = " - prenet_depth" if p.backbone.prenet_depth else ""
-        yield f"target.top_k {p.target.top_k} is more than backbone.depth{less} {shared}"
-    if p.target.context and p.backbone.position_bias.kind.startswith("per_layer"):
-        bias = p.backbone.position_bias.kind
-        yield f"target.context cannot be combined with position_bias {bias}"
->>>>>>> main
+    yield from _target(p, kind)
     yield from _model(p.encoder, p.backbone)
     yield from _shared(p.ema, p.encoder)
     if p.encoder.kind != p.view.kind:
@@ -133,17 +117,22 @@ def pretraining(p: "Pretrain") -> Iterator[str]:
             yield f"view.max_samples {most} is too small: {frames} frame(s) need {least} samples"
 
 
-def _target(target: Targets, backbone: Backbone, kind: Kind) -> Iterator[str]:
+def _target(p: "Pretrain", kind: Kind) -> Iterator[str]:
     """Check that encoder and backbone can give the targets."""
+    target, backbone = p.target, p.backbone
     if isinstance(target, InputTarget):
         if target.of not in kind.inputs:
             yield (
                 f"target.of {target.of}: this kind of encoder cannot compute it from its input (it"
                 f" can compute {' or '.join(kind.inputs)})"
             )
+        if p.decoder is not None:
+            yield "target.kind input has a head of its own; remove decoder (encoder.hidden removed)"
         return
-    if target.top_k > backbone.depth:
-        yield f"target.top_k {target.top_k} is more than backbone.depth {backbone.depth}"
+    shared = backbone.depth - backbone.prenet_depth
+    if target.top_k > shared:
+        less = " - prenet_depth" if backbone.prenet_depth else ""
+        yield f"target.top_k {target.top_k} is more than backbone.depth{less} {shared}"
     if target.context and backbone.position_bias.kind.startswith("per_layer"):
         bias = backbone.position_bias.kind
         yield f"target.context cannot be combined with position_bias {bias}"

@@ -9,12 +9,8 @@ from d2v.params import fitting, removal
 from d2v.params.base import Positive, Seed, Strict
 from d2v.params.decoder import Decoder
 from d2v.params.faults import refuse
-<<<<<<< HEAD
-from d2v.params.model import EMA, Backbone, Encoder, Loss, Mask, Targets
-=======
 from d2v.params.masks import Mask
-from d2v.params.model import EMA, Backbone, Encoder, Loss, Target
->>>>>>> main
+from d2v.params.model import EMA, Backbone, Encoder, Loss, Targets
 from d2v.params.released import Released
 from d2v.params.training import Collapse, Optimiser, Schedule, Train, View
 
@@ -35,17 +31,13 @@ class Pretrain(Strict):
     # regression head on the student (paper 3.4): final_proj; text: head_layers 1 or 2;
     # data2vec_vision: lm_head; none: fairseq's vision model
     regression: Literal["linear", "mlp", "none"]
-<<<<<<< HEAD
-    target: Targets
-=======
     # predicts hidden positions from the visible ones, instead of `regression`; needs
     # encoder.hidden: removed (data2vec 2.0)
     decoder: Decoder | None = None
     # differently masked copies of each example in a step, for which the teacher runs only once;
     # clone_batch (data2vec 2.0)
     copies: Positive = 1
-    target: Target
->>>>>>> main
+    target: Targets
     loss: Loss
     mask: Mask
     ema: EMA

@@ -97,15 +97,7 @@ class Pretraining(Task):
         The moments are those of the targets, the predictions and the student's last outputs.
         """
         out = self.model(batch)
-<<<<<<< HEAD
         prediction, target = out.prediction.float(), out.target
-=======
-        loss = regression_loss(out.prediction.float(), out.target, self.loss)
-        if out.class_prediction is not None and out.class_target is not None:
-            loss = loss + class_token_loss(
-                out.class_prediction.float(), out.class_target, batch["mask"].sum(1), self.loss
-            )
->>>>>>> main
         with torch.no_grad():
             found = {"prediction": moments(prediction), "encoder": moments(out.encoder_output)}
             if self.classes:
@@ -116,6 +108,10 @@ class Pretraining(Task):
             loss = F.cross_entropy(prediction, target, reduction="sum")
         else:
             loss = regression_loss(prediction, target, self.loss)
+        if out.class_prediction is not None and out.class_target is not None:
+            loss = loss + class_token_loss(
+                out.class_prediction.float(), out.class_target, batch["mask"].sum(1), self.loss
+            )
         count = torch.full((), len(target), device=loss.device)
         return {"loss": loss, "count": count, **found}
 

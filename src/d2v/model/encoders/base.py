@@ -6,12 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-<<<<<<< HEAD
 from d2v import params
 from d2v.model.kernels.linear import Linear
-=======
 from d2v.model.visible import gathered, gathered_flags
->>>>>>> main
 from d2v.util.errors import UserError
 
 Batch = dict[str, Tensor]
@@ -58,7 +55,6 @@ class Encoder(nn.Module):
             )
         self.features.requires_grad_(not which)
 
-<<<<<<< HEAD
     def input_targets(self, p: params.InputTarget) -> InputTargets:
         """The targets `p` of this encoder's input; params.fitting refuses those of others."""
         raise NotImplementedError
@@ -72,9 +68,6 @@ class Encoder(nn.Module):
         prediction: Tensor = head(x)
         return prediction
 
-    def forward(self, x: Tensor, padding: Tensor | None) -> Features:
-        """Input of the first block (B, prefix + T, D), and padding."""
-=======
     def forward(self, x: Tensor, padding: Tensor | None, visible: Tensor | None = None) -> Features:
         """Input of the first block (B, prefix + T, D), and padding; with `visible`, of `seen`."""
         if visible is not None:
@@ -83,7 +76,6 @@ class Encoder(nn.Module):
 
     def placed(self, x: Tensor, padding: Tensor | None) -> Features:
         """Features with positions (B, T, D), before anything is put in front, and padding."""
->>>>>>> main
         raise NotImplementedError
 
     def enter(self, x: Tensor, padding: Tensor | None) -> Features:

@@ -7,20 +7,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d2v import params
-<<<<<<< HEAD
-from d2v.model.encoders.base import Batch, Encoder, Features, Freeze, InputTargets
-from d2v.model.encoders.spectra import LogMel, Units
-=======
 from d2v.model.encoders.base import (
     Batch,
     Encoder,
     Features,
     Freeze,
+    InputTargets,
     extra_tokens,
     flags,
     with_tokens,
 )
->>>>>>> main
+from d2v.model.encoders.spectra import LogMel, Units
 from d2v.model.frames import frame_count
 from d2v.model.kernels.dropout import dropout
 from d2v.model.kernels.linear import Linear
@@ -86,7 +83,6 @@ class SpeechEncoder(Encoder):
         else:
             super().freeze(which)
 
-<<<<<<< HEAD
     def input_targets(self, p: params.InputTarget) -> InputTargets:
         """Log-mel bands or k-means units of MFCCs, one target per frame."""
         if p.of == "log_mel":
@@ -94,14 +90,9 @@ class SpeechEncoder(Encoder):
         assert p.units is not None
         return Units(self.conv_layers, p.units)
 
-    def forward(self, x: Tensor, padding: Tensor | None) -> Features:
-        """Zero the padding, add convolutional positions and normalise: (B, T, D)."""
-        if padding is not None:
-=======
     def placed(self, x: Tensor, padding: Tensor | None) -> Features:
         """Zero the padding and add convolutional positions: (B, T, D)."""
         if padding is not None and self.zeroed:
->>>>>>> main
             x = x.masked_fill(padding.unsqueeze(-1), 0.0)
         return x + self.positions(x, padding), padding
 

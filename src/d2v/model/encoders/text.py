@@ -5,11 +5,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d2v import params
-<<<<<<< HEAD
-from d2v.model.encoders.base import Batch, Encoder, Features, InputTargets
-=======
-from d2v.model.encoders.base import Batch, Encoder, Features, extra_tokens, with_tokens
->>>>>>> main
+from d2v.model.encoders.base import (
+    Batch,
+    Encoder,
+    Features,
+    InputTargets,
+    extra_tokens,
+    with_tokens,
+)
 from d2v.model.kernels.dropout import dropout
 from d2v.model.transformer import initialise
 
@@ -48,7 +51,6 @@ class TextEncoder(Encoder):
         tokens = batch["masked_tokens"]
         return self.features(tokens), tokens == PAD
 
-<<<<<<< HEAD
     def input_targets(self, p: params.InputTarget) -> InputTargets:
         """The tokens themselves."""
         return Tokens(self.vocab_size)
@@ -63,10 +65,7 @@ class TextEncoder(Encoder):
         assert isinstance(self.features, nn.Embedding)
         return F.linear(head(x), self.features.weight, head.bias)
 
-    def forward(self, x: Tensor, padding: Tensor | None) -> Features:
-=======
     def placed(self, x: Tensor, padding: Tensor | None) -> Features:
->>>>>>> main
         """Add positions, normalise and zero the padding: (B, T, D)."""
         assert padding is not None  # local_features and mask_features always return it
         if self.positions is not None:

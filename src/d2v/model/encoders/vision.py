@@ -4,12 +4,15 @@ import torch
 from torch import Tensor, nn
 
 from d2v import params
-<<<<<<< HEAD
-from d2v.model.encoders.base import Batch, Encoder, Features, InputTargets
-=======
-from d2v.model.encoders.base import Batch, Encoder, Features, extra_tokens, with_tokens
+from d2v.model.encoders.base import (
+    Batch,
+    Encoder,
+    Features,
+    InputTargets,
+    extra_tokens,
+    with_tokens,
+)
 from d2v.model.encoders.sine import grid_positions
->>>>>>> main
 from d2v.model.transformer import fill, initialise
 
 
@@ -18,14 +21,9 @@ class VisionEncoder(Encoder):
 
     def __init__(self, p: params.PatchEncoder, backbone: params.Backbone) -> None:
         super().__init__()
-<<<<<<< HEAD
         self.dim = dim = backbone.dim
-        self.prefix = int(p.cls_token)
-        self.patch_size, self.channels = p.patch_size, p.channels
-=======
-        dim = backbone.dim
         self.prefix = int(p.cls_token) + p.extra_tokens
->>>>>>> main
+        self.patch_size, self.channels = p.patch_size, p.channels
         self.features = nn.Conv2d(p.channels, dim, p.patch_size, p.patch_size)
         self.mask_embedding = None
         if p.hidden == "replaced":
@@ -57,16 +55,19 @@ class VisionEncoder(Encoder):
         assert self.mask_embedding is not None  # with hidden: removed, masks are for `seen`
         return torch.where(batch["mask"].unsqueeze(-1), self.mask_embedding, x), None
 
-<<<<<<< HEAD
     def input_targets(self, p: params.InputTarget) -> InputTargets:
         """Pixels of the patches."""
         return PatchPixels(self.patch_size, self.channels)
 
-    def forward(self, x: Tensor, padding: Tensor | None) -> Features:
-        """Prepend the class token and add positions: (B, P + T, D)."""
-        if self.cls is not None:
-            x = torch.cat([self.cls.expand(len(x), -1, -1), x], dim=1)
-        return x if self.positions is None else x + self.positions, None
+    def placed(self, x: Tensor, padding: Tensor | None) -> Features:
+        """Add the fixed positions, if there are any: (B, T, D)."""
+        return x if self.fixed is None else x + self.fixed, None
+
+    def enter(self, x: Tensor, padding: Tensor | None) -> Features:
+        """Prepend the tokens, add learned positions and normalise: (B, P + T, D)."""
+        x, _ = with_tokens(self.cls, x, None)
+        x = x if self.positions is None else x + self.positions
+        return x if self.norm is None else self.norm(x), None
 
 
 class PatchPixels(InputTargets):
@@ -86,14 +87,3 @@ class PatchPixels(InputTargets):
         pixels = shown.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)
         spread, mean = torch.var_mean(pixels, -1, keepdim=True)
         return (pixels - mean) / (spread + self.EPS).sqrt()
-=======
-    def placed(self, x: Tensor, padding: Tensor | None) -> Features:
-        """Add the fixed positions, if there are any: (B, T, D)."""
-        return x if self.fixed is None else x + self.fixed, None
-
-    def enter(self, x: Tensor, padding: Tensor | None) -> Features:
-        """Prepend the tokens, add learned positions and normalise: (B, P + T, D)."""
-        x, _ = with_tokens(self.cls, x, None)
-        x = x if self.positions is None else x + self.positions
-        return x if self.norm is None else self.norm(x), None
->>>>>>> main
