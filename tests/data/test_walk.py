@@ -1,6 +1,7 @@
 """One rule for all readers: links are followed once, and what is left out is counted and named."""
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +34,7 @@ def refused(message: str, out: Path, *words: object) -> None:
 
 def unused(said: str, count: int, *names: str) -> bool:
     """Whether one warning says how many files are not used, and names these."""
-    lines = [line for line in said.splitlines() if f": {count} file(s) or folder(s) not" in line]
+    lines = [line for line in said.splitlines() if re.search(f": {count} paths? not used", line)]
     return any(all(name in line for name in names) for line in lines)
 
 

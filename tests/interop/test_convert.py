@@ -203,7 +203,7 @@ def test_a_tensor_of_a_folder_that_does_not_fit_is_named_also_by_convert(tmp_pat
     with pytest.raises(UserError) as error:
         d2v.convert(made, "d2v", tmp_path / "out")
     said = str(error.value)
-    assert "2 tensor(s) do not fit" in said
+    assert "2 errors in the tensors" in said
     assert "head.out.bias: int64, floating-point numbers are expected" in said
     assert "student.encoder.cls: [1, 32], [1, 1, 32] is expected" in said
 

@@ -80,7 +80,7 @@ def test_the_file_of_features(tmp_path, tokenizer, kind, layers, capsys):
     files = [str(file) for file in given(kind, tmp_path)]
     words = ["features", str(checkpoint), *files, "--layers", layers, "-o", str(out)]
     assert cli.main([*words, "--device", "cpu"]) == 0
-    assert f"{len(files)} input(s)" in capsys.readouterr().out
+    assert f"{len(files)} inputs" in capsys.readouterr().out
     first = out.read_bytes()
     assert cli.main([*words, "--device", "cpu"]) == 0
     assert out.read_bytes() == first
@@ -219,7 +219,7 @@ def test_beam_search_with_a_language_model(tmp_path, small_prepared):
     ("words", "said"),
     [
         (["features", "C", "absent.wav"], "absent.wav: not a readable audio file"),
-        (["features", "C", "44.wav"], "44100 Hz, 1 channel(s); 16000 Hz"),
+        (["features", "C", "44.wav"], "44100 Hz, 1 channel; 16000 Hz"),
         (["features", "C", "short.wav"], "20 samples, too few"),
         (["features", "C", "0.flac", "--layers", "7"], "no layer 7: this model has layers 0"),
         (["features", "C", "0.flac", "--layers", "x"], "--layers x"),

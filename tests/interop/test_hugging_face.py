@@ -115,7 +115,7 @@ def test_every_tensor_that_does_not_fit_is_listed(tmp_path):
     with pytest.raises(UserError) as error:
         load(folder)
     said = str(error.value)
-    assert "3 tensor(s)" in said
+    assert "3 errors in the tensors" in said
     for line in (f"{gone}: missing", f"{wrong}: [3, 3], [32, 32] is", "one.too.many: surplus"):
         assert line in said
 

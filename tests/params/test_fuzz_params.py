@@ -36,7 +36,7 @@ from d2v.params import Finetune, Pretrain
 from d2v.params.experiment import checked
 from d2v.training import optim
 from d2v.training.task import Finetuning, Pretraining, Task
-from d2v.util.errors import UserError
+from d2v.util.errors import UserError, counted
 
 pytestmark = pytest.mark.slow
 
@@ -288,7 +288,7 @@ def told(error: params.ParamsError, path: Path) -> None:
     """Check that a refusal is one line, or a head and a line for each fault."""
     head, *faults = str(error).split("\n")
     if faults:
-        assert head == f"{path}: {len(faults)} fault(s)"
+        assert head == f"{path}: {counted(len(faults), 'error')}"
         assert all(line.startswith("  ") and len(line) > 5 for line in faults)
     else:
         assert head.startswith(f"{path}: ")

@@ -72,7 +72,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     (f"{S}.mask.prob", 0.0, f"{S}: mask.prob is 0, so nothing would be masked"),
     (f"{T}.mask.prob", 0.0, f"{T}: mask.prob is 0, so nothing would be masked"),
     (f"{T}.mask", {"kind": "token", "prob": 0.1, "random_prob": 0.5, "keep_prob": 0.5}, "leave no"),
-    (f"{S}.view.max_samples", 399, "view.max_samples 399 is too small: 2 frame(s) need 720"),
+    (f"{S}.view.max_samples", 399, "view.max_samples 399 is too small: 2 frames need 720"),
     (f"{V}.view.mixup", 0.8, "view.mixup and view.cutmix mix classes, but pre-training has"),
     (f"{S}.view.mixup", 0.5, "view.mixup mixes classes and is only for tasks of kind tag"),
     (f"{S}.view.mask", SPAN, f"{S}: view.mask is only for fine-tuning; remove it"),
@@ -318,7 +318,7 @@ def test_prepared_data_that_no_stage_writes_is_refused(
     assert cli.main(["check", "--params", "p.yaml"]) == 2
     said = capsys.readouterr().err
     assert said == (
-        "error: p.yaml: 1 fault(s)\n  prepared: no stage of dvc.yaml writes into prepared/mni; did"
+        "error: p.yaml: 1 error\n  prepared: no stage of dvc.yaml writes into prepared/mni; did"
         " you mean prepared/mini?; set prepared or stages\n"
     )
     for name in runs.all_datasets(params.load("p.yaml")):  # prepared by hand

@@ -1,5 +1,6 @@
 """The checkout itself: lock and pyproject agree, shipped parameters load, names stay in place."""
 
+import os
 import re
 import subprocess
 import tomllib
@@ -240,3 +241,11 @@ def test_files_can_be_held_in_the_head() -> None:
     sources = [p for p in tracked() if p.is_relative_to("src") and p.suffix == ".py"]
     long = {str(p): n for p in sources if (n := len((ROOT / p).read_text().splitlines())) > 400}
     assert not long, f"longer than 400 lines: {long}"
+
+
+def test_workers_share_the_cores(pytestconfig: pytest.Config) -> None:
+    import torch
+
+    if not hasattr(pytestconfig, "workerinput"):
+        pytest.skip("no pytest-xdist worker")
+    assert str(torch.get_num_threads()) == os.environ["OMP_NUM_THREADS"]

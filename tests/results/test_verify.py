@@ -105,7 +105,7 @@ def test_the_command_says_what_it_checked(
     assert cli.main(["verify", str(results)]) == 2
     said = capsys.readouterr()
     assert f"{path}: cannot be read" in said.out
-    assert "faults (above)" in said.err
+    assert "errors (above)" in said.err
     assert cli.main(["verify", str(results / "runs" / "none"), "--params", "params/mini.yaml"]) == 2
     assert "nothing to verify" in capsys.readouterr().err
 

@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -83,7 +84,7 @@ def test_batches_by_length_are_trained_on_and_counted(
     train(tmp_path / "whole", Mortal(), sized=SIZED)
     said = capsys.readouterr().out.splitlines()
     # 20 examples of 1 to 7 in 8 micro-batches of at most 12, four a step
-    assert said[0].startswith("batch of 10.0 examples on average = at most 12 samples or tokens")
+    assert "  batch of 10.0 examples on average = at most 12 samples or tokens" in said[0]
     assert "x 4 (accumulation) x 1 (processes)" in said[0]
     assert "examples/s  ETA 0:00:0" in said[1]
     with pytest.raises(Killed):
@@ -110,7 +111,7 @@ def test_plain_lines_say_step_loss_rate_and_time_left(
 ) -> None:
     train(tmp_path, steps=10)
     line = capsys.readouterr().out.splitlines()[1]
-    assert line.startswith("step 5/10  loss ")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  step 5/10  loss \S+, .*", line)
     assert "examples/s  ETA 0:00:0" in line
 
 

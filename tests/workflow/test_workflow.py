@@ -229,10 +229,12 @@ def test_a_failed_run_stops_it_with_the_runs_sentence(copied: Path) -> None:
     path = copied / "params/tiny.yaml"
     path.write_text(path.read_text().replace("classes: 2, pool: first", "classes: 2, pool: mean"))
     shutil.rmtree(copied / "prepared/tiny/cola/train")
-    told = snakemake(copied)
+    told = workspace.d2v(copied, "reproduce", "--cores", "2")
     assert told.returncode != 0
-    failed = re.search(r"error: (finetune/cola/\S+): prepared/tiny/cola", told.stderr + told.stdout)
-    assert failed
+    failed = re.match(r"error: (finetune/cola/\S+): prepared/tiny/cola", told.stderr)
+    assert failed, told.stderr
+    assert told.stderr.endswith("Full output: work/tiny/workflow.log\n")
+    assert "Error in rule finetune" in (copied / "work/tiny/workflow.log").read_text()
     assert not (copied / RESULTS / failed[1] / "metrics.json").exists()
 
 
@@ -272,6 +274,8 @@ def test_killed_at_any_point_it_ends_with_the_same_results(done: Path, tmp_path:
         process.wait()
     ran = workspace.call(folder, *command[2:])
     assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "full output: work/tiny/workflow.log" in ran.stdout
+    assert len(ran.stdout.splitlines()) < 60  # a line per run, and the tables
 
     for run in runs.all_runs(params.load(folder / "params/tiny.yaml")):
         once, killed = metrics(done, run.id), metrics(folder, run.id)

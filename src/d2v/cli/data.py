@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from d2v.data.dvc import STAGES, repro, stage_names
 from d2v.data.fetch.fetch import fetch
 from d2v.data.summary import summary
+from d2v.util.errors import counted
 
 if TYPE_CHECKING:  # imported late, so that --help is quick
     from d2v import params
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     ran = repro(targets, stages=stages)
     for line in _made(stages, targets):
         print(line)
-    print(f"data: {', '.join(targets) or 'all sets'} up to date ({len(ran)} stage(s) run)")
+    print(f"data: {', '.join(targets) or 'all sets'} up to date ({counted(len(ran), 'stage')} run)")
 
 
 def listed(experiment: "params.Experiment", targets: Iterable[str] = ()) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from d2v import params
-from d2v.util.errors import UserError
+from d2v.util.errors import UserError, counted
 from d2v.util.outputs import check_new
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def features_main(argv: Sequence[str] | None = None) -> None:
 
     layers: Layers = "all" if a.layers == "all" else int(a.layers)
     count = save_features(model, a.inputs, a.out, layers, shown)
-    print(f"{a.out}: {count} input(s)")
+    print(f"{a.out}: {counted(count, 'input')}")
 
 
 def _is_features(path: Path) -> bool:

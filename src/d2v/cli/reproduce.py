@@ -8,12 +8,15 @@ from datetime import timedelta
 from pathlib import Path
 
 from d2v import params
+from d2v.cli import following
 from d2v.experiment import folders, runs
 from d2v.params import prepared
 from d2v.util import locks
 from d2v.util.files import read_json
 
 PROFILE = Path("workflow/profiles/local")
+PAUSE_S = 0.5  # between two looks at Snakemake's log
+CANCEL_S = 30.0  # time that Snakemake has to cancel its jobs after Ctrl-C
 
 
 def reproduce(experiment_path: Path, cores: str) -> int:
@@ -31,11 +34,15 @@ def reproduce(experiment_path: Path, cores: str) -> int:
     locks.claim(Path(".snakemake"), wait=True)
     command = [sys.executable, "-m", "snakemake", "--profile", str(PROFILE), "--cores", cores]
     command += ["--config", f"experiment={experiment_path}"]
-    code = subprocess.run(command, pass_fds=locks.claimed()).returncode
+    log = folders.work(experiment) / "workflow.log"
+    print(f"running the workflow of {experiment.name}; full output: {log}", flush=True)
+    follower = following.Follower(experiment, log)
+    code = _run(command, follower)
     if code:
+        said = "\n".join(follower.failure())
         print(
-            "The workflow stopped; finished work is kept. Fix the error above, and run the same"
-            " command again to resume.",
+            f"{said}\nThe workflow stopped; finished work is kept. Fix the error above, and run the"
+            f" same command again to resume. Full output: {log}",
             file=sys.stderr,
         )
         return code
@@ -47,6 +54,32 @@ def reproduce(experiment_path: Path, cores: str) -> int:
     print(f"page {results / 'index.html'}  tables {results / 'tables'}/")
     print(f"runs {results / 'runs'}/  logs {folders.WORK}/")
     return 0
+
+
+def _run(command: list[str], follower: following.Follower) -> int:
+    """Run Snakemake with its output in the follower's log; return its exit code.
+
+    After Ctrl-C, which Snakemake receives as well, wait until it has cancelled its jobs.
+    """
+    follower.log.parent.mkdir(parents=True, exist_ok=True)
+    with follower.log.open("wb") as file:
+        process = subprocess.Popen(
+            command, stdout=file, stderr=subprocess.STDOUT, pass_fds=locks.claimed()
+        )
+    try:
+        while process.poll() is None:
+            follower.look()
+            time.sleep(PAUSE_S)
+    except KeyboardInterrupt:
+        try:
+            process.wait(CANCEL_S)
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            process.wait()
+        raise
+    finally:
+        follower.close()
+    return process.returncode
 
 
 def _cost(experiment: params.Experiment, seconds: float) -> str:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from torch.utils.data import Sampler
 
 from d2v.params import Sized, Train
-from d2v.util.errors import UserError
+from d2v.util.errors import UserError, counted
 
 Ints = npt.NDArray[np.int64]
 
@@ -164,8 +164,9 @@ def shares(p: Sized, world: int) -> int:
     """Micro-batches per process and optimiser step; raises UserError unless they divide evenly."""
     if p.micro_batches % world:
         raise UserError(
-            f"train.sized.micro_batches {p.micro_batches} is not a multiple of {world} process(es):"
-            " change the number of processes, so that the global batch stays the same"
+            f"train.sized.micro_batches {p.micro_batches} is not a multiple of"
+            f" {counted(world, 'process')}: change the number of processes, so that the"
+            " global batch stays the same"
         )
     return p.micro_batches // world
 
@@ -217,8 +218,8 @@ def accumulation(batch: int, micro_batch: int, world: int) -> int:
     """Micro-batches per process and optimiser step; raises UserError unless they divide evenly."""
     if batch % (micro_batch * world):
         raise UserError(
-            f"train.batch {batch} is not a multiple of train.micro_batch {micro_batch} x {world}"
-            " process(es): change the micro-batch or the number of processes, so that the batch"
-            " of a step stays the same"
+            f"train.batch {batch} is not a multiple of train.micro_batch {micro_batch} x"
+            f" {counted(world, 'process')}: change the micro-batch or the number of processes, so"
+            " that the batch of a step stays the same"
         )
     return batch // (micro_batch * world)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from d2v.util.errors import UserError
+from d2v.util.errors import UserError, counted
 
 RATE = 16_000  # samples per second
 UNKNOWN = 0x7FFFF000  # a WAV file written to a pipe declares this many bytes or more
@@ -91,8 +91,8 @@ def opened(payload: bytes | memoryview, name: Path | str) -> Iterator[soundfile.
             rate, channels = file.samplerate, file.channels
             if (rate, channels) != (RATE, 1):
                 raise UserError(
-                    f"{name}: {rate} Hz, {channels} channel(s); 16000 Hz and one channel are"
-                    " required: convert it with `ffmpeg -ar 16000 -ac 1`"
+                    f"{name}: {rate} Hz, {counted(channels, 'channel')}; 16000 Hz and one channel"
+                    " are required: convert it with `ffmpeg -ar 16000 -ac 1`"
                 )
             if file.frames == 0:
                 raise UserError(f"{name}: contains no samples; remove it and its transcript")

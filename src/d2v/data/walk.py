@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from d2v.util.errors import UserError
+from d2v.util.errors import UserError, counted
 
 SHOWN = 3  # names listed in a warning
 
@@ -102,8 +102,8 @@ def refuse_dangling(paths: Iterable[str | Path]) -> None:
     broken = sorted(map(str, paths))
     if broken:
         raise UserError(
-            f"{broken[0]}: the target of this link does not exist ({len(broken)} such link(s));"
-            " restore the target or remove the link"
+            f"{broken[0]}: the target of this link does not exist"
+            f" ({counted(len(broken), 'such link')}); restore the target or remove the link"
         )
 
 
@@ -125,7 +125,7 @@ def warn_unused(top: Path, paths: Iterable[str | Path], why: str) -> None:
     names = [os.path.relpath(path, top) for path in unused[:SHOWN]]
     more = ", ..." if len(unused) > SHOWN else ""
     print(
-        f"warning: {top}: {len(unused):,} file(s) or folder(s) not used ({why}):"
+        f"warning: {top}: {counted(len(unused), 'path')} not used ({why}):"
         f" {', '.join(names)}{more}",
         file=sys.stderr,
     )

@@ -23,7 +23,7 @@ from d2v.params import Backbone, Encoder, Task
 from d2v.params.base import Positive, Strict
 from d2v.params.decoder import Decoder
 from d2v.params.model import SharedPart
-from d2v.util.errors import UserError
+from d2v.util.errors import UserError, counted
 
 
 class Architecture(Strict):
@@ -116,7 +116,7 @@ def refuse_more_modules(a: Architecture, tensors: Mapping[str, Any], where: Path
 def refuse_faults(where: Path, faults: list[str]) -> None:
     """Raise UserError with all errors in a checkpoint's tensors, one per line, if there are any."""
     if faults:
-        head = f"{where}: {len(faults)} tensor(s) do not fit the architecture"
+        head = f"{where}: {counted(len(faults), 'error')} in the tensors for this architecture"
         raise UserError(head + "\n  " + "\n  ".join(faults))
 
 

@@ -11,7 +11,7 @@ import secrets
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -27,6 +27,7 @@ from d2v.jobs.slurm import Slurm
 from d2v.util import locks
 from d2v.util.errors import UserError
 from d2v.util.files import read_json, write_json
+from d2v.util.progress import Relay
 
 CANCEL_S = 10.0  # time a cancelled job has to exit before it is killed
 LEAVE_S = 60.0  # time a job has to exit after it has written its outcome
@@ -69,7 +70,7 @@ def run(experiment_path: Path, run_id: str, place: str = "local") -> None:
             execute.execute(run)
         return
     jobs = _Jobs(place, experiment_path, run)
-    with _interrupts():
+    with _interrupts(), closing(jobs.relay):
         attached = jobs.wait_for_one()
         if attached and not run.metrics_path.exists():
             # the job was already ending when the workflow removed the old result before calling us
@@ -84,6 +85,7 @@ class _Jobs:
         self.cpus, self.spec, self.folder = run.cpus, run.fingerprint(), run.work
         self.log, self.lock = self.folder / "train.log", self.folder / "submit.lock"
         self.cluster = cluster.load()
+        self.relay = Relay(self.name)
         self._go_to(place)
 
     def wait_for_one(self) -> bool:
@@ -219,7 +221,7 @@ class _Jobs:
         self.seen += len(new)
         *lines, rest = (rest + new).split(b"\n")
         for line in lines:
-            print(f"{self.name} | {line.decode(errors='replace')}", flush=True)
+            self.relay.show(line.decode(errors="replace"))
         return rest
 
     def _say(self, text: str) -> None:

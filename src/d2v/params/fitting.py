@@ -21,6 +21,7 @@ from d2v.params.model import (
     WaveEncoder,
 )
 from d2v.params.training import ImageAugment, Portions, TokenAugment, View, WaveAugment
+from d2v.util.errors import counted
 
 if TYPE_CHECKING:
     from d2v.params.finetuning import Finetune
@@ -114,7 +115,8 @@ def pretraining(p: "Pretrain") -> Iterator[str]:
         frames = 2 if _over_time(p.target) else 1
         least, most = p.encoder.samples(frames), p.view.max_samples
         if most is not None and most < least:
-            yield f"view.max_samples {most} is too small: {frames} frame(s) need {least} samples"
+            enough = f"{counted(frames, 'frame')} need{'s' * (frames == 1)} {least} samples"
+            yield f"view.max_samples {most} is too small: {enough}"
 
 
 def _target(p: "Pretrain", kind: Kind) -> Iterator[str]:

@@ -9,6 +9,7 @@ import yaml
 
 from d2v.params.base import ParamsError
 from d2v.params.faults import nearest
+from d2v.util.errors import counted
 
 REMOVABLE = ("data", "pretrain", "finetune")  # groups with entries that null removes
 
@@ -38,7 +39,7 @@ def read_params(path: Path) -> dict[str, Any]:
 def refuse_file(path: str | Path, faults: Sequence[str]) -> None:
     """Raise ParamsError with one line per error of a file, if there are any."""
     if faults:
-        raise ParamsError(f"{path}: {len(faults)} fault(s)\n  " + "\n  ".join(faults))
+        raise ParamsError(f"{path}: {counted(len(faults), 'error')}\n  " + "\n  ".join(faults))
 
 
 def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:

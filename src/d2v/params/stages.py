@@ -8,6 +8,7 @@ from d2v.params.base import ParamsError, Strict
 from d2v.params.experiment import Experiment
 from d2v.params.prepared import outputs, parameter_files
 from d2v.params.reading import read_yaml
+from d2v.util.errors import counted
 
 
 def check_stages(experiment: Experiment, root: Path = Path()) -> None:
@@ -36,7 +37,7 @@ def check_stages(experiment: Experiment, root: Path = Path()) -> None:
             f"{experiment.stages} prepares {experiment.prepared} from its own parameters; change"
             " those, or give the experiment its own `stages:` and `prepared:`"
         )
-        raise ParamsError("\n  ".join([f"{len(faults)} fault(s)", *faults, advice]))
+        raise ParamsError("\n  ".join([counted(len(faults), "error"), *faults, advice]))
 
 
 def _differences(key: str, ours: Strict, theirs: Any, file: Path) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from d2v import params
-from d2v.util.errors import UserError
+from d2v.util.errors import UserError, counted
 
 KEY = ["row", "column", "metric", "split", "kind"]
 SHOWN = ["value", "stderr", "n", "runs"]
@@ -39,7 +39,8 @@ def main(argv: Sequence[str]) -> None:
         print(fault)
     said = f"{report.numbers} numbers of {report.runs} runs and {report.cells} cells"
     if report.faults:
-        raise UserError(f"{args.results}: {len(report.faults)} faults (above); {said} were checked")
+        errors = counted(len(report.faults), "error")
+        raise UserError(f"{args.results}: {errors} (above); {said} were checked")
     print(f"{args.results}: {said} are what the stored predictions give")
 
 

@@ -1,19 +1,16 @@
-"""Output of a run: one JSON line per step in a file, and progress on the terminal."""
+"""Output of a run: one JSON line per step in a file, and what progress shows of a line."""
 
 import json
 import math
 import os
-import sys
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 
 class JsonLines:
@@ -103,36 +100,11 @@ def means(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {name: found[name] for name in lines[-1] if name in found}
 
 
-class Progress:
-    """Progress as a bar on a terminal, as plain lines in a log file, or not at all if `quiet`."""
-
-    def __init__(self, start: int, steps: int, quiet: bool = False) -> None:
-        self.steps, self.quiet = steps, quiet
-        self.bar: tqdm[Any] | None = None
-        if sys.stdout.isatty() and not quiet:
-            self.bar = tqdm(initial=start, total=steps, unit="step", file=sys.stdout)
-
-    def update(self, line: Mapping[str, Any]) -> None:
-        """Show the newest line of the log."""
-        step, loss, rate = line["step"], line["loss"], line["examples_per_s"]
-        left = timedelta(seconds=round((self.steps - step) / max(line["steps_per_s"], 1e-9)))
-        if self.bar is not None:  # the bar shows the time left itself
-            self.bar.set_postfix_str(f"loss {loss:.4f}, {rate:.0f} examples/s", refresh=False)
-            self.bar.update(step - self.bar.n)
-            return
-        self.say(f"step {step}/{self.steps}  loss {loss:.4f}  {rate:.0f} examples/s  ETA {left}")
-
-    def say(self, text: str) -> None:
-        """Print a line without breaking the bar."""
-        if self.bar is not None:
-            self.bar.write(text, file=sys.stdout)
-        elif not self.quiet:
-            print(text, flush=True)
-
-    def close(self) -> None:
-        """Close the bar and leave it on the terminal."""
-        if self.bar is not None:
-            self.bar.close()
+def summary(line: Mapping[str, Any]) -> str:
+    """What the progress of a training shows of a line: loss, spread of the targets, and rate."""
+    spread = line.get("target_std")
+    target = "" if spread is None else f", target std {spread:.3f}"
+    return f"loss {line['loss']:.4f}{target}, {line['examples_per_s']:.0f} examples/s"
 
 
 def _parse(text: bytes) -> dict[str, Any] | None:

@@ -20,6 +20,7 @@ from d2v.training.signals import Signals
 from d2v.training.task import Task
 from d2v.util.errors import OutOfMemory
 from d2v.util.files import remove_folder, rename
+from d2v.util.progress import Progress
 
 Metrics = dict[str, float]
 Validate = Callable[[Task, int], Metrics]
@@ -243,7 +244,7 @@ class _Loop:
 
     def _open_logs(self) -> None:
         train, world = self.train, self.world
-        self.progress = log.Progress(self.step, train.steps, quiet=not world.main)
+        self.progress = Progress(train.steps, self.step, quiet=not world.main)
         self.progress.say(
             f"{sampler.describe(train, self.order.mean)} x {self.accumulation} (accumulation)"
             f" x {world.size} (processes), {world.device.type},"
@@ -313,7 +314,8 @@ class _Loop:
         if self.world.main:
             self.lines.write(lines)
             tracking.tell(self.trackers, lines)
-            self.progress.update(lines[-1])
+            last = lines[-1]
+            self.progress.update(last["step"], log.summary(last), last["steps_per_s"])
 
     def _validated(self, line: dict[str, Any]) -> bool:
         """Validate and add the metrics to `line`; return whether to keep these weights as best."""

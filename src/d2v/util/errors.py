@@ -35,6 +35,12 @@ class Rebound(UserError):
     exit_code = 6
 
 
+def counted(count: int, noun: str) -> str:
+    """A number with its noun: 1 error, 3 errors, 2 processes, 1,000 files."""
+    ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
+    return f"{count:,} {noun}{ending}"
+
+
 @contextmanager
 def spared(what: str) -> Iterator[None]:
     """Report a failure of the block in one line and continue; for work that affects no result."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from d2v.data.pieces import Piece, lines_of
-from d2v.util.errors import UserError, quoted
+from d2v.util.errors import UserError, counted, quoted
 
 IdPairs = tuple[tuple[str, str], ...]
 
@@ -102,8 +102,8 @@ class SplitFile:
                     yield None
                     continue
                 raise UserError(
-                    f"{where}: {len(cells)} column(s), but {len(self.columns)} are expected"
-                    f" ({', '.join(c[:30] for c in self.columns)})"
+                    f"{where}: {counted(len(cells), 'column')}, but {len(self.columns)} are"
+                    f" expected ({', '.join(c[:30] for c in self.columns)})"
                 )
             if listed and (pair_of(cells, self.columns) in listed) == self.others:
                 continue

@@ -15,7 +15,7 @@ from d2v.data.sound import FLAC, PCM, RATE, as_pcm, decode, level_columns, opene
 from d2v.data.walk import warn_unused
 from d2v.data.writing import Columns, Example, write_split
 from d2v.model.frames import frame_count
-from d2v.util.errors import UserError, quoted
+from d2v.util.errors import UserError, counted, quoted
 
 # (kernel, stride) of wav2vec 2.0's convolutions, used by all recipes: 20 ms per frame
 WAV2VEC = ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2))
@@ -191,7 +191,7 @@ def _chapter(chapter: Path) -> Iterator[tuple[Path, str]]:
     path = chapter / f"{prefix}.trans.txt"
     files = {p.stem: p for p in visible_files(chapter) if p.suffix == ".flac"}
     if not path.exists():
-        raise UserError(f"{path}: missing; {chapter} has {len(files)} FLAC file(s)")
+        raise UserError(f"{path}: missing; {chapter} has {counted(len(files), 'FLAC file')}")
     texts: dict[str, str] = {}
     for number, line in lines(path):
         if not line.strip():
