@@ -25,15 +25,8 @@ SPAN = {"kind": "span", "prob": 0.5, "length": 2}
 
 
 def changed(*changes: tuple[str, Any]) -> dict[str, Any]:
-    """mini.yaml, without its baselines, with dotted keys set to other values.
-
-    A baseline must be the twin of a pre-training, so that both would have to be changed.
-    """
+    """mini.yaml with dotted keys set to other values."""
     raw: dict[str, Any] = json.loads(json.dumps(params.read_yaml(MINI)))  # nothing is shared
-    for task in raw["finetune"].values():
-        del task["baseline"]
-        task["arms"].remove("input")
-        del task["settings"]["input"]
     return set_to(raw, *changes)
 
 
@@ -418,8 +411,8 @@ def test_cases_of_the_check(tmp_path: Path) -> None:
 
 
 def twins(*changes: tuple[str, Any]) -> dict[str, Any]:
-    """mini.yaml with its baselines."""
-    return set_to(json.loads(json.dumps(params.read_yaml(MINI))), *changes)
+    """mini-full.yaml, which has baselines, with dotted keys set to other values."""
+    return set_to(json.loads(json.dumps(read_params(MINI.with_name("mini-full.yaml")))), *changes)
 
 
 @pytest.mark.parametrize(
@@ -446,7 +439,11 @@ def test_arms_differ_in_nothing_but_the_target(
 
 def test_an_arm_of_the_input_reruns_no_other() -> None:
     """Fingerprints of the other arms are those of an experiment without a baseline."""
-    with_it = params.load(MINI)
-    without = params.Experiment.model_validate(changed())
+    with_it = params.load(MINI.with_name("mini-full.yaml"))
+    tasks = {
+        name: task.model_copy(update={"baseline": None, "arms": ["scratch", "data2vec"]})
+        for name, task in with_it.finetune.items()
+    }
+    without = with_it.model_copy(update={"finetune": tasks})
     for run in runs.all_runs(without):
         assert run.defining() == runs.parse(with_it, run.id).defining()

@@ -145,10 +145,9 @@ def _check(args: argparse.Namespace) -> None:
     prepared.check(experiment, args.params, runs.all_datasets(experiment))
     params.check_stages(experiment)
     found = runs.all_runs(experiment)
-    counts = {
-        kind: sum(r.kind == kind for r in found)
-        for kind in ("pretrain", "select", "finetune", "decode", "probe")
-    }
+    kinds = ["pretrain", "select", "finetune", "decode"]
+    kinds += ["probe"] * any(run.kind == "probe" for run in found)
+    counts = {kind: sum(r.kind == kind for r in found) for kind in kinds}
     print(
         f"{args.params}: valid; " + ", ".join(f"{n} {kind}" for kind, n in counts.items()) + " runs"
     )

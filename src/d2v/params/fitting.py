@@ -9,14 +9,13 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+from d2v.params import targets
 from d2v.params.masks import BlockMask, Mask, SpanMask, TokenMask
 from d2v.params.model import (
     EMA,
     Backbone,
     Encoder,
-    InputTarget,
     PatchEncoder,
-    Targets,
     TokenEncoder,
     WaveEncoder,
 )
@@ -93,7 +92,7 @@ def pretraining(p: "Pretrain") -> Iterator[str]:
     kind = KINDS[p.encoder.kind]
     if p.released is not None and (p.start_from is not None or len(p.seeds) > 1):
         yield "released weights allow only one seed and no start_from"
-    yield from _target(p, kind)
+    yield from targets.faults(p, kind.inputs)
     yield from _model(p.encoder, p.backbone)
     yield from _shared(p.ema, p.encoder)
     if p.encoder.kind != p.view.kind:
@@ -112,32 +111,11 @@ def pretraining(p: "Pretrain") -> Iterator[str]:
     else:
         yield from _masking(p.mask, p.encoder)
     if isinstance(p.encoder, WaveEncoder) and isinstance(p.view, WaveAugment):
-        frames = 2 if _over_time(p.target) else 1
+        frames = 2 if targets.over_time(p.target) else 1
         least, most = p.encoder.samples(frames), p.view.max_samples
         if most is not None and most < least:
             enough = f"{counted(frames, 'frame')} need{'s' * (frames == 1)} {least} samples"
             yield f"view.max_samples {most} is too small: {enough}"
-
-
-def _target(p: "Pretrain", kind: Kind) -> Iterator[str]:
-    """Check that encoder and backbone can give the targets."""
-    target, backbone = p.target, p.backbone
-    if isinstance(target, InputTarget):
-        if target.of not in kind.inputs:
-            yield (
-                f"target.of {target.of}: this kind of encoder cannot compute it from its input (it"
-                f" can compute {' or '.join(kind.inputs)})"
-            )
-        if p.decoder is not None:
-            yield "target.kind input has a head of its own; remove decoder (encoder.hidden removed)"
-        return
-    shared = backbone.depth - backbone.prenet_depth
-    if target.top_k > shared:
-        less = " - prenet_depth" if backbone.prenet_depth else ""
-        yield f"target.top_k {target.top_k} is more than backbone.depth{less} {shared}"
-    if target.context and backbone.position_bias.kind.startswith("per_layer"):
-        bias = backbone.position_bias.kind
-        yield f"target.context cannot be combined with position_bias {bias}"
 
 
 def _model(encoder: Encoder, backbone: Backbone) -> Iterator[str]:
@@ -181,13 +159,6 @@ def _model(encoder: Encoder, backbone: Backbone) -> Iterator[str]:
             f"encoder.vocab_size {encoder.vocab_size} is too small: {SPECIAL} tokens are special"
             " and have no text"
         )
-
-
-def _over_time(target: Targets) -> bool:
-    """Whether targets are normalised over time, which takes two positions."""
-    if isinstance(target, InputTarget):
-        return target.of == "log_mel"
-    return "instance" in (target.layer_norm, target.final_norm)
 
 
 def _shared(ema: EMA, encoder: Encoder) -> Iterator[str]:

@@ -10,6 +10,7 @@ once, with the mean of its seeds. Where it has one, the seeds count, and the ver
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -167,6 +168,7 @@ class Table:
     settings: dict[tuple[str, str], str]  # settings used, by task and arm
     missing: list[str]  # ids of runs with missing results, each with the reason
     reported: pd.DataFrame
+    probed: tuple[Any, ...] = ()  # the finished probes (d2v.results.probes.Probed)
 
     def gain(self, column: Column, other: str = SCRATCH, row: str = OURS) -> Gain:
         """Difference between a row and another one in one column."""

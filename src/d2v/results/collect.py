@@ -15,6 +15,7 @@ from d2v.evaluation.predictions import read_predictions
 from d2v.experiment import runs
 from d2v.experiment.task_runs import DecodeRun
 from d2v.params import Experiment, Finetune, Setting
+from d2v.results import probes
 from d2v.results.cells import AVERAGE, INPUT, SCRATCH, Cell, Column, Table, row_of
 from d2v.results.statistics import estimate
 from d2v.util.errors import UserError
@@ -82,7 +83,8 @@ def _table(experiment: Experiment, name: str, results: Path, reported: pd.DataFr
         (r, c): _cell(values, r, c, planned.get((r, c.heading), 0)) for c in columns for r in rows
     }
     cells = {key: _with_interval(tasks, key[1], cell, results) for key, cell in cells.items()}
-    return Table(name, experiment, rows, columns, cells, settings, gaps, chosen)
+    probed = probes.read(experiment, name, results)
+    return Table(name, experiment, rows, columns, cells, settings, gaps, chosen, probed)
 
 
 def _columns(task: Finetune, printed: frozenset[str]) -> list[Column]:

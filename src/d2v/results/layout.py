@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from d2v.evaluation.metrics import METRICS
 from d2v.params.data import Official
+from d2v.results import probes
 from d2v.results.cells import (
     AVERAGE,
     INPUT,
@@ -50,6 +51,8 @@ def document(table: Table) -> Document:
         parts.append(Section("", [], None, notes))
     if further := _further(table):
         parts.append(further)
+    if probed := probes.section(table):
+        parts.append(probed)
     parts.append(Section("Protocol", points=protocol(table)))
     if table.missing:
         parts.append(Section("Missing runs", points=table.missing))
