@@ -17,15 +17,16 @@ include: "workflow/rules/decode.smk"
 include: "workflow/rules/tables.smk"
 
 
-# These rules need little in the workflow's process, because `d2v run` submits training as a job.
-# Snakemake's executor, which a profile may choose, runs the other rules.
 localrules:
     all,
+<<<<<<< HEAD
     pretrain,
     grid_point,
     finetune,
     decode,
     probe,
+=======
+>>>>>>> main
 
 
 rule all:

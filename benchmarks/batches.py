@@ -42,7 +42,7 @@ def recipe(kind: str, tiny: bool = False) -> params.Pretrain:
     if not tiny:
         return p
     changes = {"backbone": TINY_BACKBONE, "target": {"top_k": 2}}
-    return params.Pretrain.model_validate(_over(_over(p.model_dump(), changes), TINY[kind]))
+    return params.Pretrain.model_validate(over(over(p.model_dump(), changes), TINY[kind]))
 
 
 def without_chance(p: params.Pretrain) -> params.Pretrain:
@@ -51,7 +51,7 @@ def without_chance(p: params.Pretrain) -> params.Pretrain:
     changes: dict[str, Any] = {"backbone": {**off, "activation_dropout": 0.0}}
     if not isinstance(p.encoder, params.PatchEncoder):
         changes["encoder"] = {"dropout": 0.0}
-    return params.Pretrain.model_validate(_over(p.model_dump(), changes))
+    return params.Pretrain.model_validate(over(p.model_dump(), changes))
 
 
 def batch(p: params.Pretrain, size: int, examples: int, step: int = 0) -> dict[str, Tensor]:
@@ -78,10 +78,11 @@ def _tensors(**arrays: np.ndarray) -> dict[str, Tensor]:
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-def _over(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+def over(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`base` with the keys of `changes` replaced, in nested dictionaries, too."""
     merged = dict(base)
-    for key, value in over.items():
+    for key, value in changes.items():
         old = base.get(key)
         deeper = isinstance(value, dict) and isinstance(old, dict)
-        merged[key] = _over(old, value) if deeper else value  # type: ignore[arg-type]
+        merged[key] = over(old, value) if deeper else value  # type: ignore[arg-type]
     return merged

@@ -1,7 +1,7 @@
 #!/bin/sh
-# The benchmarks of one GPU, in less than nine minutes, without network and without installing:
+# The benchmarks of one GPU, in less than eight minutes, without network and without installing:
 #
-#     benchmarks/gpu.sh [--device cpu --tiny] [--minutes 8.5] [-o FOLDER]
+#     benchmarks/gpu.sh [--device cpu --tiny] [--minutes 7.5] [-o FOLDER]
 #
 # Needs a Python with PyTorch >= 2.11 (PYTHON=...). Packages that it lacks are taken from
 # benchmarks/wheels/, which `make gpu-wheels` fills on a machine with network; those that it has

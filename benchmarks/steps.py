@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from d2v import params
-from d2v.training import compiling, devices, optim
+from d2v.training import compiling, devices, graphs, optim
+from d2v.training.step import Step
 from d2v.training.task import Pretraining
 
 Batch = dict[str, Tensor]
@@ -138,8 +139,40 @@ class Ours(Stepper):
         optim.update(self.optimiser, norm, loss)
 
 
+class Trained(Ours):
+    """As the trainer queues it: no wait inside a step; on a GPU both halves as CUDA graphs."""
+
+    def __init__(self, p: params.Pretrain, device: torch.device, mixed: bool, backend: str) -> None:
+        super().__init__(p, device, mixed, backend)
+        half = Step(self.task, self.task, self.optimiser, clip=self.clip, mixed=mixed)
+        self.said: list[str] = []  # why a step is not captured
+        self.halves = graphs.build("auto", half, False, self.said.append)
+        self.rate = p.optimiser.lr
+
+    def step(self, batch: Batch) -> Tensor:
+        """As Stepper."""
+        self.steps += 1
+        sums = self.halves.named(self.halves.gradients(batch))
+        self.halves.update(sums, self.rate, self.steps)
+        return sums["loss"] / sums["count"]
+
+    def settle(self) -> None:
+        """Make the update one that can be captured: the recipe's first 1,819 cannot."""
+        if hasattr(self.optimiser, "eps_before_correction"):
+            self.optimiser.eps_before_correction = False
+
+    @property
+    def replays(self) -> int:
+        """Halves of steps that were replayed from a graph."""
+        pools = [getattr(self.halves, name, None) for name in ("backward", "moving")]
+        return sum(pool.replays for pool in pools if pool is not None)
+
+
 class Theirs(Stepper):
-    """The peer (peer.py) with PyTorch's AdamW as it comes; `keep`: in memory kept as ours is."""
+    """The peer (peer.py) with PyTorch's AdamW as it comes; `keep`: in memory kept as ours is.
+
+    `mode` compiles it whole, in a mode of torch.compile (or with that backend, in tests).
+    """
 
     def __init__(
         self,
@@ -148,6 +181,7 @@ class Theirs(Stepper):
         mixed: bool = False,
         split: bool = False,
         keep: bool = False,
+        mode: str | None = None,
     ) -> None:
         import peer  # here: a machine without transformers can still time ours
 
@@ -156,6 +190,12 @@ class Theirs(Stepper):
             devices.keep_memory(device)
         self.peer = peer.build(p).to(device).train()
         self.module, self.update = self.peer, self.peer.update
+        if mode is not None:
+            torch._dynamo.reset()
+            if mode in ("aot_eager", "eager"):
+                self.peer.compile(backend=mode)
+            else:
+                self.peer.compile(mode=mode)
         o = p.optimiser
         self.trained = [x for x in self.peer.parameters() if x.requires_grad]
         self.optimiser = torch.optim.AdamW(

@@ -1,19 +1,23 @@
 """`params/cluster.yaml`, and what is made of Slurm's words: without a Slurm."""
 
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from d2v.jobs import cluster, job, slurm
-from d2v.jobs.local import State
+from d2v.jobs import cluster, job, slurm, squeue
+from d2v.jobs.local import Busy, State
 from d2v.params import ParamsError, load_as
+from d2v.util.errors import UserError
 from d2v.util.files import write_json
 
-SQUEUE = """#!/bin/sh
-[ -f squeue.fails ] && {{ cat squeue.fails >&2; exit 1; }}
-printf '%-40s%-20s%-12s%-400s%-80s\\n' {row}
+# counts its calls; says what the file says, or fails with the text of another one
+STAND_IN = """#!/bin/sh
+echo >> {name}.calls
+[ -f {name}.fails ] && {{ cat {name}.fails >&2; exit 1; }}
+cat {name}.says
 """
-SACCT = "#!/bin/sh\necho '{said}'\n"
 
 
 def resources(folder: Path, text: str) -> cluster.Cluster:
@@ -36,8 +40,17 @@ def test_overrides_fit_patterns_in_order(tmp_path: Path) -> None:
     text = found.of("pretrain/text/seed0")
     assert (text.partition, text.nodes, text.gpus, text.processes) == ("b", 2, 8, 8)
     assert found.of("finetune/cola/scratch/seed0").nodes == 1
-    words = {"slurm_partition": "a", "cpus_per_task": 4, "mem_mb": 1536, "runtime": 1440}
-    assert found.of_rule("data") == words
+    data = found.of("data")
+    assert (data.partition, data.cpus, data.memory_gb, data.gpus) == ("a", 4, 1.5, 0)
+    tables = found.of("tables")  # a rule gets no GPU that it is not given
+    assert (tables.nodes, tables.gpus, tables.processes) == (1, 0, 1)
+
+
+def test_gpus_have_a_type_or_not(tmp_path: Path) -> None:
+    found = resources(tmp_path, "slurm: {gpus: a100:2}").slurm.of("pretrain/text/seed0")
+    assert (found.gpu_count, found.processes) == (2, 2)
+    with pytest.raises(ParamsError, match=r"slurm\.gpus"):
+        resources(tmp_path, "slurm: {gpus: a100}")
 
 
 def test_faults_are_told_with_their_path(tmp_path: Path) -> None:
@@ -47,54 +60,143 @@ def test_faults_are_told_with_their_path(tmp_path: Path) -> None:
         resources(tmp_path, "slurm: {overrides: {data: {gpu: 1}}}")
 
 
+class Words:
+    """Stand-ins of squeue and sacct in a folder, and the question that asks them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("squeue", "sacct"):
+            (folder / name).write_text(STAND_IN.format(name=name))
+            (folder / name).chmod(0o755)
+            self.say(name)
+
+    def say(self, name: str, *rows: str) -> None:
+        (self.folder / f"{name}.says").write_text("".join(f"{row}\n" for row in rows))
+
+    def fail(self, said: str) -> None:
+        (self.folder / "squeue.fails").write_text(said)
+
+    def calls(self) -> int:
+        files = self.folder.glob("*.calls")
+        return sum(file.read_text().count("\n") for file in files)
+
+    def question(self, poll_s: float = 0.01) -> squeue.Question:
+        return squeue.Question(poll_s, self.folder)
+
+
+def row(*cells: str) -> str:
+    """A line of squeue."""
+    widths = squeue.FIELDS.values()
+    return "".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+
+
 @pytest.fixture
-def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of stand-ins for Slurm's commands."""
+def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Words:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    return tmp_path
+    monkeypatch.setattr(squeue, "LOOK_S", 0.0)
+    return Words(tmp_path)
 
 
-def say(folder: Path, name: str, text: str) -> None:
-    (folder / name).write_text(text)
-    (folder / name).chmod(0o755)
+def settled(question: squeue.Question, number: str) -> State:
+    """State of a job after squeue and, if it is missing there, sacct have been asked."""
+    for _ in range(4):
+        question.state(number)
+        time.sleep(0.02)
+    return question.state(number)
 
 
 @pytest.mark.parametrize(
-    ("row", "state"),
+    ("cells", "state"),
     [
-        ("7 PENDING 1 '' BeginTime", State("queued", "PENDING", "BeginTime", "", 1)),
-        ("7 RUNNING 0 n[1-2] None", State("running", "RUNNING", "", "n[1-2]", 0)),
-        ("7 COMPLETING 0 n1 None", State("ending", "COMPLETING", "", "n1", 0)),
-        ("7 NODE_FAIL 0 n1 NodeDown", State("ending", "NODE_FAIL", "NodeDown", "n1", 0)),
+        (("PENDING", "1", "", "BeginTime"), State("queued", "PENDING", "BeginTime", "", 1)),
+        (("RUNNING", "0", "n[1-2]", "None"), State("running", "RUNNING", "", "n[1-2]", 0)),
+        (("COMPLETING", "0", "n1", "None"), State("ending", "COMPLETING", "", "n1", 0)),
+        (("NODE_FAIL", "0", "n1", "Down"), State("ending", "NODE_FAIL", "Down", "n1", 0)),
     ],
 )
-def test_the_queues_words(words: Path, row: str, state: State) -> None:
-    say(words, "squeue", SQUEUE.format(row=row))
-    assert slurm.look("7") == state
+def test_the_queues_words(words: Words, cells: tuple[str, ...], state: State) -> None:
+    words.say("squeue", row("7_3", *cells, "d2v ab"))
+    question = words.question()
+    assert settled(question, "7_3") == state
+    assert question.named("d2v ab", 0.0) == (True, "7")
 
 
 @pytest.mark.parametrize(
     ("said", "state"),
     [
-        ("CANCELLED by 0|n1", State("ending", "CANCELLED", "", "n1")),
-        ("RUNNING|n1", State("ending", "", "", "n1")),  # the accounting was not told that it died
+        ("7|CANCELLED by 0|n1", State("ending", "CANCELLED", "", "n1")),
+        ("7|RUNNING|n1", State("ending", "", "RUNNING", "n1")),  # it was not told that it died
         ("", State("ending")),
     ],
 )
 def test_a_job_that_left_the_queue_is_asked_for_in_the_accounting(
-    words: Path, said: str, state: State
+    words: Words, said: str, state: State
 ) -> None:
-    say(words, "squeue", SQUEUE.format(row=""))
-    (words / "squeue.fails").write_text("slurm_load_jobs error: Invalid job id specified")
-    say(words, "sacct", SACCT.format(said=said))
-    assert slurm.look("7") == state
+    words.say("sacct", said)
+    assert settled(words.question(), "7") == state
 
 
-def test_a_silent_controller_is_no_end_of_a_job(words: Path) -> None:
-    say(words, "squeue", SQUEUE.format(row=""))
-    (words / "squeue.fails").write_text("Unable to contact slurm controller (connect failure)")
-    assert slurm.look("7") == State("unreachable")
+def test_a_silent_controller_is_no_end_of_a_job(words: Words) -> None:
+    words.fail("Unable to contact slurm controller (connect failure)")
+    question = words.question()
+    assert settled(question, "7") == State("unreachable")
+    assert question.known.said == "Unable to contact slurm controller (connect failure)"
+
+
+def test_workflows_share_one_question(words: Words) -> None:
+    words.say("squeue", row("7", "RUNNING", "0", "n1", "None", ""))
+    first, second = words.question(poll_s=30), words.question(poll_s=30)
+    for _ in range(20):
+        assert first.refresh().jobs["7"].phase == "running"
+        assert second.refresh().jobs["7"].phase == "running"
+    assert words.calls() == 1
+
+
+def test_questions_become_rarer_while_nothing_changes_or_answers(words: Words) -> None:
+    words.say("squeue", row("7", "RUNNING", "0", "n1", "None", ""))
+    question = words.question(poll_s=10)
+    known = question.refresh()
+    assert question._next(known) == known.tried + 10
+    assert question._next(replace(known, even=6)) == known.tried + 20
+    assert question._next(replace(known, even=100)) == known.tried + 60
+    assert question._next(replace(known, failed=1)) == known.tried + 10
+    assert question._next(replace(known, failed=9)) == known.tried + 60
+    question.soon = True
+    assert question._next(replace(known, even=100)) == known.tried + 10
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("AssocMaxSubmitJobLimit Job violates accounting/QOS policy (job submit limit)", "limit"),
+        ("QOSMaxSubmitJobPerUserLimit", "limit"),
+        ("Socket timed out on send/recv operation", "busy"),
+        ("Unable to contact slurm controller (connect failure)", "busy"),
+        ("Slurm temporarily unable to accept job, sleeping and retrying", "busy"),
+        ("Invalid account or account/partition combination specified", "refused"),
+        ("QOSMaxWallDurationPerJobLimit Job violates accounting/QOS policy", "refused"),
+    ],
+)
+def test_what_passes_is_no_refusal(
+    words: Words, monkeypatch: pytest.MonkeyPatch, said: str, kind: str
+) -> None:
+    (words.folder / "sbatch").write_text(f"#!/bin/sh\necho 'sbatch: error: {said}' >&2; exit 1\n")
+    (words.folder / "sbatch").chmod(0o755)
+    (words.folder / "srun").symlink_to("sbatch")
+    monkeypatch.setattr(slurm, "_question", lambda poll_s: words.question())
+    launcher = slurm.Slurm(cluster.Cluster(), "pretrain/text/seed0", words.folder)
+    one = job.Job(Path("x"), "pretrain/text/seed0", "spec", words.folder, "a")
+    with pytest.raises(UserError if kind == "refused" else Busy) as told:
+        launcher.submit(words.folder / "batch", [one, one], 1)
+    assert getattr(told.value, "limit", False) == (kind == "limit")
+    assert said in str(told.value)
+
+
+def test_ids_of_an_array_are_joined() -> None:
+    records = [{"id": f"12_{i}", "array": "12"} for i in (0, 1, 2, 7)]
+    records.append({"id": "9", "array": None})
+    assert slurm._expressions(records) == ["9", "12_[0-2,7]"]
 
 
 def test_the_word_of_who_knew_why_counts(tmp_path: Path) -> None:

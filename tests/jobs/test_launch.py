@@ -118,7 +118,7 @@ def test_interrupting_the_launcher_cancels_the_job(place: Place, number: signal.
     assert ended(process)[0] == 130
     assert not locks.is_held(place.work / "lock")
     assert locks.process_start(place.starts()[0]) is None
-    assert place.state() == "stopped"
+    assert place.state() == "cancelled"
 
 
 def test_a_job_with_other_parameters_is_cancelled(place: Place) -> None:

@@ -90,6 +90,19 @@ def test_utilisation_is_one_share_or_one_a_modality():
     )
 
 
+def test_without_a_utilisation_the_measured_one_of_the_nearest_device_is_taken():
+    assert plan.NEAREST.keys() == plan.PEAK.keys()
+    file = ROOT / "benchmarks/results/gpu-nvidia-h200.json"
+    found = json.loads(file.read_text())
+    shares = {kind: row["utilisation"] for kind, row in found["captured"].items()}
+    assert plan.MEASURED["h200"] == {kind: round(share, 3) for kind, share in shares.items()}
+    assert plan.MEASURED_ON["h200"] == found["date"]
+    speed = plan.speed_of("a100", None, None)
+    assert speed.flops["text"] == pytest.approx(0.296 * 312e12)
+    assert speed.source.endswith("of 312 TFLOP/s, measured (h200, 2026-11-27)")
+    assert plan.speed_of("h200", None, file).source.startswith("NVIDIA H200, measured")
+
+
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
@@ -143,7 +156,10 @@ def test_a_measured_rate_takes_the_place_of_the_assumed_one(tmp_path):
 def test_the_command_prints_runs_totals_and_assumptions(capsys):
     assert cli.main(["plan", str(PAPER)]) == 0
     text = capsys.readouterr().out
-    assert "h100 at 40% of 989 TFLOP/s, assumed" in text
+    assert (
+        "h100 at 27% (vision), 28% (speech), 30% (text) of 989 TFLOP/s, measured (h200, 2026-11-27)"
+        in text
+    )
     for word in ("pretrain/vision-base", "decode/librispeech-base-10min", "all ", "checkpoints"):
         assert word in text
     assert max(map(len, text.split("\n\n")[0].splitlines())) <= 100

@@ -18,7 +18,7 @@ try:
     experiment = params.load(EXPERIMENT)
     prepared.check(experiment, Path(EXPERIMENT), runs.all_datasets(experiment))
     params.check_stages(experiment)
-    machines = cluster.load()
+    cluster.load()  # reports its errors here
     if LAUNCH not in launch.PLACES:
         raise UserError(f"launch={LAUNCH}: must be one of {', '.join(launch.PLACES)}")
 except UserError as error:
@@ -98,13 +98,8 @@ def defining(kind):
 
 
 def threads_of(kind):
-    """Return a threads function: a local run's CPUs, or 1 for the process that awaits a Slurm job."""
+    """Return a threads function: a local run's CPUs; params/cluster.yaml sets those of a job."""
     return lambda wildcards: 1 if LAUNCH == "slurm" else run_of(kind, wildcards).cpus
-
-
-def on_cluster(rule):
-    """Return the Slurm resources of a rule without a GPU; none on the local machine."""
-    return machines.slurm.of_rule(rule) if LAUNCH == "slurm" else {}
 
 
 def about(kind):

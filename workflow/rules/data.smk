@@ -9,7 +9,6 @@ rule data:
         f"{WORK}/data/{{dataset}}.log",
     priority: 30
     resources:
-        **on_cluster("data"),
         dvc=1,
     params:
         stages=experiment.stages,

@@ -30,8 +30,6 @@ rule choose:
     log:
         f"{WORK}/select/{{name}}/choose.log",
     priority: 10
-    resources:
-        **on_cluster("choose"),
     params:
         experiment=EXPERIMENT,
         metric=lambda wildcards: experiment.finetune[wildcards.name].metrics[0],

@@ -29,8 +29,6 @@ rule tables:
         summary=f"{RESULTS}/summary/files.json",
     log:
         f"{WORK}/tables.log",
-    resources:
-        **on_cluster("tables"),
     params:
         experiment=EXPERIMENT,
         n=len(runs.finetune_runs(experiment)),

@@ -20,10 +20,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     parser.add_argument("--device", default="h100", help=f"one of {', '.join(plan.PEAK)}")
     parser.add_argument(
-        "--utilisation", default=str(plan.USUAL), metavar="SHARE",
+        "--utilisation", metavar="SHARE",
         help="share of the device's peak matrix multiplication rate that training reaches: a"
-        " number, or one per modality, vision=0.5,text=0.45,speech=0.4 (default: %(default)s for"
-        " each)",
+        " number, or one per modality, vision=0.5,text=0.45,speech=0.4 (default: what was measured"
+        " on the nearest device)",
     )  # fmt: skip
     parser.add_argument(
         "--measured", type=Path, metavar="FILE",
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print every run as JSON")
     args = parser.parse_args(argv)
-    utilisation = plan.shares(args.utilisation)
+    utilisation = None if args.utilisation is None else plan.shares(args.utilisation)
     experiment = params.load(args.experiment)
     speed = plan.speed_of(args.device, utilisation, args.measured)
     jobs = plan.plan(experiment, speed)

@@ -27,6 +27,10 @@ def parser() -> argparse.ArgumentParser:
     )
     imagenet.add_argument("source", type=Path, metavar="SRC", help="folder that contains them")
 
+    cifar = _command(commands, "cifar10", "CIFAR-10's binary version (cifar-10-batches-bin)")
+    cifar.add_argument("source", type=Path, metavar="SRC", help="folder of the six .bin files")
+    _add_workers(cifar)
+
     speech = _command(commands, "librispeech", "SPLIT/SPEAKER/CHAPTER/*.flac with .trans.txt")
     speech.add_argument("source", type=Path, metavar="SRC", help="folder of split folders")
 
@@ -40,6 +44,11 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="DIR",
         help="Libri-light's librispeech_finetuning folder; adds the lists 10min, 1h, 10h",
+    )
+    speech.add_argument(
+        "--limited-audio",
+        action="store_true",
+        help="also read the audio of --limited: its utterances in no other split become `limited`",
     )
     light = _command(commands, "librilight", "Libri-light: unlabelled speech, with pauses removed")
     light.add_argument(
@@ -223,6 +232,10 @@ def _prepare(args: argparse.Namespace) -> None:
         prepare_imagenet(
             args.source, args.out, args.workers, args.allow_partial, headers=args.headers
         )
+    elif args.command == "cifar10":
+        from d2v.data.readers.cifar10 import prepare_cifar10
+
+        prepare_cifar10(args.source, args.out, args.workers)
     elif args.command == "librispeech":
         if args.pcm and args.headers:
             raise UserError("--pcm decodes every file: leave out --headers")
@@ -238,6 +251,7 @@ def _prepare(args: argparse.Namespace) -> None:
             allow_partial=args.allow_partial,
             headers=args.headers,
             pcm=args.pcm,
+            limited_audio=args.limited_audio,
         )
     elif args.command == "librilight":
         from d2v.data.readers.librilight import prepare_librilight

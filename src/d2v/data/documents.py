@@ -3,6 +3,7 @@
     *.txt[.gz]      one sentence or paragraph per line, a blank line between documents
     *.jsonl[.gz]    one document per line, its text in one field; lines of the text are paragraphs
     wiki_00, ...    the same, as written by WikiExtractor with --json
+    wiki.train.raw  WikiText: articles behind their titles (d2v.data.wikitext)
 
 Folders may be nested; files are read in the order of their paths.
 """
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 from d2v.data.pieces import Piece, cut_file, lines_of
 from d2v.data.walk import refuse_dangling, walk, warn_unused
+from d2v.data.wikitext import articles, cut_at_titles, is_wikitext
 from d2v.util.errors import UserError
 
 PIECE_BYTES = 4 * 2**20  # part of a file that one process reads at a time
@@ -62,6 +64,9 @@ def find_parts(source: Path, piece_bytes: int) -> list[Part]:
             )
         if not any(line.strip() for _, line in lines_of(Piece(path))):
             raise UserError(f"{path}: contains no text")
+        if is_wikitext(path):
+            parts += [Part(piece, name) for piece in cut_at_titles(path, piece_bytes)]
+            continue
         ends = None if _is_json(path) else _blank
         parts += [Part(piece, name) for piece in cut_file(path, piece_bytes, ends)]
     if not parts:
@@ -80,6 +85,10 @@ def read_sentences(part: Part, field: str) -> Iterator[tuple[str, str]]:
                 text = _text(line, field, f"{part.piece.path}:{number}")
                 for sentence in filter(None, map(str.strip, text.split("\n"))):
                     yield f"{part.name}:{number}", sentence
+        return
+    if is_wikitext(part.piece.path):
+        for number, text in articles(part.piece):
+            yield f"{part.name}:{number}", text
         return
     start = 0
     for number, line in lines_of(part.piece):
@@ -121,7 +130,7 @@ def _kind(path: Path) -> str | None:
     for kind in (".txt", ".txt.gz", ".jsonl", ".jsonl.gz"):
         if path.name.endswith(kind):
             return kind
-    return "" if _WIKI.fullmatch(path.name) else None
+    return "" if _WIKI.fullmatch(path.name) else path.suffix if is_wikitext(path) else None
 
 
 def _is_json(path: Path) -> bool:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from d2v import params
 from d2v.data.augment import array
 from d2v.data.layout import lines
-from d2v.data.model_inputs import ImageInput, TokenInput, WaveInput
+from d2v.data.model_inputs import ImageInput, Inputs, TokenInput, WaveInput
 from d2v.data.readers.imagefolder import picture
 from d2v.data.sizing import sized
 from d2v.data.sound import RATE
@@ -27,8 +27,25 @@ from d2v.data.tokenizer import PADDING
 from d2v.model.frames import frame_count
 from d2v.util.errors import UserError
 
-if TYPE_CHECKING:  # modules with weights sit above data in the import order
-    from d2v.interop.module import Model
+
+class _Architecture(Protocol):
+    """The part of a loaded model's architecture that inputs depend on."""
+
+    @property
+    def encoder(self) -> params.Encoder: ...
+
+
+class Reading(Protocol):
+    """What this module needs of a loaded model (d2v.interop.module.Model)."""
+
+    @property
+    def params(self) -> _Architecture: ...
+
+    @property
+    def inputs(self) -> Inputs: ...
+
+    @property
+    def tokenizer(self) -> Any: ...
 
 
 # an argument that starts or ends like this is taken for a file name, not for a text
@@ -50,7 +67,7 @@ class Input:
     value: np.ndarray
 
 
-def batches(model: "Model", inputs: Sequence[str | Path]) -> Iterator[tuple[list[str], Any]]:
+def batches(model: Reading, inputs: Sequence[str | Path]) -> Iterator[tuple[list[str], Any]]:
     """Yield the names and the batch of successive inputs, in their order.
 
     Inputs are padded only where padding does not change the outputs. Raises UserError naming an
@@ -82,7 +99,7 @@ def only_alike(encoder: params.Encoder) -> bool:
     )
 
 
-def expanded(model: "Model", inputs: Sequence[str | Path]) -> list[tuple[str, str]]:
+def expanded(model: Reading, inputs: Sequence[str | Path]) -> list[tuple[str, str]]:
     """Return the name and the file of each input or, for a text model, the name and the text.
 
     A text file gives one text per non-blank line; any other argument is itself the text. Raises
@@ -118,7 +135,7 @@ def _check_text(item: str) -> None:
         )
 
 
-def read(model: "Model", inputs: Sequence[str | Path]) -> Iterator[Input]:
+def read(model: Reading, inputs: Sequence[str | Path]) -> Iterator[Input]:
     """Yield the inputs one by one; raises UserError naming one that cannot be read."""
     encoder, how = model.params.encoder, model.inputs
     for name, content in expanded(model, inputs):

@@ -191,7 +191,7 @@ def build(
         check_sizes(dataset, train.sized)
         return SizedBatches(dataset.sizes, train.sized, rank, world, seed, start_step)
     assert train.batch is not None
-    assert train.micro_batch is not None
+    assert isinstance(train.micro_batch, int)  # auto has been settled
     return GlobalBatches(
         len(dataset), train.batch, train.micro_batch, rank, world, seed, start_step
     )
@@ -202,7 +202,7 @@ def portions(train: Train, world: int) -> int:
     if train.sized is not None:
         return shares(train.sized, world)
     assert train.batch is not None
-    assert train.micro_batch is not None
+    assert isinstance(train.micro_batch, int)  # auto has been settled
     return accumulation(train.batch, train.micro_batch, world)
 
 

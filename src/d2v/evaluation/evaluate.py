@@ -39,7 +39,7 @@ def batches(dataset: Dataset, train: params.Portions) -> list[list[int]]:
     Batches are formed by length if training does so; an example that is too long gets its own pass.
     """
     if train.sized is None:
-        assert train.micro_batch is not None
+        assert isinstance(train.micro_batch, int)  # auto is for pre-training only
         order, ends = np.arange(len(dataset)), range(0, len(dataset), train.micro_batch)
         return [order[start : start + train.micro_batch].tolist() for start in ends]
     order = np.argsort(-dataset.sizes, kind="stable")

@@ -1,15 +1,16 @@
 """`params/cluster.yaml`: where runs are executed. Nothing in it changes a result."""
 
-from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from d2v import params
 
 FILE = Path("params/cluster.yaml")
+# a number of GPUs per node, or their type and number
+Gpus = params.Count | Annotated[str, Field(pattern=r"^[A-Za-z][\w.-]*:[0-9]+$")]
 
 
 class LocalJobs(params.Strict):
@@ -27,26 +28,38 @@ class Resources(params.Strict):
     qos: str | None = None
     constraint: str | None = None
     nodes: params.Positive = 1
-    gpus: params.Count = 0  # per node
+    gpus: Gpus = 0  # per node; with a type: a100:2
     tasks: params.Positive | None = None  # processes per node; None: one per GPU, at least one
     cpus: params.Positive | None = None  # per process; None: the run's own number
     memory_gb: params.Rate | None = None  # per node
     hours: params.Rate = 24
     signal_s: params.Positive = 120  # seconds before the time limit at which the job is signalled
     requeue: bool = True  # after a time limit, pre-emption or lost node; False: report an error
-    retries: params.Count = 2  # resubmissions of a job that died without further progress
-    poll_s: params.Rate = 10  # seconds between two queries to Slurm
+    # resubmissions of a job that died, or requeues of an interrupted one, without further progress
+    retries: params.Count = 2
+    poll_s: params.Rate = 10  # least number of seconds between two queries to Slurm
+    at_once: params.Positive | None = None  # most jobs of an array that run at the same time
     # shell lines that run before Python: modules, variables
     setup: list[str] = Field(default_factory=list)
     # command that starts a container, e.g. `apptainer exec --nv d2v.sif`; python3 is appended
     container: str | None = None
+    srun: list[str] = Field(default_factory=list)  # additional options of srun
     # additional options of sbatch
     sbatch: dict[str, str | int | bool] = Field(default_factory=dict)
 
     @property
+    def gpu_count(self) -> int:
+        """GPUs on each node, of whatever type."""
+        return self.gpus if isinstance(self.gpus, int) else int(self.gpus.rpartition(":")[2])
+
+    @property
     def processes(self) -> int:
         """Processes on each node."""
-        return self.tasks or max(self.gpus, 1)
+        return self.tasks or max(self.gpu_count, 1)
+
+
+# what a rule of the workflow gets unless an override names it: one process without a GPU
+RULE: dict[str, Any] = {"nodes": 1, "gpus": 0, "tasks": 1}
 
 
 class SlurmJobs(Resources):
@@ -58,27 +71,16 @@ class SlurmJobs(Resources):
     def of(self, name: str) -> Resources:
         """Resources of a run (`pretrain/vision/seed0`) or of a rule of the workflow (`data`).
 
-        Every matching pattern is applied, in the order of the file.
+        Every matching pattern is applied, in the order of the file. Rules use one process without
+        a GPU unless an override sets other values.
         """
         given = {key: getattr(self, key) for key in Resources.model_fields}
+        if "/" not in name:
+            given |= RULE
         for pattern, override in self.overrides.items():
             if fnmatchcase(name, pattern):
                 given |= {key: getattr(override, key) for key in override.model_fields_set}
         return Resources.model_validate(given)
-
-    def of_rule(self, name: str) -> Mapping[str, Any]:
-        """Resources of a rule without a GPU, as resource names of Snakemake's Slurm executor."""
-        found = self.of(name)
-        words = {
-            "slurm_partition": found.partition,
-            "slurm_account": found.account,
-            "qos": found.qos,
-            "constraint": found.constraint,
-            "cpus_per_task": found.cpus,
-            "mem_mb": found.memory_gb and round(1024 * found.memory_gb),
-            "runtime": minutes(found.hours),
-        }
-        return {key: value for key, value in words.items() if value is not None}
 
 
 class Cluster(params.Strict):

@@ -2,23 +2,27 @@
 
 import os
 import re
+import subprocess
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from d2v.experiment import runs
+from d2v.jobs import devices
 from d2v.util import locks
-from d2v.util.errors import UserError
+from d2v.util.errors import UserError, spared
 from d2v.util.files import read_json, write_json
 
 PULSE_S = 10.0  # seconds between two heartbeats of a job
+LOCK_S = 600.0  # how long a job waits for an earlier one that still holds the run's lock
+DISK_S = 60.0  # how long a job tries to record its outcome on a full disk
 
 
 class Ended(Exception):
@@ -35,24 +39,50 @@ class Job:
     folder: Path  # work folder of the run
     attempt: str
     requeue: bool = False  # whether the job is requeued after an interruption
+    gpus: int = 0  # GPUs that were requested for each node
+    retries: int = 2  # requeues in a row that may bring no progress
 
     def __call__(self) -> None:
         """Execute the run and record in `outcome.json` how it ended.
 
         The main process holds the run's lock while the run lasts, and writes `train.log`. Other
         processes record only a failure (`outcome-<rank>.json`). Raises Ended after a failure, so
-        that the job itself also exits with an error.
+        that the job itself also exits with an error. A job that was given up in the meantime does
+        nothing.
         """
         rank = _rank()
+        if _overtaken(self.folder, self.attempt):
+            print("this job was cancelled or replaced by another one; it does nothing", flush=True)
+            return
         if rank > 0:
             self._leave_word(self._execute(), rank)
             return
-        with log_to(self.folder / "train.log"), locks.held(self.folder / "lock") as lock:
-            lock.truncate(0)
-            print(os.getpid(), locks.process_start(os.getpid()), file=lock, flush=True)
-            with _every(PULSE_S, self._pulse):
-                outcome = self._execute()
-            self._leave_word(outcome, rank)
+        with log_to(self.folder / "train.log"):
+            try:
+                with locked(self.folder / "lock"):
+                    self._idle_requeues()
+                    with _every(PULSE_S, self._pulse):
+                        outcome = self._execute()
+                    self._leave_word(outcome, rank)
+            except UserError as error:
+                print(f"error: {error}", flush=True)
+                self._leave_word({"error": str(error), "exit_code": error.exit_code}, rank)
+
+    def _idle_requeues(self) -> None:
+        """Raise UserError if the job was requeued too often in a row without progress."""
+        path = self.folder / "starts.json"
+        before = read_json(path) or {}
+        reached, idle = progress(self.folder), 0
+        if before.get("attempt") == self.attempt and before["reached"] >= reached:
+            idle = before["idle"] + 1
+        if idle > self.retries:
+            raise UserError(
+                f"the job was requeued {idle} times in a row without a new checkpoint; save"
+                " checkpoints more often (train.checkpoint_minutes), or raise hours, signal_s or"
+                " retries in params/cluster.yaml"
+            )
+        with spared("the note of this start"):
+            write_json(path, {"attempt": self.attempt, "reached": reached, "idle": idle})
 
     def checkpoint(self) -> Any:
         """Resubmit the same job, which resumes from its checkpoint; None if it is not requeued."""
@@ -62,14 +92,8 @@ class Job:
 
     def _execute(self) -> dict[str, Any]:
         try:
-            run = runs.load(self.experiment, self.run)
-            if run.fingerprint() != self.spec:
-                raise UserError(
-                    f"{self.experiment} changed while the job was starting; run the command again"
-                )
-            from d2v.experiment import execute
-
-            execute.execute(run)
+            devices.check(self.gpus)
+            self._work()
         except UserError as error:
             print(f"error: {error}", flush=True)
             return {"error": str(error), "exit_code": error.exit_code}
@@ -83,11 +107,22 @@ class Job:
             return {"error": said, "exit_code": 1, "lost_peer": _lost_peer(error)}
         return {"error": None, "exit_code": 0}
 
+    def _work(self) -> None:
+        run = runs.load(self.experiment, self.run)
+        if run.fingerprint() != self.spec:
+            raise UserError(
+                f"{self.experiment} changed while the job was starting; run the command again"
+            )
+        from d2v.experiment import execute
+
+        execute.execute(run)
+
     def _leave_word(self, outcome: dict[str, Any], rank: int) -> None:
         if rank == 0 or outcome["error"]:
             name = f"outcome-{rank}.json" if rank else "outcome.json"
             head = {"attempt": self.attempt, "restarts": _restarts(), "time": time.time()}
-            write_json(self.folder / name, {**head, "lost_peer": False, **outcome})
+            head["processes"] = int(os.environ.get("SLURM_NTASKS", 1))
+            _insist(lambda: write_json(self.folder / name, {**head, "lost_peer": False, **outcome}))
         if outcome["error"]:
             raise Ended(outcome["error"])
 
@@ -100,6 +135,85 @@ class Job:
             gpu = round(torch.cuda.max_memory_reserved() / 2**20)
         said = {"attempt": self.attempt, "restarts": _restarts(), "node": node, "gpu_mib": gpu}
         write_json(self.folder / "pulse.json", {**said, "started": started, "time": time.time()})
+
+
+@dataclass(frozen=True)
+class Command(Job):
+    """One attempt at a rule of the workflow: `run` is its name."""
+
+    command: str = ""
+
+    def _work(self) -> None:
+        # the commands of this Python's environment come first, whether it is activated or not
+        path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
+        words = ["bash", "-c", f"set -euo pipefail; {self.command}"]
+        code = subprocess.run(words, env=os.environ | {"PATH": path}).returncode
+        if code:
+            raise Failed(f"the command of this rule failed with exit code {code}", code)
+
+
+class Failed(UserError):
+    """A command failed; its own message is in the log."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code if exit_code > 0 else 1
+
+
+def progress(folder: Path) -> int:
+    """Progress of a run: step of the newest checkpoint plus decoded items and trials."""
+    found = (folder / "checkpoints").glob("step-*")
+    steps = (path.name.removeprefix("step-") for path in found)
+    step = max((int(step) for step in steps if step.isdecimal()), default=0)
+    journals = [folder / "trials.jsonl", *folder.glob("decoded-*.jsonl")]
+    return step + sum(path.read_bytes().count(b"\n") for path in journals if path.exists())
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a run, and write into it who holds it.
+
+    Raises UserError if another process still holds it after `LOCK_S` seconds.
+    """
+    with locks.held_within(path, LOCK_S, lambda: _holder(path)) as file:
+        file.truncate(0)
+        job = os.environ.get("SLURM_JOB_ID", "-")
+        host, pid = os.uname().nodename, os.getpid()
+        print(pid, locks.process_start(pid), host, job, int(time.time()), file=file, flush=True)
+        yield
+
+
+def _holder(path: Path) -> str:
+    """Who holds a lock, and since when, as far as it says so."""
+    words = path.read_text().split()
+    if len(words) != 5:
+        return f"{path}: held by another process"
+    pid, _, host, job, since = words
+    age = timedelta(seconds=round(time.time() - int(since)))
+    where = f"process {pid} on {host}" + ("" if job == "-" else f" (job {job})")
+    return f"{path}: held by {where} for {age}"
+
+
+def _overtaken(folder: Path, attempt: str) -> bool:
+    """Whether the launcher has cancelled this attempt or started another one since."""
+    record = read_json(folder / "job.json")
+    if record is None:
+        return False
+    return record["attempt"] != attempt or record.get("state") in ("cancelled", "refused")
+
+
+def _insist(write: Callable[[], None]) -> None:
+    """Write a file that others wait for; a full disk is waited for, up to `DISK_S` seconds."""
+    end = time.monotonic() + DISK_S
+    while True:
+        try:
+            write()
+            return
+        except OSError as error:
+            if time.monotonic() > end:
+                print(f"error: {error.filename}: {error.strerror}", flush=True)
+                return
+            time.sleep(1.0)
 
 
 def word_of(folder: Path, attempt: str) -> dict[str, Any] | None:
@@ -144,7 +258,8 @@ def _every(seconds: float, what: Callable[[str], None]) -> Iterator[None]:
             except OSError:  # the run itself reports a full disk
                 continue
 
-    what(started)
+    with suppress(OSError):
+        what(started)
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
     try:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,6 +29,11 @@ class State:
     restarts: int = 0
 
     @property
+    def waiting(self) -> bool:
+        """Whether the job is queued or running."""
+        return self.phase in ("queued", "running")
+
+    @property
     def living(self) -> bool:
         """Whether the job may still be active."""
         return self.phase not in ("ended", "lost")
@@ -45,22 +51,53 @@ class Ending:
 
     said: str
     again: int = 0  # resubmissions that are worthwhile without further progress
+    state: str = "stopped"  # the word of `d2v status`
+
+
+class Busy(Exception):
+    """Jobs were not accepted at the moment: a limit, a throttle or a controller that is away."""
+
+    def __init__(self, said: str, limit: bool = False, unsure: bool = False) -> None:
+        super().__init__(said)
+        self.limit = limit  # of jobs; fewer may be accepted
+        self.unsure = unsure  # the submission may have succeeded
 
 
 class Launcher(Protocol):
     """A place that executes the jobs of one run."""
 
     requeue: bool  # whether an interrupted job is restarted automatically
+    retries: int  # requeues in a row that may bring no progress
+    gpus: int  # GPUs of each node that a job gets
+    most: int  # jobs that one submission may start
     pause_s: float  # seconds between two checks of a job
 
-    def submit(self, folder: Path, job: Job, cpus: int) -> Record:
-        """Start the job, with `folder` (a new one) for submitit; return what identifies the job."""
+    def like(self, cpus: int) -> Hashable:
+        """What jobs must have in common to be submitted together."""
 
-    def find(self, attempt: str, folder: Path) -> Record | None:
-        """Record of the job of an attempt whose submission was interrupted; None if unknown."""
+    def submit(self, folder: Path, jobs: Sequence[Job], cpus: int) -> list[Record]:
+        """Start the jobs, with `folder` (a new one) for submitit; return what identifies each.
 
-    def state(self, record: Record, fresh: bool = False) -> State:
-        """State of a job; `fresh` queries it now instead of returning a recent answer."""
+        Raises Busy if that is worth trying again, and UserError if not.
+        """
+
+    def find(self, record: Record) -> tuple[bool, Record]:
+        """Whether it is known what became of an interrupted submission; what identifies the job.
+
+        The latter is empty if there is no such job.
+        """
+
+    def state(self, record: Record) -> State:
+        """State of a job as far as it is known; the phase is "" while it is not."""
+
+    def count(self) -> int | None:
+        """Jobs of the user that are queued or running; None until asked after a submission."""
+
+    def soon(self) -> None:
+        """Hint that states are about to change."""
+
+    def renew(self) -> None:
+        """Make the next `state` a new one, unless the last one is a moment old."""
 
     def stuck(self, state: State) -> Ending | None:
         """Why a queued job will never start; None if it may start."""
@@ -68,21 +105,36 @@ class Launcher(Protocol):
     def ending(self, record: Record, state: State, folder: Path) -> Ending:
         """Why a job ended without recording an outcome."""
 
-    def cancel(self, record: Record, force: bool = False) -> None:
-        """Ask the job to end; `force` kills it."""
+    def cancel(self, records: Sequence[Record], force: bool = False) -> None:
+        """Ask the jobs to end; `force` kills them."""
 
 
 class Local:
     """Launcher through submitit's local executor: the job survives its launcher."""
 
-    requeue = False
+    requeue, retries, most = False, 0, 1
     pause_s = 0.1
 
     def __init__(self, cluster: Cluster, run_id: str, folder: Path) -> None:
         self.resources = cluster.local
+        self.gpus = cluster.local.gpus
         self.lock = folder / "lock"
 
-    def submit(self, folder: Path, job: Job, cpus: int) -> Record:
+    def like(self, cpus: int) -> Hashable:
+        """Only itself."""
+        return self
+
+    def count(self) -> int | None:
+        """No limit is known here."""
+        return 0
+
+    def soon(self) -> None:
+        """States are always current here."""
+
+    def renew(self) -> None:
+        """States are always current here."""
+
+    def submit(self, folder: Path, jobs: Sequence[Job], cpus: int) -> list[Record]:
         """Start a controller, which starts the job; `folder` is new because process ids recur."""
         import submitit
 
@@ -98,15 +150,15 @@ class Local:
         # the controller does not share our output: on Ctrl-C it prints a traceback, and if it
         # outlived us, it would keep open a pipe that a caller reads until it is closed
         with log_to(folder / "controller.log"):
-            submitted = executor.submit(job)
+            [submitted] = [executor.submit(job) for job in jobs]
         pid = int(submitted.job_id)
-        return {"id": submitted.job_id, "started": locks.process_start(pid)}
+        return [{"id": submitted.job_id, "started": locks.process_start(pid)}]
 
-    def find(self, attempt: str, folder: Path) -> Record | None:
-        """Return None: such a job cannot be identified; the run's lock makes others wait for it."""
-        return None
+    def find(self, record: Record) -> tuple[bool, Record]:
+        """No job: it cannot be identified; the run's lock makes others wait for it."""
+        return True, {}
 
-    def state(self, record: Record, fresh: bool = False) -> State:
+    def state(self, record: Record) -> State:
         """Running as long as the controller, or a task that outlives it, is alive."""
         controlled = self._controlled(record) or locks.is_held(self.lock)
         return State("running" if controlled else "ended")
@@ -130,10 +182,11 @@ class Local:
         hint = f": {errors[0]}" if errors else "; was it killed, or did it run out of memory?"
         return Ending(f"ended without a result{hint}")
 
-    def cancel(self, record: Record, force: bool = False) -> None:
+    def cancel(self, records: Sequence[Record], force: bool = False) -> None:
         """Interrupt the controller, which interrupts and then kills its tasks; `force` kills it."""
-        if self._controlled(record):
-            os.kill(int(record["id"]), signal.SIGKILL if force else signal.SIGINT)
+        for record in records:
+            if self._controlled(record):
+                os.kill(int(record["id"]), signal.SIGKILL if force else signal.SIGINT)
         task = locks.holder(self.lock)
         if force and task is not None:
             os.kill(task, signal.SIGKILL)

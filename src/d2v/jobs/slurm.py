@@ -1,38 +1,47 @@
-"""Jobs on a Slurm cluster: submitted through submitit, followed through squeue and sacct.
+"""Jobs on a Slurm cluster: submitted through submitit as arrays, followed through one question.
 
 submitit's own job state is not used. It treats a lost node as the end of the job, although Slurm
 requeues the job, and without Slurm accounting it waits forever for a job that was killed.
 """
 
 import io
-import os
 import re
 import shutil
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Hashable, Sequence
+from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from d2v.jobs.cluster import Cluster, minutes
+from d2v.jobs import squeue
+from d2v.jobs.cluster import Cluster
 from d2v.jobs.job import Job
-from d2v.jobs.local import Ending, Record, State
+from d2v.jobs.local import Busy, Ending, Record, State
+from d2v.jobs.sbatch import Submission, clean_environment
 from d2v.util.errors import UserError
-from d2v.util.files import rename
+from d2v.util.files import read_json
 
-ASK_S = 20  # timeout of a Slurm command
-SUBMIT_S = 30  # how long a submission is retried
+RENEW_S = 2.0  # least time between questions about the end of cancelled jobs
 STUCK_S = 15  # how long a queued job may report a hopeless reason before it is given up
+FOUND_S = 60.0  # how long a submission whose launcher was killed may still reach the controller
 # Seconds after which a job that stays in one of these states counts as ended. Slurm requeues a job
 # a little later after a lost node or a pre-emption, and the files of a node may arrive late.
 LAST = {"COMPLETED": 5, "FAILED": 5, "OUT_OF_MEMORY": 5, "CANCELLED": 3, "DEADLINE": 3}
 LAST |= {"TIMEOUT": 20, "NODE_FAIL": 60, "PREEMPTED": 60, "BOOT_FAIL": 60}
 LOST = {"": 20}  # the same for a job that is unknown to Slurm
+LISTED = 12  # questions after which a job counts as lost that only the accounting still lists
 INTERRUPTED = ("TIMEOUT", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL")
-RUNNING = ("RUNNING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING")
-FIELDS = {"JobArrayID": 40, "State": 20, "RestartCnt": 12, "NodeList": 400, "Reason": 80}
+# limits on the number of jobs: they pass
+LIMIT = re.compile(
+    r"Max\w*Submit\w*|Max\w*JobCount|MaxJobs\w*Limit|GrpSubmit\w*|job submit limit", re.IGNORECASE
+)
+ARRAY = re.compile(r"invalid (job )?array|array (size|index)|MaxArraySize", re.IGNORECASE)
+# the controller is busy, away or throttles
+BUSY = re.compile(
+    r"timed out|try again|temporarily|unable to contact|connection refused|zero bytes|throttl"
+    r"|rate limit|too many|backup controller|not responding|communication connection failure",
+    re.IGNORECASE,
+)
 # errors of a submission for which a retry does not help
 REFUSED = re.compile(
     r"invalid|not available|not be satisfied|not permitted|denied|violates|unrecognized|unknown"
@@ -45,144 +54,129 @@ HOPELESS = re.compile(
     r"|InvalidQOS|AccountNotAllowed|QOSNotAllowed|MaxWallDurationPerJobLimit|Max\w+PerJob"
     r"|DependencyNeverSatisfied"
 )
+NOT_ACCEPTED = "Slurm did not accept the job"
 HELD = re.compile(r"launch.failed.requeued.held", re.IGNORECASE)
+# what a shell or a container runtime says if it cannot even start Python
+NO_PYTHON = re.compile(
+    r"not found|no such file|permission denied|no module named|cannot execute|FATAL|exec format",
+    re.IGNORECASE,
+)
 
 
 class Slurm:
     """Launcher for the jobs of one run on a Slurm cluster."""
 
+    most = 250
     pause_s = 1.0
 
     def __init__(self, cluster: Cluster, run_id: str, folder: Path) -> None:
-        self.name = run_id
+        self.name, self.folder = run_id, folder
         self.resources = cluster.slurm.of(run_id)
         self.retries, self.requeue = self.resources.retries, self.resources.requeue
+        self.gpus = self.resources.gpu_count
+        self.question = _question(self.resources.poll_s)
         self.known, self.of = State("unreachable"), ""  # latest state, and the job's id
-        self.since = self.asked = -1e9  # times of the last change and of the last query
+        self.since = self.seen = 0.0  # when the state changed; the time of its first answer
 
     # --- submission ---------------------------------------------------------------------------
 
-    def submit(self, folder: Path, job: Job, cpus: int) -> Record:
-        """Submit the job; if Slurm is only busy, retry for up to `SUBMIT_S` seconds.
+    def like(self, cpus: int) -> Hashable:
+        """The request; jobs with the same one form an array."""
+        return self.resources.model_dump_json(), cpus
 
-        Raises UserError with Slurm's own message if it refuses the job or does not answer.
+    def submit(self, folder: Path, jobs: Sequence[Job], cpus: int) -> list[Record]:
+        """Submit the jobs, as an array if there are several.
+
+        Raises Busy if Slurm does not accept them at the moment, and UserError with Slurm's own
+        message if it refuses them.
         """
-        end, pause = time.monotonic() + SUBMIT_S, 1.0
-        while True:
-            said = _down()
-            if said is None:
-                record, said = self._sbatch(folder, job, cpus)
-                # the controller may have accepted the job although sbatch timed out
-                record = record or self.find(job.attempt, folder)
-                if record is not None:
-                    return record
-            if REFUSED.search(said) or time.monotonic() + pause > end:
-                raise UserError(
-                    f"{self.name}: Slurm did not accept the job: {said}"
-                    " (the request is set in params/cluster.yaml)"
-                )
-            time.sleep(pause)
-            pause *= 2
-
-    def _sbatch(self, folder: Path, job: Job, cpus: int) -> tuple[Record | None, str]:
-        """Submit once; return the record, or None and the error message of sbatch."""
-        import submitit
-        from submitit.core.utils import FailedJobError, FailedSubmissionError
-
-        again = 10**6 if self.requeue else 0  # time limits that the job may hit
-        with _clean_environment(), redirect_stderr(io.StringIO()):
-            executor = submitit.AutoExecutor(
-                folder,
-                cluster="slurm",
-                slurm_max_num_timeout=again,
-                slurm_python=self._python(),
+        if shutil.which("sbatch") is None:
+            raise UserError(
+                f"{self.name}: unknown command `sbatch`; is this machine part of the cluster?"
             )
-            executor.update_parameters(**self._asked_for(job, cpus))
-            try:
-                number = executor.submit(job).job_id
-            except (FailedJobError, FailedSubmissionError) as error:
-                return None, " ".join(re.sub(r"sbatch: (error: )?", "", str(error)).split())
-        return _record(number), ""
+        known = self.question.refresh()
+        if known.failed > (2 if known.asked else 0):  # sbatch would only wait for the controller
+            raise Busy(f"{NOT_ACCEPTED}: `squeue` says {known.said or 'nothing'}")
+        name = self.name if len(jobs) == 1 else f"{self.name}+{len(jobs) - 1}"
+        submission = Submission(folder, self.resources, name.replace("/", "-"), folder.name, cpus)
+        with clean_environment(), redirect_stderr(io.StringIO()):
+            number, said = submission.sbatch(jobs)
+        if number is not None:
+            self.question.soon, self.question.submitted = True, time.time()
+            if len(jobs) == 1:
+                return [{"id": number, "array": None}]
+            return [{"id": f"{number}_{i}", "array": number} for i in range(len(jobs))]
+        if said is None:
+            raise Busy(f"{NOT_ACCEPTED}: no answer to `sbatch`", unsure=True)
+        text = f"{NOT_ACCEPTED}: {said}"
+        if ARRAY.search(said) and len(jobs) > 1:
+            raise Busy(text, limit=True)
+        if LIMIT.search(said) and not self._hopeless_limit(len(jobs)):
+            raise Busy(text, limit=True)
+        if REFUSED.search(said) and not BUSY.search(said):
+            raise UserError(f"{self.name}: {text} (the request is set in params/cluster.yaml)")
+        raise Busy(text, unsure="timed out" in said)
 
-    def _asked_for(self, job: Job, cpus: int) -> dict[str, Any]:
-        """Options for submitit's executor."""
-        r = self.resources
-        threads = r.cpus or cpus
-        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-        asked = {
-            "name": self.name.replace("/", "-"),
-            "timeout_min": minutes(r.hours),
-            "nodes": r.nodes,
-            "tasks_per_node": r.processes,
-            "cpus_per_task": threads,
-            "gpus_per_node": r.gpus or None,
-            "mem_gb": r.memory_gb,
-            "slurm_partition": r.partition,
-            "slurm_account": r.account,
-            "slurm_qos": r.qos,
-            "slurm_constraint": r.constraint,
-            "slurm_signal_delay_s": r.signal_s,
-            "slurm_comment": _comment(job.attempt),
-            "slurm_setup": [*r.setup, *(f"export {name}={threads}" for name in names)],
-            # srun no longer inherits --cpus-per-task from sbatch; without --kill-on-bad-exit, the
-            # remaining processes would wait for one that died
-            "slurm_srun_args": [
-                "--cpu-bind=none",
-                f"--cpus-per-task={threads}",
-                "--kill-on-bad-exit=1",
-            ],
-            "slurm_additional_parameters": {
-                "requeue" if self.requeue else "no-requeue": True,
-                **r.sbatch,
-            },
-            "slurm_stderr_to_stdout": True,
-        }
-        return {key: value for key, value in asked.items() if value is not None}
+    def _hopeless_limit(self, count: int) -> bool:
+        """Whether a limit refuses a single job of a user who has no other one."""
+        known = self.question.known
+        return count == 1 and known.asked > 0 and not any(s.waiting for s in known.jobs.values())
 
-    def _python(self) -> str | None:
-        container = self.resources.container
-        return f"{container} python3" if container else None
-
-    def find(self, attempt: str, folder: Path) -> Record | None:
-        """Record of an attempt's job, found by the comment of its submission; None if unknown."""
-        done = _ask(
-            "squeue", "-h", "-t", "all", "-u", str(os.getuid()), "-O", "JobID:40,Comment:80"
-        )
-        for line in done.stdout.splitlines() if done else ():
-            number, _, comment = line.partition(" ")
-            if comment.strip() == _comment(attempt):
-                _adopt(folder, number)
-                return _record(number)
-        return None
+    def find(self, record: Record) -> tuple[bool, Record]:
+        """The job of an interrupted submission, by its comment; waits until it must be known."""
+        since = float(record.get("known", record.get("time", 0.0) + FOUND_S))
+        known, number = self.question.named(_comment(record), since)
+        if number is None or record.get("index") is None:
+            return known, {"id": number, "array": None} if number else {}
+        return known, {"id": f"{number}_{record['index']}", "array": number}
 
     # --- following the job --------------------------------------------------------------------
 
-    def state(self, record: Record, fresh: bool = False) -> State:
-        """State that Slurm reports; queried often after a change, later every `poll_s` seconds."""
-        now = time.monotonic()
+    def count(self) -> int | None:
+        """Jobs of the user that are queued or running; None until asked after a submission."""
+        known = self.question.refresh()
+        if known.failed or known.asked <= self.question.submitted:
+            self.soon()
+            return None
+        return sum(state.waiting for state in known.jobs.values())
+
+    def soon(self) -> None:
+        """Ask Slurm again as early as `poll_s` allows, although nothing has changed lately."""
+        self.question.soon = True
+
+    def renew(self) -> None:
+        """Ask Slurm now, unless it was asked a moment ago; for the end of a cancelled job."""
+        if time.time() - self.question.known.tried > RENEW_S:
+            self.question.refresh(now=True)
+
+    def state(self, record: Record) -> State:
+        """State that Slurm reports, as of the latest answer."""
+        found = self.question.state(record["id"])
+        answer = self.question.known
         if self.of != record["id"]:
-            self.of, self.known, self.since, self.asked = record["id"], State(""), now, -1e9
-        pause = min(self.resources.poll_s, max(1.0, (now - self.since) / 4))
-        if not fresh and now - self.asked < pause:
-            return self.known
-        found, self.asked = look(record["id"]), time.monotonic()
+            self.of, self.known, self.since, self.seen = record["id"], State(""), time.time(), 0.0
         if found.phase == "unreachable":
-            found = replace(self.known, phase="unreachable")
+            self.known = replace(self.known, phase="unreachable")
+            return self.known
         same = (found.word, found.restarts) == (self.known.word, self.known.restarts)
         if not same or self.known.phase in ("", "unreachable"):
-            self.since = now
-        patience = (LAST | LOST).get(found.word)
-        if found.phase == "ending" and patience is not None and now - self.since >= patience:
-            found = replace(found, phase="ended" if found.word else "lost")
+            self.since, self.seen = time.time(), answer.asked
+        if found.phase == "ending":
+            self.soon()
+            patience = (LAST | LOST).get(found.word, 0.0)
+            if not found.word and found.reason:
+                patience = LISTED * self.resources.poll_s
+            if found.word != "COMPLETING" and answer.asked - self.seen >= patience > 0:
+                found = replace(found, phase="ended" if found.word else "lost")
         self.known = found
         return found
 
     def stuck(self, state: State) -> Ending | None:
         """Why a queued job will never start, if its state has not changed for `STUCK_S` seconds."""
-        if state.phase != "queued" or time.monotonic() - self.since < STUCK_S:
+        if state.phase != "queued" or time.time() - self.since < STUCK_S:
             return None
         if HELD.search(state.reason):
-            return Ending("could not be started again and is held", max(1, self.retries))
+            return Ending("could not be started again and is held", max(1, self.retries), "held")
         return _hopeless(state)
 
     def ending(self, record: Record, state: State, folder: Path) -> Ending:
@@ -194,121 +188,89 @@ class Slurm:
             return Ending("is unknown to Slurm", max(1, self.retries))
         if state.word in INTERRUPTED:
             told = f"was interrupted ({state.word})"
+            word = "out of time" if state.word == "TIMEOUT" else "interrupted"
             if self.requeue:
-                return Ending(told, max(1, self.retries))
-            return Ending(f"{told}, and requeue is false in params/cluster.yaml")
+                return Ending(told, max(1, self.retries), word)
+            return Ending(f"{told}, and requeue is false in params/cluster.yaml", state=word)
         if state.word == "CANCELLED":
-            return Ending("was cancelled")
+            return Ending("was cancelled", state="cancelled")
         if state.word == "OUT_OF_MEMORY":
-            return Ending("ran out of memory; request more (memory_gb in params/cluster.yaml)")
+            said = "ran out of memory; request more (memory_gb in params/cluster.yaml)"
+            return Ending(said, state="out of memory")
         if state.word == "DEADLINE":
-            return Ending("passed its deadline")
-        return Ending(f"ended without a result ({state.word}); was it killed?", self.retries)
+            return Ending("passed its deadline", state="out of time")
+        return self._killed(record, state, folder)
 
-    def cancel(self, record: Record, force: bool = False) -> None:
-        """Cancel the job; raises UserError if Slurm does not answer."""
+    def _killed(self, record: Record, state: State, folder: Path) -> Ending:
+        """A job that ended without a result, or before Python started: then with what was said."""
+        pulse = read_json(self.folder / "pulse.json") or {}
+        last, path = _last_lines(folder, str(record["id"]))
+        if pulse.get("attempt") == record["attempt"] or not last:
+            return Ending(f"ended without a result ({state.word}); was it killed?", self.retries)
+        said = f"ended before the run started ({state.word}): {last} (see {path})"
+        return Ending(said, 0 if NO_PYTHON.search(last) else self.retries)
+
+    def cancel(self, records: Sequence[Record], force: bool = False) -> None:
+        """Cancel the jobs in one call; raises UserError if Slurm does not answer."""
         how = ["--signal=KILL", "--full"] if force else []
-        done = _ask("scancel", *how, record["id"])
-        if done is None or (done.returncode and "Invalid job id" not in done.stderr):
-            raise UserError(
-                f"job {record['id']} could not be cancelled because Slurm does not respond;"
-                f" run `scancel {record['id']}` later"
-            )
+        numbers = _expressions(records)
+        for first in range(0, len(numbers), 200):
+            some = numbers[first : first + 200]
+            done = squeue.ask("scancel", *how, *some)
+            # a job that has ended in the meantime is an error for scancel
+            if done is None or (done.returncode and "contact" in done.stderr.lower()):
+                raise UserError(
+                    f"job {some[0]} could not be cancelled because Slurm does not respond;"
+                    f" run `scancel {' '.join(some)}` later"
+                )
+        self.soon()
+
+
+def _expressions(records: Sequence[Record]) -> list[str]:
+    """Ids of jobs for scancel; those of an array are joined, as in 12_[0-4,7]."""
+    arrays: dict[str, list[int]] = {}
+    for record in records:
+        if record.get("array"):
+            arrays.setdefault(record["array"], []).append(int(record["id"].partition("_")[2]))
+    alone = [str(record["id"]) for record in records if record["id"] and not record.get("array")]
+    return alone + [f"{array}_[{_ranges(sorted(found))}]" for array, found in arrays.items()]
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers as 0-4,7."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][1] + 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
+
+
+_questions: dict[float, squeue.Question] = {}  # one for all runs of this process
+
+
+def _question(poll_s: float) -> squeue.Question:
+    return _questions.setdefault(poll_s, squeue.Question(poll_s))
+
+
+def _comment(record: Record) -> str:
+    return f"d2v {record.get('batch') or record['attempt']}"
 
 
 def _hopeless(state: State) -> Ending | None:
     if not HOPELESS.search(state.reason):
         return None
     said = f"will never start: Slurm says {state.reason}"
-    return Ending(f"{said} (the request is set in params/cluster.yaml)")
+    return Ending(f"{said} (the request is set in params/cluster.yaml)", state="refused")
 
 
-def look(number: str) -> State:
-    """State of a job from squeue, or from sacct if the queue no longer lists it."""
-    found = queue("-j", number)
-    if found is None:
-        return State("unreachable")
-    if number in found:
-        return found[number]
-    done = _ask("sacct", "-n", "-X", "-P", "-j", number, "-o", "State,NodeList")
-    rows = done.stdout.splitlines() if done and not done.returncode else []
-    word, _, nodes = rows[-1].partition("|") if rows else ("", "", "")
-    word = word.split(" ")[0]  # sacct prints "CANCELLED by 0"
-    # the accounting still lists a job as running that the controller has lost
-    return State("ending", word if word in LAST else "", nodes=nodes)
-
-
-def queue(*words: str) -> dict[str, State] | None:
-    """State of each job that the controller knows, keyed by id; None if it does not answer."""
-    layout = ",".join(f"{name}:{width}" for name, width in FIELDS.items())
-    done = _ask("squeue", "-h", "-a", "-t", "all", "-O", layout, *words)
-    if done is None or (done.returncode and "Invalid job id" not in done.stderr):
-        return None
-    found = {}
-    for line in done.stdout.splitlines():
-        cells = []
-        for width in FIELDS.values():
-            cells.append(line[:width].strip())
-            line = line[width:]
-        number, word, restarts, nodes, reason = cells
-        phase = "running" if word in RUNNING else "queued"
-        if word in LAST or word == "COMPLETING":
-            phase = "ending"
-        reason = "" if reason == "None" else reason
-        found[number] = State(phase, word, reason, nodes, int(restarts or 0))
-    return found
-
-
-def _adopt(folder: Path, number: str) -> None:
-    """Rename the submission pickle to the job's id if the launcher was killed before doing so."""
-    from submitit.core.utils import JobPaths
-
-    wanted = JobPaths(folder, number).submitted_pickle
-    for stray in [] if wanted.exists() else folder.glob("*.pkl"):
-        rename(stray, wanted)
-        return
-
-
-def _record(number: str) -> Record:
-    array = number.partition("_")[0] if "_" in number else None
-    return {"id": number, "array": array}
-
-
-def _comment(attempt: str) -> str:
-    return f"d2v {attempt}"
-
-
-def _ask(*words: str) -> "subprocess.CompletedProcess[str] | None":
-    """Run a Slurm command; None if it times out or is not installed."""
-    try:
-        # a session of its own: Ctrl-C must reach us only, and the command must be able to finish
-        return subprocess.run(
-            words, capture_output=True, text=True, timeout=ASK_S, start_new_session=True
-        )
-    except (subprocess.TimeoutExpired, FileNotFoundError):
-        return None
-
-
-def _down() -> str | None:
-    """Why no job can be submitted; None if the controller answers."""
-    if shutil.which("sbatch") is None:
-        return "unknown command `sbatch`; is this machine part of the cluster?"
-    done = _ask("scontrol", "ping")
-    if done is None:
-        return "no answer to `scontrol ping`"
-    if "is UP" in done.stdout:
-        return None
-    said = (done.stderr or done.stdout).strip().split("\n")[0]
-    return f"`scontrol ping` says: {said}"
-
-
-@contextmanager
-def _clean_environment() -> Iterator[None]:
-    """Hide the Slurm variables of an enclosing job, so that the new job does not inherit them."""
-    from submitit.helpers import clean_env
-
-    where = os.environ.get("SLURM_CONF")
-    with clean_env():
-        if where is not None:
-            os.environ["SLURM_CONF"] = where
-        yield
+def _last_lines(folder: Path, number: str, count: int = 3) -> tuple[str, Path]:
+    """Last lines of the job's own output, outside the run's log, and their file."""
+    found = sorted(folder.glob(f"{number}_*log.out"))
+    for path in found:
+        lines = [line.strip() for line in path.read_text(errors="replace").splitlines()]
+        lines = [line for line in lines if line]
+        if lines:
+            return " / ".join(lines[-count:]), path
+    return "", folder

@@ -11,7 +11,7 @@ from typing import Any
 
 from d2v.experiment import runs
 from d2v.experiment.run import Run
-from d2v.jobs import slurm
+from d2v.jobs import cluster, squeue
 from d2v.jobs.job import PULSE_S, word_of
 from d2v.jobs.local import State
 from d2v.params import Experiment
@@ -70,7 +70,7 @@ def cluster_queue(experiment_runs: Iterable[Run]) -> Queue:
     """Slurm's state of the runs' jobs, from one query; empty if there are no such jobs."""
     found = (read_json(run.work / "job.json") for run in experiment_runs)
     ids = [job["id"] for job in found if job and job["place"] == "slurm" and job["id"]]
-    return (slurm.queue("-j", ",".join(ids)) or {}) if ids else {}
+    return squeue.of_ids(ids, cluster.load().slurm.poll_s) if ids else {}
 
 
 def state_of(run: Run, queue: Queue | None = None) -> str:

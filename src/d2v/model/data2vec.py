@@ -206,7 +206,7 @@ class Data2Vec(nn.Module):
             part.load_state_dict(own)
         self.update_teacher(0.0)
 
-    def update_teacher(self, decay: float) -> None:
+    def update_teacher(self, decay: float | Tensor) -> None:
         """Move the teacher towards the student; call this once after each optimiser step."""
         if self.teacher is not None:
             self.teacher.update(self.student.encoder, self.student.backbone, decay)

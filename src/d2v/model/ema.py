@@ -54,12 +54,19 @@ class Teacher(nn.Module):
         return output
 
     @torch.no_grad()
-    def update(self, encoder: Encoder, backbone: nn.Module, decay: float) -> None:
-        """Set teacher = decay * teacher + (1 - decay) * student; copy shared modules."""
+    def update(self, encoder: Encoder, backbone: nn.Module, decay: float | Tensor) -> None:
+        """Set teacher = decay * teacher + (1 - decay) * student; copy shared modules.
+
+        A 0-dim `decay` on the device is read there.
+        """
         averaged, copied = self._pairs(encoder, backbone)
         if averaged:
             mine, theirs = zip(*averaged, strict=True)
-            torch._foreach_lerp_(list(mine), list(theirs), 1.0 - decay)
+            if isinstance(decay, Tensor):
+                weight = (1.0 - decay).to(mine[0].dtype)
+                torch._foreach_lerp_(list(mine), list(theirs), [weight] * len(mine))
+            else:
+                torch._foreach_lerp_(list(mine), list(theirs), 1.0 - decay)
         if copied:
             mine, theirs = zip(*copied, strict=True)
             torch._foreach_copy_(list(mine), list(theirs))

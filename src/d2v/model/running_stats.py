@@ -6,12 +6,19 @@ from torch import Tensor
 EPS = 1e-6  # fairseq compute_var
 
 
-def moments(x: Tensor) -> Tensor:
+def moments(x: Tensor, weight: Tensor | None = None) -> Tensor:
     """Row count of `x` (N, D), channel sums and sums of squares: (1 + 2 D,), float64.
 
-    The moments of a batch are the sum of the moments of its parts.
+    The moments of a batch are the sum of the moments of its parts. `weight` (N,) is 1 for rows that
+    count and 0 for others.
     """
     x = x.detach().float()
+    if weight is not None:
+        count = weight.sum()
+        mean = (x * weight[:, None]).sum(0) / count.clamp(min=1)
+        spread = ((x - mean).square() * weight[:, None]).sum(0) / count.clamp(min=1)
+        count, spread, mean = count.double().view(1), spread.double(), mean.double()
+        return torch.cat([count, mean * count, (spread + mean.square()) * count])
     if not len(x):
         return x.new_zeros(1 + 2 * x.shape[1], dtype=torch.float64)
     spread, mean = torch.var_mean(x, 0, correction=0)

@@ -16,10 +16,10 @@ from torch.utils.checkpoint import checkpoint
 
 from d2v import params
 from d2v.model.alibi import Alibi
-from d2v.model.kernels.attention import attend
+from d2v.model.kernels.attention import attend, takes_plain_kernel
 from d2v.model.kernels.dropout import dropout
 from d2v.model.kernels.linear import Linear, gelu_linear, linear
-from d2v.model.position_bias import attention_mask, out_of_reach, own_bias, shared_bias
+from d2v.model.position_bias import GridBias, attention_mask, out_of_reach, own_bias, shared_bias
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,9 @@ class Transformer(nn.Module):
         self.layer_drop, self.norm_eps = p.layer_drop, p.norm_eps
         self.prenet_depth = p.prenet_depth
         self.recompute = False  # recompute blocks in the backward pass (params.Train.recompute)
+        # (depth,) True: compute this block, False: skip it. If set, the device selects between a
+        # block's output and its input. None: a skipped block is drawn on the host and not computed
+        self.chosen: Tensor | None = None
         self.position_bias = shared_bias(p)
         self.blocks = nn.ModuleList(Block(p, index) for index in range(p.depth))
         self.norm = nn.LayerNorm(p.dim, eps=p.norm_eps) if p.final_norm else nn.Identity()
@@ -93,11 +96,16 @@ class Transformer(nn.Module):
         out = Output(x, {name: [] for name in keep.features})
         first_kept = 0 if keep.top is None else len(self.blocks) - keep.top
         for number, block in enumerate(self.blocks):
-            if self.training and self.layer_drop > 0 and torch.rand(()) < self.layer_drop:
+            chosen = self.chosen if self.training else None
+            if chosen is None and self.training and self._skips():
                 continue
             last = number == len(self.blocks) - 1
-            inside = self._run(block, x, mask, padding, rows if last else None)
-            x = inside.block
+            at = rows if last else None
+            inside = self._run(block, x, mask, padding, at)
+            if chosen is None:
+                x = inside.block
+            else:
+                x = torch.where(chosen[number], inside.block, x if at is None else at_rows(x, at))
             if number >= first_kept:
                 for name, layers in out.layers.items():
                     layer = getattr(inside, name)
@@ -106,6 +114,34 @@ class Transformer(nn.Module):
             x = at_rows(x, rows)
         out.x = self.norm(x)
         return out
+
+    def choose(self) -> Tensor | None:
+        """Draw the blocks of the next forward pass, as `chosen`: (depth,) on the host.
+
+        The draws are those that a forward pass would make. None without layer drop.
+        """
+        if self.layer_drop == 0:
+            return None
+        return torch.tensor([not self._skips() for _ in self.blocks])
+
+    def _skips(self) -> bool:
+        return self.layer_drop > 0 and bool(torch.rand(()) < self.layer_drop)
+
+    def takes_plain_kernel(self, length: int, dtype: torch.dtype) -> bool:
+        """Whether a GPU attends without a fused kernel in training, at `length` positions."""
+        attention = self.blocks[0].attention
+        assert isinstance(attention, Attention)
+        bias = self.position_bias or attention.position_bias
+        if isinstance(bias, GridBias):  # it fits only the grid's length
+            length = len(bias.index)
+        device = attention.q_bias.device
+        width = len(attention.q_bias) // attention.heads
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            mask = None if bias is None else attention_mask(bias(length).to(dtype), None)
+            q = torch.empty(2, attention.heads, length, width, dtype=dtype, device=device)
+            mask = mask if mask is None else mask.expand(2, -1, -1, -1)
+        q.requires_grad_()
+        return takes_plain_kernel(q, q, q, mask, attention.dropout)
 
     def _shared_bias(self, length: int, prefix: int, visible: Tensor | None) -> Tensor | None:
         if isinstance(self.position_bias, Alibi):
@@ -122,6 +158,13 @@ class Transformer(nn.Module):
     ) -> Inside:
         assert isinstance(block, Block)
         paths = block.paths(x) if self.training else None
+        if block.is_compiled:
+            if rows is not None and not torch.is_grad_enabled():
+                return block.forward(x, mask, padding, rows)  # once per step: not worth compiling
+            if rows is not None:
+                torch._dynamo.maybe_mark_dynamic(rows, 0)
+            if paths is None and self.training and any(b.drop_path for b in self.blocks):
+                paths = x.new_ones(2, len(x), 1, 1)  # all blocks share one compilation
         if self.recompute and torch.is_grad_enabled():
             found: Inside = checkpoint(block, x, mask, padding, rows, paths, use_reentrant=False)
             return found
@@ -196,6 +239,11 @@ class Block(nn.Module):
         ffn = self._feed_forward(x)
         both = self._residual(x) + self._drop(ffn, paths, 1)
         return Inside(attention, ffn, both, self.norm2(both))
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether calls go through torch.compile."""
+        return self._compiled_call_impl is not None
 
     def paths(self, x: Tensor) -> Tensor | None:
         """Stochastic-depth factors of both branches for `x` (B, T, D): (2, B, 1, 1), or None.

@@ -121,7 +121,7 @@ class LibriSpeech(Counted):
             "transcribed speech",
             (
                 "train-clean-100", "train-clean-360", "train-other-500",
-                "dev-clean", "dev-other", "test-clean", "test-other",
+                "dev-clean", "dev-other", "test-clean", "test-other", "limited",
             ),
         )
     }  # fmt: skip
@@ -139,6 +139,16 @@ class LibriSpeechLM(Official):
     makes: ClassVar[dict[str, Holds]] = {"lm": Holds("language model")}
 
     kind: Literal["librispeech_lm"]
+
+
+class Cifar10(Official):
+    """CIFAR-10's binary version: 45,000 images for training, 5,000 for dev, 10,000 for test."""
+
+    makes: ClassVar[dict[str, Holds]] = {"cifar10": Holds("images", THREE)}
+    heading: ClassVar[str] = "CIFAR-10"
+    listed: ClassVar[list[str]] = [f"labels-1000.{k}" for k in range(5)]
+
+    kind: Literal["cifar10"]
 
 
 class LibriLight(Counted):
@@ -212,6 +222,7 @@ Data = Annotated[
     | Verses
     | ImageNet
     | LibriSpeech
+    | Cifar10
     | LibriSpeechLM
     | LibriLight
     | AudioSet

@@ -249,6 +249,7 @@ def finetuning(p: "Finetune") -> Iterator[str]:
     if p.encoder_dropout is not None and not kind.dropout:
         yield f"encoder_dropout: an encoder of kind {p.view.kind} has no dropout; remove it"
     yield from _sizes(kind, p.train, _longest(p.view))
+    yield from _only_pretraining(p.train)
     yield from _labelled(p)
     yield from _more(p)
 
@@ -301,7 +302,7 @@ def _labelled(p: "Finetune") -> Iterator[str]:
     """Check a view for keys that a labelled task cannot use."""
     match p.view:
         case ImageAugment(mixup=mixup, cutmix=cutmix) if mixup or cutmix:
-            if p.train.micro_batch is not None and p.train.micro_batch % 2:
+            if isinstance(p.train.micro_batch, int) and p.train.micro_batch % 2:
                 yield (
                     f"view.mixup and view.cutmix mix pairs: train.micro_batch"
                     f" {p.train.micro_batch} must be even"
@@ -317,6 +318,16 @@ def _labelled(p: "Finetune") -> Iterator[str]:
             for name in ("mask", "mask_channels"):
                 if (mask := getattr(view, name)) is not None and mask.prob == 0:
                     yield f"view.{name}.prob is 0: remove view.{name}"
+
+
+def _only_pretraining(train: Portions) -> Iterator[str]:
+    """Check for values that fine-tuning does not support."""
+    if train.micro_batch == "auto":
+        yield "train.micro_batch auto is only for pre-training; give a number"
+    if train.precision == "bfloat16":
+        yield "train.precision bfloat16 is only for pre-training; use mixed or float32"
+    if train.cuda_graph is True:
+        yield "train.cuda_graph true is only for pre-training; use auto or false"
 
 
 # --- both -------------------------------------------------------------------------------------

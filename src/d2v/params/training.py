@@ -120,17 +120,26 @@ class Portions(Strict):
     # examples per optimiser step, over all processes and accumulation steps; give either batch and
     # micro_batch, or sized
     batch: Positive | None = None
-    micro_batch: Positive | None = None  # examples per forward pass on one process
+    # examples per forward pass on one process. auto (pre-training): the largest power of two that
+    # fits the memory of the device on which the run starts
+    micro_batch: Positive | Literal["auto"] | None = None
     sized: Sized | None = None  # batches of similar length, instead of batch and micro_batch
-    # mixed: bfloat16 if the device supports it
-    precision: Literal["float32", "mixed"] = "float32"
+    # mixed: matrix products in bfloat16 if the device supports it, everything else in float32
+    # (autocast). bfloat16: activations and the weights that compute them in bfloat16 on any device;
+    # the optimiser and the moving average work on float32 weights, statistics are float32
+    precision: Literal["float32", "mixed", "bfloat16"] = "float32"
     log_every: Positive = 20  # optimiser steps between log entries
     checkpoint_every: Positive = 100  # optimiser steps between checkpoints
     # minutes since the last checkpoint after which another one is saved, in addition to
     # checkpoint_every
     checkpoint_minutes: Rate | None = None
     workers: Count = 0  # data-loading processes; 0: load data in the training process
-    compile: bool = False  # use torch.compile on a GPU; eager execution is the reference
+    # use torch.compile on a GPU; eager execution is the reference. The name of a compiler compiles
+    # on any device, for tests
+    compile: bool | Literal["inductor", "aot_eager"] = False
+    # replay the steps of a pre-training on a GPU from CUDA graphs, so that the host does not limit
+    # them. auto: where possible; true: fail where it is not possible
+    cuda_graph: bool | Literal["auto"] = "auto"
     # recompute the blocks in the backward pass instead of storing their activations (activation
     # checkpointing): less memory, a third more matrix products
     recompute: bool = False
@@ -146,7 +155,7 @@ class Portions(Strict):
             return self
         if self.batch is None or self.micro_batch is None:
             raise ValueError("give batch and micro_batch, or sized")
-        if self.batch % self.micro_batch:
+        if self.micro_batch != "auto" and self.batch % self.micro_batch:
             raise ValueError(
                 f"batch {self.batch} is not a multiple of micro_batch {self.micro_batch}"
             )

@@ -45,6 +45,11 @@ class FairseqAdamW(torch.optim.AdamW):
             for group, eps in zip(self.param_groups, given, strict=True):
                 group["eps"] = eps
 
+    @property
+    def settled(self) -> bool:
+        """Whether the update no longer needs a number of the device on the host."""
+        return self._settled or not self.eps_before_correction
+
     def _correction(self) -> float:
         """sqrt(1 - beta2^t) of the next update.
 

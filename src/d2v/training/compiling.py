@@ -20,12 +20,24 @@ PARTS = (Encoder, FrontEnd, Block, Average, Decoder)
 LIMIT = 64  # compilations per function; PyTorch's default, 8, is too low for all kinds of parts
 
 
-def compile_parts(task: nn.Module, backend: str = "inductor") -> None:
-    """Compile the parts of a task in place; its parameters keep their names."""
+def backend_of(compiled: bool | str, device: torch.device) -> str | None:
+    """The compiler that params.Train.compile asks for on a device, or None."""
+    if isinstance(compiled, str):
+        return compiled
+    return "inductor" if compiled and device.type == "cuda" else None
+
+
+def compile_parts(task: nn.Module, backend: Any = "inductor", lengths_vary: bool = False) -> None:
+    """Compile the parts of a task in place; its parameters keep their names.
+
+    With `lengths_vary` the first compilation is for any shape already.
+    """
     torch._dynamo.config.recompile_limit = LIMIT
+    # else lengths that happen to be equal in the first batch are taken to be equal in all
+    torch.fx.experimental._config.use_duck_shape = not lengths_vary
     for module in task.modules():
         if isinstance(module, PARTS):
-            module.compile(backend=backend)
+            module.compile(backend=backend, dynamic=True if lengths_vary else None)
 
 
 def counts() -> dict[str, int]:
@@ -40,17 +52,25 @@ def counts() -> dict[str, int]:
 
 
 class Watch:
-    """Reports compilations that are new since the last report."""
+    """Reports new compilations once a step went by without any."""
 
     def __init__(self) -> None:
-        self.told = {"graphs": 0, "breaks": 0}
+        self.told = self.before = counts()
 
     def news(self) -> str | None:
-        """One sentence about new compilations, or None if there are none since the last call."""
+        """One sentence about new compilations, after the first step without any; else None.
+
+        Call this after each step.
+        """
+        from torch._dynamo.utils import calculate_time_spent
+
         now = counts()
-        if now == self.told:
+        over, self.before = now == self.before, now
+        if not over or now == self.told:
             return None
         new, self.told = now["graphs"] - self.told["graphs"], now
+        seconds = calculate_time_spent().get("entire_frame_compile", 0.0)
         return (
-            f"compiled: {new} more graphs, {now['graphs']} in total, {now['breaks']} graph breaks"
+            f"compiled {new} graphs, {now['graphs']} in total, with {now['breaks']} graph breaks,"
+            f" in {seconds:.0f} s so far"
         )

@@ -16,6 +16,7 @@ PORTIONS = {
     "workers",
     "cpus",
     "compile",
+    "cuda_graph",
     "recompute",
     "shard",
     "rebound",

@@ -35,15 +35,18 @@ def build(task: Task, p: params.Optimiser, shard: bool = False) -> torch.optim.O
     return optimiser
 
 
-def update(optimiser: torch.optim.Optimizer, norm: Tensor, loss: Tensor) -> None:
+def update(
+    optimiser: torch.optim.Optimizer, norm: Tensor, loss: Tensor, keep: bool = False
+) -> None:
     """Update the parameters, unless the gradients' norm or the loss is not finite.
 
     Both are 0-dim tensors, and the check runs on the device: fused AdamW then changes nothing.
+    Gradients are freed afterwards, or set to zero with `keep`.
     """
     inner: Any = getattr(optimiser, "optim", optimiser)
     inner.found_inf = (~(norm.isfinite() & loss.isfinite())).float()
     optimiser.step()
-    optimiser.zero_grad(set_to_none=True)
+    optimiser.zero_grad(set_to_none=not keep)
 
 
 def groups(task: Task, p: params.Optimiser) -> list[dict[str, Any]]:

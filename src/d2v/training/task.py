@@ -95,7 +95,9 @@ class Pretraining(Task):
         """Summed loss, count of masked positions, and moments at these positions.
 
         The moments are those of the targets, the predictions and the student's last outputs.
+        `weight` (M,) in the batch is 0 at positions of `masked` that do not count.
         """
+<<<<<<< HEAD
         out = self.model(batch)
         prediction, target = out.prediction.float(), out.target
         with torch.no_grad():
@@ -108,12 +110,30 @@ class Pretraining(Task):
             loss = F.cross_entropy(prediction, target, reduction="sum")
         else:
             loss = regression_loss(prediction, target, self.loss)
+=======
+        out, weight = self.model(batch), batch.get("weight")
+        loss = regression_loss(out.prediction.float(), out.target, self.loss, weight)
+>>>>>>> main
         if out.class_prediction is not None and out.class_target is not None:
             loss = loss + class_token_loss(
                 out.class_prediction.float(), out.class_target, batch["mask"].sum(1), self.loss
             )
+<<<<<<< HEAD
         count = torch.full((), len(target), device=loss.device)
         return {"loss": loss, "count": count, **found}
+=======
+        with torch.no_grad():
+            spread = {
+                "target": moments(out.target, weight),
+                "prediction": moments(out.prediction, weight),
+                "encoder": moments(out.encoder_output, None if "visible" in batch else weight),
+            }
+            if weight is None:
+                count = torch.full((), len(out.target), device=loss.device)
+            else:
+                count = weight.sum()
+        return {"loss": loss, "count": count, **spread}
+>>>>>>> main
 
     def summary(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
         """The loss, and the standard deviations of the SPREAD tensors over the global batch.
@@ -126,12 +146,21 @@ class Pretraining(Task):
         return {**super().summary(sums), **found}
 
     def after_step(self, step: int) -> dict[str, float]:
+<<<<<<< HEAD
         """Update the teacher, if there is one, after the optimiser step (as the reference does)."""
         if self.model.teacher is None:
             return {}
         rate = ema.decay(self.ema, step)
+=======
+        """Update the teacher after the optimiser step, as the reference does."""
+        rate = self.decay(step)
+>>>>>>> main
         self.model.update_teacher(rate)
         return {"ema_decay": rate}
+
+    def decay(self, step: int) -> float:
+        """Decay of the moving average after the `step`-th optimiser step."""
+        return ema.decay(self.ema, step)
 
     def check(self, step: int, logs: dict[str, float]) -> None:
         """Raise Collapse when targets or predictions hardly vary any longer."""
@@ -234,12 +263,20 @@ class Finetuning(Task):
         return self.head(output.x, self.student.encoder.prefix, padding), padding
 
 
-def regression_loss(prediction: Tensor, target: Tensor, p: params.Loss) -> Tensor:
-    """Loss summed over the M masked positions, each reduced over its D channels (p.reduction)."""
+def regression_loss(
+    prediction: Tensor, target: Tensor, p: params.Loss, weight: Tensor | None = None
+) -> Tensor:
+    """Loss summed over the M masked positions, each reduced over its D channels (p.reduction).
+
+    `weight` (M,) multiplies the losses of positions.
+    """
+    reduction = "sum" if weight is None else "none"
     if p.beta == 0:
-        loss = F.mse_loss(prediction, target, reduction="sum")
+        loss = F.mse_loss(prediction, target, reduction=reduction)
     else:
-        loss = F.smooth_l1_loss(prediction, target, reduction="sum", beta=p.beta)
+        loss = F.smooth_l1_loss(prediction, target, reduction=reduction, beta=p.beta)
+    if weight is not None:
+        loss = (loss.sum(-1) * weight).sum()
     return loss * channel_scale(prediction, p)
 
 

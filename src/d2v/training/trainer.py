@@ -1,7 +1,9 @@
 """The training loop: pre-training and fine-tuning, in one process or several."""
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,12 +13,25 @@ from torch import Tensor
 
 from d2v import params
 from d2v.data import sampler
-from d2v.training import checkpoint, compiling, devices, distributed, loader, log, optim, tracking
+from d2v.training import (
+    checkpoint,
+    compiling,
+    devices,
+    distributed,
+    graphs,
+    loader,
+    log,
+    memory,
+    optim,
+    tracking,
+)
 from d2v.training.health import Health
 from d2v.training.identity import identity
 from d2v.training.loader import Examples
+from d2v.training.precision import Working
 from d2v.training.saving import Saver
 from d2v.training.signals import Signals
+from d2v.training.step import Step
 from d2v.training.task import Task
 from d2v.util.errors import OutOfMemory
 from d2v.util.files import remove_folder, rename
@@ -30,6 +45,11 @@ SMALLER = (
     "use a smaller train.micro_batch, or train.sized with a smaller size and more micro_batches,"
     " or more GPUs; the batch of a step stays the same, and the run resumes from its checkpoint"
 )
+SLOW_ATTENTION = (
+    "warning: PyTorch has no fused attention kernel for this model on this GPU and takes its plain"
+    " one, which is several times slower"
+)
+LENGTH = 256  # positions for which this is checked
 KEEP = 2  # checkpoints kept on disk, besides the best one
 
 
@@ -119,6 +139,7 @@ class _Loop:
     validate: Validate | None = None
     validate_every: int | None = None
     better: Better | None = None  # set if the best weights are kept
+    capture: graphs.Capture | None = None  # replaces CUDA graphs in tests
 
     def __init__(
         self,
@@ -133,14 +154,15 @@ class _Loop:
     ) -> None:
         self.started = time.perf_counter()
         self.world = distributed.join()
-        self.accumulation = sampler.portions(train, self.world.size)
         devices.keep_memory(self.world.device)
         self.task, self.dataset = task.to(self.world.device).train(), dataset
+        train, found = memory.settled(train, task, dataset, work, self.world)
+        self.notes = [found] if found else []  # lines for the log
+        self.accumulation = sampler.portions(train, self.world.size)
         self.train, self.work, self.seed, self.meta = train, work, seed, meta
         self.checkpoints = work / "checkpoints"
         self.clip = optimiser.clip
         self.optimiser = optim.build(task, optimiser, train.shard)
-        self.parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
         self.rate = optim.schedule(schedule, optimiser.lr, train.steps)
         self.mixed = train.precision == "mixed" and devices.has_bfloat16(self.world.device)
         self.step = 0  # completed optimiser steps
@@ -163,11 +185,14 @@ class _Loop:
             start_step=self.step,
         )
         self._open_logs()
+        self.halves = self._halves()
         self.saver = Saver(self.checkpoints, KEEP, self.progress.say)
         try:
             with Signals() as self.signals:
                 self._steps()
         finally:
+            if self.working is not None:
+                self.working.restore()
             self.saver.close()
             self._close_logs()
 
@@ -179,16 +204,13 @@ class _Loop:
             if freeze is not None:
                 freeze(step)
             lr = self.rate(step)
-            optim.set_rate(self.optimiser, lr)
 
-            # --- gradient of the global batch
+            # --- gradient of the global batch, and update
             sums = self._backward(batches, step)
-            scale = self.world.size / sums["count"].clamp(min=1)  # undoes DDP's mean
-            norm = optim.scale_and_clip(self.parameters, scale.float(), self.clip)
+            norm, logs = self.halves.update(sums, lr, step + 1)
 
-            # --- update
-            optim.update(self.optimiser, norm, sums["loss"])
-            logs = task.after_step(step + 1)
+            if self.compiled is not None and (news := self.compiled.news()):
+                self.progress.say(news)
 
             # --- report; the host waits for the device only here, and only every few steps
             self.step = step + 1
@@ -227,10 +249,30 @@ class _Loop:
         """Set up recomputation and compilation: they change how the task computes, not what."""
         if self.train.recompute:
             self.task.recompute()
+        half = self.train.precision == "bfloat16"
+        self.working = Working(self.task) if half else None
+        if self.world.device.type == "cuda" and self._attends_slowly():
+            self.notes.append(SLOW_ATTENTION)
         self.compiled: compiling.Watch | None = None
-        if self.train.compile and self.world.device.type == "cuda":
-            compiling.compile_parts(self.task)
+        if backend := compiling.backend_of(self.train.compile, self.world.device):
+            compiling.compile_parts(self.task, backend, lengths_vary=self.train.sized is not None)
+            if backend == "inductor":  # beside the run, so that a resumed one finds it on any node
+                os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(self.work / "compiled"))
             self.compiled = compiling.Watch()
+            self.notes.append(f"compiling with {backend}: the first steps take longer")
+
+    def _attends_slowly(self) -> bool:
+        dtype = torch.bfloat16 if self.mixed or self.working is not None else torch.float32
+        return self.task.backbone().takes_plain_kernel(LENGTH, dtype)  # type: ignore[operator]
+
+    def _halves(self) -> Step:
+        step = Step(
+            self.task, self.model, self.optimiser, clip=self.clip, mixed=self.mixed,
+            working=self.working, world=self.world.size,
+        )  # fmt: skip
+        return graphs.build(
+            self.train.cuda_graph, step, self.train.recompute, self.progress.say, self.capture
+        )
 
     def _newest(self) -> Path | None:
         folder = checkpoint.latest(self.checkpoints)
@@ -248,8 +290,10 @@ class _Loop:
         self.progress.say(
             f"{sampler.describe(train, self.order.mean)} x {self.accumulation} (accumulation)"
             f" x {world.size} (processes), {world.device.type},"
-            f" {'bfloat16 where safe' if self.mixed else 'float32'}"
+            f" {self.numbers()}"
         )
+        for note in self.notes:
+            self.progress.say(note)
         if self.step:
             self.progress.say(f"resuming after step {self.step} of {train.steps}")
         before: list[float | None] = []
@@ -262,6 +306,12 @@ class _Loop:
         )
         self.health.remember(distributed.from_main(before))
 
+    def numbers(self) -> str:
+        """The numbers that a step computes with, as text."""
+        if self.working is not None:
+            return "bfloat16 with float32 weights in the optimiser"
+        return "bfloat16 where safe" if self.mixed else "float32"
+
     def _examples(self, step: int) -> list[str]:
         return [self.dataset.ids[index] for _, index in self.order.keys(step - 1)]
 
@@ -273,15 +323,12 @@ class _Loop:
             # dropout depends on the micro-batch's place in the run, not on the process computing it
             place = a * world.size + world.rank
             devices.seed(device, self.seed, step, place)
-            with distributed.exchange(self.model, now=a == self.accumulation - 1):
-                with torch.autocast(device.type, torch.bfloat16, enabled=self.mixed):
-                    out = self.model(batch)
-                out["loss"].backward()
-            values = torch.cat([value.detach().double().flatten() for value in out.values()])
+            last = a == self.accumulation - 1
+            with distributed.exchange(self.model, now=last):
+                values = self.halves.gradients(batch, last)
             sums = values if sums is None else sums + values
         assert sums is not None
-        parts = distributed.add_up(sums).split([value.numel() for value in out.values()])
-        return {name: p.view_as(out[name]) for name, p in zip(out, parts, strict=True)}
+        return self.halves.named(distributed.add_up(sums))
 
     def _due(self, every: int | None) -> bool:
         return self.step == self.train.steps or (every is not None and self.step % every == 0)
@@ -309,8 +356,6 @@ class _Loop:
         return lines
 
     def _write(self, lines: list[dict[str, Any]]) -> None:
-        if self.compiled is not None and (news := self.compiled.news()):
-            self.progress.say(news)
         if self.world.main:
             self.lines.write(lines)
             tracking.tell(self.trackers, lines)
@@ -383,9 +428,9 @@ class _Loop:
         state = {"best": self.best, "seconds": seconds, "outcome": self.outcome}
         training = {**checkpoint.optimiser_state(self.optimiser), **checkpoint.random_state()}
         best = self.best is not None and self.best["step"] == self.step
-        self.saver.save(
-            self.step, self.task.state_dict(), training, {**self.meta, **state}, needed=best or end
-        )
+        with self.working.masters() if self.working is not None else nullcontext():
+            weights = self.task.state_dict()
+        self.saver.save(self.step, weights, training, {**self.meta, **state}, needed=best or end)
         if end:
             self.saver.wait()
 

@@ -3,11 +3,13 @@
 import fcntl
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from d2v.util.errors import UserError
 from d2v.util.files import remove_folder
 
 _claims: list[IO[str]] = []  # kept open for the life of the process
@@ -28,6 +30,43 @@ def held(path: Path, waiting: str = "") -> Iterator[IO[str]]:
                 print(waiting, file=sys.stderr, flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield file
+
+
+@contextmanager
+def attempt(path: Path) -> Iterator[IO[str] | None]:
+    """Hold an exclusive lock on `path` if it is free; None if another process holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield None
+            return
+        yield file
+
+
+@contextmanager
+def held_within(path: Path, seconds: float, describe: Callable[[], str]) -> Iterator[IO[str]]:
+    """Hold an exclusive lock on `path`; raises UserError if it is not free within `seconds`.
+
+    `describe` tells who holds it; this is printed when the waiting begins, and every minute.
+    """
+    end, told = time.monotonic() + seconds, 0.0
+    while True:
+        with attempt(path) as file:
+            if file is not None:
+                yield file
+                return
+        now = time.monotonic()
+        if now > end:
+            raise UserError(
+                f"{describe()}; gave up after {seconds:.0f} s. End that process, or remove the"
+                " file if its machine is gone, and run the same command again"
+            )
+        if now > told + 60 or not told:
+            told = now
+            print(f"{describe()}; waiting for it to end", flush=True)
+        time.sleep(min(1.0, seconds / 10))
 
 
 @contextmanager
@@ -78,10 +117,10 @@ def is_held(path: Path) -> bool:
 def holder(path: Path) -> int | None:
     """Id of the process that holds the lock, or None.
 
-    The process must have written its id and start time into the file.
+    The process must have written its id and start time first into the file.
     """
     try:
-        pid, started = path.read_text().split()
+        pid, started, *_ = path.read_text().split()
     except (FileNotFoundError, ValueError):
         return None
     same = str(process_start(int(pid))) == started

@@ -11,12 +11,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
+import public_sets
 import pytest
 
+from d2v.data.documents import find_parts
 from d2v.data.fetch import downloads, official
 from d2v.data.fetch.archives import unpack
 from d2v.data.fetch.downloads import Remote, download
 from d2v.data.fetch.official import BY_HAND, SETS, Part, fetch_parts
+from d2v.data.readers.cifar10 import prepare_cifar10
 from d2v.data.readers.official import OFFICIAL
 from d2v.util.errors import UserError
 from d2v.util.files import write_json
@@ -312,6 +315,46 @@ def test_parts_are_unpacked_side_by_side_and_only_once(server, tmp_path):
     assert len(server.asked) == before
 
 
+def test_public_sets_are_fetched_resumed_checked_and_prepared(server, tmp_path, monkeypatch):
+    """CIFAR-10 and WikiText-103 in their own archives, from a server that breaks off."""
+    batches = public_sets.cifar10(tmp_path / "made" / "cifar-10-batches-bin", 20)
+    text = public_sets.wikitext(tmp_path / "made" / "wikitext-103-raw")
+    served = {
+        "cifar10": tar_of(
+            *((member(f"{batches.name}/{p.name}"), p.read_bytes()) for p in batches.iterdir())
+        ),
+        "wikitext103": zip_of({f"{text.name}/{p.name}": p.read_bytes() for p in text.iterdir()}),
+    }
+    for name, content in served.items():
+        ((part, (old,)),) = SETS[name].items()
+        file = old.remote.name
+        server.files[file] = content
+        kind = old.remote.digest.partition(":")[0]
+        digest = f"{kind}:{hashlib.new(kind, content).hexdigest()}"
+        monkeypatch.setitem(SETS, name, {part: [Part(remote(server, file, digest), old.gives)]})
+    server.patience = 5_000
+    assert official.fetch_official("cifar10", tmp_path / "sets") == ["cifar-10-batches-bin"]
+    assert len(server.asked) > 1  # resumed
+    server.patience = 10**9
+    prepare_cifar10(tmp_path / "sets" / batches.name, tmp_path / "out", 1, images=20, dev=10)
+    assert official.fetch_official("cifar10", tmp_path / "sets") == []
+    server.files["wikitext-103-raw-v1.zip"] = served["wikitext103"][:-1]
+    with pytest.raises(UserError, match=r"the checksum is sha256:.* nothing was kept"):
+        official.fetch_official("wikitext103", tmp_path / "sets")
+    assert not (tmp_path / "sets" / text.name).exists()
+    server.files["wikitext-103-raw-v1.zip"] = served["wikitext103"]
+    assert official.fetch_official("wikitext103", tmp_path / "sets") == ["wikitext-103-raw"]
+    assert len(find_parts(tmp_path / "sets" / text.name / "wiki.train.raw", 10**9)) == 1
+
+
+def zip_of(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
 def test_two_fetches_at_once_download_once(server, tmp_path, monkeypatch):
     server.files["dev.tar.gz"] = tar_of((member("LibriSpeech/dev/1/a.flac"), b"dev"))
     parts = [Part(remote(server, "dev.tar.gz"), "LibriSpeech/dev")]
@@ -328,7 +371,8 @@ def test_every_address_is_secure_and_its_checksum_well_formed():
     for part in parts:
         kind, _, value = part.remote.digest.partition(":")
         assert len(bytes.fromhex(value)) == {"md5": 16, "sha256": 32, "": 0}[kind]
-        assert bool(kind) == ("resources/11" not in part.remote.url)  # nobody published these
+        unpublished = ("resources/11", "gpt2_bpe")
+        assert bool(kind) == (not any(name in part.remote.url for name in unpublished))
     assert set(SETS["librispeech"]) == set(OFFICIAL["librispeech"])
     assert set(SETS["glue"]) <= set(OFFICIAL)
     assert SETS.keys().isdisjoint(BY_HAND)

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import public_sets
 import pytest
 import soundfile
 from preparing import run
@@ -19,6 +20,7 @@ from d2v.data.readers.librilight import recordings, strung
 from d2v.data.shards import PARTS, Shards, hash_of, read_meta
 from d2v.data.sound import RATE, decode
 from d2v.data.writing import write_split
+from d2v.util.errors import UserError
 
 # --- LibriSpeech and its lists of limited supervision -------------------------------------------
 
@@ -288,3 +290,34 @@ def test_faults_of_the_language_model_are_named(tmp_path):
     fails("4-gram.arpa.gz: truncated or unreadable", tmp_path / "set", *words)
     (source / "4-gram.bin").write_bytes(b"something else")
     fails("4-gram.bin: not a KenLM binary file", tmp_path / "set", *words)
+
+
+# --- few subsets of LibriSpeech, with the audio of the small lists --------------------------------
+
+
+def test_the_audio_of_the_lists_makes_few_subsets_enough(tmp_path, capsys):
+    tree, limited = tmp_path / "LibriSpeech", tmp_path / "librispeech_finetuning"
+    public_sets.librispeech(tree, limited)
+    words = ("librispeech", tree, "--limited", limited, "--workers", 1)
+    fails("1-7-0002 of 10min|8-7-0000 of 1h", tmp_path / "set", *words)
+    run(*words, "--limited-audio", "-o", tmp_path / "set")
+    meta = read_meta(tmp_path / "set")
+    counts = {split: found["examples"] for split, found in meta["splits"].items()}
+    assert counts == {"dev-clean": 8, "limited": 8, "test-clean": 8, "train-clean-100": 8}
+    shards = Shards(tmp_path / "set" / "limited")
+    assert list(shards.texts("id")) == [f"{s}-7-000{n}" for s in (8, 9) for n in range(4)]
+    wave, _ = soundfile.read(limited / "1h/1/other/8/7/8-7-0001.flac", dtype="int16")
+    assert np.array_equal(decode(shards.payload(1), "x"), wave)
+    lists = {p.stem: p.read_text().split() for p in (tmp_path / "set" / "lists").iterdir()}
+    assert lists["10min"] == ["1-7-0002"]
+    assert len(lists["1h"]) == 5
+    assert len(lists["10h"]) == 9
+
+
+def test_only_the_chosen_subsets_are_compared_with_the_official_ones(tmp_path):
+    tree, limited = tmp_path / "LibriSpeech", tmp_path / "librispeech_finetuning"
+    public_sets.librispeech(tree, limited)
+    with pytest.raises(UserError) as caught:
+        run("librispeech", tree, "--splits", "dev-clean", "--official", "-o", tmp_path / "set")
+    assert "dev-clean has 8 of 2,703; get" in str(caught.value)
+    assert "test-other" not in str(caught.value)

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,17 +13,6 @@ from conftest import write_resources
 from stand_in import RUN, Place, ended
 
 pytestmark = pytest.mark.slow
-
-
-def snakemake(place: Place) -> subprocess.Popen[str]:
-    """`snakemake --profile slurm` for the one run."""
-    meta = place.folder / "prepared/tiny/digits/meta.json"
-    meta.parent.mkdir(parents=True, exist_ok=True)
-    meta.write_text("{}")
-    (place.folder / "params/reported.csv").touch()
-    target = f"results/tiny/runs/{RUN}/metrics.json"
-    words = ["--profile", "slurm", "--config", "experiment=params/tiny.yaml", "--", target]
-    return place.start("snakemake", *words)
 
 
 def number(place: Place) -> str:
@@ -72,7 +60,7 @@ def test_a_container_starts_python(place: Place) -> None:
     [
         ({"partition": "nosuch"}, "invalid partition specified: nosuch"),
         ({"account": "nosuch"}, "Invalid account or account/partition combination"),
-        ({"gpus": "3"}, "will never start: Slurm says BadConstraints"),
+        ({"gpus": "3"}, "Requested node configuration is not available"),
         ({"hours": "1000"}, "will never start: Slurm says PartitionTimeLimit"),
     ],
 )
@@ -102,7 +90,7 @@ def test_a_silent_controller_is_told_within_a_minute(place: Place, cluster: Clus
     finally:
         cluster.start_slurmctld()
     assert code != 0
-    assert "Slurm did not accept the job: `scontrol ping` says: Slurmctld(primary)" in err
+    assert "Slurm did not accept the job: `squeue` says slurm_load_jobs error: Unable to" in err
     assert err.count("\n") == 1
     until(lambda: cluster.call("squeue").returncode == 0, 20, "slurmctld")
     assert not cluster.queue()
@@ -121,50 +109,12 @@ def test_a_controller_that_comes_back_gets_the_job(place: Place, cluster: Cluste
     assert len(place.starts()) == 1
 
 
-def test_a_killed_workflow_finds_its_job_again(place: Place, cluster: Cluster) -> None:
-    before = set(cluster.jobs())
-    place.do("wait")
-    first = snakemake(place)
-    place.until(place.starts)
-    assert place.state() == "running"
-    os.kill(first.pid, signal.SIGKILL)
-    second = snakemake(place)
-    said = place.work / "launch.log"
-    place.until(lambda: said.exists() and f"attached to job {number(place)}" in said.read_text())
-    place.do("finish")
-    code, out, err = ended(second, seconds=90)
-    assert code == 0, out + err
-    assert f"{RUN} | finished" in out + err  # its lines are shown, too
-    assert len(place.starts()) == 1
-    assert len(set(cluster.jobs()) - before) == 1
-    assert (place.folder / f"results/tiny/runs/{RUN}/metrics.json").exists()
-
-
 def test_interrupting_the_launcher_cancels_the_job(place: Place, cluster: Cluster) -> None:
     process = place.running()
     process.send_signal(signal.SIGINT)
     assert ended(process)[0] == 130
     until(lambda: not cluster.queue(), 20, "the job is still there")
     assert place.state() in ("stopped", "cancelled")
-
-
-def test_interrupting_the_workflow_cancels_the_job(place: Place, cluster: Cluster) -> None:
-    place.do("wait")
-    process = snakemake(place)
-    place.until(place.starts)
-    for child in children(process.pid):  # a terminal sends it to all
-        os.kill(child, signal.SIGINT)
-    process.send_signal(signal.SIGINT)
-    assert ended(process)[0] != 0
-    until(lambda: not cluster.queue(), 20, "the job is still there")
-
-
-def children(pid: int) -> list[int]:
-    """Processes started by a process, by any of its threads."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        found += [int(child) for child in (task / "children").read_text().split()]
-    return found
 
 
 def test_scancel_is_told(place: Place, cluster: Cluster) -> None:

@@ -1,6 +1,7 @@
 """Linear layers through oneDNN, and convolutions as products over windows, equal PyTorch's."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,12 +10,38 @@ import torch.nn.functional as F
 from d2v.model.kernels import linear, windows
 from d2v.model.kernels.windows import WindowConv
 
+WAYS = {"onednn": (0, False), "blas": (0, True), "plain": (linear.LEAST, False)}
 
-@pytest.fixture(params=[0, linear.LEAST], ids=["own", "plain"])
+
+@pytest.fixture(params=WAYS)
 def least(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """From how many operations on products are oneDNN's: all are, or none of these small ones."""
-    monkeypatch.setattr(linear, "LEAST", request.param)
-    return request.param
+    """From how many operations on products are this project's: all are, or none of these small
+    ones. They are oneDNN's, or the BLAS's as on Intel's processors.
+    """
+    number, blas = WAYS[request.param]
+    monkeypatch.setattr(linear, "LEAST", number)
+    monkeypatch.setattr(linear, "_BLAS", blas)
+    return number
+
+
+@pytest.mark.parametrize(
+    ("vendor", "wanted", "blas"),
+    [
+        ("GenuineIntel", "", True),
+        ("AuthenticAMD", "", False),
+        ("GenuineIntel", "onednn", False),
+        ("AuthenticAMD", "blas", True),
+    ],
+)
+def test_the_processor_decides_who_computes_products(
+    vendor: str, wanted: str, blas: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("D2V_PRODUCTS", wanted)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    file = tmp_path / "cpuinfo"
+    assert linear.prefers_blas(file) == (wanted == "blas")  # no Linux
+    file.write_text(f"processor : 0\nvendor_id : {vendor}\n")
+    assert linear.prefers_blas(file) == blas
 
 
 def test_the_operator_is_there() -> None:

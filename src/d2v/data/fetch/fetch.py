@@ -123,7 +123,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument(
         "dataset", nargs="?", metavar="DATASET",
-        help="librispeech, librispeech-lm, librilight-lists or glue, whole or in part"
+        help="librispeech, librispeech-lm, librilight-lists, glue, cifar10, wikitext103 or"
+        " gpt2-bpe, whole or in part"
         " (librispeech:dev-clean,dev-other); default: the sources of the miniature",
     )  # fmt: skip
     parser.add_argument(

@@ -127,6 +127,36 @@ SETS: dict[str, dict[str, list[Part]]] = {
         ],
     },
 }
+# checksums: cs.toronto.edu/~kriz/cifar.html; Hugging Face's dataset_infos.json of wikitext, whose
+# file has moved from its first address. None are published for GPT-2's files in fairseq
+SETS |= {
+    "cifar10": {
+        "binary": [
+            Part(
+                Remote(
+                    "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+                    "md5:c32a1d4ab5d03f1284b67883e8d87530",
+                ),
+                "cifar-10-batches-bin",
+            )
+        ]
+    },
+    "wikitext103": {
+        "raw": [
+            Part(
+                Remote(
+                    "https://wikitext.smerity.com/wikitext-103-raw-v1.zip",
+                    "sha256:91c00ae287f0d699e18605c84afc9e45c192bc6b7797ff8837e5474655a33794",
+                ),
+                "wikitext-103-raw",
+            )
+        ]
+    },
+    "gpt2-bpe": {
+        name: [Part(Remote(f"{_FILES}/fairseq/gpt2_bpe/{name}"), "", "gpt2_bpe")]
+        for name in ("dict.txt", "encoder.json", "vocab.bpe")
+    },
+}
 BY_HAND = {
     "imagenet": "its licence requires an account: register at image-net.org, download"
     " ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz, and put"

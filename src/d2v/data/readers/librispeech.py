@@ -12,13 +12,14 @@ from d2v.data.readers.limited import write_limited
 from d2v.data.readers.official import check_counts
 from d2v.data.shards import Shards, write_meta, written_whole
 from d2v.data.sound import FLAC, PCM, RATE, as_pcm, decode, level_columns, opened
-from d2v.data.walk import warn_unused
+from d2v.data.walk import walk, warn_unused
 from d2v.data.writing import Columns, Example, write_split
 from d2v.model.frames import frame_count
 from d2v.util.errors import UserError, counted, quoted
 
 # (kernel, stride) of wav2vec 2.0's convolutions, used by all recipes: 20 ms per frame
 WAV2VEC = ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2))
+LIMITED = "limited"  # split of the utterances that only Libri-light's small subsets have
 NAMED = 10  # utterances listed in a warning
 
 
@@ -33,6 +34,7 @@ def prepare_librispeech(
     allow_partial: bool = False,
     headers: bool = False,
     pcm: bool = False,
+    limited_audio: bool = False,
 ) -> None:
     """Write shards of the unchanged FLAC files with transcripts, sample counts and levels.
 
@@ -41,8 +43,10 @@ def prepare_librispeech(
     training must decode whole utterances.
 
     `limited` is Libri-light's folder of limited supervision: its lists of utterances are written as
-    the label lists 10min, 1h and 10h. `official` compares the counts with those of LibriSpeech;
-    `allow_partial` turns a mismatch from an error into a warning.
+    the label lists 10min, 1h and 10h. With `limited_audio`, those of its utterances that no split
+    has become a split `limited`, so that few subsets are enough. `official` compares the counts
+    with those of LibriSpeech, for the `splits` if they are given; `allow_partial` turns a mismatch
+    from an error into a warning.
 
     Raises UserError naming the file (and line) for: broken FLAC, a rate other than 16 kHz, more
     than one channel, audio without a transcript or the reverse, an empty transcript, a letter
@@ -53,12 +57,8 @@ def prepare_librispeech(
     splits_meta: dict[str, dict[str, int]] = {}
     ids: set[str] = set()
     with written_whole(out) as temporary:
-        for folder in folders:
-            transcripts = read_transcripts(folder)
-            for path, _ in transcripts:
-                if path.stem in ids:
-                    raise UserError(f"{path}: another split has an utterance of the same name")
-                ids.add(path.stem)
+        for name, transcripts in _splits(folders, ids, limited if limited_audio else None):
+            folder = source / name
             written = write_split(
                 temporary / folder.name,
                 transcripts,
@@ -77,7 +77,8 @@ def prepare_librispeech(
         counts = {split: found["examples"] for split, found in splits_meta.items()}
         entries = {} if whole else {"complete": False}
         if official:
-            entries["complete"] = check_counts("librispeech", counts, allow_partial) and whole
+            known = check_counts("librispeech", counts, allow_partial, splits)
+            entries["complete"] = known and whole
         write_meta(
             temporary,
             dataset=out.name,
@@ -88,6 +89,24 @@ def prepare_librispeech(
             encoding=PCM if pcm else FLAC,
             **entries,
         )
+
+
+def _splits(
+    folders: Sequence[Path], ids: set[str], limited: Path | None
+) -> Iterator[tuple[str, list[tuple[Path, str]]]]:
+    """Yield the name and the transcripts of each split, and add its utterances to `ids`."""
+    for folder in folders:
+        transcripts = read_transcripts(folder)
+        for path, _ in transcripts:
+            if path.stem in ids:
+                raise UserError(f"{path}: another split has an utterance of the same name")
+            ids.add(path.stem)
+        yield folder.name, transcripts
+    if limited is not None:
+        others = [pair for pair in read_limited(limited) if pair[0].stem not in ids]
+        ids.update(path.stem for path, _ in others)
+        if others:
+            yield LIMITED, others
 
 
 def _example(headers: bool, pcm: bool, item: tuple[Path, str]) -> Iterator[Example]:
@@ -186,7 +205,28 @@ def _strays(folder: Path) -> Iterator[Path]:
                     yield path
 
 
-def _chapter(chapter: Path) -> Iterator[tuple[Path, str]]:
+def read_limited(source: Path) -> list[tuple[Path, str]]:
+    """Return the audio files and transcripts of Libri-light's limited supervision, by name.
+
+    A chapter's transcripts may include utterances that are not in the folder. Raises UserError as
+    prepare_librispeech does for transcripts.
+    """
+    if not source.is_dir():
+        raise UserError(f"{source}: no such folder")
+    tree = walk(source)
+    chapters = {Path(path).parent for path in tree.files if path.endswith(".flac")}
+    found = {
+        path.stem: (path, text)
+        for chapter in sorted(chapters)
+        for path, text in _chapter(chapter, some=True)
+    }
+    if not found:
+        raise UserError(f"{source}: contains no FLAC files")
+    return [found[name] for name in sorted(found)]
+
+
+def _chapter(chapter: Path, *, some: bool = False) -> Iterator[tuple[Path, str]]:
+    """Yield the utterances of a chapter; with `some`, others may have transcripts, too."""
     prefix = f"{chapter.parent.name}-{chapter.name}"
     path = chapter / f"{prefix}.trans.txt"
     files = {p.stem: p for p in visible_files(chapter) if p.suffix == ".flac"}
@@ -202,6 +242,8 @@ def _chapter(chapter: Path) -> Iterator[tuple[Path, str]]:
             raise UserError(f"{where}: {quoted(name)} is not an utterance of {prefix}")
         if name in texts:
             raise UserError(f"{where}: {shown} already has a transcript")
+        if name not in files and some:
+            continue
         if name not in files:
             raise UserError(f"{where}: {shown} has a transcript but no FLAC file")
         if not text.strip():

@@ -1,7 +1,7 @@
 """Example counts of the official sets, and how missing examples are reported."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from d2v.util.errors import UserError
@@ -44,16 +44,23 @@ LIBRILIGHT_HOURS = {"small": 577.2, "medium": 5_189.0, "large": 51_934.0}
 ENOUGH = 0.99  # share of a subset's hours, because files without a usable piece do not count
 
 
-def check_counts(dataset: str, found: Mapping[str, int], allow_partial: bool = False) -> bool:
+def check_counts(
+    dataset: str,
+    found: Mapping[str, int],
+    allow_partial: bool = False,
+    chosen: Collection[str] | None = None,
+) -> bool:
     """Whether every split of a prepared set has as many examples as the official one.
 
-    With `allow_partial`, warns of a mismatch. Otherwise raises UserError with every split whose
-    count differs, and with what to do.
+    `chosen` are the splits that somebody asked for; by default, all count. With `allow_partial`,
+    warns of a mismatch. Otherwise raises UserError with every split whose count differs, and with
+    what to do.
     """
     official, earlier = OFFICIAL[dataset], EARLIER.get(dataset, {})
     faults = [
         f"{split} has {found.get(split, 0):,} of {count:,}"
         for split, count in official.items()
+        if chosen is None or split in chosen
         if found.get(split, 0) not in (count, earlier.get(split))
     ]
     return tell(dataset, faults, allow_partial)

@@ -23,12 +23,28 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float)
     `q`, `k`, `v` and the result are (B, H, T, d). `mask` broadcasts to (B, H, T, T) and holds
     numbers to add, or booleans that are True where a query may see a key.
     """
+    if mask is not None and mask.dtype not in (torch.bool, q.dtype):
+        mask = mask.to(q.dtype)
     if dropout == 0.0 or not own(q):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
     if mask is not None and mask.dtype == torch.bool:
         mask = q.new_zeros(mask.shape).masked_fill(~mask, float("-inf"))
     found: Tensor = _Attention.apply(q, k, v, mask, dropout)
     return found
+
+
+def takes_plain_kernel(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float
+) -> bool:
+    """Whether a GPU computes `attend` without a fused kernel: several times slower, in float32.
+
+    Arguments are those of `attend`. PyTorch chooses by type, shape and strides, without a word.
+    """
+    cuda = torch.backends.cuda
+    p = cuda.SDPAParams(q, k, v, mask, dropout, False, False)
+    kernels = (cuda.can_use_flash_attention, cuda.can_use_efficient_attention,
+               cuda.can_use_cudnn_attention)  # fmt: skip
+    return not any(fits(p) for fits in kernels)
 
 
 class _Attention(torch.autograd.Function):

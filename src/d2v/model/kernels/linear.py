@@ -1,11 +1,18 @@
-"""Linear layers; on a CPU they use oneDNN, a tenth faster than PyTorch's default BLAS.
+"""Linear layers; on CPUs that are not Intel's they use oneDNN, a tenth faster than PyTorch's BLAS.
 
 Measured with two threads of an AMD EPYC at the shapes of the Base models: the forward pass reaches
 204 to 221 GFLOP/s instead of 185 to 204. Gradients of inputs gain as much, gradients of weights
-little. The operator is the one that compiled models call (torch._inductor). If PyTorch lacks it, or
-a product is small or not float32 on a CPU, `torch.nn.functional.linear` is used.
+little. PyTorch's BLAS on x86 is Intel's MKL, which uses AVX-512 on Intel's processors only; oneDNN
+uses it on any, but prepares its operands in every call. On Intel's processors products are
+therefore left to MKL. The choice depends on nothing else, so that a resumed run makes the same one;
+D2V_PRODUCTS=onednn or blas overrides it.
+
+The operator is the one that compiled models call (torch._inductor). If PyTorch lacks it, or a
+product is small or not float32 on a CPU, `torch.nn.functional.linear` is used.
 """
 
+import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +22,18 @@ from torch.autograd.function import once_differentiable
 
 LEAST = 10**8  # operations; below, looking up oneDNN's kernel costs as much as it saves
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def prefers_blas(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether products of linear layers are left to PyTorch's BLAS."""
+    if wanted := os.environ.get("D2V_PRODUCTS"):
+        return wanted == "blas"
+    if not torch.backends.mkl.is_available() or not cpuinfo.exists():
+        return False
+    return "GenuineIntel" in cpuinfo.read_text(errors="replace")
+
+
+_BLAS = prefers_blas()
 
 
 class Linear(nn.Linear):
@@ -32,7 +51,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if torch.is_grad_enabled():
         found: Tensor = _Linear.apply(x, weight, bias)
         return found
-    return product(x, weight, bias)
+    return _product(x, weight, bias)
 
 
 def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -64,11 +83,15 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return found.view(*x.shape[:-1], len(weight))
 
 
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return F.linear(x, weight, bias) if _BLAS else product(x, weight, bias)
+
+
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return product(x, weight, bias)
+        return _product(x, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -81,7 +104,7 @@ class _GeluLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return product(F.gelu(x), weight, bias)
+        return _product(F.gelu(x), weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -97,6 +120,6 @@ def _gradients(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of x, weight and bias; None where a gradient is not needed."""
     rows = grad.reshape(-1, grad.shape[-1])
-    dx = product(rows, weight.t()).view(x.shape) if needed[0] else None
-    dweight = product(rows.t(), x.reshape(-1, x.shape[-1]).t()) if needed[1] else None
+    dx = _product(rows, weight.t()).view(x.shape) if needed[0] else None
+    dweight = _product(rows.t(), x.reshape(-1, x.shape[-1]).t()) if needed[1] else None
     return dx, dweight, rows.sum(0) if needed[2] else None

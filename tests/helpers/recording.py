@@ -1,0 +1,67 @@
+"""What stands for a CUDA graph in tests without a GPU: recorded operators that are replayed.
+
+Like a graph, a recording has fixed addresses and runs no Python. What a graph cannot do raises
+RuntimeError: reading a number of the device, or a shape that depends on values.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+aten = torch.ops.aten
+READS = {
+    aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default,
+    aten.equal.default, aten.is_nonzero.default, aten._unique2.default, aten.item.default,
+}  # fmt: skip
+
+
+class Watched(TorchDispatchMode):
+    """Refuses operators that a graph cannot contain; `host` also refuses tensors on the host."""
+
+    def __init__(self, host: bool = False) -> None:
+        super().__init__()
+        self.host, self.calls = host, []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in READS:
+            raise RuntimeError(f"{func} makes the host wait for the device")
+        found = func(*args, **kwargs)
+        if self.host:
+            for x in tree_leaves((args, kwargs, found)):
+                if isinstance(x, Tensor) and x.device.type == "cpu":
+                    raise RuntimeError(f"{func} uses a tensor on the host, {tuple(x.shape)}")
+        self.calls.append((func, args, kwargs, found))
+        return found
+
+
+class Recordings:
+    """Captures as d2v.training.graphs.CudaGraphs does; counts captures and replays."""
+
+    def __init__(self) -> None:
+        self.captures = self.replays = 0
+
+    def __call__(self, function: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
+        self.captures += 1
+        with Watched() as watched:
+            found = function()
+        fresh = True
+
+        def replay() -> None:
+            nonlocal fresh
+            self.replays += 1
+            if fresh:  # unlike a capture, the recording has computed already
+                fresh = False
+                return
+            with torch.inference_mode():
+                for func, args, kwargs, before in watched.calls:
+                    now = func(*args, **kwargs)
+                    for old, new in zip(tree_leaves(before), tree_leaves(now), strict=True):
+                        if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr():
+                            old.copy_(new)
+
+        return found, replay

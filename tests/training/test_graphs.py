@@ -1,0 +1,203 @@
+"""Captured steps: nothing in them needs the host, and a run with them is the run without them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import trajectory
+from recording import Recordings, Watched
+from tiny_models import BACKBONE, KINDS, make
+
+from d2v import params
+from d2v.model.encoders.speech import FrontEnd
+from d2v.model.kernels import attention, dropout, linear, windows
+from d2v.training import graphs, log, optim, trainer
+from d2v.training import step as step_module
+from d2v.training.graphs import CapturedStep, Pool
+from d2v.training.precision import Working
+from d2v.training.step import Step, filled_up
+from d2v.util.errors import UserError
+
+RANDOM = BACKBONE.model_copy(
+    update={"attention_dropout": 0.1, "layer_drop": 0.3, "drop_path": 0.2, "dropout": 0.1}
+)
+OPTIMISER = params.Optimiser(
+    lr=1e-3, betas=[0.9, 0.2], eps=1e-6, weight_decay=0.01, clip=1.0,
+    missing_gradients="zero", eps_before_correction=True,
+)  # fmt: skip
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the code that is for CPUs only, which works on the host."""
+    for module in (dropout, attention):
+        monkeypatch.setattr(module, "own", lambda x: False)
+    for module in (linear, windows):
+        monkeypatch.setattr(module, "fits", lambda x, operations: False)
+    monkeypatch.setattr(FrontEnd, "compiled", True)
+    monkeypatch.setattr(step_module, "fills", lambda device: True)
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_micro_batch_needs_nothing_of_the_host(kind: str, half: bool) -> None:
+    """On PyTorch's meta device, as on a GPU, the host has no values; dropout and skips included."""
+    task, batch = make(kind, backbone=RANDOM)
+    task.to("meta").train()
+    batch["masked"] = batch["mask"].flatten().nonzero().flatten()
+    inputs = {k: v.to("meta") for k, v in filled_up(batch).items()}
+    chosen = task.model.student.backbone.choose()
+    assert chosen is not None
+    working = Working(task) if half else None
+    optimiser = torch.optim.SGD(task.parameters())
+    step = CapturedStep(
+        task, task, optimiser, clip=1.0, working=working, capture=Recordings(), say=print
+    )
+    inputs["chosen"] = chosen.to("meta")
+    step.device = torch.device("cpu")  # autocast, which is off, knows no meta device
+    with Watched(host=True) as watched:
+        values = step._backward(inputs)
+    assert values.device.type == "meta"
+    assert len(watched.calls) > 100
+
+
+def run(
+    prepared: Path, work: Path, kind: str, monkeypatch: pytest.MonkeyPatch,
+    capture: Recordings | None, **changes: Any,
+) -> list[float]:  # fmt: skip
+    """Losses of a pre-training."""
+    for name, value in changes.items():
+        old = trajectory.COMMON[name]
+        update = value if isinstance(value, dict) else value.model_dump()
+        monkeypatch.setitem(trajectory.COMMON, name, old.model_copy(update=update))
+    monkeypatch.setattr(trainer._Loop, "capture", capture)
+    trajectory.train(prepared, work, kind)
+    return [line["loss"] for line in log.read(work / "log.jsonl")]
+
+
+STEPS = {"steps": 40, "log_every": 10, "checkpoint_every": 20}
+QUIET = {"dropout": 0.0, "attention_dropout": 0.0, "layer_drop": 0.3}
+WAYS: dict[str, dict[str, Any]] = {
+    "dropout": {"backbone": {"layer_drop": 0.0}, "train": STEPS},
+    "skipped blocks": {"backbone": QUIET, "optimiser": OPTIMISER, "train": STEPS},
+    "bfloat16": {"backbone": {"layer_drop": 0.0}, "train": {**STEPS, "precision": "bfloat16"}},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_captured_run_is_the_run(
+    kind: str, way: str, small_prepared: Path, tmp_path: Path, as_on_a_gpu: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Accumulation, dropout, skipped blocks, batches of several shapes, resuming in the middle."""
+    encoder = trajectory.KINDS["speech"]["encoder"].model_copy(update={"dropout": 0.0})
+    if way == "skipped blocks":  # on a CPU both kinds of draws are from one generator
+        monkeypatch.setitem(trajectory.KINDS["speech"], "encoder", encoder)
+    plain = run(small_prepared, tmp_path / "plain", kind, monkeypatch, None, **WAYS[way])
+    recordings = Recordings()
+    found = run(small_prepared, tmp_path / "graph", kind, monkeypatch, recordings, **WAYS[way])
+    assert recordings.captures >= 2
+    assert recordings.replays > 20
+    rough = 2e-2 if way == "bfloat16" else 1e-4
+    assert found == pytest.approx(plain, rel=rough, abs=rough / 10)
+
+
+def test_a_captured_run_resumes(
+    small_prepared: Path, tmp_path: Path, as_on_a_gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ways = WAYS["skipped blocks"]
+    whole = run(small_prepared, tmp_path / "a", "text", monkeypatch, Recordings(), **ways)
+
+    class Stop(Exception):
+        pass
+
+    class Dying(Recordings):
+        def __call__(self, function: Any) -> Any:
+            found, replay = super().__call__(function)
+
+            def dying() -> None:
+                if self.replays == 66:  # two micro-batches, later also an update a step
+                    raise Stop
+                replay()
+
+            return found, dying
+
+    with pytest.raises(Stop):
+        run(small_prepared, tmp_path / "b", "text", monkeypatch, Dying(), **ways)
+    recordings = Recordings()
+    found = run(small_prepared, tmp_path / "b", "text", monkeypatch, recordings, **ways)
+    assert recordings.replays < 66
+    assert found == pytest.approx(whole, rel=1e-4)
+
+
+def test_shapes_that_recur_are_captured_up_to_a_limit() -> None:
+    recordings, refused = Recordings(), []
+    pool = Pool(lambda inputs: 2 * inputs["x"].sum(), recordings, refused.append, most=2)
+    for turn in range(6):
+        for length in (1, 2, 3):
+            x = torch.full((length,), float(turn))
+            assert pool({"x": x}) == 2 * length * turn
+    assert len(pool.graphs) == recordings.captures == 2
+    assert (pool.calls, pool.replays) == (18, 8)
+    assert not refused
+
+
+def test_what_cannot_be_captured_is_computed_and_told_once() -> None:
+    refused: list[str] = []
+    pool = Pool(lambda inputs: inputs["x"] * float(inputs["x"]), Recordings(), refused.append)
+    for turn in range(6):
+        assert pool({"x": torch.tensor(float(turn))}) == turn**2
+    assert len(refused) == 1
+    assert "makes the host wait" in refused[0]
+
+
+def test_a_result_outlives_the_next_replay() -> None:
+    pool = Pool(lambda inputs: inputs["x"] + 1, Recordings(), print)
+    found = [pool({"x": torch.tensor(float(turn))}) for turn in range(8)]
+    assert [float(x) for x in found] == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize("count", [1, 7, 1229, 15360])
+def test_masked_positions_are_filled_up_to_few_lengths(count: int) -> None:
+    batch = {"masked": torch.arange(count) + 5, "mask": torch.ones(2)}
+    found = filled_up(batch)
+    assert len(found["masked"]) == len(found["weight"]) <= max(1.25 * count, count + 7)
+    assert torch.equal(found["masked"][:count], batch["masked"])
+    assert not found["masked"][count:].any()
+    assert float(found["weight"].sum()) == count
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_positions_that_were_added_do_not_count(kind: str) -> None:
+    task, batch = make(kind, backbone=BACKBONE.model_copy(update={"dropout": 0.0}))
+    task.train()
+    batch["masked"] = batch["mask"].flatten().nonzero().flatten()
+    found, other = task(batch), task(filled_up(batch))
+    assert len(filled_up(batch)["masked"]) > len(batch["masked"])
+    assert found.keys() == other.keys()
+    for name in found:
+        torch.testing.assert_close(other[name].double(), found[name].double(), rtol=1e-5, atol=1e-5)
+
+
+def test_obstacles_have_a_reason() -> None:
+    task, _ = make("text", backbone=RANDOM)
+    zero = optim.build(task, OPTIMISER)
+    assert not graphs.obstacle(task, zero, 1, False)
+    skip = optim.build(task, OPTIMISER.model_copy(update={
+        "missing_gradients": "skip", "eps_before_correction": False}))  # fmt: skip
+    assert "missing_gradients: zero" in graphs.obstacle(task, skip, 1, False)
+    assert "2 processes" in graphs.obstacle(task, zero, 2, False)
+    assert "recompute" in graphs.obstacle(task, zero, 1, True)
+    assert "pre-trainings" in graphs.obstacle(torch.nn.Linear(1, 1), zero, 1, False)
+
+
+def test_a_graph_that_is_demanded_needs_a_gpu() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    task, _ = make("text")
+    step = Step(task, task, optim.build(task, OPTIMISER), clip=None)
+    assert graphs.build("auto", step, False, print) is step
+    with pytest.raises(UserError, match="cuda_graph: true: there is no GPU"):
+        graphs.build(True, step, False, print)
