@@ -19,14 +19,6 @@ include: "workflow/rules/tables.smk"
 
 localrules:
     all,
-<<<<<<< HEAD
-    pretrain,
-    grid_point,
-    finetune,
-    decode,
-    probe,
-=======
->>>>>>> main
 
 
 rule all:

@@ -27,8 +27,6 @@ rule units:
     log:
         f"{WORK}/units/{{name}}.log",
     priority: 25
-    resources:
-        **on_cluster("units"),
     params:
         experiment=EXPERIMENT,
         target=lambda wildcards: str(experiment.pretrain[wildcards.name].target),

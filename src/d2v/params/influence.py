@@ -13,13 +13,8 @@ NEUTRAL = {
     "chosen_on_test", "collapse", "baseline", "probe",
 }  # fmt: skip
 NEUTRAL_TRAIN = {
-<<<<<<< HEAD
-    "log_every", "checkpoint_every", "checkpoint_minutes", "workers", "compile", "recompute",
-    "shard", "rebound", "probe_every",
-=======
     "log_every", "checkpoint_every", "checkpoint_minutes", "workers", "compile", "cuda_graph",
-    "recompute", "shard", "rebound",
->>>>>>> main
+    "recompute", "shard", "rebound", "probe_every",
 }  # fmt: skip
 # parameters that published weights replace; the others describe the input of the checkpoint
 NOT_TRAINED = {"split", "start_from", "target", "loss", "mask", "optimiser", "schedule", "train"}

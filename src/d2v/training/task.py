@@ -97,43 +97,31 @@ class Pretraining(Task):
         The moments are those of the targets, the predictions and the student's last outputs.
         `weight` (M,) in the batch is 0 at positions of `masked` that do not count.
         """
-<<<<<<< HEAD
-        out = self.model(batch)
-        prediction, target = out.prediction.float(), out.target
-        with torch.no_grad():
-            found = {"prediction": moments(prediction), "encoder": moments(out.encoder_output)}
-            if self.classes:
-                found["hits"] = (prediction.argmax(-1) == target).sum()
-            else:
-                found = {"target": moments(target), **found}
-        if self.classes:
-            loss = F.cross_entropy(prediction, target, reduction="sum")
-        else:
-            loss = regression_loss(prediction, target, self.loss)
-=======
         out, weight = self.model(batch), batch.get("weight")
-        loss = regression_loss(out.prediction.float(), out.target, self.loss, weight)
->>>>>>> main
+        prediction, target = out.prediction.float(), out.target
+        if self.classes:
+            loss = unit_loss(prediction, target, weight)
+        else:
+            loss = regression_loss(prediction, target, self.loss, weight)
         if out.class_prediction is not None and out.class_target is not None:
             loss = loss + class_token_loss(
                 out.class_prediction.float(), out.class_target, batch["mask"].sum(1), self.loss
             )
-<<<<<<< HEAD
-        count = torch.full((), len(target), device=loss.device)
-        return {"loss": loss, "count": count, **found}
-=======
         with torch.no_grad():
-            spread = {
-                "target": moments(out.target, weight),
-                "prediction": moments(out.prediction, weight),
+            found = {
+                "prediction": moments(prediction, weight),
                 "encoder": moments(out.encoder_output, None if "visible" in batch else weight),
             }
+            if self.classes:
+                hits = prediction.argmax(-1) == target
+                found["hits"] = (hits if weight is None else hits * weight).sum()
+            else:
+                found = {"target": moments(target, weight), **found}
             if weight is None:
-                count = torch.full((), len(out.target), device=loss.device)
+                count = torch.full((), len(target), device=loss.device)
             else:
                 count = weight.sum()
-        return {"loss": loss, "count": count, **spread}
->>>>>>> main
+        return {"loss": loss, "count": count, **found}
 
     def summary(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
         """The loss, and the standard deviations of the SPREAD tensors over the global batch.
@@ -146,15 +134,10 @@ class Pretraining(Task):
         return {**super().summary(sums), **found}
 
     def after_step(self, step: int) -> dict[str, float]:
-<<<<<<< HEAD
         """Update the teacher, if there is one, after the optimiser step (as the reference does)."""
         if self.model.teacher is None:
             return {}
-        rate = ema.decay(self.ema, step)
-=======
-        """Update the teacher after the optimiser step, as the reference does."""
         rate = self.decay(step)
->>>>>>> main
         self.model.update_teacher(rate)
         return {"ema_decay": rate}
 
@@ -278,6 +261,13 @@ def regression_loss(
     if weight is not None:
         loss = (loss.sum(-1) * weight).sum()
     return loss * channel_scale(prediction, p)
+
+
+def unit_loss(scores: Tensor, classes: Tensor, weight: Tensor | None) -> Tensor:
+    """Cross-entropy of scores (M, C) against classes (M,), summed over the masked positions."""
+    if weight is None:
+        return F.cross_entropy(scores, classes, reduction="sum")
+    return (F.cross_entropy(scores, classes, reduction="none") * weight).sum()
 
 
 def class_token_loss(prediction: Tensor, target: Tensor, hidden: Tensor, p: params.Loss) -> Tensor:
