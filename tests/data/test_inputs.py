@@ -155,7 +155,7 @@ def broken_waves(root: Path) -> dict[str, str]:
         "half.wav": "corrupt audio .8,022 of 16,044 bytes",
         "half.flac": "corrupt audio",
         "sum.flac": "corrupt audio .samples differ from their checksum",
-        "none.wav": "corrupt audio",
+        "none.wav": "an empty file",
         "stereo.wav": "16000 Hz, 2 channel",
     }
 
@@ -258,7 +258,7 @@ def test_broken_images_are_refused_as_by_preparation(tmp_path):
     payload = path.read_bytes()
     for content, said in (
         (payload[: len(payload) // 2], r"corrupt image \(.*truncated"),
-        (b"", "not a readable image"),
+        (b"", "an empty file"),
         (b"<html>", "not a readable image"),
     ):
         path.write_bytes(content)

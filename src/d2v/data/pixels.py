@@ -4,6 +4,7 @@
 |---|---|
 | RGB, L, 1, P, CMYK, YCbCr, LAB, HSV | as Pillow converts them |
 | RGBA, RGBX, LA, PA, P with transparency | as Pillow converts them, without transparency |
+| several images in one file | the first one |
 | 16-bit grey (I;16, and I of a PNG or PGM file) | value / 257, rounded |
 | I of other files, F | rejected: their range is unknown |
 

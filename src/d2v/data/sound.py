@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from d2v.data.sound_lengths import WHOLE, declared
 from d2v.util.errors import UserError, counted
 
 RATE = 16_000  # samples per second
-UNKNOWN = 0x7FFFF000  # a WAV file written to a pipe declares this many bytes or more
+LOUDEST = 10.0  # a floating-point sample may exceed full scale, 1, by this factor
 FLAC, PCM = "flac", "pcm_16"  # encodings of payloads: FLAC files, or raw little-endian samples
 
 
@@ -37,8 +38,8 @@ def decode(payload: bytes | memoryview, name: Path | str) -> np.ndarray:
 def samples(payload: bytes, name: Path | str) -> np.ndarray:
     """Decode a sound file of any format to samples (S,) float32 from -1 to 1.
 
-    Raises UserError with the name if the file is broken, truncated, not 16 kHz or not mono, or if a
-    sample is NaN or infinite.
+    Raises UserError with the name if the file is broken, truncated, not 16 kHz or not mono, of a
+    format whose truncated files are not noticed, or if a sample is NaN, infinite or above LOUDEST.
     """
     check_length(payload, name)
     if _md5(payload) is not None:
@@ -47,6 +48,10 @@ def samples(payload: bytes, name: Path | str) -> np.ndarray:
         if exact:
             return decode(payload, name).astype(np.float32) / np.float32(2**15)
     with opened(payload, name) as file:
+        if file.format not in WHOLE:
+            raise UserError(
+                f"{name}: {file.format} files can be truncated unnoticed; convert it to FLAC"
+            )
         frames = file.frames
         wave: np.ndarray = file.read(dtype="float32")
     if len(wave) != frames:
@@ -56,29 +61,22 @@ def samples(payload: bytes, name: Path | str) -> np.ndarray:
 
 
 def check_length(payload: bytes, name: Path | str) -> None:
-    """Raise UserError for a WAV file that is shorter than its header declares.
-
-    The decoder would silently read the part that is there.
-    """
-    if payload[:4] != b"RIFF":
-        return
-    declared, at = 8 + int.from_bytes(payload[4:8], "little"), 12
-    while at + 8 <= len(payload):  # chunks: four letters, four bytes of length, content
-        size = int.from_bytes(payload[at + 4 : at + 8], "little")
-        if payload[at : at + 4] == b"data":
-            declared = max(declared if declared < UNKNOWN else 0, at + 8 + size)
-            break
-        at += 8 + size + size % 2
-    if len(payload) < declared < UNKNOWN:
-        raise UserError(
-            f"{name}: corrupt audio ({len(payload):,} of {declared:,} bytes); replace it"
-        )
+    """Raise UserError for a file that is shorter than its header declares."""
+    whole = declared(payload)
+    if whole is not None and len(payload) < whole:
+        raise UserError(f"{name}: corrupt audio ({len(payload):,} of {whole:,} bytes); replace it")
 
 
 def check_finite(wave: np.ndarray, name: Path | str) -> None:
-    """Raise UserError with the name if a sample is NaN or infinite."""
+    """Raise UserError with the name if a sample is NaN or infinite, or far beyond full scale."""
     if not np.isfinite(wave).all():
         raise UserError(f"{name}: corrupt audio (samples that are not numbers); replace it")
+    largest = float(np.abs(wave).max(initial=0.0))
+    if largest > LOUDEST:
+        raise UserError(
+            f"{name}: a sample of {largest:.4g}, but full scale is 1; scale the samples, or save"
+            " them as integers"
+        )
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from d2v.data.letters import LETTERS
 from d2v.evaluation.ctc import BeamSearch, greedy
 from d2v.interop.matching import places
 from d2v.interop.module import Model
-from d2v.util.errors import NotFinite, UserError
+from d2v.util.errors import UserError
 
 Inputs = Sequence[str | Path]
 Layers = Literal["all"] | int
@@ -51,8 +51,8 @@ def features(model: Model, inputs: Inputs, layers: Layers = "all") -> Iterator[F
     """Hidden states and logits of each input, in order.
 
     `inputs` are paths or texts; a path to a text file stands for its lines. Raises UserError for a
-    layer that the model does not have, and for an input that cannot be read, which it names;
-    NotFinite if outputs are NaN.
+    layer that the model does not have, and for an input that cannot be read or whose outputs are
+    NaN, which it names.
     """
     depth = model.params.backbone.depth
     if layers != "all" and not 0 <= layers <= depth:
@@ -76,9 +76,9 @@ def features(model: Model, inputs: Inputs, layers: Layers = "all") -> Iterator[F
 
 
 def _check_defined(name: str, outputs: Tensor) -> None:
-    """Raise NotFinite for NaN, from which a class or a transcript could still be derived."""
+    """Raise UserError for NaN, from which a class or a transcript could still be derived."""
     if bool(outputs.isnan().any()):
-        raise NotFinite(
+        raise UserError(
             f"{name}: the model's outputs are not numbers (NaN), because its weights are damaged or"
             " its training diverged; use another checkpoint"
         )
