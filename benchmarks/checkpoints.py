@@ -23,11 +23,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from d2v import params
-from d2v.data.model_inputs import ImageInput, TokenInput, WaveInput
 from d2v.interop import convert, names, own
 from d2v.interop.content import Architecture, Content
 from d2v.interop.loading import load
 from d2v.interop.module import Model
+from d2v.params import ImageInput, TokenInput, WaveInput
 
 SIZES = {"dim": 768, "depth": 12, "heads": 12, "ffn_dim": 3072}
 FORMATS = ("d2v", "hf", "fairseq")

@@ -149,19 +149,27 @@ def bounds(metadata: Any) -> str:
 
 def comments(group: type[BaseModel]) -> dict[str, str]:
     """For each key of a class, the comment lines above it and the comment at its line's end."""
+    found: dict[str, str] = {}
+    for kind in group.mro():
+        if kind.__module__.startswith("d2v."):
+            found = _comments(kind) | found
+    return found
+
+
+def _comments(kind: type) -> dict[str, str]:
+    """The comments of the keys that a class itself has."""
     import inspect
 
-    source = inspect.getsource(sys.modules[group.__module__])
+    source = inspect.getsource(sys.modules[kind.__module__])
     notes = {
         token.start[0]: token.string.lstrip("# ")
         for token in tokenize.generate_tokens(StringIO(source).readline)
         if token.type == tokenize.COMMENT
     }
     lines = source.splitlines()
-    tree = ast.parse(source)
     found: dict[str, str] = {}
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.ClassDef) or node.name not in {k.__name__ for k in group.mro()}:
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.ClassDef) or node.name != kind.__name__:
             continue
         for statement in node.body:
             if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
@@ -172,7 +180,7 @@ def comments(group: type[BaseModel]) -> dict[str, str]:
                     above -= 1
                 span = range(statement.lineno, (statement.end_lineno or statement.lineno) + 1)
                 said += [notes[line] for line in span if line in notes]
-                found.setdefault(statement.target.id, " ".join(said))
+                found[statement.target.id] = " ".join(said)
     return found
 
 

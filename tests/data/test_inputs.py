@@ -19,10 +19,10 @@ from d2v.cli import prepare
 from d2v.data import inputs
 from d2v.data.augment import resized
 from d2v.data.encodings import encoding
-from d2v.data.model_inputs import ImageInput
 from d2v.data.ngram import write_arpa
 from d2v.data.sizing import sized
 from d2v.data.sound import RATE
+from d2v.params import ImageInput
 from d2v.training import devices
 from d2v.util.errors import UserError
 

@@ -9,8 +9,8 @@ import warnings
 import pytest
 
 from d2v.evaluation import metrics
+from d2v.params import TASK_METRICS
 from d2v.params.finetuning import MetricName
-from d2v.params.fitting import TASK_METRICS
 from d2v.util.errors import UserError
 
 

@@ -9,6 +9,7 @@ import workspace
 
 from d2v import params
 from d2v.experiment import execute, runs
+from d2v.experiment.run import Run
 from d2v.training import checkpoint, compiling, log
 from d2v.training.task import Pretraining
 
@@ -30,9 +31,7 @@ def compiled(folder: Path, backend: str) -> params.Experiment:
     return params.load(path)
 
 
-def interrupted_and_resumed(
-    experiment: params.Experiment, run: runs.Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def interrupted_and_resumed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Execute a pre-training that fails after its checkpoint of step 2; then to its end."""
     whole = Pretraining.after_step
 
@@ -43,14 +42,14 @@ def interrupted_and_resumed(
 
     monkeypatch.setattr(Pretraining, "after_step", dying)
     with pytest.raises(Interrupted):
-        execute.execute(TINY, run.id)
+        execute.execute(run)
     monkeypatch.setattr(Pretraining, "after_step", whole)
     torch._dynamo.reset()  # as in another process
-    execute.execute(TINY, run.id)
-    work = runs.work_folder(experiment, run)
+    execute.execute(run)
+    work = run.work
     assert [line["step"] for line in log.read(work / "log.jsonl")] == [1, 2, 3, 4, 5, 6]
     assert checkpoint.latest(work / "checkpoints") == work / "checkpoints/step-6"
-    look = json.loads((runs.result_folder(experiment, run) / "attention.json").read_text())
+    look = json.loads((run.results / "attention.json").read_text())
     assert sum(look["weights"]) > 0
 
 
@@ -69,11 +68,11 @@ def test_a_compiled_experiment_runs_to_its_page(
     assert {run.name for run in pretrained} == {"vision", "speech", "text"}
     for run in pretrained:
         if backend == "aot_eager":
-            interrupted_and_resumed(experiment, run, monkeypatch)
+            interrupted_and_resumed(run, monkeypatch)
         else:
-            execute.execute(TINY, run.id)
-        assert runs.metrics_path(experiment, run).exists()
-        assert runs.result_folder(experiment, run).joinpath("attention.json").exists()
+            execute.execute(run)
+        assert run.metrics_path.exists()
+        assert run.results.joinpath("attention.json").exists()
     said = capsys.readouterr().out
     assert "compiling" in said
     assert "failed and is skipped" not in said
@@ -82,8 +81,8 @@ def test_a_compiled_experiment_runs_to_its_page(
         return
     for name in experiment.finetune:
         run = next(r for r in runs.all_runs(experiment) if r.name == name and r.arm == "data2vec")
-        execute.execute(TINY, run.id)
-        found = json.loads(runs.metrics_path(experiment, run).read_text())
+        execute.execute(run)
+        found = json.loads(run.metrics_path.read_text())
         assert found["metrics"]["dev"]
     assert "failed and is skipped" not in capsys.readouterr().out
     page = workspace.call(folder, "d2v.cli", "tables", "--params", str(TINY))

@@ -11,10 +11,10 @@ from PIL import Image
 
 from d2v import params
 from d2v.data.letters import LETTERS
-from d2v.data.model_inputs import ImageInput, TokenInput, WaveInput
 from d2v.interop import own
 from d2v.interop.content import Architecture, Content
 from d2v.interop.module import Model
+from d2v.params import ImageInput, TokenInput, WaveInput
 
 SIZES: dict[str, Any] = {"dim": 32, "depth": 2, "heads": 4, "ffn_dim": 48}
 CLASSES = ["cat", "dog", "eel"]

@@ -19,7 +19,7 @@ import d2v
 from d2v import params
 from d2v.cli import commands as cli
 from d2v.data import inputs
-from d2v.data.model_inputs import ImageInput
+from d2v.params import ImageInput
 from d2v.util.errors import UserError
 from d2v.util.files import sha256
 

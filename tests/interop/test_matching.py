@@ -19,10 +19,10 @@ from d2v.cli import commands as cli
 from d2v.cli import prepare
 from d2v.data import record
 from d2v.data.letters import LETTERS
-from d2v.data.model_inputs import ImageInput, TokenInput, WaveInput
 from d2v.evaluation.ctc import greedy
 from d2v.interop import inference, matching, own
 from d2v.interop.own import read
+from d2v.params import ImageInput, TokenInput, WaveInput
 from d2v.training import checkpoint
 from d2v.util.errors import UserError
 

@@ -56,7 +56,7 @@ def test_blocks_count_as_if_each_had_been_run(paper):
     with without_values():
         student = Student(p.encoder, backbone).eval()
     with FlopCounterMode(display=False) as counter:
-        student(flops._input(p.encoder, 1))
+        student(student.encoder.example(1))
     found = flops._counted(p.model_copy(update={"backbone": backbone}), 1)
     assert found.encoder + found.backbone == counter.get_total_flops()
     assert found.parameters == sum(x.numel() for x in student.parameters())
@@ -72,7 +72,7 @@ def test_only_speech_shares_its_front_end(paper):
 def test_the_three_base_pretrainings_fit_300_hours_of_one_gpu(paper):
     shares = plan.shares("vision=0.5,text=0.45,speech=0.4")
     jobs = plan.plan(paper, plan.speed_of("h100", shares, None))
-    base = plan.chosen(jobs, [f"pretrain/{kind}-base" for kind in plan.MODALITIES])
+    base = plan.chosen(jobs, [f"pretrain/{kind}-base" for kind in params.MODALITIES])
     assert [job.run.split("/")[1] for job in base] == ["vision-base", "speech-base", "text-base"]
     assert [job.gpu_hours for job in base] == pytest.approx([81.2, 58.5, 62.9], abs=0.5)
     # the paper's second masking of text, too

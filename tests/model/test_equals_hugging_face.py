@@ -173,20 +173,26 @@ def test_padded_speech(padding, depth, equal):
     assert (away < LIMIT) if equal else (away > 1e-3)
 
 
-@pytest.mark.parametrize("absolute", [True, False])
-def test_padded_text(absolute):
+@pytest.mark.parametrize(("absolute", "extra"), [(True, 0), (False, 0), (True, 2)])
+def test_padded_text(absolute, extra):
+    """Extra tokens in front are no padding, and no part of what heads pool."""
     torch.manual_seed(0)
     bias = params.PositionBias() if absolute else params.PositionBias(
         kind="per_layer_1d", max_distance=3
     )  # fmt: skip
     encoder = params.TokenEncoder(
-        kind="text", vocab_size=50, max_positions=20, absolute_positions=absolute
+        kind="text",
+        vocab_size=50,
+        max_positions=20,
+        absolute_positions=absolute,
+        extra_tokens=extra,
     )
     backbone = params.Backbone(
         dim=32, depth=3, heads=4, ffn_dim=64, norm_first=False, position_bias=bias
     )
     student, lengths = generic(Student(encoder, backbone)), [15, 4, 9]
-    away = together_and_alone(student, {"tokens": tokens(lengths, 50)}, lengths, lengths)
+    positions = [extra + length for length in lengths]
+    away = together_and_alone(student, {"tokens": tokens(lengths, 50)}, lengths, positions)
     assert away < LIMIT
 
 

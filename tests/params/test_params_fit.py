@@ -16,7 +16,7 @@ from d2v.data.readers.limited import FOLDERS
 from d2v.data.readers.official import OFFICIAL
 from d2v.evaluation.metrics import METRICS
 from d2v.experiment import runs
-from d2v.params import data, fitting, prepared
+from d2v.params import data, prepared, tasks
 from d2v.params.reading import read_params
 
 ROOT = Path(__file__).parents[2]
@@ -200,6 +200,25 @@ def test_pairs_are_mixed_in_even_batches(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("micro_batch", "auto", "micro_batch auto is only for pre-training; give a number"),
+        (
+            "precision",
+            "bfloat16",
+            "precision bfloat16 is only for pre-training; use mixed or float32",
+        ),
+        ("cuda_graph", True, "cuda_graph true is only for pre-training; use auto or false"),
+    ],
+)
+def test_what_only_a_pretraining_does_is_refused_in_finetuning(
+    key: str, value: object, told: str, tmp_path: Path
+) -> None:
+    found = faults(tmp_path, changed((f"{D}.train", {"batch": 4, "micro_batch": 2, key: value})))
+    assert found == [f"{D}: train.{told}"]
+
+
 def test_a_head_that_is_not_there_is_nothing_to_start_from(tmp_path: Path) -> None:
     raw = changed()
     raw["pretrain"]["second"] = {**raw["pretrain"]["vision"], "start_from": "vision"}
@@ -231,10 +250,11 @@ def test_names_are_those_of_the_readers() -> None:
         assert data.Glue.makes[task.dataset].splits == tuple(task.splits)
         assert made[task.dataset].classes == (len(task.classes) if task.classes else None)
     assert data.ImageNet.makes["imagenet"].splits == tuple(OFFICIAL["imagenet"])
-    assert data.LibriSpeech.makes["librispeech"].splits == tuple(OFFICIAL["librispeech"])
+    splits = (*OFFICIAL["librispeech"], "limited")  # and the small labelled subsets, as one split
+    assert data.LibriSpeech.makes["librispeech"].splits == splits
     assert data.LibriSpeech.listed == list(FOLDERS)
     assert data.AudioSet.makes["audioset"].splits == tuple(SPLITS)
-    assert {name for names in fitting.TASK_METRICS.values() for name in names} == set(METRICS)
+    assert {name for names in tasks.TASK_METRICS.values() for name in names} == set(METRICS)
 
 
 # --- YAML -------------------------------------------------------------------------------------

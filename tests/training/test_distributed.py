@@ -64,6 +64,16 @@ def test_two_processes_equal_one_with_accumulation(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_two_processes_with_bfloat16_weights_stay_together(tmp_path: Path) -> None:
+    """Gradients are exchanged in bfloat16, once per update; the weights stay float32."""
+    portions = {"steps": 8, "batch": 8, "micro_batch": 2, "precision": "bfloat16"}
+    said = run(tmp_path / "two", 2, **portions)
+    assert "bfloat16 with float32 weights" in said
+    run(tmp_path / "one", 1, **portions)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=3e-2)
+
+
+@pytest.mark.slow
 def test_two_processes_equal_one_in_batches_by_length(tmp_path: Path) -> None:
     options = ("--dropout", "0.2", "--skip", "0.4")
     settings = {"steps": 20, "sized": {"size": 12, "micro_batches": 4}}

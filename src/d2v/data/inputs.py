@@ -16,7 +16,6 @@ from torch import Tensor
 from d2v import params
 from d2v.data.augment import array
 from d2v.data.layout import lines
-from d2v.data.model_inputs import ImageInput, Inputs, TokenInput, WaveInput
 from d2v.data.readers.imagefolder import picture
 from d2v.data.sizing import sized
 from d2v.data.sound import RATE
@@ -25,6 +24,7 @@ from d2v.data.speech import padded
 from d2v.data.text import join
 from d2v.data.tokenizer import PADDING
 from d2v.model.frames import frame_count
+from d2v.params import ImageInput, Inputs, TokenInput, WaveInput
 from d2v.util.errors import UserError
 
 

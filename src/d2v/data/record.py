@@ -13,7 +13,7 @@ from typing import Any
 from d2v import params
 from d2v.data.encodings import FILES, Kind, encoding
 from d2v.data.letters import LETTERS
-from d2v.data.model_inputs import RATE, ImageInput, Inputs, TokenInput, WaveInput
+from d2v.params import RATE, ImageInput, Inputs, TokenInput, WaveInput
 from d2v.util.files import read_json
 
 # means and standard deviations of red, green and blue in [0, 1] that recipes name

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from d2v.data.augment import crop, image, resized
-from d2v.data.model_inputs import ImageInput
+from d2v.params import ImageInput
 
 
 def sized(pixels: np.ndarray, side: int, how: ImageInput) -> np.ndarray:

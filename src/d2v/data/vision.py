@@ -14,7 +14,6 @@ from d2v.data.record import NORMALISATIONS, colours
 from d2v.data.views import Choice, draw, finished, part, reduction
 from d2v.model.exact_masks import copied, inverse_block_masks, random_masks, without_padding
 from d2v.model.masking import Key, block_masks, rng
-from d2v.params.fitting import seen_by
 from d2v.util.errors import UserError
 
 __all__ = ["Images", "crop"]
@@ -43,8 +42,8 @@ class Images(Examples):
                 f"{source.prepared}: {len(self.meta['classes'])} classes, but task.classes is"
                 f" {task.classes}"
             )
-        if fault := next(seen_by(encoder, view), None):
-            raise UserError(fault)
+        if error := next(encoder.sees(view), None):
+            raise UserError(error)
         self.view, self.encoder, self.mask, self.task = view, encoder, mask, task
         # without augmentation, skip creating generators: that takes longer than the crop itself
         self.augmented = self.train and any(

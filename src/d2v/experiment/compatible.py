@@ -5,10 +5,9 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from d2v.data import record
-from d2v.data.model_inputs import Inputs
 from d2v.experiment.run import Run
 from d2v.interop import matching
-from d2v.params import Finetune
+from d2v.params import Finetune, Inputs
 
 
 def inputs(run: Run) -> Inputs | None:

@@ -11,13 +11,13 @@ from typing import Any
 from torch import Tensor
 
 from d2v import params
-from d2v.data.model_inputs import ImageInput
 from d2v.data.record import NORMALISATIONS
 from d2v.interop import grids, names
 from d2v.interop.content import Architecture, Content, first_fault, renamed
 from d2v.interop.hf_import import MAY_BE_ABSENT, fill_mask_embedding
 from d2v.interop.module import empty
 from d2v.interop.pickles import plain
+from d2v.params import ImageInput
 from d2v.util.errors import UserError
 
 INDEX = "relative_position_index"  # recomputed from the window

@@ -16,10 +16,9 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from d2v.data.model_inputs import Inputs
 from d2v.interop.mapped import give_back
 from d2v.interop.names import Pair
-from d2v.params import Backbone, Encoder, Task
+from d2v.params import Backbone, Encoder, Inputs, Task
 from d2v.params.base import Positive, Strict
 from d2v.params.decoder import Decoder
 from d2v.params.model import SharedPart

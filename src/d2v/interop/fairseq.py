@@ -14,12 +14,12 @@ from typing import Any
 from torch import Tensor
 
 from d2v import params
-from d2v.data.model_inputs import ImageInput
 from d2v.interop import fairseq_inputs, grids, names
 from d2v.interop.content import Architecture, Content, first_fault, refuse_more_modules, renamed
 from d2v.interop.hf_import import MAY_BE_ABSENT, fill_mask_embedding
 from d2v.interop.module import empty
 from d2v.interop.pickles import plain
+from d2v.params import ImageInput
 from d2v.util.errors import UserError
 
 W2V = "w2v_encoder.w2v_model."

@@ -14,10 +14,10 @@ from d2v.data.given_tokenizer import (
     symbols,
 )
 from d2v.data.letters import LETTERS
-from d2v.data.model_inputs import RATE, ImageInput, Inputs, TokenInput, WaveInput
 from d2v.data.record import NORMALISATIONS
 from d2v.interop.content import Content
 from d2v.interop.pickles import plain
+from d2v.params import RATE, ImageInput, Inputs, TokenInput, WaveInput
 from d2v.util.errors import UserError
 
 

@@ -12,13 +12,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from d2v import params
-from d2v.data.model_inputs import ImageInput, TokenInput, WaveInput
 from d2v.interop import hf_config, hf_processor, huggingface, names
 from d2v.interop.card import model_card
 from d2v.interop.content import Content
 from d2v.interop.hf_import import CONFIG, PROCESSOR, SAFE, SCALE
 from d2v.interop.own import TOKENIZER_SETTINGS, distinct
 from d2v.interop.tokenizing import readable_tokenizer
+from d2v.params import ImageInput, TokenInput, WaveInput
 from d2v.util.errors import UserError
 from d2v.util.outputs import new_folder
 

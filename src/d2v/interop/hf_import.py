@@ -8,11 +8,11 @@ from torch import Tensor
 
 from d2v import params
 from d2v.data.letters import LETTERS
-from d2v.data.model_inputs import ImageInput, TokenInput, WaveInput
 from d2v.interop import hf_config, hf_processor, huggingface, pickles
 from d2v.interop.content import Architecture, Content, refuse_more_modules, renamed
 from d2v.interop.module import empty
 from d2v.interop.own import TOKENIZER_SETTINGS, read_tensors
+from d2v.params import ImageInput, TokenInput, WaveInput
 from d2v.util.errors import UserError
 
 CONFIG, SAFE, PICKLED = "config.json", "model.safetensors", "pytorch_model.bin"

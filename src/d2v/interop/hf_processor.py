@@ -12,8 +12,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, StrictBool, StrictInt, ValidationError
 
 from d2v import params
-from d2v.data.model_inputs import RATE, ImageInput, Resampling, WaveInput
 from d2v.interop.content import Content, first_fault
+from d2v.params import RATE, ImageInput, Resampling, WaveInput
 from d2v.util.errors import UserError
 
 RESAMPLING: tuple[Resampling, ...] = (

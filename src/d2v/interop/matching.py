@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from d2v.data import record
-from d2v.data.model_inputs import ImageInput, Inputs, TokenInput
 from d2v.interop.content import Content
+from d2v.params import ImageInput, Inputs, TokenInput
 from d2v.util.errors import UserError
 
 # fields that are compared, with their names in messages; tokenizers are compared separately

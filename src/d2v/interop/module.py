@@ -82,6 +82,8 @@ class Model(nn.Module):
         x, padding = self.student.encoder.local_features(batch)
         h, padding = self.student.encoder(x, padding)
         output = self.student.backbone(h, padding, keep=Kept(("block",)))
+        if padding is not None:
+            padding = padding[:, self.student.encoder.prefix :]
         return [h, *output.layers["block"]], self._logits(output.x, padding), padding
 
     def _logits(self, x: Tensor, padding: Tensor | None) -> Tensor | None:

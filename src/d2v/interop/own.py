@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from d2v.data.encodings import FILES
-from d2v.data.model_inputs import Inputs, TokenInput
 from d2v.data.record import inputs_of, tokenizer_files
 from d2v.interop.content import Architecture, Content, first_fault
+from d2v.params import Inputs, TokenInput
 from d2v.training import checkpoint
 from d2v.training.checkpoint import META, MODEL, SCHEMA_VERSION
 from d2v.util.errors import UserError

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from d2v.data.encodings import FILES, encoding
-from d2v.data.model_inputs import TokenInput
 from d2v.data.shards import write_meta, written_whole
 from d2v.interop.content import Content
+from d2v.params import TokenInput
 from d2v.util.errors import UserError
 
 Encode = Callable[[str], list[int]]

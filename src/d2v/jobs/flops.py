@@ -115,11 +115,12 @@ def _counted(p: params.Pretrain, size: int) -> Forward:
 
 def _of_copies(p: params.Pretrain, decoder: params.Decoder, size: int) -> float:
     """Operations of student and decoder for all copies of an example, without local features."""
-    batch, (one, two) = _input(p.encoder, size), (_bare(p.backbone, depth) for depth in (1, 2))
+    one, two = (_bare(p.backbone, depth) for depth in (1, 2))
     with without_values():
         students = [Student(p.encoder, backbone).eval().to("meta") for backbone in (one, two)]
         head = build_decoder(decoder, p.encoder, p.backbone)
     assert head is not None
+    batch = students[0].encoder.example(size)
     with torch.no_grad():
         x, padding = students[0].encoder.local_features(batch)
         seen = _visible(p, x.shape[1]).to("meta")
@@ -133,14 +134,15 @@ def _of_copies(p: params.Pretrain, decoder: params.Decoder, size: int) -> float:
 def _visible(p: params.Pretrain, length: int) -> Tensor:
     """Visible positions (copies, V) of an example of `length` positions, drawn once."""
     keys = copied([(0, 0, 0)], p.copies)
-    match p.mask, p.encoder:
-        case params.InverseBlockMask() as mask, params.PatchEncoder(grid=grid):
+    grid = p.encoder.grid
+    match p.mask:
+        case params.InverseBlockMask() as mask if grid is not None:
             places = without_padding(inverse_block_masks(mask, grid, keys)).visible
-        case params.SpanMask() as mask, _:
+        case params.SpanMask() as mask:
             places = without_padding(span_masks(mask, [length] * p.copies, keys)).visible
-        case params.RandomMask() as mask, _:
+        case params.RandomMask() as mask:
             places = random_masks(mask, [length] * p.copies, keys).visible
-        case mask, _:
+        case mask:
             raise AssertionError(f"{mask.kind} masks hide positions, but do not remove them")
     return torch.from_numpy(places)
 
@@ -163,19 +165,9 @@ def _count(encoder: params.Encoder, backbone: params.Backbone, size: int) -> For
     with without_values():
         student = Student(encoder, backbone).eval().to("meta")
     with FlopCounterMode(display=False) as counter:
-        x, padding = student.encoder.local_features(_input(encoder, size))
+        x, padding = student.encoder.local_features(student.encoder.example(size))
         features = counter.get_total_flops()
         student.see(x, padding, {})
         total = counter.get_total_flops()
     parameters = sum(parameter.numel() for parameter in student.parameters())
     return Forward(features, total - features, x.shape[1], parameters)
-
-
-def _input(encoder: params.Encoder, size: int) -> dict[str, Tensor]:
-    """One example for the encoder, on the meta device (without memory)."""
-    if isinstance(encoder, params.PatchEncoder):
-        side = encoder.image_size
-        return {"images": torch.empty(1, encoder.channels, side, side, device="meta")}
-    if isinstance(encoder, params.WaveEncoder):
-        return {"waves": torch.empty(1, size, device="meta")}
-    return {"tokens": torch.empty(1, size, dtype=torch.int64, device="meta")}

@@ -19,13 +19,12 @@ from d2v.experiment import runs
 from d2v.experiment.run import PretrainRun, Run
 from d2v.experiment.task_runs import DecodeRun, FinetuneRun, ProbeRun
 from d2v.jobs import cluster
-from d2v.params import Experiment, Finetune, Pretrain
+from d2v.params import MODALITIES, Experiment, Finetune
 from d2v.util.errors import UserError
 
 KEPT = 2  # checkpoints that a run keeps on disk (d2v.training.trainer.KEEP)
 # dense bf16 (V100: fp16) matrix products according to the vendor's data sheets, operations/s
 PEAK = {"v100": 125e12, "a100": 312e12, "h100": 989e12, "h200": 989e12}
-MODALITIES = ("vision", "speech", "text")
 USUAL = 0.4  # utilisation where one is given for some modalities only
 # share of PEAK that a step of the Base recipes reached on a device, and where the figures are from
 # (benchmarks/results/gpu-nvidia-h200.json)
@@ -33,9 +32,6 @@ MEASURED = {"h200": {"vision": 0.267, "speech": 0.281, "text": 0.296}}
 MEASURED_ON = {"h200": "2026-11-27"}
 # the measured device whose figures stand for another one
 NEAREST = {"v100": "h200", "a100": "h200", "h100": "h200", "h200": "h200"}
-SPEECH_S = 12.3  # mean utterance of LibriSpeech: 961 h / 281,241
-LABELLED_TOKENS = 128  # more than the mean length of any GLUE task
-RATE = 16_000
 # approximate size of the prepared sets that a group of `data:` makes, GB, by the group's kind
 DISK_GB: dict[str, dict[str, float]] = {
     "imagenet": {"imagenet": 150},
@@ -103,7 +99,7 @@ def _job(run: Run, speed: Speed, gpus: int) -> Job:
     train: params.Portions
     if isinstance(run, PretrainRun):
         table, train, steps = _served(run.experiment, run.name), model.train, model.train.steps
-        size = _size(model, labelled=False)
+        size = model.view.usual_size(labelled=False)
         one = flops.pretraining(model, size)
         # student, the two moments of Adam, and the teacher if there is one
         copies = 3 if isinstance(model.target, params.InputTarget) else 4
@@ -113,7 +109,7 @@ def _job(run: Run, speed: Speed, gpus: int) -> Job:
         table, train = task.table, task.train
         steps = setting.steps if setting else max(task.grid.steps if task.grid else [0])
         frozen = bool(setting and setting.freeze)
-        size = _size(model, labelled=True)
+        size = model.view.usual_size(labelled=True)
         one = flops.finetuning(model, size, _outputs(task), frozen)
         copies = 3
     if run.released:
@@ -165,16 +161,6 @@ def _decoding(run: DecodeRun) -> Job:
     search = decode.search.trials * DEV_HOURS * decode.search.beam / 500
     hours = DECODING * (search + (DEV_HOURS + TEST_HOURS) * decode.beam / 500)
     return Job(run.id, run.params.table, 0, 0.0, 0.0, 0, 0.0, hours / decode.cpus, hours, 0.1)
-
-
-def _size(p: Pretrain, labelled: bool) -> int:
-    """Typical length of an example in samples or tokens; 1 for images."""
-    if isinstance(p.view, params.WaveAugment):
-        longest = p.view.max_samples if not labelled else None
-        return min(round(SPEECH_S * RATE), longest or round(SPEECH_S * RATE))
-    if isinstance(p.view, params.TokenAugment):
-        return min(LABELLED_TOKENS, p.view.max_tokens) if labelled else p.view.max_tokens
-    return 1
 
 
 def _examples(train: params.Portions, size: int) -> float:

@@ -65,7 +65,9 @@ class Student(nn.Module):
     def see(
         self, x: Tensor, padding: Tensor | None, batch: dict[str, Tensor], **wanted: Any
     ) -> tuple[Output, Tensor | None]:
-        """Outputs for local features `x` (B, T, D) that have already been computed.
+        """Outputs for local features `x` (B, T, D) that have already been computed, and padding.
+
+        The padding (B, T) is that of `x`, without the P leading positions of the outputs.
 
         With `visible` (R, V) in the batch, they are (R, P + V, D), at these positions only.
         `wanted` is passed to Transformer: which features to keep, and at which positions.
@@ -75,7 +77,8 @@ class Student(nn.Module):
             x, padding = self.encoder.mask_features(x, padding, batch)
         h, padding = self.encoder(x, padding, visible)
         prefix = self.encoder.prefix
-        return self.backbone(h, padding, prefix=prefix, visible=visible, **wanted), padding
+        output = self.backbone(h, padding, prefix=prefix, visible=visible, **wanted)
+        return output, None if padding is None else padding[:, prefix:]
 
     def positions(self, x: Tensor) -> Tensor:
         """Drop the P leading positions, which have no target, from `x` (B, P + T, D)."""

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from d2v.model.masking import Bools, Key, Keys, Words, _draw, _hash, _uniforms, _words
 from d2v.params import InverseBlockMask, RandomMask
-from d2v.params.removal import centres
+from d2v.params.masks import centres
 
 Places = npt.NDArray[np.int64]
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from d2v.params import BlockMask, ChannelMask, SpanMask, TokenMask
-from d2v.params.fitting import blocks_fit
+from d2v.params.masks import blocks_fit
 from d2v.util.errors import UserError
 
 Key = tuple[int, ...]  # seed, epoch, index of the example, and number of the copy if there are any

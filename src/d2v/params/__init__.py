@@ -7,25 +7,11 @@ Imports: util.
 """
 
 from d2v.params.base import Count, Fraction, ParamsError, Positive, Rate, Strict, hash_of
-from d2v.params.data import Data, Digits, Official, SpokenDigits, Verses
+from d2v.params.choices import KINDS, MODALITIES, Data, Encoder, Inputs, View
+from d2v.params.data import Digits, Official, SpokenDigits, Verses
 from d2v.params.decoder import Decoder
 from d2v.params.experiment import Experiment, load, load_as
-from d2v.params.finetuning import (
-    ARMS,
-    CTC,
-    Arm,
-    Classify,
-    Decode,
-    DecodeSearch,
-    Finetune,
-    Grid,
-    Probe,
-    Regress,
-    Setting,
-    TableName,
-    Tag,
-    Task,
-)
+from d2v.params.finetuning import ARMS, Arm, Finetune, TableName
 from d2v.params.masks import (
     BlockMask,
     InverseBlockMask,
@@ -37,44 +23,53 @@ from d2v.params.masks import (
 from d2v.params.model import (
     EMA,
     Backbone,
-    Encoder,
     Init,
     InputTarget,
     Loss,
-    PatchEncoder,
     PositionBias,
     Target,
     Targets,
-    TokenEncoder,
-    WaveEncoder,
 )
 from d2v.params.pretraining import Pretrain
 from d2v.params.reading import read_params, read_yaml
 from d2v.params.released import Released
+from d2v.params.settings import Grid, Probe, Setting
+from d2v.params.speech import RATE, ChannelMask, WaveAugment, WaveEncoder, WaveInput
 from d2v.params.stages import check_stages
+from d2v.params.tasks import (
+    CTC,
+    TASK_METRICS,
+    Classify,
+    Decode,
+    DecodeSearch,
+    Regress,
+    Tag,
+    Task,
+)
+from d2v.params.text import TokenAugment, TokenEncoder, TokenInput
 from d2v.params.training import (
     AdamW,
-    ChannelMask,
     Collapse,
     Cosine,
-    ImageAugment,
     Optimiser,
     Polynomial,
     Portions,
     Rebound,
     Schedule,
     Sized,
-    TokenAugment,
     Train,
     TriStage,
-    View,
-    WaveAugment,
 )
+from d2v.params.vision import ImageAugment, ImageInput, PatchEncoder, Resampling
 
 __all__ = [
     "ARMS",
     "CTC",
     "EMA",
+    "KINDS",
+    "MODALITIES",
+    "RATE",
+    "TASK_METRICS",
     "AdamW",
     "Arm",
     "Backbone",
@@ -95,8 +90,10 @@ __all__ = [
     "Fraction",
     "Grid",
     "ImageAugment",
+    "ImageInput",
     "Init",
     "InputTarget",
+    "Inputs",
     "InverseBlockMask",
     "Loss",
     "Mask",
@@ -115,6 +112,7 @@ __all__ = [
     "Rebound",
     "Regress",
     "Released",
+    "Resampling",
     "Schedule",
     "Setting",
     "Sized",
@@ -128,6 +126,7 @@ __all__ = [
     "Task",
     "TokenAugment",
     "TokenEncoder",
+    "TokenInput",
     "TokenMask",
     "Train",
     "TriStage",
@@ -135,6 +134,7 @@ __all__ = [
     "View",
     "WaveAugment",
     "WaveEncoder",
+    "WaveInput",
     "check_stages",
     "hash_of",
     "load",

@@ -5,20 +5,17 @@ Each function yields the errors that it finds, one line each, with dotted path.
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from d2v.params import fitting
-from d2v.params.data import Data, Holds, PlainText, Verses
+from d2v.params.choices import KINDS, Data, Encoder
+from d2v.params.data import Holds, PlainText, Verses
 from d2v.params.faults import nearest
 from d2v.params.finetuning import Finetune
-from d2v.params.model import Backbone, Encoder, InputTarget, TokenEncoder
+from d2v.params.model import Backbone, InputTarget
 from d2v.params.pretraining import Pretrain
-from d2v.params.training import TokenAugment
+from d2v.params.text import TokenAugment, TokenEncoder
 from d2v.params.unique import repetitions
 from d2v.util.errors import quoted
-
-if TYPE_CHECKING:
-    from d2v.params.experiment import Experiment
 
 # parameters of a backbone that may differ between a pre-training and the one it starts from
 OF_TRAINING = {
@@ -29,36 +26,38 @@ LONGEST = 100  # bytes of the name of a run
 Made = Mapping[str, Holds]  # prepared sets of the experiment, by name
 
 
-def faults(experiment: "Experiment") -> Iterator[str]:
+def faults(
+    data: Mapping[str, Data], pretrain: Mapping[str, Pretrain], finetune: Mapping[str, Finetune]
+) -> Iterator[str]:
     """Errors of a whole parameter file whose groups are valid on their own."""
-    yield from _names("pretrain", experiment.pretrain)
-    yield from _names("finetune", experiment.finetune)
+    yield from _names("pretrain", pretrain)
+    yield from _names("finetune", finetune)
     made: dict[str, Holds] = {}
-    for name, group in experiment.data.items():
+    for name, group in data.items():
         for doubled in sorted(made.keys() & group.makes):
             yield f"data.{name}: another group already prepares {doubled}; remove one of the two"
         made |= group.makes
-    for name, pretrain in experiment.pretrain.items():
+    for name, run in pretrain.items():
         path = f"pretrain.{name}"
-        yield from _starts(name, experiment.pretrain)
-        if pretrain.released is None:
-            kind = fitting.KINDS[pretrain.encoder.kind]
-            yield from _data(path, pretrain.data, kind.unlabelled, made)
-            yield from _splits(path, made.get(pretrain.data), {"split": pretrain.split})
-            yield from _blocks(path, pretrain, experiment.data)
-            yield from _vocabulary(path, pretrain.encoder, experiment.data)
-    for name, task in experiment.finetune.items():
+        yield from _starts(name, pretrain)
+        if run.released is None:
+            kind = KINDS[run.encoder.kind]
+            yield from _data(path, run.data, kind.unlabelled, made)
+            yield from _splits(path, made.get(run.data), {"split": run.split})
+            yield from _blocks(path, run, data)
+            yield from _vocabulary(path, run.encoder, data)
+    for name, task in finetune.items():
         path = f"finetune.{name}"
         yield from _labelled(path, task, made)
-        yield from _lists(path, task, experiment.data)
-        if task.pretrain not in experiment.pretrain:
-            near = nearest(task.pretrain, experiment.pretrain)
+        yield from _lists(path, task, data)
+        if task.pretrain not in pretrain:
+            near = nearest(task.pretrain, pretrain)
             yield f"{path}.pretrain: no pretrain.{task.pretrain}{near}"
         else:
-            yield from _start(path, task, experiment.pretrain[task.pretrain], experiment.data)
-            yield from _baseline(path, task, experiment.pretrain)
-        yield from _grid(name, task, experiment.finetune)
-    yield from repetitions(experiment.pretrain, experiment.finetune)
+            yield from _start(path, task, pretrain[task.pretrain], data)
+            yield from _baseline(path, task, pretrain)
+        yield from _grid(name, task, finetune)
+    yield from repetitions(pretrain, finetune)
 
 
 def _names(kind: str, named: Mapping[str, Any]) -> Iterator[str]:
@@ -149,8 +148,8 @@ def _start(
     if task.view.kind != pretrain.encoder.kind:
         yield f"{path}.view.kind does not fit pretrain.{task.pretrain}"
     elif task.released is None:  # otherwise, the released weights determine the sizes
-        for fault in fitting.seen_by(pretrain.encoder, task.view):
-            yield f"{path}: {fault} (of pretrain.{task.pretrain})"
+        for error in pretrain.encoder.sees(task.view):
+            yield f"{path}: {error} (of pretrain.{task.pretrain})"
         if pretrain.released is not None:  # otherwise already reported for the pre-training
             yield from _vocabulary(f"pretrain.{task.pretrain}", pretrain.encoder, data)
 
@@ -194,7 +193,7 @@ def _splits(path: str, holds: Holds | None, splits: Mapping[str, str]) -> Iterat
 
 
 def _labelled(path: str, task: Finetune, made: Made) -> Iterator[str]:
-    content = fitting.KINDS[task.view.kind].labelled.get(task.task.kind)
+    content = KINDS[task.view.kind].labelled.get(task.task.kind)
     holds = made.get(task.data)
     if content is not None or holds is None:
         yield from _data(path, task.data, (content or "",), made)

@@ -12,7 +12,7 @@ THREE = ("train", "dev", "test")
 class Holds(NamedTuple):
     """Contents of a prepared set."""
 
-    content: str  # kind of content, named as in fitting.KINDS
+    content: str  # kind of content, named as in modality.Kind
     splits: tuple[str, ...] = ()  # splits that a run can read
     classes: int | None = None  # number of sentence classes; None if the labels are numbers
 
@@ -214,20 +214,3 @@ class Glue(Counted):
     heading: ClassVar[str] = "GLUE"
 
     kind: Literal["glue"]
-
-
-Data = Annotated[
-    Digits
-    | SpokenDigits
-    | Verses
-    | ImageNet
-    | LibriSpeech
-    | Cifar10
-    | LibriSpeechLM
-    | LibriLight
-    | AudioSet
-    | PlainText
-    | CheckpointTokenizer
-    | Glue,
-    Field(discriminator="kind"),
-]

@@ -7,7 +7,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from d2v.params import crosscheck
 from d2v.params.base import Strict
-from d2v.params.data import Data
+from d2v.params.choices import Data
 from d2v.params.faults import explain, refuse
 from d2v.params.finetuning import Finetune
 from d2v.params.pretraining import Pretrain
@@ -35,7 +35,7 @@ class Experiment(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Experiment":
-        refuse(crosscheck.faults(self))
+        refuse(crosscheck.faults(self.data, self.pretrain, self.finetune))
         return self
 
 

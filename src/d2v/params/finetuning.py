@@ -1,187 +1,17 @@
-"""Parameters of fine-tuning: head, settings or grid, and splits for selection and reporting."""
+"""Parameters of fine-tuning: splits, arms, training, and the rules that they must obey."""
 
-import itertools
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from typing import Literal
 
 from pydantic import Field, model_validator
 
-from d2v.params import fitting
-from d2v.params.base import BelowOne, Count, Fraction, Positive, Rate, Seed, Strict
+from d2v.params.base import BelowOne, Count, Positive, Seed, Strict
+from d2v.params.choices import KINDS, View
 from d2v.params.faults import refuse
 from d2v.params.released import Released
-from d2v.params.training import AdamW, Portions, Schedule, View
-
-
-class Classify(Strict):
-    """Task of predicting the class of an example from pooled outputs."""
-
-    kind: Literal["classify"]
-    classes: Annotated[int, Field(ge=2)]
-    # pooling over positions. mean: mean without the class token (BEiT); first: output of <s>
-    # (RoBERTa); mean_max: mean and maximum, concatenated
-    pool: Literal["mean", "first", "mean_max"]
-    norm: bool = False  # LayerNorm after pooling, instead of the final norm (BEiT fc_norm)
-    hidden: bool = False  # dense + tanh before the output layer (RoBERTa)
-    dropout: BelowOne = 0.0
-    label_smoothing: Fraction = 0.0
-    init_scale: Rate = 1.0  # factor on the output layer's initial values (BEiT: .001)
-
-
-class Regress(Strict):
-    """Task of predicting one number per example from pooled outputs (STS-B)."""
-
-    kind: Literal["regress"]
-    pool: Literal["mean", "first", "mean_max"]  # pooling over positions, as for Classify
-    scale: Rate = 5.0  # divisor of the labels (fairseq: 5)
-    norm: bool = False  # LayerNorm after pooling
-    hidden: bool = False  # dense + tanh before the output layer
-    dropout: BelowOne = 0.0
-
-
-class Tag(Strict):
-    """Task of predicting any number of classes per example (AudioSet; paper 5.2)."""
-
-    kind: Literal["tag"]
-    classes: Annotated[int, Field(ge=2)]
-    # pooling of the frames' probabilities. linear_softmax: their mean, weighted by the
-    # probabilities themselves (Wang et al. 2019)
-    pool: Literal["mean", "linear_softmax"]
-    dropout: BelowOne = 0.0
-    head_lr_scale: Rate = 1.0  # factor on the setting's learning rate for the output layer
-
-
-class CTC(Strict):
-    """Task of predicting the letters of an utterance with CTC."""
-
-    kind: Literal["ctc"]
-    dropout: BelowOne = 0.0
-    # initialise the output layer with Xavier's method and zero bias (fairseq); false: PyTorch's
-    # default
-    xavier: bool = False
-
-
-Range = Annotated[list[float], Field(min_length=2, max_length=2)]
-
-
-class DecodeSearch(Strict):
-    """Search for the decoding weights on the development split (paper 4.2; fairseq ax.yaml)."""
-
-    trials: Positive = 128  # number of weight combinations to try
-    lm_weight: Range = Field([0.0, 5.0])  # lowest and highest value
-    word_score: Range = Field([-5.0, 5.0])  # lowest and highest value
-    silence_score: Range = Field([-8.0, 0.0])  # lowest and highest value
-    beam: Positive = 500  # beam size during the search; the final decoding uses decode.beam
-    seed: Seed = 0  # seed of the search
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "DecodeSearch":
-        for name in ("lm_weight", "word_score", "silence_score"):
-            low, high = getattr(self, name)
-            if low > high:
-                raise ValueError(
-                    f"{name}: [{low}, {high}] is not a range; give the lowest value first"
-                )
-        return self
-
-
-class Decode(Strict):
-    """Beam search with lexicon and n-gram model, for the final word error rate."""
-
-    lm: str = "lm"  # name of the prepared set with lexicon and language model
-    beam: Positive = 50  # beam size
-    beam_threshold: Rate = 50.0
-    # weight of the language model, used unless the weights are searched for
-    lm_weight: float = 2.0
-    word_score: float = -1.0  # score per word, used unless the weights are searched for
-    silence_score: float = 0.0  # score added to silence, used unless the weights are searched for
-    # search for the three weights in a separate job after fine-tuning (CPUs only)
-    search: DecodeSearch | None = None
-    cpus: Positive = 1  # CPUs for decoding, which is parallel over utterances
-
-
-Task = Annotated[Classify | Regress | Tag | CTC, Field(discriminator="kind")]
-
-# names as in metrics.METRICS; greedy_*: for the best path, without lexicon and language model
-MetricName = Literal[
-    "accuracy",
-    "f1",
-    "matthews",
-    "pearson",
-    "spearman",
-    "squared_error",
-    "wer",
-    "cer",
-    "greedy_wer",
-    "greedy_cer",
-    "map",
-]
-
-
-class Probe(Strict):
-    """Probes of frozen features, fitted to the labels of every arm and seed, without fine-tuning.
-
-    k nearest neighbours and a linear classifier for each layer, and a linear classifier on a
-    weighted sum of the layers. Settings are chosen on the development split.
-    """
-
-    # how the outputs of an example become one vector. mean: their mean over positions; keep: all
-    # of them side by side, so that what is where is not lost (examples of one length only)
-    positions: Literal["mean", "keep"] = "mean"
-    neighbours: Positive = 10
-    # inverse strengths of the linear classifiers' regularisation to try (scikit-learn's C)
-    c: list[Rate] = Field([0.001, 0.01, 0.1, 1.0, 10.0], min_length=1)
-
-
-class Setting(Strict):
-    """A point of the fine-tuning grid: learning rate, number of steps, frozen parts."""
-
-    lr: Rate  # peak learning rate
-    steps: Positive  # optimiser steps
-    # parts of the encoder that are never trained. true: all of its local features; convolutions:
-    # their convolutions and norms, but not the projection after them (wav2vec 2.0:
-    # feature_grad_mult 0)
-    freeze: bool | Literal["convolutions"] = False
-
-    @property
-    def name(self) -> str:
-        """Name of the point's folder."""
-        frozen = {False: "", True: "-frozen", "convolutions": "-frozen-convolutions"}
-        return f"lr{self.lr:g}-steps{self.steps}{frozen[self.freeze]}"
-
-    @property
-    def words(self) -> str:
-        """Description of the point for readers."""
-        frozen = {False: "", True: ", features frozen", "convolutions": ", convolutions frozen"}
-        return f"{self.steps} steps, learning rate {self.lr:g}{frozen[self.freeze]}"
-
-
-class Grid(Strict):
-    """Settings that are tried with separate seeds; the best on the development split is used."""
-
-    lr: list[Rate] = Field(min_length=1)  # peak learning rates to try
-    steps: list[Positive] = Field(min_length=1)  # numbers of optimiser steps to try
-    # values of setting.freeze to try
-    freeze: list[bool | Literal["convolutions"]] = Field([False], min_length=1)
-    seeds: list[Seed] = Field(min_length=1)  # seeds of the grid, distinct from the reported seeds
-    # scope of the selection. task: the best setting of each task; table: the one learning rate that
-    # is best on average over all tasks of the table with the same pre-training, each with its own
-    # number of steps (paper 4.3)
-    best_over: Literal["task", "table"] = "task"
-
-    @model_validator(mode="after")
-    def _comparable(self) -> "Grid":
-        if self.best_over == "table" and (len(self.steps) > 1 or len(self.freeze) > 1):
-            raise ValueError(
-                "best_over: table selects only the learning rate; give a single value for steps"
-                " and for freeze"
-            )
-        return self
-
-    def settings(self) -> list[Setting]:
-        """All points of the grid, in the order of the file."""
-        points = itertools.product(self.lr, self.steps, self.freeze)
-        return [Setting(lr=lr, steps=steps, freeze=freeze) for lr, steps, freeze in points]
-
+from d2v.params.settings import Grid, Probe, Setting
+from d2v.params.tasks import TASK_METRICS, Decode, MetricName, Task
+from d2v.params.training import AdamW, Portions, Schedule
 
 Arm = Literal["scratch", "input", "data2vec"]
 ARMS = ("scratch", "input", "data2vec")
@@ -252,5 +82,94 @@ class Finetune(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Finetune":
-        refuse(fitting.finetuning(self))
+        refuse(faults(self))
         return self
+
+
+# --- rules: each yields the errors that it finds, one sentence each
+
+
+def faults(p: Finetune) -> Iterator[str]:
+    """Errors of a fine-tuning."""
+    if p.released is not None and (len(p.seeds) > 1 or p.arms != ["data2vec"]):
+        yield "released weights allow only one seed and arms: [data2vec]"
+    if (p.dev_split == p.test_split) != p.chosen_on_test:
+        yield (
+            "dev_split and test_split are the same; confirm this with chosen_on_test: true"
+            if p.dev_split == p.test_split
+            else "chosen_on_test: true, but dev_split and test_split differ"
+        )
+    if (p.baseline is not None) != ("input" in p.arms):
+        yield (
+            "arms has input, but no baseline names its pre-training"
+            if p.baseline is None
+            else f"baseline {p.baseline} has no effect without input in arms; add it, or remove one"
+        )
+    if p.probe is not None and (p.task.kind != "classify" or p.released is not None):
+        yield "probe: probes are for pre-trained features and tasks of kind classify; remove it"
+    yield from _settings(p)
+    yield from _task(p)
+    kind = KINDS[p.view.kind]
+    if p.task.kind not in kind.labelled:
+        yield (
+            f"task.kind {p.task.kind} does not fit view.kind {p.view.kind}"
+            f" (which supports {', '.join(kind.labelled)})"
+        )
+    if p.encoder_dropout is not None and not kind.dropout:
+        yield f"encoder_dropout: an encoder of kind {p.view.kind} has no dropout; remove it"
+    yield from p.train.suits(kind.lengths, p.view.longest)
+    yield from _only_pretraining(p.train)
+    yield from p.view.with_labels(p.task.kind, p.train.micro_batch)
+    yield from _more(p)
+
+
+def _more(p: Finetune) -> Iterator[str]:
+    """Check that no further split takes the name under which dev or test metrics are kept."""
+    for heading, split in p.more.items():
+        if split in ("dev", "test") and split != getattr(p, f"{split}_split"):
+            yield (
+                f"more.{heading}: the metrics of split {split} would replace those of"
+                f" {split}_split {getattr(p, f'{split}_split')}; rename the split"
+            )
+
+
+def _settings(p: Finetune) -> Iterator[str]:
+    if (p.settings is None) == (p.grid is None):
+        yield "give either settings (one for each arm) or grid"
+    if p.settings is not None and set(p.settings) != set(p.arms):
+        yield f"settings must have exactly these arms: {', '.join(p.arms)}"
+    if p.grid and set(p.grid.seeds) & set(p.seeds):
+        yield "grid.seeds and seeds overlap: settings must not be chosen on reported seeds"
+    frozen: list[object] = [*(p.grid.freeze if p.grid else [])]
+    frozen += [setting.freeze for setting in (p.settings or {}).values()]
+    if "convolutions" in frozen and not KINDS[p.view.kind].convolutions:
+        yield (
+            f"freeze: convolutions, but an encoder of kind {p.view.kind} has none; use true to"
+            " freeze all of its features"
+        )
+
+
+def _task(p: Finetune) -> Iterator[str]:
+    """Check that metrics and decoding fit the task."""
+    known = TASK_METRICS[p.task.kind]
+    if strange := [name for name in p.metrics if name not in known]:
+        yield (
+            f"metrics {', '.join(strange)} do not fit a {p.task.kind} task"
+            f" (which supports {', '.join(known)})"
+        )
+    elif "f1" in p.metrics and getattr(p.task, "classes", 2) != 2:
+        yield "metrics: f1 compares class 1 with class 0, but task.classes is not 2"
+    if p.decode is not None and p.task.kind != "ctc":
+        yield f"decode searches letters for words, but a {p.task.kind} task has none; remove it"
+    if p.decode is not None and p.decode.search and p.grid:
+        yield "decode.search needs settings, not a grid"
+
+
+def _only_pretraining(train: Portions) -> Iterator[str]:
+    """Check for values that fine-tuning does not support."""
+    if train.micro_batch == "auto":
+        yield "train.micro_batch auto is only for pre-training; give a number"
+    if train.precision == "bfloat16":
+        yield "train.precision bfloat16 is only for pre-training; use mixed or float32"
+    if train.cuda_graph is True:
+        yield "train.cuda_graph true is only for pre-training; use auto or false"

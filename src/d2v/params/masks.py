@@ -1,5 +1,7 @@
 """Parameters of masks (paper 4; data2vec 2.0, 3.2)."""
 
+import math
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -65,3 +67,65 @@ class RandomMask(Strict):
 Mask = Annotated[
     BlockMask | SpanMask | TokenMask | InverseBlockMask | RandomMask, Field(discriminator="kind")
 ]
+
+
+# --- rules: each yields the errors that it finds, one sentence each
+
+
+def learnable(mask: Mask, grid: int | None) -> Iterator[str]:
+    """Check that masks hide part of the input and leave part of it visible.
+
+    `grid` is the number of positions along one side, if they are in a square grid.
+    """
+    match mask:
+        case BlockMask() if grid is not None:
+            if mask.patches >= grid**2:
+                yield (
+                    f"mask.patches {mask.patches} of the {grid} x {grid} = {grid**2} patches leave"
+                    " none visible; mask fewer"
+                )
+            if not blocks_fit(mask, grid):
+                yield (
+                    f"mask.min_block {mask.min_block}: no block of this size fits into"
+                    f" {grid} x {grid} patches; lower it"
+                )
+        case SpanMask() | TokenMask() if mask.prob == 0:
+            yield "mask.prob is 0, so nothing would be masked and nothing learned; raise it"
+        case TokenMask() if mask.random_prob + mask.keep_prob >= 1:
+            yield (
+                f"mask.random_prob {mask.random_prob} and keep_prob {mask.keep_prob} leave no token"
+                " masked: their sum must be less than 1"
+            )
+
+
+def blocks_fit(mask: BlockMask, grid: int) -> bool:
+    """Whether a square block of the smallest allowed size is smaller than a square grid."""
+    least = min(mask.min_block, mask.patches, mask.max_block or mask.patches)
+    return round(math.sqrt(least)) < grid
+
+
+def exact(mask: Mask, grid: int | None) -> Iterator[str]:
+    """Check that masks leave equally many positions visible in all rows, and at least one."""
+    match mask:
+        case SpanMask(equal_counts=False):
+            yield "encoder.hidden: removed needs mask.equal_counts: true"
+        case InverseBlockMask() if grid is not None:
+            visible = int(grid**2 * (1 - mask.prob))
+            if not 0 < visible < grid**2:
+                yield (
+                    f"mask.prob {mask.prob} leaves {visible} of {grid**2} patches visible; at least"
+                    " one must be visible and one hidden"
+                )
+            if mask.length > grid or not centres(mask, grid):
+                yield (
+                    f"mask: no block of {mask.length} x {mask.length} visible patches fits into"
+                    f" {grid} x {grid} patches with prob {mask.prob} and adjust {mask.adjust}; use"
+                    " a smaller length, or more patches"
+                )
+        case RandomMask(prob=prob) if not 0 < prob < 1:
+            yield f"mask.prob {prob} must be above 0 and below 1"
+
+
+def centres(mask: InverseBlockMask, grid: int) -> int:
+    """Number of blocks that are drawn for a square grid."""
+    return int(grid**2 * ((1 - mask.prob + mask.adjust) / mask.length**2))

@@ -1,100 +1,10 @@
-"""Parameters of the model: encoder, backbone, targets, loss, teacher (paper 3)."""
+"""Parameters of the model: backbone, targets, loss, teacher (paper 3)."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from d2v.params.base import BelowOne, Count, Fraction, Positive, Rate, Strict
-
-
-class Entry(Strict):
-    """What all encoders have in common: how their features enter the first block."""
-
-    # what the student gets in place of hidden positions. replaced: a learned mask embedding or the
-    # mask token (paper 3.1). removed: nothing, its blocks see visible positions only, and a decoder
-    # predicts the hidden ones (data2vec 2.0); where all positions are needed, as in fine-tuning,
-    # hidden features are set to zero (encoder_zero_mask)
-    hidden: Literal["replaced", "removed"] = "replaced"
-    # learned tokens in front of the positions, without targets, initialised from N(0, 1);
-    # num_extra_tokens with init_extra_token_zero: false (data2vec 2.0)
-    extra_tokens: Count = 0
-
-
-class PatchEncoder(Entry):
-    """Encoder of images as patches (paper 3.1; BEiT patch embedding)."""
-
-    kind: Literal["vision"]
-    image_size: Positive
-    patch_size: Positive
-    channels: Positive = 3
-    cls_token: bool = True  # class token: prepended, never masked, no target or prediction
-    absolute_positions: bool = False  # learned position table; the released recipes have none
-    # fixed 2-D sine-cosine positions, added to the patches before any is hidden (MAE; data2vec 2.0)
-    fixed_positions: bool = False
-    # LayerNorm before the first block, after the extra tokens (data2vec 2.0: context_encoder.norm)
-    input_norm: bool = False
-
-    @property
-    def grid(self) -> int:
-        """Number of patches along one side of the image."""
-        return self.image_size // self.patch_size
-
-    @model_validator(mode="after")
-    def _whole_patches(self) -> "PatchEncoder":
-        if self.image_size % self.patch_size:
-            raise ValueError(
-                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
-            )
-        if self.cls_token and self.extra_tokens:
-            raise ValueError("cls_token and extra_tokens exclude each other; set cls_token: false")
-        return self
-
-
-class WaveEncoder(Entry):
-    """Encoder of 16 kHz waveforms as 50 Hz frames.
-
-    Source: paper 4.2; wav2vec 2.0 front end, layer-norm variant.
-    """
-
-    kind: Literal["speech"]
-    conv_layers: list[Annotated[list[Positive], Field(min_length=3, max_length=3)]] = Field(
-        min_length=1
-    )  # (channels, kernel, stride) of each convolution
-    position_kernel: Positive = 95  # total kernel, split over position_depth convolutions; conv_pos
-    position_depth: Positive = 5  # number of position convolutions; pos_conv_depth
-    position_groups: Positive = 16  # groups of each position convolution; conv_pos_groups
-    # when padding is set to zero. once: before the first position convolution only (fairseq,
-    # Hugging Face), so that padding leaks back into the last frames. each: before every position
-    # convolution, so that the outputs of an example do not depend on its batch
-    # (transformers#25621). never: the convolutions see the features of padded frames (data2vec 2.0)
-    position_padding: Literal["once", "each", "never"] = "once"
-    dropout: BelowOne = 0.0  # dropout rate after positions and norm, before the first block
-
-    def samples(self, frames: int) -> int:
-        """Smallest number of samples that gives `frames` frames."""
-        for _, kernel, stride in reversed(self.conv_layers):
-            frames = (frames - 1) * stride + kernel
-        return frames
-
-
-class TokenEncoder(Entry):
-    """Encoder of sub-word tokens with learned positions (paper 4.3; RoBERTa embeddings)."""
-
-    kind: Literal["text"]
-    vocab_size: Positive
-    max_positions: Positive
-    # learned position table; the miniature has relative positions in the backbone instead
-    absolute_positions: bool = True
-    dropout: BelowOne = 0.0
-    # input of the teacher. full: the whole text (paper 3.3). masked_only: only the masked tokens,
-    # as in the released fairseq task (masked_lm with include_target_tokens; fairseq#4881)
-    teacher_input: Literal["full", "masked_only"] = "full"
-    # a further LayerNorm before the first block, after the extra tokens; data2vec 2.0 has it if
-    # there are blocks before the shared ones (prenet_depth)
-    input_norm: bool = False
-
-
-Encoder = Annotated[PatchEncoder | WaveEncoder | TokenEncoder, Field(discriminator="kind")]
 
 
 class PositionBias(Strict):

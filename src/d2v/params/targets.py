@@ -1,25 +1,18 @@
 """Consistency checks of the targets of a pre-training."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-from d2v.params.model import InputTarget, Targets
-
-if TYPE_CHECKING:
-    from d2v.params.pretraining import Pretrain
+from d2v.params.model import Backbone, InputTarget, Targets
 
 
-def faults(p: "Pretrain", known: tuple[str, ...]) -> Iterator[str]:
-    """Errors of the targets of a pre-training whose encoder can compute the `known` inputs."""
-    target, backbone = p.target, p.backbone
+def faults(target: Targets, backbone: Backbone, known: tuple[str, ...]) -> Iterator[str]:
+    """Errors of the targets for an encoder that can compute the `known` ones from its input."""
     if isinstance(target, InputTarget):
         if target.of not in known:
             yield (
                 f"target.of {target.of}: this kind of encoder cannot compute it from its input (it"
                 f" can compute {' or '.join(known)})"
             )
-        if p.decoder is not None:
-            yield "target.kind input has a head of its own; remove decoder (encoder.hidden removed)"
         return
     shared = backbone.depth - backbone.prenet_depth
     if target.top_k > shared:

@@ -1,12 +1,12 @@
-"""Parameters of training: optimiser, schedule, number of steps, batches, views of examples."""
+"""Parameters of training: optimiser, schedule, number of steps, batches."""
 
 import math
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from d2v.params.base import BelowOne, Count, Fraction, Positive, Rate, Share, Strict
-from d2v.params.masks import SpanMask
 
 
 class AdamW(Strict):
@@ -168,6 +168,24 @@ class Portions(Strict):
             return f"{self.sized.micro_batches} x {self.sized.size:,} samples or tokens"
         return f"{self.batch} examples"
 
+    def suits(self, lengths: bool, longest: int | None) -> Iterator[str]:
+        """Check that batches limited by size suit the examples; yields one sentence per error.
+
+        `lengths` says whether examples differ in length, `longest` is their limit, if any.
+        """
+        if self.sized is None:
+            return
+        if not lengths:
+            yield (
+                "train.sized is only for sequences, but these examples all have one size; give"
+                " train.batch and train.micro_batch"
+            )
+        elif longest is not None and self.sized.size < longest:
+            yield (
+                f"train.sized.size {self.sized.size} is less than the length of the view's longest"
+                f" example, {longest}; raise it"
+            )
+
     def lasting(self, steps: int) -> "Train":
         """These parameters with a number of optimiser steps."""
         return Train(steps=steps, **self.model_dump())
@@ -194,77 +212,3 @@ class Collapse(Strict):
     after: Count = 5000  # optimiser steps before the check starts
     # share of the targets' variance, explained by position alone, above which a probe warns
     position_share: Fraction = 0.8
-
-
-class ImageAugment(Strict):
-    """Image augmentation, normalisation and decoding; all augmentation is off by default."""
-
-    kind: Literal["vision"]
-    shift: Count = 0  # largest random translation in pixels; edges are padded with zeros
-    # smallest and largest share of the image's area that a random crop covers
-    random_resized_crop: Annotated[list[Share], Field(min_length=2, max_length=2)] | None = None
-    flip: bool = False  # random horizontal flips
-    color_jitter: Fraction = 0.0  # strength of random colour changes; 0: off
-    rand_augment: str | None = None  # timm's policy name, for example rand-m9-mstd0.5-inc1 (BEiT)
-    # probability that a random rectangle is replaced by noise (timm, mode pixel)
-    erase: Fraction = 0.0
-    mixup: Annotated[float, Field(ge=0.0)] = 0.0  # alpha of timm's Mixup; 0: off
-    # alpha of CutMix; 0: off. If mixup is on, too, one of the two is drawn for each batch
-    cutmix: Annotated[float, Field(ge=0.0)] = 0.0
-    # where files are decoded during training. host: in the data-loading processes; device: on the
-    # model's device, for JPEG only. Crops, flips and factors are the same, but torchvision resizes
-    # and changes tensors where Pillow does so with images, and values (0 to 255) differ by a few
-    # units. Evaluation always decodes on the host
-    decode: Literal["host", "device"] = "host"
-    # whether JPEG files at least twice as large as needed are decoded at a half, a quarter or an
-    # eighth of their size, also in evaluation. With false, they are decoded whole and then resized,
-    # as in the released code, more slowly
-    reduced: bool = True
-    # length in pixels to which the shorter side is resized (bicubic) before the centre crop in
-    # evaluation
-    resize: Positive | None = None
-    # mean / standard deviation for normalisation. dataset: those of the data set; imagenet: .485
-    # .456 .406 / .229 .224 .225; half: .5 for all. The released commands use half for fine-tuning
-    # and imagenet for pre-training
-    normalise: Literal["dataset", "imagenet", "half"] = "dataset"
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "ImageAugment":
-        crop = self.random_resized_crop
-        if crop is not None and crop[0] > crop[1]:
-            raise ValueError(
-                f"random_resized_crop {crop} is not a range; give the lowest value first"
-            )
-        return self
-
-
-class ChannelMask(Strict):
-    """Masks that set spans of channels to zero in all frames (wav2vec 2.0 fine-tuning)."""
-
-    # share of channels that would be masked if spans never overlapped; mask_channel_prob
-    prob: Fraction
-    length: Positive  # channels per span; mask_channel_length
-
-
-class WaveAugment(Strict):
-    """Cropping of waveforms, and SpecAugment-like masking of features in fine-tuning."""
-
-    kind: Literal["speech"]
-    # samples to which longer utterances are randomly cropped; max_sample_size
-    max_samples: Positive | None = None
-    min_samples: Count = 0  # samples below which utterances are dropped; min_sample_size
-    mask: SpanMask | None = None  # frames replaced by the mask embedding, in fine-tuning
-    mask_channels: ChannelMask | None = None  # channels set to zero, in fine-tuning
-    # probability that another waveform is added, in fine-tuning (AudioSet)
-    mixup: Fraction = 0.0
-
-
-class TokenAugment(Strict):
-    """Length limit of text examples."""
-
-    kind: Literal["text"]
-    # maximum number of tokens per example, including boundary tokens (four in a pair of texts)
-    max_tokens: Annotated[int, Field(ge=5)]
-
-
-View = Annotated[ImageAugment | WaveAugment | TokenAugment, Field(discriminator="kind")]

@@ -6,6 +6,8 @@ from d2v.data.summary import amount
 from d2v.jobs import plan
 from d2v.jobs.plan import Job, Speed
 from d2v.params import Experiment
+from d2v.params.speech import MEAN_S
+from d2v.params.text import LABELLED_TOKENS
 from d2v.results.columns import aligned
 
 JOBS = ["", "runs", "updates", "examples", "FLOP", "GPUs", "GPU-hours", "CPU-hours"]
@@ -23,8 +25,8 @@ def report(experiment: Experiment, jobs: Sequence[Job], speed: Speed) -> str:
             "updates to CPU-hours of a line are those of one run, the longest of its runs",
             "FLOP: counted from the models, student forward and backward, teacher (if any) forward;"
             " no validation",
-            f"assumed: no waiting for data, utterances of {plan.SPEECH_S} s,"
-            f" {plan.LABELLED_TOKENS} tokens a labelled text,",
+            f"assumed: no waiting for data, utterances of {MEAN_S} s,"
+            f" {LABELLED_TOKENS} tokens a labelled text,",
             f"  {plan.DECODING} core-seconds to decode a second of speech with a beam of 500",
             "",
             *aligned([JOBS, *(_line(name, group) for name, group in shapes.items())]),

@@ -144,7 +144,7 @@ def _score(folder: Path, rows: Sequence[Any], split: str, name: str) -> float:
 
 def _check_fits(folder: Path, metrics: Mapping[str, Any], split: str, name: str) -> None:
     """Raise UserError for a metric of another kind of task, e.g. a word error rate of classes."""
-    from d2v.params.fitting import TASK_METRICS
+    from d2v.params import TASK_METRICS
 
     known = metrics.get(split) or {}
     fitting = {n for group in TASK_METRICS.values() if {*group} & {*known} for n in group}

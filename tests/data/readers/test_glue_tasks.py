@@ -61,10 +61,10 @@ def texts(prepared: Path, split: str, row: int, model: Path) -> list[str]:
 def test_every_task(tmp_path: Path, model: Path, run, task: str) -> None:
     out = run(task, folder(tmp_path / "x", task))
     meta, known = read_meta(out), TASKS[task]
-    assert meta["splits"] == {
-        split: {"examples": ROWS, "labelled": not split.startswith("test")}
-        for split in known.splits
-    }
+    assert meta["splits"].keys() == set(known.splits)
+    for split, found in meta["splits"].items():
+        wanted = {"examples": ROWS, "labelled": not split.startswith("test")}
+        assert wanted.items() <= found.items()
     assert meta["pairs"] == (len(known.texts) == 2)
     for split in known.splits:
         shards = Shards(out / split)
@@ -153,7 +153,8 @@ def test_known_broken_rows_are_left_out_and_counted(tmp_path: Path, model, run, 
     source = qqp(tmp_path / "x", "9\t9\t9\tWhat is", "it?\tWhat?\t0", "9\t8\t7\t\ta dog\t1")
     out = run("QQP", source)
     splits = read_meta(out)["splits"]
-    assert splits["train"] == {"examples": 3001, "labelled": True, "broken_rows_left_out": 2}
+    wanted = {"examples": 3001, "labelled": True, "broken_rows_left_out": 2}
+    assert wanted.items() <= splits["train"].items()
     assert "broken_rows_left_out" not in splits["dev"]
     assert "train.tsv: 2 broken rows are skipped" in capsys.readouterr().err
     shards = Shards(out / "train")
@@ -180,16 +181,16 @@ def row_of(task: str, **cells: str) -> str:
 FAULTS: dict[str, tuple[str, str, str | bytes, str]] = {
     "stray tab": (
         "QNLI", "train", row_of("QNLI", question="a\tb"),
-        r"train\.tsv:5: 5 column\(s\), but 4 are expected \(index, question, sentence, label\)",
+        r"train\.tsv:5: 5 columns?, but 4 are expected \(index, question, sentence, label\)",
     ),
-    "missing column": ("QNLI", "dev", "3\ta\tb", r"dev\.tsv:5: 3 column\(s\), but 4"),
+    "missing column": ("QNLI", "dev", "3\ta\tb", r"dev\.tsv:5: 3 columns?, but 4"),
     "no gold label": (
         "MNLI", "train", row_of("MNLI", gold_label="-"),
         r"train\.tsv:5: label '-' is not one of contradiction, neutral, entailment",
     ),
-    "other dev": ("MNLI", "dev_mismatched", "a", r"dev_mismatched\.tsv:5: 1 column\(s\), but 16"),
-    "test": ("MNLI", "test_matched", "a\tb", r"test_matched\.tsv:5: 2 column\(s\), but 10"),
-    "broken QQP test": ("QQP", "test", "a\tb", r"test\.tsv:5: 2 column\(s\), but 3"),
+    "other dev": ("MNLI", "dev_mismatched", "a", r"dev_mismatched\.tsv:5: 1 columns?, but 16"),
+    "test": ("MNLI", "test_matched", "a\tb", r"test_matched\.tsv:5: 2 columns?, but 10"),
+    "broken QQP test": ("QQP", "test", "a\tb", r"test\.tsv:5: 2 columns?, but 3"),
     "QQP label": (
         "QQP", "train", row_of("QQP", is_duplicate="2"),
         r"train\.tsv:5: label '2' is not one of 0, 1",

@@ -171,7 +171,7 @@ def test_glue(tmp_path: Path, tokenizer: Path, name: str) -> None:
     source = glue_folder(tmp_path / name, name)
     run("glue", name, source, "--tokenizer", tokenizer, "-o", tmp_path / "out")
     meta, model = read_meta(tmp_path / "out"), Tokenizer(tokenizer)
-    assert meta["splits"]["test"] == {"examples": 8, "labelled": True}
+    assert {"examples": 8, "labelled": True}.items() <= meta["splits"]["test"].items()
     shards = Shards(tmp_path / "out" / "train")
     assert shards.texts("id")[7] == "train-7"
     labels = shards.numbers("label").tolist()
@@ -190,7 +190,7 @@ def test_official_test_files_have_no_labels(tmp_path: Path, tokenizer: Path) -> 
     write_lines(cola / "test.tsv", "index\tsentence", f"0\t{SENTENCES[0]}")
     run("glue", "CoLA", cola, "--tokenizer", tokenizer, "-o", tmp_path / "out")
     splits = read_meta(tmp_path / "out")["splits"]
-    assert splits["test"] == {"examples": 1, "labelled": False}
+    assert {"examples": 1, "labelled": False}.items() <= splits["test"].items()
     assert splits["dev"]["labelled"]
     (cola / "test.tsv").unlink()
     run("glue", "CoLA", cola, "--tokenizer", tokenizer, "-o", tmp_path / "out")

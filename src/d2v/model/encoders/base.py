@@ -43,6 +43,10 @@ class Encoder(nn.Module):
         """Unmasked features (B, T, D) and padding (B, T) or None."""
         raise NotImplementedError
 
+    def example(self, size: int) -> Batch:
+        """One input of `size` samples or tokens (1 if all have one size), without values."""
+        raise NotImplementedError
+
     def mask_features(self, x: Tensor, padding: Tensor | None, batch: Batch) -> Features:
         """The student's view: `x` (B, T, D), with whatever the batch's masks select hidden."""
         raise NotImplementedError
@@ -56,7 +60,7 @@ class Encoder(nn.Module):
         self.features.requires_grad_(not which)
 
     def input_targets(self, p: params.InputTarget) -> InputTargets:
-        """The targets `p` of this encoder's input; params.fitting refuses those of others."""
+        """The targets `p` of this encoder's input; params.targets refuses those of others."""
         raise NotImplementedError
 
     def input_head(self, outputs: int) -> nn.Module:

@@ -59,6 +59,10 @@ class SpeechEncoder(Encoder):
         frames = frame_count(batch["samples"], self.conv_layers)
         return x, torch.arange(x.shape[1], device=x.device) >= frames.unsqueeze(1)
 
+    def example(self, size: int) -> Batch:
+        """One waveform without values: `waves` (1, size) on the meta device."""
+        return {"waves": torch.empty(1, size, device="meta")}
+
     def mask_features(self, x: Tensor, padding: Tensor | None, batch: Batch) -> Features:
         """Replace frames where `mask` (B, T) is True by the mask embedding, if any, or by zero.
 

@@ -46,6 +46,10 @@ class TextEncoder(Encoder):
             tokens = torch.where(batch["mask"], tokens, PAD)
         return self.features(tokens), tokens == PAD
 
+    def example(self, size: int) -> Batch:
+        """One text without values: `tokens` (1, size) on the meta device."""
+        return {"tokens": torch.empty(1, size, dtype=torch.int64, device="meta")}
+
     def mask_features(self, x: Tensor, padding: Tensor | None, batch: Batch) -> Features:
         """Embed `masked_tokens` (B, T), which hold the mask token at masked positions."""
         tokens = batch["masked_tokens"]

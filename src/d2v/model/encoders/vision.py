@@ -25,6 +25,7 @@ class VisionEncoder(Encoder):
         self.prefix = int(p.cls_token) + p.extra_tokens
         self.patch_size, self.channels = p.patch_size, p.channels
         self.features = nn.Conv2d(p.channels, dim, p.patch_size, p.patch_size)
+        self.shape = (p.channels, p.image_size, p.image_size)
         self.mask_embedding = None
         if p.hidden == "replaced":
             self.mask_embedding = nn.Parameter(torch.zeros(1, 1, dim))
@@ -49,6 +50,10 @@ class VisionEncoder(Encoder):
     def local_features(self, batch: Batch) -> Features:
         """Embed `images` (B, C, H, W) as patches (B, T, D) in row-major order."""
         return self.features(batch["images"]).flatten(2).transpose(1, 2), None
+
+    def example(self, size: int) -> Batch:
+        """One image without values: `images` (1, C, H, W) on the meta device."""
+        return {"images": torch.empty(1, *self.shape, device="meta")}
 
     def mask_features(self, x: Tensor, padding: Tensor | None, batch: Batch) -> Features:
         """Replace patches where `mask` (B, T) is True by the mask embedding."""
