@@ -125,7 +125,7 @@ class Executor(RealExecutor):
                     print(f"{done.name}: already done", flush=True)
                     self.report_job_success(info)
                     continue
-                one = Followed(done, "slurm", self.cluster, workflow=True)
+                one = Followed(done, "slurm", self.cluster, True, resumed=interrupted)
             except UserError as error:
                 self._fail(info, str(error))
                 continue

@@ -19,6 +19,7 @@ from d2v import params
 from d2v.cli import prepare
 from d2v.data.dvc import repro
 from d2v.data.fetch.fetch import WHEELS, fetch
+from d2v.data.ngram import write_arpa
 from d2v.experiment import runs
 from d2v.interop import convert
 from d2v.jobs.staleness import remedy
@@ -221,17 +222,23 @@ def test_the_remedy_for_stale_data_names_its_stages():
 def test_an_official_set_is_prepared_from_where_its_parameters_say(clone, tmp_path):
     source = tmp_path / "my lm"  # paths of sets may have spaces
     source.mkdir()
-    (source / "4-gram.arpa").write_text("\\data\\\nngram 1=1\n\n\\1-grams:\n-1\tHELLO\n\\end\\\n")
+    write_arpa(["HELLO HELLO"], 2, source / "4-gram.arpa")
     (source / "librispeech-vocab.txt").write_text("HELLO\nTHERE\n")
     path = clone / "params" / "paper.yaml"
-    path.write_text(path.read_text().replace("/datasets/librispeech-lm", str(source)))
+    elsewhere = tmp_path / "big disk"  # `prepared:` may be a folder on another disk
+    text = path.read_text().replace("/datasets/librispeech-lm", str(source))
+    path.write_text(text.replace("prepared: prepared/paper", f"prepared: {elsewhere}"))
     assert repro(["lm"], clone, OFFICIAL) == [f"{OFFICIAL}:lm"]
-    made = clone / "prepared" / "paper" / "lm"
+    made = elsewhere / "lm"
     assert (made / "lexicon.txt").read_text() == "HELLO\tH E L L O |\nTHERE\tT H E R E |\n"
     assert repro(["lm"], clone, OFFICIAL) == []
     with pytest.raises(UserError, match=r"librilight: /datasets/librilight: no such folder"):
         repro(["librilight"], clone, OFFICIAL)
-    shutil.rmtree(clone / "prepared")
+    path.write_text(path.read_text().replace(str(source), "/typo"))
+    before = {file.name: file.read_bytes() for file in made.iterdir()}
+    with pytest.raises(UserError, match=r"lm: /typo: contains none of"):
+        repro(["lm"], clone, OFFICIAL)
+    assert {file.name: file.read_bytes() for file in made.iterdir()} == before
     run(clone, "git", "checkout", "-q", "params")
     (clone / OFFICIAL).with_name("dvc.lock").unlink()
 

@@ -206,6 +206,13 @@ CASES = {
             "data/test_dvc.py::test_warnings_and_progress_of_a_stage_are_told",
         ],
     ),
+    "data-15": Case(
+        "text is pre-trained with GPT-2's byte pairs or a given sentencepiece model",
+        [
+            "data/test_given_tokenizer.py::test_gpt2s_byte_pairs_get_fairseqs_ids",
+            "data/test_given_tokenizer.py::test_a_sentencepiece_model_keeps_its_pieces_under_fairseqs_ids",
+        ],
+    ),
     "data-17": Case(
         "waiting for another call is told",
         [

@@ -32,6 +32,8 @@ def execute(run):
         time.sleep(2)
     if do == "collapse":
         raise Collapse("all the same")
+    if do == "peer":
+        raise RuntimeError("NCCL communicator was aborted: a bug of rank 0")
     if do == "break":
         raise RuntimeError("a bug")
     if do == "die":
@@ -40,9 +42,9 @@ def execute(run):
         return
     found = {"done": True}
     if do == "nap":  # leave a result that counts as current
-        from d2v.experiment import finished, provenance
+        from d2v.experiment import contents, provenance
         found["provenance"] = {"params_sha256": run.fingerprint(), "finished": str(time.time())}
-        found["provenance"] |= {"data_sha256": finished._data(run)}
+        found["provenance"] |= {"data_sha256": contents.contents(run)}
         found["provenance"] |= {"code_sha256": provenance.code_sha256()}
     write_json(run.metrics_path, found)
     print("finished", flush=True)
@@ -77,10 +79,10 @@ class Place:
         words = ["d2v.cli", "run", RUN, "--params", "params/tiny.yaml", "--launch", self.place]
         return self.start(*words)
 
-    def start(self, *words: str, before: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-        """`python -m WORDS...`, started by a command `before` it."""
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """`python -m WORDS...`."""
         process = subprocess.Popen(
-            [*before, sys.executable, "-m", *words],
+            [sys.executable, "-m", *words],
             cwd=self.folder,
             env=self.environment,
             stdout=subprocess.PIPE,

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 import d2v
 from d2v import params
 from d2v.cli import commands as cli
-from d2v.data import inputs
+from d2v.data import files_of, inputs
 from d2v.params import ImageInput
 from d2v.util.errors import UserError
 from d2v.util.files import sha256
@@ -40,7 +40,7 @@ def test_a_batch_gives_what_each_input_gives_alone(tmp_path, tokenizer, kind, mo
     model = d2v.load(folder(tmp_path / "c", kind, tokenizer))
     files = given(kind, tmp_path)
     together = list(d2v.features(model, files))
-    monkeypatch.setitem(inputs.PORTION, kind, 1)
+    monkeypatch.setattr(type(files_of(model)), "portion", 1)
     alone = list(d2v.features(model, files))
     assert [found.name for found in together] == [str(file) for file in files]
     for a, b in zip(together, alone, strict=True):

@@ -17,7 +17,7 @@ import d2v
 from d2v import params
 from d2v.cli import commands as cli
 from d2v.cli import prepare
-from d2v.data import record
+from d2v.data import inputs_of
 from d2v.data.letters import LETTERS
 from d2v.evaluation.ctc import greedy
 from d2v.interop import inference, matching, own
@@ -131,7 +131,7 @@ def test_a_tokenizer_has_one_hash_in_a_set_and_in_a_checkpoint(
     ours = folder(tmp_path / "d2v", "text", small_prepared / "tokenizer")
     theirs = d2v.convert(ours, "hf", tmp_path / "hf")
     encoder, view = content("text").architecture.encoder, {"max_tokens": 40}
-    data = record.inputs_of(small_prepared, "SST-2", view, encoder)
+    data = inputs_of(small_prepared, "SST-2", view, encoder)
     sets = json.loads((small_prepared / "tokenizer" / "meta.json").read_text())
     first, second = (matching.described(d2v.load(path).content) for path in (ours, theirs))
     assert isinstance(data, TokenInput)
@@ -312,7 +312,7 @@ def test_fine_tuning_on_other_colours_is_refused_unless_the_view_names_them(
     monkeypatch.chdir(done)
     source = checkpoint_of(done, "tiny", RUNS[0])
     meta = checkpoint.read_meta(source)
-    assert record.inputs_of(
+    assert inputs_of(
         Path("prepared/tiny"),
         "digits",
         {},
@@ -376,7 +376,7 @@ def test_a_runs_checkpoint_knows_its_inputs_where_its_data_is_gone_or_another(
 def test_grey_images_have_one_mean(small_prepared: Path) -> None:
     grey = params.PatchEncoder(kind="vision", image_size=24, patch_size=6, channels=1)
     for view in ({}, {"normalise": "half"}):
-        found = record.inputs_of(small_prepared, "images", view, grey)
+        found = inputs_of(small_prepared, "images", view, grey)
         assert isinstance(found, ImageInput)
         assert found.mean is not None
         assert np.shape(found.mean) == np.shape(found.std) == (1,)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from d2v.jobs import cluster, job, slurm, squeue
+from d2v.jobs import cluster, job, sbatch, slurm, squeue
 from d2v.jobs.local import Busy, State
 from d2v.params import ParamsError, load_as
 from d2v.util.errors import UserError
@@ -191,6 +191,44 @@ def test_what_passes_is_no_refusal(
         launcher.submit(words.folder / "batch", [one, one], 1)
     assert getattr(told.value, "limit", False) == (kind == "limit")
     assert said in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("state", "requeue", "said", "word"),
+    [
+        (
+            State("ended", "TIMEOUT"),
+            "false",
+            "was interrupted (TIMEOUT), and requeue",
+            "out of time",
+        ),
+        (State("ended", "CANCELLED"), "true", "was cancelled", "cancelled"),
+        (State("ended", "OUT_OF_MEMORY"), "true", "memory_gb", "out of memory"),
+        (State("ended", "FAILED", "BadConstraints"), "true", "will never start", "refused"),
+        (State("ended", "FAILED"), "true", "/bin/apptainer: No such file", "stopped"),
+    ],
+)
+def test_every_end_has_a_word(
+    tmp_path: Path, state: State, requeue: str, said: str, word: str
+) -> None:
+    found = resources(tmp_path, f"slurm: {{requeue: {requeue}}}")
+    launcher = slurm.Slurm(found, "pretrain/text/seed0", tmp_path)
+    log = "submitit starts\n\nslurmstepd: error: execve(): /bin/apptainer: No such file\n"
+    (tmp_path / "5_0_log.out").write_text(log)
+    ending = launcher.ending({"id": "5", "attempt": "a"}, state, tmp_path)
+    assert said in ending.said
+    assert ending.state == word
+    assert ending.again == 0
+
+
+def test_types_of_gpus_and_options_of_srun_are_asked_for(tmp_path: Path) -> None:
+    text = "slurm: {gpus: a100:2, srun: [--container-image=d2v.sqsh], at_once: 3}"
+    found = resources(tmp_path, text).slurm.of("pretrain/text/seed0")
+    asked = sbatch.Submission(tmp_path, found, "name", "batch", 4).request()
+    assert asked["gpus_per_node"] == "a100:2"
+    assert asked["ntasks_per_node"] == 2
+    assert asked["srun_args"][-1] == "--container-image=d2v.sqsh"
+    assert asked["array_parallelism"] == 3
 
 
 def test_ids_of_an_array_are_joined() -> None:

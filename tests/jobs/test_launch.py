@@ -142,6 +142,31 @@ def test_a_process_id_that_came_back_is_no_job(place: Place) -> None:
     assert len(place.starts()) == 2
 
 
+def test_an_error_that_looks_like_a_lost_peer_is_told(place: Place) -> None:
+    place.do("peer")
+    code, _, err = ended(place.launch())
+    assert code == 1
+    assert "its last error: RuntimeError: NCCL communicator was aborted: a bug of rank 0" in err
+    assert "a bug of rank 0" in (place.work / "launch.log").read_text()
+
+
+def test_a_job_that_was_given_up_does_nothing(place: Place) -> None:
+    place.do("finish")
+    assert ended(place.launch())[0] == 0
+    (place.work / "job.json").write_text(json.dumps(place.record() | {"attempt": "newer"}))
+    (place.folder / f"results/tiny/runs/{RUN}/metrics.json").unlink()
+    script = next((place.work / "submitit").glob("*/*_submitted.pkl"))
+    words = [sys.executable, "-m", "submitit.core._submit", str(script.parent)]
+    environment = place.environment | {"SUBMITIT_EXECUTOR": "local", "SUBMITIT_LOCAL_NTASKS": "1"}
+    for name, value in {"JOB_ID": script.name.partition("_")[0], "GLOBALRANK": "0"}.items():
+        environment[f"SUBMITIT_LOCAL_{name}"] = value
+    done = subprocess.run(
+        words, cwd=place.folder, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert "replaced by another one; it does nothing" in done.stdout, done.stderr
+    assert len(place.starts()) == 1
+
+
 def test_claim_clears_a_dead_workflows_lock_but_not_a_living_ones(tmp_path: Path) -> None:
     lock = tmp_path / "locks" / "0.input.lock"
     code = f"import sys, time; from d2v.util import locks; from pathlib import Path;" \

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -78,3 +79,9 @@ def test_there_is_no_circle() -> None:
         for module, path in MODULES.items()
     }
     list(TopologicalSorter(graph).static_order())  # raises CycleError
+
+
+def test_no_two_test_files_have_one_name() -> None:
+    """pytest imports them by name alone, and would collect none of the suite."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []

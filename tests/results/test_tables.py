@@ -498,7 +498,10 @@ def test_a_cell_from_a_set_that_is_not_whole_is_marked_and_never_the_best(full, 
     assert the_cell(frame, "data2vec (this run)", "ViT-L", "accuracy_pct").partial_data == ""
     assert r"\ensuremath{\ddagger}" in (tmp_path / "tables" / "imagenet.tex").read_text()
     assert "(n=3) ‡</td>" in (tmp_path / "tables" / "imagenet.html").read_text()
-    assert note in tables.render_console(full, tmp_path, REPORTED)
+    said = tables.render_console(full, tmp_path, REPORTED)
+    assert note in said
+    assert "1 better, 0 worse." in said
+    assert "‡ Of these, 1 from data of which a part is missing." in said
 
 
 def test_a_gap_to_the_reported_value_is_undefined_where_one_seed_is(full, tmp_path):

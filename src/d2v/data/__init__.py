@@ -3,14 +3,17 @@
 Imports: util, params, model.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from d2v.util.errors import UserError
+from d2v.util.files import read_json
 
 if TYPE_CHECKING:  # data preparation does not need torch
     from d2v import params
     from d2v.data.examples import Examples
+    from d2v.data.files import Files, Reading
 
 
 def build_dataset(
@@ -39,40 +42,64 @@ def build_dataset(
     match the data (kind, classes, vocabulary, lengths).
     """
     from d2v import params as p
+    from d2v.data import speech, tags, text, vision
     from d2v.data.examples import Source
-    from d2v.data.speech import Utterances
-    from d2v.data.tags import TaggedSounds
-    from d2v.data.text import Blocks, Sentences
-    from d2v.data.vision import Images
 
     source = Source(Path(prepared), split, seed, train, labels)
-    match view, encoder, mask, task:
-        case (
-            p.ImageAugment() as image,
-            p.PatchEncoder() as patches,
-            (None | p.BlockMask() | p.InverseBlockMask() | p.RandomMask()) as blocks,
-            (None | p.Classify()) as classes,
-        ):
-            return Images(source, image, patches, blocks, classes, copies)
-        case (
-            p.WaveAugment() as wave,
-            p.WaveEncoder() as frames,
-            (None | p.SpanMask()) as spans,
-            (None | p.CTC()) as letters,
-        ):
-            return Utterances(source, wave, frames, dim, spans, letters, copies)
-        case p.WaveAugment() as wave, p.WaveEncoder() as frames, None, p.Tag() as tags:
-            return TaggedSounds(source, wave, frames, dim, tags)
-        case p.TokenAugment() as text, p.TokenEncoder() as tokens, choice, None if (
-            choice is None or isinstance(choice, p.TokenMask | p.RandomMask)
-        ):
-            return Blocks(source, text, tokens, choice, copies)
-        case (
-            p.TokenAugment() as text,
-            p.TokenEncoder() as tokens,
-            None,
-            (p.Classify() | p.Regress()) as labelled,
-        ):
-            return Sentences(source, text, tokens, labelled)
-    kinds = ", ".join(group.kind for group in (view, encoder, mask, task) if group is not None)
-    raise UserError(f"view, encoder, mask and task cannot be combined: {kinds}")
+    found: Examples | None = None
+    match view, encoder:
+        case p.ImageAugment() as image, p.PatchEncoder() as patches:
+            found = vision.dataset(source, image, patches, mask, task, copies)
+        case p.WaveAugment() as wave, p.WaveEncoder() as frames if isinstance(task, p.Tag):
+            found = None if mask else tags.TaggedSounds(source, wave, frames, dim, task)
+        case p.WaveAugment() as wave, p.WaveEncoder() as frames:
+            found = speech.dataset(source, wave, frames, dim, mask, task, copies)
+        case p.TokenAugment() as words, p.TokenEncoder() as tokens:
+            found = text.dataset(source, words, tokens, mask, task, copies)
+    if found is None:
+        kinds = ", ".join(group.kind for group in (view, encoder, mask, task) if group is not None)
+        raise UserError(f"view, encoder, mask and task cannot be combined: {kinds}")
+    return found
+
+
+def inputs_of(
+    prepared: Path,
+    data: str,
+    view: Mapping[str, Any],
+    encoder: "params.Encoder",
+    task: "params.Task | None" = None,
+) -> "params.Inputs":
+    """Describe how inputs are made from the set `prepared/data`, with `view` as plain values.
+
+    Anything that its meta.json lacks is None; without a meta.json, that is everything it would
+    give. `task` is the task of a fine-tuning run.
+    """
+    from d2v import params as p
+    from d2v.data import speech, text, vision
+    from d2v.data.files import Prepared
+
+    meta = read_json(prepared / data / "meta.json") or {}
+    known = Prepared(prepared, meta, view, task)
+    match encoder:
+        case p.PatchEncoder():
+            return vision.inputs_of(known, encoder)
+        case p.WaveEncoder():
+            return speech.inputs_of(known)
+        case p.TokenEncoder():
+            return text.inputs_of(known)
+
+
+def files_of(model: "Reading") -> "Files":
+    """How files become inputs of a loaded model."""
+    from d2v import params as p
+    from d2v.data import speech, text, vision
+
+    match model.params.encoder, model.inputs:
+        case p.PatchEncoder() as patches, p.ImageInput() as how:
+            return vision.ImageFiles(patches, how)
+        case p.WaveEncoder() as frames, p.WaveInput() as how:
+            return speech.WaveFiles(frames, how)
+        case p.TokenEncoder(), p.TokenInput() as how:
+            return text.Texts(model, how)
+        case encoder, how:
+            raise UserError(f"an encoder of kind {encoder.kind} cannot take {how.kind} inputs")

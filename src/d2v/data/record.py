@@ -12,8 +12,6 @@ from typing import Any
 
 from d2v import params
 from d2v.data.encodings import FILES, Kind, encoding
-from d2v.data.letters import LETTERS
-from d2v.params import RATE, ImageInput, Inputs, TokenInput, WaveInput
 from d2v.util.files import read_json
 
 # means and standard deviations of red, green and blue in [0, 1] that recipes name
@@ -21,39 +19,6 @@ NORMALISATIONS: dict[str, Any] = {
     "imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
     "half": ([0.5] * 3, [0.5] * 3),
 }
-
-
-def inputs_of(
-    prepared: Path,
-    data: str,
-    view: Mapping[str, Any],
-    encoder: params.Encoder,
-    task: params.Task | None = None,
-) -> Inputs:
-    """Describe how inputs are made from the set `prepared/data`, with `view` as plain values.
-
-    Anything that its meta.json lacks is None; without a meta.json, that is everything it would
-    give. `task` is the task of a fine-tuning run.
-    """
-    meta = read_json(prepared / data / "meta.json") or {}
-    match encoder:
-        case params.PatchEncoder():
-            mean, std = colours(meta, view.get("normalise", "dataset"), encoder.channels)
-            classes, resize = _classes(meta, task), view.get("resize")
-            return ImageInput(mean=mean, std=std, resize=resize, classes=classes)
-        case params.WaveEncoder():
-            letters = list(LETTERS) if isinstance(task, params.CTC) else None
-            rate = meta.get("rate", RATE)
-            return WaveInput(rate=rate, letters=letters, classes=_classes(meta, task))
-        case params.TokenEncoder():
-            files = tokenizer_files(prepared, meta.get("tokenizer"))
-            return TokenInput(
-                max_tokens=view["max_tokens"],
-                tokenizer=files[0] if files else None,
-                sha256=meta.get("tokenizer"),
-                pieces=pieces_hash(*files) if files else None,
-                classes=_classes(meta, task),
-            )
 
 
 def chosen(view: params.View) -> bool:
@@ -74,13 +39,6 @@ def colours(
     # the statistics of a set are for red, green, blue and grey
     place = slice(3, 4) if channels == 1 and kind not in NORMALISATIONS else slice(channels)
     return mean[place], std[place]
-
-
-def _classes(meta: Mapping[str, Any], task: params.Task | None) -> list[str] | None:
-    names = meta.get("classes")
-    if not isinstance(task, params.Classify | params.Tag) or not names:
-        return None
-    return list(names) if len(names) == task.classes else None
 
 
 def spelt_out(classes: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ zlib versions differ, and no time or path is stored.
 import json
 import mmap
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -188,17 +188,17 @@ def write_meta(folder: Path, **entries: Any) -> None:
     `splits`, examples with the same content as another example of the split are counted, and those
     with the same content as one of another split, of which it also warns.
     """
-    if "splits" in entries:
-        entries["splits"] = _with_repeats(folder, entries["splits"], str(entries.get("source", "")))
     meta = {"schema": SCHEMA, "sha256": hash_of(folder)} | entries
+    if repeats := _repeats(folder, entries.get("splits", ()), str(entries.get("source", ""))):
+        meta["repeats"] = repeats
     if lists := sorted((folder / "lists").glob("*.txt")):
         meta["lists"] = {path.name: sha256(path) for path in lists}
     text = json.dumps(meta, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     (folder / "meta.json").write_text(text, encoding="utf-8")
 
 
-def _with_repeats(folder: Path, splits: dict[str, Any], source: str) -> dict[str, Any]:
-    """Entries of the splits with `duplicates` and `also_in` where contents are repeated."""
+def _repeats(folder: Path, splits: Iterable[str], source: str) -> dict[str, dict[str, Any]]:
+    """`duplicates` and `also_in` of the splits with repeated contents; warns of the second."""
     hashes = {}
     for name in splits:
         path = folder / PARTS / name / COUNTS
@@ -216,7 +216,7 @@ def _with_repeats(folder: Path, splits: dict[str, Any], source: str) -> dict[str
             f" {leak.split} are also in {leak.other}, such as {example}",
             file=sys.stderr,
         )
-    return {name: {**entry, **added.get(name, {})} for name, entry in splits.items()}
+    return added
 
 
 def read_meta(folder: Path) -> dict[str, Any]:

@@ -2,16 +2,19 @@
 
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from d2v import params
 from d2v.data.examples import Batch, Decoded, Example, Examples, Place, Source, hiding, removing
+from d2v.data.files import Files, Prepared
 from d2v.data.letters import LETTERS, PADDING, encode
-from d2v.data.sound import FLAC, normalise, range_of, samples_of
+from d2v.data.sound import FLAC, RATE, normalise, range_of, samples, samples_of
 from d2v.model.exact_masks import copied, without_padding
 from d2v.model.frames import frame_count
 from d2v.model.masking import Key, channel_masks, rng, span_masks
@@ -211,3 +214,68 @@ def _size(lengths: list[int], most: int | None) -> int:
 def _start(crop: float, length: int, size: int) -> int:
     """Index of the first sample kept when `length` samples are cropped to `size`."""
     return int(crop * (length - size + 1))
+
+
+def dataset(
+    source: Source,
+    view: params.WaveAugment,
+    encoder: params.WaveEncoder,
+    dim: int,
+    mask: params.Mask | None,
+    task: params.Task | None,
+    copies: int,
+) -> Examples | None:
+    """The data set for a mask and a task; None if there is none for them."""
+    match mask, task:
+        case (None | params.SpanMask()) as spans, (None | params.CTC()) as letters:
+            return Utterances(source, view, encoder, dim, spans, letters, copies)
+    return None
+
+
+# --- inputs from files, and their record ------------------------------------------------------
+
+
+def inputs_of(prepared: Prepared) -> params.WaveInput:
+    """Record of a prepared set of sounds."""
+    letters = list(LETTERS) if isinstance(prepared.task, params.CTC) else None
+    rate = prepared.meta.get("rate", RATE)
+    return params.WaveInput(rate=rate, letters=letters, classes=prepared.classes)
+
+
+class WaveFiles(Files):
+    """Sound files as waveforms (S,)."""
+
+    portion = 60 * RATE
+
+    def __init__(self, encoder: params.WaveEncoder, how: params.WaveInput) -> None:
+        self.encoder, self.how = encoder, how
+        # if padding is zeroed only once, as in the released models, it leaks through the stacked
+        # convolutional position layers into the last frames of an utterance
+        self.alike = encoder.position_padding == "once" and encoder.position_depth > 1
+
+    def read(self, content: str) -> np.ndarray:
+        """A waveform (S,); raises UserError for a file that is no sound or too short."""
+        path, encoder, how = Path(content), self.encoder, self.how
+        if how.rate != RATE:
+            raise UserError(f"this model takes {how.rate} Hz, but audio is read at {RATE} Hz")
+        try:
+            payload = path.read_bytes()
+        except OSError as error:
+            raise UserError(f"{path}: not a readable audio file ({error.strerror})") from None
+        wave = samples(payload, path)
+        if frame_count(len(wave), encoder.conv_layers) < 1:
+            raise UserError(f"{path}: {len(wave)} samples, too few for one frame")
+        return normalised(wave, how.eps) if how.normalise else wave
+
+    def batch(self, values: list[np.ndarray]) -> dict[str, Tensor]:
+        """`waves` (B, S) and, if lengths differ, `samples` (B,)."""
+        waves, samples = padded(values, 0.0, np.float32)
+        batch = {"waves": torch.from_numpy(waves)}
+        if len(set(samples.tolist())) > 1:
+            batch["samples"] = torch.from_numpy(samples)
+        return batch
+
+
+def normalised(wave: np.ndarray, eps: float) -> np.ndarray:
+    """Return the waveform (S,) as float32 with zero mean and unit variance."""
+    return ((wave - wave.mean()) / np.sqrt(wave.var() + np.float32(eps))).astype(np.float32)

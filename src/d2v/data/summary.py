@@ -12,7 +12,7 @@ UNITS = ("B", "kB", "MB", "GB", "TB")
 # counts of a split in meta.json besides its examples, and their words
 NOTES = {
     "missing": "clips missing",
-    "broken_rows_noted": "broken rows left out",
+    "broken_rows_left_out": "broken rows left out",
     "left_out": "left out",
     "unaligned": "transcripts too long for CTC",
     "rounded_to_16_bits": "read with 16 bits",
@@ -49,9 +49,13 @@ def summary(folder: Path) -> Summary | None:
     for key in ("vocab_size", "words"):
         if key in meta and not splits:
             counts.append(f"{meta[key]:,} {'tokens' if key == 'vocab_size' else key}")
-    named = [f"{name}: {_words(split, meta)}{_noted(split)}" for name, split in splits.items()]
+    repeats = meta.get("repeats") or {}
+    named = [
+        f"{name}: {_words(split, meta)}{_noted({**split, **repeats.get(name, {})})}"
+        for name, split in splits.items()
+    ]
     lacks = lacking(meta)
-    if words := meta.get("words_noted"):
+    if words := meta.get("words_left_out"):
         lacks = ", ".join(
             filter(None, [lacks, f"{words:,} words that no model can spell left out"])
         )

@@ -1,11 +1,19 @@
 """Token sequences for training: corpus blocks with token masks, and labelled texts (paper 4.3)."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from d2v import params
 from d2v.data.examples import Batch, Example, Examples, Place, Source, hiding, removing
+from d2v.data.files import Files, Prepared, Reading
+from d2v.data.layout import lines
+from d2v.data.record import pieces_hash, tokenizer_files
+from d2v.data.speech import padded
 from d2v.data.tokenizer import END, PADDING, SPECIAL, START
 from d2v.model.exact_masks import copied, random_masks
 from d2v.model.masking import MASKED, RANDOM, Key, rng, token_masks
@@ -161,3 +169,87 @@ def join(a: list[int], b: list[int] | None, most: int) -> list[int]:
     keep_a = min(len(a), max(room - len(b), (room + 1) // 2))
     keep_b = min(len(b), room - keep_a)
     return [START, *a[:keep_a], END, END, *b[:keep_b], END]
+
+
+def dataset(
+    source: Source,
+    view: params.TokenAugment,
+    encoder: params.TokenEncoder,
+    mask: params.Mask | None,
+    task: params.Task | None,
+    copies: int,
+) -> Examples | None:
+    """The data set for a mask and a task; None if there is none for them."""
+    match mask, task:
+        case (None | params.TokenMask() | params.RandomMask()) as choice, None:
+            return Blocks(source, view, encoder, choice, copies)
+        case None, (params.Classify() | params.Regress()) as labelled:
+            return Sentences(source, view, encoder, labelled)
+    return None
+
+
+# --- inputs from files, and their record ------------------------------------------------------
+
+
+# an argument that starts or ends like this is taken for a file name, not for a text
+STARTS = ("/", "./", "../", "~/")
+ENDS = (
+    *(".txt", ".tsv", ".csv", ".json", ".jsonl", ".gz", ".zip", ".tar", ".md", ".xml", ".html"),
+    *(".wav", ".flac", ".mp3", ".ogg", ".jpg", ".jpeg", ".png", ".gif", ".webp", ".tif", ".tiff"),
+    *(".pdf", ".doc", ".docx", ".npy", ".npz", ".pt", ".pth", ".safetensors", ".yaml", ".yml"),
+)
+
+
+def inputs_of(prepared: Prepared) -> params.TokenInput:
+    """Record of a prepared set of texts."""
+    files = tokenizer_files(prepared.folder, prepared.meta.get("tokenizer"))
+    return params.TokenInput(
+        max_tokens=prepared.view["max_tokens"],
+        tokenizer=files[0] if files else None,
+        sha256=prepared.meta.get("tokenizer"),
+        pieces=pieces_hash(*files) if files else None,
+        classes=prepared.classes,
+    )
+
+
+class Texts(Files):
+    """Texts, or lines of text files, as token ids (T,)."""
+
+    portion = 4096
+
+    def __init__(self, model: Reading, how: params.TokenInput) -> None:
+        self.model, self.how = model, how
+
+    def expanded(self, item: str | Path) -> list[tuple[str, str]]:
+        """The name and the text of each non-blank line of a text file, or of the text `item`."""
+        if not isinstance(item, Path) and not os.path.isfile(item):
+            _check_text(item)
+            return [(item, item)]
+        rows = [(f"{item}:{n}", line) for n, line in lines(Path(item)) if line.strip()]
+        if not rows:
+            raise UserError(f"{item}: contains no text")
+        return rows
+
+    def read(self, content: str) -> np.ndarray:
+        """Return the token ids of a text, or of a tab-separated pair, with boundary tokens."""
+        tokenizer = self.model.tokenizer
+        first, tab, second = content.partition("\t")
+        pair = tokenizer(second) if tab else None
+        return np.array(join(tokenizer(first), pair, self.how.max_tokens), np.int64)
+
+    def batch(self, values: list[np.ndarray]) -> dict[str, Tensor]:
+        """`tokens` (B, T), padded."""
+        return {"tokens": torch.from_numpy(padded(values, PADDING, np.int64)[0])}
+
+
+def _check_text(item: str) -> None:
+    """Raise UserError for a text that is empty or looks like a file name."""
+    if not item.strip():
+        raise UserError("an empty text among the inputs; give a text or the name of a file")
+    if os.path.isdir(item):
+        raise UserError(f"{item}: a folder; name text files, or give texts")
+    path_like = os.sep in item and not any(map(str.isspace, item))
+    if path_like or item.startswith(STARTS) or item.rstrip().lower().endswith(ENDS):
+        raise UserError(
+            f"{item}: no such file; if it is a text, write it into a file and name that file"
+        )

@@ -1,5 +1,7 @@
 """Images for training: views, standardisation, block masks (paper 4.1), mixing (BEiT)."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from PIL import Image
@@ -9,8 +11,10 @@ from d2v import params
 from d2v.data import on_device
 from d2v.data.augment import array, crop, erase, image, mixing, resized, seed_of
 from d2v.data.examples import Batch, Decoded, Example, Examples, Place, Source, hiding, removing
+from d2v.data.files import Files, Prepared
 from d2v.data.readers.imagefolder import picture
 from d2v.data.record import NORMALISATIONS, colours
+from d2v.data.sizing import sized
 from d2v.data.views import Choice, draw, finished, part, reduction
 from d2v.model.exact_masks import copied, inverse_block_masks, random_masks, without_padding
 from d2v.model.masking import Key, block_masks, rng
@@ -189,3 +193,68 @@ class Images(Examples):
 
     def _name(self, row: int) -> str:
         return f"{self.folder}: {self.shards.texts('id')[row]}"
+
+
+def dataset(
+    source: Source,
+    view: params.ImageAugment,
+    encoder: params.PatchEncoder,
+    mask: params.Mask | None,
+    task: params.Task | None,
+    copies: int,
+) -> Examples | None:
+    """The data set for a mask and a task; None if there is none for them."""
+    match mask, task:
+        case (
+            (None | params.BlockMask() | params.InverseBlockMask() | params.RandomMask()) as blocks,
+            (None | params.Classify()) as classes,
+        ):
+            return Images(source, view, encoder, blocks, classes, copies)
+    return None
+
+
+# --- inputs from files, and their record ------------------------------------------------------
+
+
+def inputs_of(prepared: Prepared, encoder: params.PatchEncoder) -> params.ImageInput:
+    """Record of a prepared set of images."""
+    view = prepared.view
+    mean, std = colours(prepared.meta, view.get("normalise", "dataset"), encoder.channels)
+    return params.ImageInput(
+        mean=mean, std=std, resize=view.get("resize"), classes=prepared.classes
+    )
+
+
+class ImageFiles(Files):
+    """Image files as pixels (C, H, W)."""
+
+    portion = 16
+
+    def __init__(self, encoder: params.PatchEncoder, how: params.ImageInput) -> None:
+        self.encoder, self.how = encoder, how
+
+    def read(self, content: str) -> np.ndarray:
+        """Pixels (C, H, W), standardised; raises UserError for a file that is no picture."""
+        path, encoder, how = Path(content), self.encoder, self.how
+        if how.mean is None or how.std is None:
+            raise UserError(
+                "the pixel mean and deviation for this checkpoint are unknown: a Hugging Face"
+                " folder needs its preprocessor_config.json, a run its prepared data"
+            )
+        try:
+            whole = picture(path.read_bytes(), path, upright=True)
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror}") from None
+        pixels = array(whole.convert("L") if encoder.channels == 1 else whole)
+        pixels = sized(pixels, encoder.image_size, how)
+        mean, std = (np.array(values, np.float32) * 255 for values in (how.mean, how.std))
+        standardised = (pixels.astype(np.float32) - mean) / std
+        return np.ascontiguousarray(standardised.transpose(2, 0, 1))
+
+    def size(self, value: np.ndarray) -> int:
+        """One image."""
+        return 1
+
+    def batch(self, values: list[np.ndarray]) -> dict[str, Tensor]:
+        """`images` (B, C, H, W)."""
+        return {"images": torch.from_numpy(np.stack(values))}

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from d2v.data import record
+from d2v.data import inputs_of, record
 from d2v.experiment.run import Run
 from d2v.interop import matching
 from d2v.params import Finetune, Inputs
@@ -15,7 +15,7 @@ def inputs(run: Run) -> Inputs | None:
     if run.kind == "decode" or (run.kind == "pretrain" and run.released):
         return None
     p = run.params
-    return record.inputs_of(
+    return inputs_of(
         run.prepared,
         p.data,
         p.view.model_dump(mode="json"),

@@ -42,7 +42,7 @@ def execute(run: Run) -> None:
     lines += coverage.lines(run)
     main = distributed.join().main
     if main:
-        attempts = _enter(run.work, defining)
+        history = _enter(run.work)
         print("".join(f"{line}\n" for line in lines), end="", flush=True)
     fit = {
         "work": run.work,
@@ -59,7 +59,8 @@ def execute(run: Run) -> None:
         "data_sha256": data,
         "seed": run.seed,
         "wall_s": round(time.perf_counter() - started, 2),
-        "attempts": attempts,
+        "attempts": history["attempts"],
+        "code_versions": history["versions"],
     }
     described = provenance.incomplete(noted)
     with spared("the provenance"):
@@ -142,11 +143,12 @@ def _pretrained(source: PretrainRun) -> tuple[Weights, str, dict[str, Any] | Non
     return weights, str(meta["sha256"][checkpoint.MODEL]), meta.get("inputs")
 
 
-def _enter(work: Path, defining: dict[str, Any]) -> int:
-    """Record the attempt; return the number of attempts so far.
+def _enter(work: Path) -> dict[str, Any]:
+    """Record the attempt; return the history of the run's attempts.
 
     A run that was finished by a different version of the code starts again. A run that was
-    interrupted resumes with the new code and prints a note.
+    interrupted resumes with the new code and prints a note; the history lists every version of the
+    code with the step after which it went on.
     """
     code = provenance.code_sha256()
     before = read_json(work / "attempts.json") or {"attempts": 0}
@@ -157,9 +159,17 @@ def _enter(work: Path, defining: dict[str, Any]) -> int:
             before = {"attempts": 0}
         else:
             print("the code has changed since this run was interrupted; it resumes with new code")
-    now = {"attempts": before["attempts"] + 1, "code_sha256": code, "finished": False}
+    earlier = [{"after_step": 0, "code_sha256": before.get("code_sha256")}]
+    versions = list(before.get("versions", earlier if before["attempts"] else []))
+    if not versions or versions[-1]["code_sha256"] != code:
+        step = checkpoint.newest_step(work / "checkpoints")
+        # work of a version that was cut off before its first checkpoint is not part of the result
+        versions = [version for version in versions if version["after_step"] < step]
+        versions.append({"after_step": step, "code_sha256": code, **provenance.git()})
+    now: dict[str, Any] = {"attempts": before["attempts"] + 1, "code_sha256": code}
+    now |= {"finished": False, "versions": versions}
     write_json(work / "attempts.json", now)
-    return now["attempts"]
+    return now
 
 
 def _leave(work: Path) -> None:

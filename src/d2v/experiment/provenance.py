@@ -96,9 +96,18 @@ def incomplete(known: dict[str, Any]) -> dict[str, Any]:
 
 
 def describe(
-    *, params_sha256: str, data_sha256: dict[str, str], seed: int, wall_s: float, attempts: int
+    *,
+    params_sha256: str,
+    data_sha256: dict[str, str],
+    seed: int,
+    wall_s: float,
+    attempts: int,
+    code_versions: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    """Provenance of a run that ends now; `wall_s` is the time of its last attempt, in seconds."""
+    """Provenance of a run that ends now; `wall_s` is the time of its last attempt, in seconds.
+
+    `code_versions` has an entry for every version of the code that computed steps of the run.
+    """
     return {
         **git(),
         "params_sha256": params_sha256,
@@ -110,6 +119,7 @@ def describe(
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "wall_s": round(wall_s, 2),
         "attempts": attempts,
+        "code_versions": code_versions,
         "peak_mib": peak_mib(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -18,8 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from d2v.data import inputs_of
 from d2v.data.encodings import FILES
-from d2v.data.record import inputs_of, tokenizer_files
+from d2v.data.record import tokenizer_files
 from d2v.interop.content import Architecture, Content, first_fault
 from d2v.params import Inputs, TokenInput
 from d2v.training import checkpoint

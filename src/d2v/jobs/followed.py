@@ -34,9 +34,19 @@ class Followed:
     stage: find (is there a job?), submit (it needs one), follow (it has one), over.
     """
 
-    def __init__(self, work: Work, place: str, cluster: Cluster, workflow: bool = False) -> None:
-        """In a `workflow`, old results are removed, and a silent cluster is waited for."""
-        self.work, self.cluster, self.workflow = work, cluster, workflow
+    def __init__(
+        self,
+        work: Work,
+        place: str,
+        cluster: Cluster,
+        workflow: bool = False,
+        resumed: bool = True,
+    ) -> None:
+        """In a `workflow`, old results are removed, and a silent cluster is waited for.
+
+        `resumed`: a current result of an earlier job counts; otherwise the work is done again.
+        """
+        self.work, self.cluster, self.workflow, self.resumed = work, cluster, workflow, resumed
         self.name, self.folder = work.name, work.folder
         self.log, self.lock = self.folder / "train.log", self.folder / "submit.lock"
         self.spec, self.cpus = work.spec, work.cpus
@@ -105,7 +115,10 @@ class Followed:
         ended = state.phase in ("ended", "lost") or (
             state.phase == "ending" and word_of(self.folder, record["attempt"]) is not None
         )
-        if ended:
+        if ended and self.resumed and self.work.done():  # it ended after its launcher was killed
+            self.record = record
+            self._end("done")
+        elif ended:
             self._needs_one()
         elif not state.waiting:
             if state.phase in ("", "unreachable"):

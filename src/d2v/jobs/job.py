@@ -162,6 +162,7 @@ class Failed(UserError):
 
 def progress(folder: Path) -> int:
     """Progress of a run: step of the newest checkpoint plus decoded items and trials."""
+    # not of d2v.training.checkpoint, which imports torch
     found = (folder / "checkpoints").glob("step-*")
     steps = (path.name.removeprefix("step-") for path in found)
     step = max((int(step) for step in steps if step.isdecimal()), default=0)

@@ -1,11 +1,13 @@
 """Status of an experiment: one line per run."""
 
 import json
+import math
+import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,16 @@ from d2v.util.files import read_json
 
 Queue = Mapping[str, State]  # keyed by job id
 Row = tuple[str, ...]
-HEAD = ("run", "state", "step", "rate", "ETA", "loss", "std t/p", "node", "GPU MiB")
-LEFT = ("run", "state", "node")  # left-aligned; the other columns are numbers
-ENDS = ("done", "failed", "stopped", "cancelled", "refused")  # final unless the run is restarted
+HEAD = (
+    "run", "state", "step", "age", "rate", "ETA", "loss", "std t/p", "job", "link", "node",
+    "GPU MiB",
+)  # fmt: skip
+LEFT = ("run", "state", "job", "node")  # left-aligned; the other columns are numbers
+# ends of a job that are recorded in job.json, each with its reason
+REASONS = ("refused", "cancelled", "out of time", "out of memory", "interrupted", "held")
+ENDS = ("done", "failed", "stopped", *REASONS)  # final unless the run is restarted
+STALL_S = 600.0  # a running job without a new step for so long, or for STALL reports, is stalled
+STALL = 10
 CLEAR = "\x1b[H\x1b[J"
 
 
@@ -42,16 +51,18 @@ def watch(experiment: Experiment, seconds: float) -> None:
 def lines(experiment: Experiment) -> Iterator[str]:
     """Lines of the table: every run with its state and latest numbers, then a count of states.
 
-    rate: examples per second. std t/p: standard deviation of targets and predictions. GPU MiB: peak
-    memory of the job's first GPU so far.
+    age: time since the last step was logged. rate: examples per second. std t/p: standard deviation
+    of targets and predictions. job: id, with the position in its array. link: number of the job in
+    the chain of jobs with a time limit, and how many the chain will have at this rate. GPU MiB:
+    peak memory of the job's first GPU so far.
     """
     yield from _table(_rows(experiment))
 
 
 def _rows(experiment: Experiment) -> list[Row]:
     found = runs.all_runs(experiment)
-    queue = cluster_queue(found)
-    return [_row(run, queue) for run in found]
+    queue, places = cluster_queue(found), cluster.load().slurm
+    return [_row(run, queue, places) for run in found]
 
 
 def _table(rows: list[Row]) -> Iterator[str]:
@@ -77,7 +88,7 @@ def state_of(run: Run, queue: Queue | None = None) -> str:
     """State of a run: missing, queued, requeued, running, ending, done, or how it ended.
 
     A run may have ended as failed (the job reported an error), stopped (the job ended without a
-    report), cancelled, or refused (the cluster did not accept the job). `queue` holds the states
+    report), or with one of `REASONS`. `queue` holds the states
     that the cluster reports; a job that is not in it counts as running while its heartbeat is
     recent.
     """
@@ -98,36 +109,66 @@ def state_of(run: Run, queue: Queue | None = None) -> str:
         return "done"
     if job is None:
         return "missing"
-    if job.get("state") in ("refused", "cancelled"):
+    if job.get("state") in REASONS:
         return str(job["state"])
     return "failed" if told and word and word["error"] else "stopped"
 
 
-def _row(run: Run, queue: Queue) -> Row:
+def _row(run: Run, queue: Queue, places: cluster.SlurmJobs) -> Row:
     folder = run.work
     state = state_of(run, queue)
-    last = _last_line(folder / "log.jsonl")
+    last, age = _last_line(folder / "log.jsonl")
     pulse = read_json(folder / "pulse.json") or {}
+    job = read_json(folder / "job.json") or {}
     step, rate, steps = last.get("step"), last.get("examples_per_s"), run.steps
+    speed = last.get("steps_per_s")
     spread = [_number(last.get(name), 3) for name in ("target_std", "prediction_std")]
+    running = state == "running"
+    left = (steps - step) / speed if running and step and steps and speed else None
+    if running and age is not None and age > max(STALL_S, STALL * _report_s(run, speed)):
+        state = "stalled"
+    on_slurm = job.get("place") == "slurm" and job.get("id")
     return (
         run.id,
         state,
         "-" if step is None else f"{step}/{steps or '?'}",
+        _short(age) if running else "-",
         _number(rate, 1),
-        _left(step, steps, last.get("steps_per_s")) if state == "running" else "-",
+        "-" if left is None else str(timedelta(seconds=round(left))),
         _number(last.get("loss"), 4),
         "-" if spread == ["-", "-"] else "/".join(spread),
-        pulse.get("node") or "-" if state == "running" else "-",
+        str(job["id"]) if on_slurm else "-",
+        _link(job, pulse, left, 3600 * places.of(run.id).hours) if on_slurm else "-",
+        pulse.get("node") or "-" if running else "-",
         _number(pulse.get("gpu_mib"), 0),
     )
 
 
-def _left(step: int | None, steps: int | None, rate: float | None) -> str:
-    """Remaining time at the rate of the latest steps."""
-    if not step or not steps or not rate:
+def _link(
+    job: Mapping[str, Any], pulse: Mapping[str, Any], left: float | None, limit: float
+) -> str:
+    """Position in the chain of jobs, and its length if the remaining seconds are known."""
+    link = int(pulse.get("restarts") or job.get("restarts") or 0) + 1
+    if left is None or "started" not in pulse:
+        return str(link)
+    here = limit - (time.time() - datetime.fromisoformat(pulse["started"]).timestamp())
+    return f"{link}/{link + max(0, math.ceil((left - here) / limit))}"
+
+
+def _report_s(run: Run, speed: float | None) -> float:
+    """Seconds between two reports of a training at its latest speed."""
+    train = getattr(run.params, "train", None)
+    return train.log_every / speed if train is not None and speed else 0.0
+
+
+def _short(seconds: float | None) -> str:
+    """A duration in its largest unit."""
+    if seconds is None:
         return "-"
-    return str(timedelta(seconds=round((steps - step) / rate)))
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f}{unit}"
+    return f"{seconds:.0f}s"
 
 
 def _beats(folder: Path, job: Mapping[str, Any]) -> bool:
@@ -141,12 +182,16 @@ def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _last_line(path: Path) -> dict[str, Any]:
-    """Last line of a log of JSON lines, read from the end; empty if missing or incomplete."""
+def _last_line(path: Path) -> tuple[dict[str, Any], float | None]:
+    """Last line of a log of JSON lines, read from the end, and its age in seconds.
+
+    The line is empty if the log is missing or its last line incomplete.
+    """
     try:
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 4096))
+            found = os.fstat(file.fileno())
+            file.seek(max(0, found.st_size - 4096))
             tail = file.read().decode(errors="replace").strip().split("\n")
-        return json.loads(tail[-1])
+        return json.loads(tail[-1]), time.time() - found.st_mtime
     except (FileNotFoundError, json.JSONDecodeError):
-        return {}
+        return {}, None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from d2v.results.cells import AVERAGE, INPUT, OURS, SCRATCH, Column, Gain, Gap, Table
+from d2v.results.protocol import PARTIAL
 
 Kind = Literal["better", "same", "worse", "open"]
 KINDS: dict[str, Kind] = {
@@ -34,6 +35,11 @@ class Verdict:
     def kind(self) -> Kind:
         """Whether the value is better, worse, the same, or cannot be judged (open)."""
         return KINDS.get(self.found.verdict.split(" (")[0], "open")
+
+    @property
+    def partial(self) -> bool:
+        """Whether a part of the data behind the value is missing."""
+        return bool(self.table.cells[self.row, self.column].partial)
 
     @property
     def better_by(self) -> float:
@@ -112,7 +118,7 @@ def _pays(verdicts: Sequence[Verdict]) -> str:
         text += f" It hurts on {_named(worse)}."
     if left := _of(verdicts, "open"):
         text += f" It cannot be judged on {_named(left)}."
-    return text
+    return text + _of_a_part(judged)
 
 
 def _targets(verdicts: Sequence[Verdict]) -> str:
@@ -137,7 +143,14 @@ def _close(verdicts: Sequence[Verdict]) -> str:
     undefined = sum(bool(v.found.undefined) for v in open_)
     text += f" {undefined} undefined." if undefined else ""
     missing = len(open_) - single - undefined
-    return text + (f" {missing} not measured yet." if missing else "")
+    text += f" {missing} not measured yet." if missing else ""
+    return text + _of_a_part([v for v in verdicts if v not in open_])
+
+
+def _of_a_part(verdicts: Sequence[Verdict]) -> str:
+    """How many verdicts rest on data of which a part is missing; empty if none does."""
+    count = sum(v.partial for v in verdicts)
+    return f" {PARTIAL} Of these, {count} from data of which a part is missing." if count else ""
 
 
 def _of(verdicts: Iterable[Verdict], kind: Kind) -> list[Verdict]:

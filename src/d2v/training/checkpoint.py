@@ -161,6 +161,12 @@ def load_weights(folder: Path, prefix: str = "") -> dict[str, Tensor]:
         return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
 
 
+def newest_step(root: Path) -> int:
+    """Step of the newest checkpoint, intact or not; 0 without one."""
+    steps = (path.name.removeprefix("step-") for path in root.glob("step-*"))
+    return max((int(step) for step in steps if step.isdecimal()), default=0)
+
+
 def latest(root: Path, say: Callable[[str], None] = print) -> Path | None:
     """The newest intact checkpoint, if any; others are reported, and damaged ones set aside."""
     for folder in reversed(_folders(root)):

@@ -1,24 +1,32 @@
 """Output of a run: one JSON line per step in a file, and what progress shows of a line."""
 
+import errno
 import json
 import math
 import os
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from d2v.util.errors import UserError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL_S = 600.0  # how long a run waits for space on a full disk
+
 
 class JsonLines:
-    """Append-only `log.jsonl`; each batch of lines is one write, so a kill leaves whole lines."""
+    """Append-only `log.jsonl`; a batch of lines is one write, if the disk takes it as one."""
 
     def __init__(self, path: Path, after: int, remember: int) -> None:
         """Open `path` and remove lines of steps beyond `after`, and any incomplete last line."""
         path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
         self.file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self.recent: deque[Mapping[str, Any]] = deque(maxlen=remember)  # the newest lines
         self.losses: list[float | None] = []  # losses of earlier steps
@@ -36,15 +44,45 @@ class JsonLines:
         os.ftruncate(self.file, kept)
 
     def write(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Append the lines; numbers that JSON cannot represent (NaN, infinity) become null."""
+        """Append the lines; numbers that JSON cannot represent (NaN, infinity) become null.
+
+        Waits for space on a full disk. Raises UserError if there is none within `FULL_S` seconds,
+        or if the file cannot be written for another reason.
+        """
         finite = [_finite(line) for line in lines]
-        os.write(self.file, "".join(json.dumps(line) + "\n" for line in finite).encode())
+        self._append("".join(json.dumps(line) + "\n" for line in finite).encode())
         self.recent.extend(finite)
         self.skipped += sum("skipped" in line for line in lines)
+
+    def sync(self) -> None:
+        """Let the disk have all lines, so that a checkpoint never is newer than the log."""
+        with suppress(OSError):  # some network file systems cannot
+            os.fsync(self.file)
 
     def close(self) -> None:
         """Close the file."""
         os.close(self.file)
+
+    def _append(self, rest: bytes) -> None:
+        end: float | None = None
+        while rest:
+            try:
+                rest = rest[os.write(self.file, rest) :]
+            except OSError as error:
+                if error.errno not in FULL:
+                    raise UserError(
+                        f"{self.path}: {error.strerror}; the run ends here, and the same command"
+                        " resumes it from the newest checkpoint"
+                    ) from None
+                if end is None:
+                    end = time.monotonic() + FULL_S
+                    print(f"{self.path}: {error.strerror}; waiting for space", flush=True)
+                if time.monotonic() > end:
+                    raise UserError(
+                        f"{self.path}: {error.strerror} for {FULL_S:.0f} s; free space, and run the"
+                        " same command again to resume from the newest checkpoint"
+                    ) from None
+                time.sleep(min(1.0, FULL_S / 10))
 
 
 class Meter:

@@ -16,6 +16,7 @@ from d2v.util.errors import UserError, spared
 from d2v.util.files import remove_folder
 
 HOOK = "D2V_TRACKER"
+FLUSH_S = 30.0  # how often TensorBoard gets to see new events
 
 
 class Tracker(Protocol):
@@ -30,29 +31,39 @@ def open_all(work: Path, params: Mapping[str, Any] | None, step: int) -> list[Tr
 
     Raises UserError if the hook cannot be found.
     """
-    trackers: list[Tracker] = [TensorBoard(work / "tensorboard", step)]
+    trackers: list[Tracker] = []
+    with spared("TensorBoard"):
+        trackers.append(TensorBoard(work / "tensorboard", step))
     if name := os.environ.get(HOOK):
         trackers.append(_hook(name)(work.as_posix(), dict(params or {}), step))
     return trackers
 
 
 class TensorBoard:
-    """Event files of a run; events that a killed attempt wrote after `step` are marked as void."""
+    """Event files of a run; events that a killed attempt wrote after `step` are marked as void.
+
+    Events are written by the caller itself: TensorBoard's writer has a thread, whose errors (a full
+    disk) cannot be caught.
+    """
 
     def __init__(self, folder: Path, step: int) -> None:
-        # only the writer, because PyTorch's SummaryWriter imports many times as much
+        # only the record writer, because PyTorch's SummaryWriter imports many times as much
         from tensorboard.compat.proto import event_pb2, summary_pb2
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
         self.event, self.summary = event_pb2.Event, summary_pb2.Summary
         if not step:
             remove_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self.writer = EventFileWriter(str(folder))
+        now = time.time()
+        name = f"events.out.tfevents.{now:.0f}.{os.uname().nodename}.{os.getpid()}.{step}"
+        self.file = (folder / name).open("wb")
+        self.writer = RecordWriter(self.file)
+        self._add(self.event(wall_time=now, file_version="brain.Event:2"))
         if step:
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-            now = time.time()
-            self.writer.add_event(self.event(wall_time=now, step=step + 1, session_log=start))
+            self._add(self.event(wall_time=now, step=step + 1, session_log=start))
+        self._flush()
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Write every number of the line and of its validation."""
@@ -61,11 +72,20 @@ class TensorBoard:
             for name, value in numbers(line).items()
         ]
         summary = self.summary(value=values)
-        self.writer.add_event(self.event(wall_time=time.time(), step=line["step"], summary=summary))
+        self._add(self.event(wall_time=time.time(), step=line["step"], summary=summary))
+        if time.monotonic() > self.flushed + FLUSH_S:
+            self._flush()
 
     def close(self) -> None:
         """Write remaining events and close the file."""
-        self.writer.close()
+        self.file.close()
+
+    def _add(self, event: Any) -> None:
+        self.writer.write(event.SerializeToString())
+
+    def _flush(self) -> None:
+        self.flushed = time.monotonic()
+        self.file.flush()
 
 
 def numbers(line: Mapping[str, Any]) -> dict[str, float]:
@@ -75,12 +95,17 @@ def numbers(line: Mapping[str, Any]) -> dict[str, float]:
     return found | {f"validation/{k}": v for k, v in validation.items() if v is not None}
 
 
-def tell(trackers: Sequence[Tracker], lines: Sequence[Mapping[str, Any]]) -> None:
-    """Pass all lines to all trackers; a failure is reported but does not end the run."""
-    for tracker in trackers:
+def tell(trackers: list[Tracker], lines: Sequence[Mapping[str, Any]]) -> None:
+    """Pass all lines to all trackers; one that fails is reported, and gets no further lines."""
+    for tracker in list(trackers):
+        told = False
         with spared(f"tracking by {type(tracker).__name__}"):
             for line in lines:
                 tracker.log(line)
+            told = True
+        if not told:
+            trackers.remove(tracker)
+            close([tracker])
 
 
 def close(trackers: Sequence[Tracker]) -> None:

@@ -430,6 +430,7 @@ class _Loop:
         best = self.best is not None and self.best["step"] == self.step
         with self.working.masters() if self.working is not None else nullcontext():
             weights = self.task.state_dict()
+        self.lines.sync()
         self.saver.save(self.step, weights, training, {**self.meta, **state}, needed=best or end)
         if end:
             self.saver.wait()

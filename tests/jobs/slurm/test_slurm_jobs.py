@@ -181,6 +181,26 @@ def test_a_submission_that_was_cut_off_is_found(place: Place, cluster: Cluster) 
     assert len(place.starts()) == 1
 
 
+@pytest.mark.parametrize(
+    ("resources", "said", "exit_code"),
+    [
+        ({"container": "/no/apptainer exec d2v.sif"}, "/no/apptainer: No such file", 1),
+        ({"gpus": "1"}, "1 GPU requested, 0 usable", 7),  # the cluster's GPUs are none
+    ],
+)
+def test_what_cannot_start_is_told_once(
+    place: Place, resources: dict[str, str], said: str, exit_code: int
+) -> None:
+    write_resources(place.folder, **resources)
+    place.do("finish")
+    code, out, err = ended(place.launch())
+    assert code == exit_code
+    assert said in err
+    assert "resubmitting" not in out
+    assert said in (place.work / "launch.log").read_text()
+    assert not place.starts()
+
+
 def test_without_accounting_the_queue_is_enough(place: Place, cluster: Cluster) -> None:
     shims = place.folder / "shims"
     shims.mkdir()

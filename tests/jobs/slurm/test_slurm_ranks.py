@@ -93,7 +93,7 @@ class Faults:
     def some(self, count: int) -> list[Callable[[], None]]:
         """So many of them: each once, and then in rounds of random order."""
         kinds = [self.kill_rank, self.node_down, self.requeue, self.preempt]
-        kinds += [self.restart_controller, self.kill_slurmd, self.time_out]
+        kinds += [self.restart_controller, self.kill_slurmd, self.time_out, self.pause_rank]
         more = [
             kind for _ in range(count // len(kinds)) for kind in random.sample(kinds, len(kinds))
         ]
@@ -105,6 +105,13 @@ class Faults:
     def kill_rank(self) -> None:
         until(lambda: bool(self.cluster.tasks(self.job())), 60, "no process of the job")
         os.kill(random.choice(self.cluster.tasks(self.job())), signal.SIGKILL)
+
+    def pause_rank(self) -> None:
+        until(lambda: bool(self.cluster.tasks(self.job())), 60, "no process of the job")
+        rank = random.choice(self.cluster.tasks(self.job()))
+        os.kill(rank, signal.SIGSTOP)
+        time.sleep(5)
+        os.kill(rank, signal.SIGCONT)
 
     def node_down(self) -> None:
         node = random.choice(NODES)
@@ -135,8 +142,9 @@ class Faults:
 def test_a_run_survives_faults_with_the_same_curve(folder: Path, cluster: Cluster) -> None:
     run = "pretrain/text/seed0"
     random.seed(os.environ.get("D2V_SEED", "0"))
-    count = 15 * max(FAULTS, 8)  # 300 steps for 20 faults, slow enough to be hit by them
-    lengthen(folder, count, batch=4 * max(FAULTS, 8), micro_batch=1, checkpoint_every=20)
+    # 300 steps for 20 faults, slow enough to be hit by them: no step is lost where a signal saves
+    count, batch = 15 * max(FAULTS, 8), 4 * max(FAULTS, 8) * (3 if FAULTS > 8 else 1)
+    lengthen(folder, count, batch=batch, micro_batch=1, checkpoint_every=20)
     resources = {**TWO_BY_TWO, "tasks": "1", "partition": "low", "retries": "3"}
     write_resources(folder, **resources)
     ended(start(folder, cluster, run, "slurm"), 600)
@@ -149,7 +157,7 @@ def test_a_run_survives_faults_with_the_same_curve(folder: Path, cluster: Cluste
     done = []
     try:
         for fault in faults.some(FAULTS):
-            step = newest_step(work) + 5
+            step = newest_step(work) + 3
             until(lambda: faults.hits(step, process), 300, "no progress")  # noqa: B023
             assert process.poll() is None, f"ended before the faults did: {done}"
             done.append((fault.__name__, newest_step(work)))

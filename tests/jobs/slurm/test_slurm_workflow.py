@@ -30,7 +30,7 @@ def start(folder: Path, cluster: Cluster, *words: str) -> subprocess.Popen[str]:
 
 
 def test_the_whole_workflow_runs_on_the_cluster(folder: Path, cluster: Cluster) -> None:
-    write_resources(folder, memory_gb="0.7")
+    write_resources(folder, memory_gb="0.7", setup="[export D2V_GREETING=hello]")
     path = folder / "params/tiny.yaml"
     path.write_text(path.read_text().replace("seeds: [0, 1]", "seeds: [0]"))
     experiment = params.load(path)
@@ -52,6 +52,8 @@ def test_the_whole_workflow_runs_on_the_cluster(folder: Path, cluster: Cluster) 
         assert (folder / f"results/tiny/tables/{table}.csv").exists()
     # rules without a GPU: the choice on the grid, and the tables
     assert len(re.findall(r"job \d+: submitted (choose/[^/ ]+|tables)\n", said)) == 2
+    script = next((folder / "work/tiny/rules/tables/submitit").glob("*/submission.sh"))
+    assert "export D2V_GREETING=hello" in script.read_text()
     until(lambda: not cluster.queue(), 20, "jobs are left")
 
     again, _ = start(folder, cluster, "-n").communicate(timeout=60)

@@ -139,6 +139,14 @@ def _chart(chart: Chart) -> dict[str, Any]:
     }
 
 
+def _code(provenance: dict[str, Any]) -> str:
+    """Hash of the code, or of every version that computed steps, with the first step of each."""
+    versions = provenance.get("code_versions") or []
+    if len(versions) < 2:
+        return str(provenance.get("code_sha256", ""))
+    return ", then ".join(f"{v['code_sha256']} from step {v['after_step'] + 1}" for v in versions)
+
+
 def _run(experiment: Experiment, record: records.Record) -> dict[str, Any]:
     """Template values of a run: parameters, environment, commit and data hashes."""
     provenance = record.content.get("provenance") or {}
@@ -147,7 +155,7 @@ def _run(experiment: Experiment, record: records.Record) -> dict[str, Any]:
         "git commit": f"{provenance.get('git_commit', '–')}"
         + (" (with uncommitted changes)" if provenance.get("dirty") else ""),
         "data": ", ".join(f"{k} {v}" for k, v in (provenance.get("data_sha256") or {}).items()),
-        "code": provenance.get("code_sha256", ""),
+        "code": _code(provenance),
         "parameters": provenance.get("params_sha256", ""),
         "device": provenance.get("device", ""),
         "versions": ", ".join(f"{k} {v}" for k, v in (provenance.get("versions") or {}).items()),

@@ -37,9 +37,11 @@ def test_hours_tokens_and_words_are_told(
 
 def test_what_is_missing_is_told_per_split_and_for_the_set(tmp_path: Path) -> None:
     splits = {"eval": {"examples": 7, "samples": 16_000 * 3600, "missing": 2}}
+    splits["dev"] = {"examples": 0, "broken_rows_left_out": 3}
     write_meta(tmp_path, splits=splits, rate=16_000, classes=["a", "b", "c"])
     assert told(tmp_path, 1.25).splitlines()[1:] == [
-        "  eval: 7 examples, 1.0 hours (2 clips missing)"
+        "  dev: 0 examples (3 broken rows left out)",
+        "  eval: 7 examples, 1.0 hours (2 clips missing)",
     ]
     found = summary(tmp_path)
     assert found is not None
