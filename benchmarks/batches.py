@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from d2v import params
-from d2v.data.examples import hiding
+from d2v.data.examples import hiding, removing
+from d2v.model.exact_masks import copied, removed_masks
 from d2v.model.frames import frame_count
 from d2v.model.masking import MASKED, RANDOM, block_masks, span_masks, token_masks
 
@@ -34,15 +35,35 @@ TINY: dict[str, dict[str, Any]] = {
         "view": {"max_tokens": 32},
     },
 }
+# what differs in small from TINY for data2vec 2.0
+TINY2: dict[str, dict[str, Any]] = {
+    "speech": {"decoder": {"dim": 16}, "copies": 2},
+    "vision": {
+        "backbone": {"position_bias": {"kind": "none", "window": None}, "prenet_depth": 0},
+        "decoder": {"dim": 16},
+        "copies": 2,
+        "mask": {"kind": "random", "prob": 0.75},
+    },
+    "text": {"decoder": {"dim": 16}, "copies": 2},
+}
+FILES = {1: "paper.yaml", 2: "paper2.yaml"}
 
 
-def recipe(kind: str, tiny: bool = False) -> params.Pretrain:
-    """The pre-training of the Base model as params/paper.yaml has it, or its layers in small."""
-    p = params.load(ROOT / "params/paper.yaml").pretrain[f"{kind}-base"]
+def recipe(kind: str, tiny: bool = False, version: int = 1) -> params.Pretrain:
+    """The pre-training of the Base model as the paper's parameter file has it, or in small.
+
+    `version` is that of data2vec: params/paper.yaml or params/paper2.yaml.
+    """
+    p = params.load(ROOT / "params" / FILES[version]).pretrain[f"{kind}-base"]
     if not tiny:
         return p
-    changes = {"backbone": TINY_BACKBONE, "target": {"top_k": 2}}
-    return params.Pretrain.model_validate(over(over(p.model_dump(), changes), TINY[kind]))
+    changes = over({"backbone": TINY_BACKBONE, "target": {"top_k": 2}}, TINY[kind])
+    whole = p.model_dump()
+    if version == 2:
+        changes.pop("mask", None)
+        changes = over(changes, TINY2[kind])
+        whole["mask"] = {} if "mask" in changes else whole["mask"]
+    return params.Pretrain.model_validate(over(whole, changes))
 
 
 def without_chance(p: params.Pretrain) -> params.Pretrain:
@@ -58,6 +79,8 @@ def batch(p: params.Pretrain, size: int, examples: int, step: int = 0) -> dict[s
     """A random batch of `examples`, each of `size` (SIZES), with the recipe's masks."""
     keys = [(1, step, index) for index in range(examples)]
     draw = np.random.default_rng(step)
+    if p.decoder is not None:
+        return _removed(p, size, copied(keys, p.copies), draw)
     if isinstance(p.encoder, params.WaveEncoder) and isinstance(p.mask, params.SpanMask):
         waves = draw.standard_normal((examples, size), np.float32)
         frames = np.full(examples, frame_count(size, p.encoder.conv_layers))
@@ -72,6 +95,23 @@ def batch(p: params.Pretrain, size: int, examples: int, step: int = 0) -> dict[s
     _, kinds = token_masks(p.mask, [size] * examples, keys)
     masked = np.where(kinds == MASKED, last, np.where(kinds == RANDOM, other, tokens))
     return _tensors(tokens=tokens, masked_tokens=masked) | hiding(kinds == MASKED)
+
+
+def _removed(
+    p: params.Pretrain, size: int, keys: list[tuple[int, ...]], draw: np.random.Generator
+) -> dict[str, Tensor]:
+    """A batch of data2vec 2.0, whose `keys` are those of all copies."""
+    examples = len(keys) // p.copies
+    if isinstance(p.encoder, params.WaveEncoder):
+        length = frame_count(size, p.encoder.conv_layers)
+        given = _tensors(waves=draw.standard_normal((examples, size), np.float32))
+    elif isinstance(p.encoder, params.PatchEncoder):
+        length, shape = p.encoder.grid**2, (examples, p.encoder.channels, size, size)
+        given = _tensors(images=draw.standard_normal(shape, np.float32))
+    else:
+        length = size
+        given = _tensors(tokens=draw.integers(SPECIAL, p.encoder.vocab_size, (examples, size)))
+    return given | removing(removed_masks(p.mask, [length] * len(keys), keys))
 
 
 def _tensors(**arrays: np.ndarray) -> dict[str, Tensor]:

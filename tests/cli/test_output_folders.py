@@ -90,6 +90,7 @@ def _commands(sets: Path) -> dict[str, tuple[list[str], str]]:
     for name in ("images", "official-lm"):
         kind = "imagefolder" if name == "images" else name
         found[kind] = (["prepare", kind, str(sets / name)], str(sets / name))
+    found["cifar10"] = (["prepare", "cifar10", str(sets / "images")], str(sets / "images"))
     checkpoint = str(sets / "checkpoint")
     found["convert"] = (["convert", checkpoint, "--to", "d2v"], checkpoint)
     image = str(sorted((sets / "images").glob("*/*/*"))[0])

@@ -164,7 +164,7 @@ def test_the_command_prints_runs_totals_and_assumptions(capsys):
         assert word in text
     assert max(map(len, text.split("\n\n")[0].splitlines())) <= 100
     cola = next(line for line in text.splitlines() if line.startswith("finetune/cola "))
-    assert cola.split()[-2:] == ["<0.1", "0"]
+    assert cola.split()[-3:] == ["<0.1", "0", "1"]
     assert cli.main(["plan", str(PAPER), "--utilisation", "2"]) != 0
 
 
@@ -184,3 +184,13 @@ def test_json_holds_every_run(capsys):
     found = json.loads(capsys.readouterr().out)
     assert {job["table"] for job in found["jobs"]} == {"imagenet", "librispeech", "glue"}
     assert all(job["gpu_hours"] > 0 for job in found["jobs"])
+
+
+def test_a_long_training_is_a_chain_of_jobs(jobs, paper):
+    by_run = {job.run: job for job in jobs}
+    long = max(jobs, key=lambda job: job.hours)
+    limit = plan.cluster.load().slurm.of(long.run).hours
+    assert (long.links - 1) * limit < long.hours <= long.links * limit
+    assert long.links > 1
+    short = min(jobs, key=lambda job: job.hours)
+    assert by_run[short.run].links == 1

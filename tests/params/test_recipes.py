@@ -33,6 +33,9 @@ SIZES = {
 }
 
 
+MASKS = " + wav2vec 2.0 masking"  # of a row of Table 4
+
+
 @pytest.fixture(scope="module")
 def paper() -> params.Experiment:
     return params.load(PARAMS / "paper.yaml")
@@ -133,7 +136,10 @@ def test_rows_and_columns_are_those_of_the_reported_values(paper):
             assert new or (task.table, task.row or "data2vec", task.column) in places, name
     ours = {(t.table, t.row or "data2vec") for t in paper.finetune.values()}
     theirs = {(table, method) for table, method, _ in places if method.startswith("data2vec")}
-    assert ours == theirs
+    second = {(table, method) for table, method in theirs if "2.0" in method.removesuffix(MASKS)}
+    assert ours == theirs - second
+    again = params.load(PARAMS / "paper2.yaml").finetune.values()
+    assert second <= {(task.table, task.row) for task in again}
 
 
 def test_glue_chooses_one_rate_for_a_row_and_reports_five_other_seeds(paper):

@@ -117,7 +117,7 @@ def mixing(
     mixup = Mixup(
         mixup_alpha=view.mixup,
         cutmix_alpha=view.cutmix,
-        prob=1.0,
+        prob=view.mix_prob,
         switch_prob=0.5,
         mode="batch",
         label_smoothing=task.label_smoothing,

@@ -15,7 +15,7 @@ from d2v.data.examples import Batch, Decoded, Example, Examples, Place, Source, 
 from d2v.data.files import Files, Prepared
 from d2v.data.letters import LETTERS, PADDING, encode
 from d2v.data.sound import FLAC, RATE, normalise, range_of, samples, samples_of
-from d2v.model.exact_masks import copied, without_padding
+from d2v.model.exact_masks import copied, removed_masks
 from d2v.model.frames import frame_count
 from d2v.model.masking import Key, channel_masks, rng, span_masks
 from d2v.util.errors import UserError
@@ -182,7 +182,7 @@ class Utterances(Waves):
         if self.task is None and self.mask is not None and self.removed:
             keys, samples = copied(keys, self.copies), np.repeat(samples, self.copies)
             frames = frame_count(samples, self.conv_layers)
-            return batch | removing(without_padding(span_masks(self.mask, frames, keys)))
+            return batch | removing(removed_masks(self.mask, frames, keys))
         return batch | self.hidden(samples, keys)
 
 

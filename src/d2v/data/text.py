@@ -15,7 +15,7 @@ from d2v.data.layout import lines
 from d2v.data.record import pieces_hash, tokenizer_files
 from d2v.data.speech import padded
 from d2v.data.tokenizer import END, PADDING, SPECIAL, START
-from d2v.model.exact_masks import copied, random_masks
+from d2v.model.exact_masks import copied, removed_masks
 from d2v.model.masking import MASKED, RANDOM, Key, rng, token_masks
 from d2v.util.errors import UserError
 
@@ -54,7 +54,7 @@ class _Tokens(Examples):
         batch: Batch = {"ids": [e["id"] for e in examples], "tokens": torch.from_numpy(tokens)}
         if isinstance(self.mask, params.RandomMask):
             keys = copied(self.keys(examples), self.copies)
-            batch |= removing(random_masks(self.mask, np.repeat(lengths, self.copies), keys))
+            batch |= removing(removed_masks(self.mask, np.repeat(lengths, self.copies), keys))
         elif self.mask is not None:
             keys = self.keys(examples)
             _, kind = token_masks(self.mask, lengths, keys)

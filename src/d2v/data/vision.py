@@ -16,7 +16,7 @@ from d2v.data.readers.imagefolder import picture
 from d2v.data.record import NORMALISATIONS, colours
 from d2v.data.sizing import sized
 from d2v.data.views import Choice, draw, finished, part, reduction
-from d2v.model.exact_masks import copied, inverse_block_masks, random_masks, without_padding
+from d2v.model.exact_masks import copied, removed_masks
 from d2v.model.masking import Key, block_masks, rng
 from d2v.util.errors import UserError
 
@@ -126,10 +126,7 @@ class Images(Examples):
         if isinstance(mask, params.BlockMask):
             return hiding(block_masks(mask, grid, keys))
         keys = copied(keys, self.copies)
-        if isinstance(mask, params.InverseBlockMask):
-            return removing(without_padding(inverse_block_masks(mask, grid, keys)))
-        assert isinstance(mask, params.RandomMask)
-        return removing(random_masks(mask, np.full(len(keys), grid**2), keys))
+        return removing(removed_masks(mask, np.full(len(keys), grid**2), keys))
 
     def _standardised(self, pixels: Tensor) -> Tensor:
         """Standardise pixels (B, C, H, W) uint8, on any device, to float32."""

@@ -65,6 +65,7 @@ def describe(content: "Content") -> str:
     a, b = content.architecture, content.architecture.backbone
     parts = [f"{a.task.kind} head with {a.outputs} outputs"] if a.task else []
     parts += ["regression head"] if a.regression not in (None, "none") else []
+    parts += ["decoder"] if a.decoder is not None else []
     parts += ["teacher"] if a.shared is not None else []
     extra = f", with {' and '.join(parts)}" if parts else ""
     numbers = sum(tensor.numel() for tensor in content.tensors.values())

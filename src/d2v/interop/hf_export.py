@@ -57,6 +57,10 @@ def write(content: Content, out: Path, drop_head: bool = False) -> list[str]:
 
 def _pairs(content: Content, with_head: bool) -> list[names.Pair]:
     a = content.architecture
+    if a.encoder.hidden == "removed":
+        raise UserError(
+            f"{content.source}: Hugging Face has no class for data2vec 2.0; use --to d2v"
+        )
     try:
         pairs = huggingface.student(a.encoder, a.backbone)
         heads = huggingface.head(a.encoder.kind, a.task) if with_head and a.task else []

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from d2v.interop import beit, fairseq, hf_import, own, pickles
+from d2v.interop import beit, fairseq, fairseq_second, hf_import, own, pickles
 from d2v.interop.content import Content
 from d2v.training.checkpoint import META, MODEL
 from d2v.util.errors import UserError
@@ -42,6 +42,8 @@ def _read(path: Path) -> Content:
         raise UserError(f"{path}: only weights; give the folder with its {META} or config.json")
     state = pickles.read(path)
     if isinstance(state, dict):
+        if fairseq_second.recognised(state):
+            return fairseq_second.read(path, state)
         family = fairseq.recognised(state)
         if family is not None:
             return fairseq.read(path, state, family)

@@ -50,7 +50,7 @@ def teacher(p: Sizes, shared: tuple[str, ...], blocks_only: bool) -> list[Pair]:
     """
     if blocks_only:
         return [
-            Pair(f"teacher.{pair.ours}", (pair.theirs[0].removeprefix("blocks."), *pair.theirs[1:]))
+            Pair(f"teacher.{pair.ours}", tuple(n.removeprefix("blocks.") for n in pair.theirs))
             for pair in _backbone(p, "blocks.")
         ]
     left_out = tuple(f"encoder.{name}." for name in shared)

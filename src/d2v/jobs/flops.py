@@ -24,8 +24,7 @@ from d2v.experiment.task_runs import OWN_DROPOUTS
 from d2v.interop.module import without_values
 from d2v.model import encoders
 from d2v.model.data2vec import Student, build_decoder
-from d2v.model.exact_masks import copied, inverse_block_masks, random_masks, without_padding
-from d2v.model.masking import span_masks
+from d2v.model.exact_masks import copied, removed_masks
 
 
 @dataclass(frozen=True)
@@ -134,17 +133,7 @@ def _of_copies(p: params.Pretrain, decoder: params.Decoder, size: int) -> float:
 def _visible(p: params.Pretrain, length: int) -> Tensor:
     """Visible positions (copies, V) of an example of `length` positions, drawn once."""
     keys = copied([(0, 0, 0)], p.copies)
-    grid = p.encoder.grid
-    match p.mask:
-        case params.InverseBlockMask() as mask if grid is not None:
-            places = without_padding(inverse_block_masks(mask, grid, keys)).visible
-        case params.SpanMask() as mask:
-            places = without_padding(span_masks(mask, [length] * p.copies, keys)).visible
-        case params.RandomMask() as mask:
-            places = random_masks(mask, [length] * p.copies, keys).visible
-        case mask:
-            raise AssertionError(f"{mask.kind} masks hide positions, but do not remove them")
-    return torch.from_numpy(places)
+    return torch.from_numpy(removed_masks(p.mask, [length] * p.copies, keys).visible)
 
 
 def _cost(run: Callable[[], object]) -> float:

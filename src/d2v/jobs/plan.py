@@ -7,8 +7,9 @@ evaluation and data loading are not counted.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,7 @@ class Job:
     hours: float
     cpu_hours: float
     disk_gb: float
+    links: int = 1  # jobs in a row, each as long as the time limit in params/cluster.yaml allows
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,8 @@ def plan(experiment: Experiment, speed: Speed) -> list[Job]:
     for run in runs.all_runs(experiment):
         resources = places.of(run.id)
         gpus = resources.nodes * max(resources.gpu_count, 1)
-        jobs.append(_job(run, speed, gpus))
+        job = _job(run, speed, gpus)
+        jobs.append(replace(job, links=max(1, math.ceil(job.hours / resources.hours))))
     return jobs
 
 

@@ -5,13 +5,24 @@ them. True means hidden, as in `masking`. Every row is a function of its key (se
 copy) alone.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from d2v.model.masking import Bools, Key, Keys, Words, _draw, _hash, _uniforms, _words
-from d2v.params import InverseBlockMask, RandomMask
+from d2v.model.masking import (
+    Bools,
+    Key,
+    Keys,
+    Words,
+    _draw,
+    _hash,
+    _uniforms,
+    _words,
+    span_masks,
+)
+from d2v.params import InverseBlockMask, Mask, RandomMask, SpanMask
 from d2v.params.masks import centres
 
 Places = npt.NDArray[np.int64]
@@ -31,6 +42,23 @@ class Removed(NamedTuple):
 def copied(keys: list[Key], copies: int) -> list[Key]:
     """Keys of `copies` rows per example, next to each other: (B, 3) -> (B * copies, 4)."""
     return [(*key, copy) for key in keys for copy in range(copies)]
+
+
+def removed_masks(mask: Mask, lengths: npt.ArrayLike, keys: Keys) -> Removed:
+    """Masks of any kind that leaves equally many positions visible in all rows.
+
+    `lengths` (R,) are the positions of each row: for blocks, those of a square grid; for spans, the
+    same in all rows. Raises ValueError for other kinds of masks.
+    """
+    sizes = np.asarray(lengths, np.int64)
+    match mask:
+        case InverseBlockMask():
+            return without_padding(inverse_block_masks(mask, math.isqrt(sizes.max()), keys))
+        case SpanMask():
+            return without_padding(span_masks(mask, sizes, keys))
+        case RandomMask():
+            return random_masks(mask, sizes, keys)
+    raise ValueError(f"{mask.kind} masks do not leave equally many positions visible")
 
 
 def without_padding(hidden: Bools) -> Removed:

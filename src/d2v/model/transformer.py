@@ -207,8 +207,7 @@ class Block(nn.Module):
             self.gamma2 = nn.Parameter(torch.full((p.dim,), p.layer_scale))
         self.dropout = p.dropout
         self.activation_dropout = p.activation_dropout
-        before, last = place(p, index)
-        self.drop_path = p.drop_path * before / max(last, 1)
+        self.drop_path = p.drop_path * index / max(p.depth - 1, 1)
 
     def forward(
         self,
@@ -269,16 +268,6 @@ class Block(nn.Module):
     def _drop(self, x: Tensor, paths: Tensor | None, branch: int) -> Tensor:
         x = dropout(x, self.dropout, self.training)
         return x if paths is None else x * paths[branch]
-
-
-def place(p: params.Backbone, index: int) -> tuple[int, int]:
-    """Number of a block and of the last one, among the first prenet_depth blocks or the others.
-
-    In data2vec 2.0, the rate of stochastic depth rises from zero in each of the two groups.
-    """
-    if index < p.prenet_depth:
-        return index, p.prenet_depth - 1
-    return index - p.prenet_depth, p.depth - p.prenet_depth - 1
 
 
 class Attention(nn.Module):

@@ -31,7 +31,7 @@ NOT_TUNED = {
 # fingerprint that it had before there was such a parameter
 LATER = {
     "hidden": "replaced", "extra_tokens": 0, "fixed_positions": False, "input_norm": False,
-    "prenet_depth": 0, "class_weight": 0.0, "decoder": None, "copies": 1,
+    "prenet_depth": 0, "class_weight": 0.0, "decoder": None, "copies": 1, "mix_prob": 1.0,
 }  # fmt: skip
 
 

@@ -45,6 +45,8 @@ class ImageAugment(Augment):
     mixup: Annotated[float, Field(ge=0.0)] = 0.0  # alpha of timm's Mixup; 0: off
     # alpha of CutMix; 0: off. If mixup is on, too, one of the two is drawn for each batch
     cutmix: Annotated[float, Field(ge=0.0)] = 0.0
+    # probability that a batch is mixed at all; mixup_prob (data2vec 2.0: .9)
+    mix_prob: Share = 1.0
     # where files are decoded during training. host: in the data-loading processes; device: on the
     # model's device, for JPEG only. Crops, flips and factors are the same, but torchvision resizes
     # and changes tensors where Pillow does so with images, and values (0 to 255) differ by a few

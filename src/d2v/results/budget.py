@@ -10,7 +10,7 @@ from d2v.params.speech import MEAN_S
 from d2v.params.text import LABELLED_TOKENS
 from d2v.results.columns import aligned
 
-JOBS = ["", "runs", "updates", "examples", "FLOP", "GPUs", "GPU-hours", "CPU-hours"]
+JOBS = ["", "runs", "updates", "examples", "FLOP", "GPUs", "GPU-hours", "CPU-hours", "jobs"]
 TOTALS = ["total by the table that needs it", "FLOP", "GPU-hours", "CPU-hours"]
 
 
@@ -22,8 +22,9 @@ def report(experiment: Experiment, jobs: Sequence[Job], speed: Speed) -> str:
         [
             f"{experiment.title}: what it costs",
             f"speed: {speed.source}",
-            "updates to CPU-hours of a line are those of one run, the longest of its runs",
-            "FLOP: counted from the models, student forward and backward, teacher (if any) forward;"
+            "updates to jobs of a line are those of one run, the longest of its runs",
+            "jobs: one after the other, each for the hours that params/cluster.yaml allows",
+            "FLOP: counted from the models, student forward and backward, teacher forward;"
             " no validation",
             f"assumed: no waiting for data, utterances of {MEAN_S} s,"
             f" {LABELLED_TOKENS} tokens a labelled text,",
@@ -71,6 +72,7 @@ def _line(name: str, group: Sequence[Job]) -> list[str]:
         f"{max(job.gpus for job in group)}",
         _hours(max(job.gpu_hours for job in group)),
         _hours(max(job.cpu_hours for job in group)),
+        f"{max(job.links for job in group)}",
     ]
 
 
