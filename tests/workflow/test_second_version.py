@@ -116,10 +116,10 @@ def test_a_killed_workflow_ends_as_an_undisturbed_one(
 def test_every_table_has_the_cell(killed: Path) -> None:
     tables = killed / "results/second/tables"
     for table, column in (("imagenet", "two classes"), ("librispeech", "noise"), ("glue", "CoLA")):
-        content = json.loads((tables / f"{table}.json").read_text())
-        assert column in json.dumps(content)
-        ours = [cell for cell in content["cells"] if cell.get("kind") == "measured"]
-        assert ours, table
+        text = (tables / f"{table}.md").read_text()
+        assert column in text
+        rows = [line for line in text.splitlines() if line.startswith("| data2vec")]
+        assert any(char.isdigit() for char in "".join(rows[:1]).removeprefix("| data2vec")), text
 
 
 def checkpoint(killed: Path, run: str) -> Path:
