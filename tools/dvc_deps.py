@@ -21,8 +21,13 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = ("dvc.yaml", "workflow/paper/dvc.yaml", "workflow/released/dvc.yaml",
-         "workflow/public/dvc.yaml")  # fmt: skip
+FILES = (
+    "dvc.yaml",
+    "workflow/paper/dvc.yaml",
+    "workflow/released/dvc.yaml",
+    "workflow/public/dvc.yaml",
+    "workflow/own/template.yaml",
+)
 # the module of each command of stages; the word that chooses a branch comes after the command
 ENTRIES = {
     "prepare": "d2v.cli.prepare",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import official_sets
 import own_builds
+import own_sets
 import pytest
 import yaml
 from small_sets import corpus_folder, image_tree, write_lines
@@ -35,6 +36,13 @@ SMALL = {
 }
 KINDS = ("imagefolder", "imagenet", "librispeech", "librilight", "audioset", "tokenizer", "corpus",
          "glue", "lm", "official-lm")  # fmt: skip
+OWN = {
+    "image-folder": {"kind": "image_folder", "classes": 2},
+    "audio-folder": {"kind": "audio_folder"},
+    "text-folder": {"kind": "text_folder", "block": 24, "vocab_size": 60},
+    "text-tokenizer": {"kind": "text_folder", "block": 24, "vocab_size": 60},
+    "labelled-text": {"kind": "labelled_text", "file": "a.csv", "texts": ["text"], "classes": 2},
+}
 LAYOUTS = ("digits", "spoken_digits", "verses")
 # a model in KenLM's own format is read with flashlight; the model here is text
 UNSEEN = {"official-lm": "src/d2v/evaluation/ src/d2v/params/"}
@@ -78,6 +86,31 @@ def test_deps_are_what_preparing_imports(commands, tmp_path, small_prepared, kin
     if kind not in ("tokenizer", "lm", "official-lm"):
         words += ["--workers", 1]
     both_ways(f"d2v prepare {kind}", imported("d2v.cli.prepare", *words))
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_deps_are_what_preparing_ones_own_imports(tmp_path, small_prepared, kind):
+    source = tmp_path / "source"
+    own_sets.photos(source / "images", ("train",))
+    own_sets.tone(source / "a.wav")
+    write_lines(source / "a.csv", "text,label", "a dog,1", "a cat,2")
+    corpus_folder(source / "text")
+    place = {"image_folder": "images", "text_folder": "text"}.get(OWN[kind]["kind"], "")
+    splits = {"fractions": {"train": 1.0}}
+    file = own_sets.params_of(
+        tmp_path, "mine", source=str(source / place), splits=splits, **OWN[kind]
+    )
+    words = [kind, file, "mine", "-o", tmp_path / "set"]
+    if kind in ("text-folder", "labelled-text"):
+        words += ["--tokenizer", small_prepared / "tokenizer"]
+    if kind != "text-tokenizer":
+        words += ["--workers", 1]
+    both_ways(f"d2v prepare {kind}", imported("d2v.cli.prepare", *words))
+
+
+def test_deps_are_what_a_language_model_of_a_set_imports(tmp_path, small_prepared):
+    words = ["set-lm", small_prepared / "speech", "--order", "2", "-o", tmp_path / "lm"]
+    both_ways("d2v prepare set-lm", imported("d2v.cli.prepare", *words))
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

@@ -27,6 +27,7 @@ class Numbers:
     def __init__(self, references=(0, 1) * 5):
         self.ids = [f"example {i}" for i in range(10)]
         self.references = references
+        self.letters = LETTERS
 
     def __len__(self):
         return 10

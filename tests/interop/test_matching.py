@@ -150,8 +150,13 @@ def test_letters_in_another_order_are_decoded_with_a_language_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The search gets them in its own order; here it reads the best path."""
-    monkeypatch.setattr(inference, "BeamSearch", lambda lm, decode: greedy)
+    monkeypatch.setattr(inference, "BeamSearch", lambda language, decode: greedy)
+    monkeypatch.setattr(inference, "Language", lambda lm, letters: lm)
     lm = tmp_path / "lm"
+    lm.mkdir()
+    for name in ("lexicon.txt", "lm.arpa"):
+        (lm / name).touch()
+    (lm / "tokens.txt").write_text("".join(f"{letter}\n" for letter in LETTERS))
     made = content("speech")
     turned = [*LETTERS[:5], *LETTERS[:4:-1]]
     other, _ = matching.fitted(made, made.inputs.model_copy(update={"letters": turned}))

@@ -8,6 +8,7 @@ from pathlib import Path
 from d2v.jobs import cluster, launch, staleness
 from d2v.util import locks
 from d2v import params
+from d2v.data import own_stages
 from d2v.experiment import folders, runs
 from d2v.util.errors import UserError
 from d2v.params import prepared
@@ -16,6 +17,7 @@ EXPERIMENT = config.get("experiment", "params/mini.yaml")
 LAUNCH = config.get("launch", "local")  # where runs are executed; set by a profile
 try:
     experiment = params.load(EXPERIMENT)
+    own_stages.write_stages(Path(EXPERIMENT), experiment)
     prepared.check(experiment, Path(EXPERIMENT), runs.all_datasets(experiment))
     params.check_stages(experiment)
     cluster.load()  # reports its errors here

@@ -63,9 +63,7 @@ def listed(experiment: "params.Experiment", targets: Iterable[str] = ()) -> str:
             state = "partial" if found.notes else "prepared"
             rows.append((name, state, f"{folder}: {found.line}"))
             continue
-        source = next(
-            (getattr(g, "source", None) for g in experiment.data.values() if name in g.makes), None
-        )
+        source = getattr(experiment.group_of(name), "source", None)
         absent = source is not None and not Path(source).exists()
         what = f"its source {source} does not exist" if absent else "not prepared yet"
         rows.append((name, "missing", f"{folder}: {what}"))
@@ -77,8 +75,11 @@ def listed(experiment: "params.Experiment", targets: Iterable[str] = ()) -> str:
 
 def _experiment(path: Path | None) -> "params.Experiment":
     from d2v import params
+    from d2v.data.own_stages import write_stages
 
-    experiment = params.load(path or Path("params/mini.yaml"))
+    path = path or Path("params/mini.yaml")
+    experiment = params.load(path)
+    write_stages(path, experiment)
     params.check_stages(experiment)
     return experiment
 

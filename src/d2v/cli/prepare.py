@@ -8,10 +8,16 @@ import time
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from d2v.data.summary import told
 from d2v.util.errors import UserError
 from d2v.util.outputs import check_folder
+
+if TYPE_CHECKING:
+    from d2v.params import Own
+
+Group = TypeVar("Group", bound="Own")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -90,6 +96,8 @@ def parser() -> argparse.ArgumentParser:
 
     _add_text(commands)
 
+    _add_own(commands)
+
     lm = _command(commands, "lm", "lexicon and n-gram model of a split's transcripts")
     lm.add_argument("source", type=Path, metavar="LIBRISPEECH_SPLIT", help="one split folder")
     lm.add_argument("--order", type=int, required=True, metavar="N", help="longest n-gram in words")
@@ -167,6 +175,35 @@ def _add_text(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
             help="folder written by `d2v prepare tokenizer`",
         )
         _add_workers(command)
+
+
+def _add_own(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the commands for data sets of one's own, whose options are in a parameter file."""
+    for name, help in {
+        "image-folder": "images of your own",
+        "audio-folder": "recordings of your own",
+        "text-folder": "a corpus of your own, to blocks of tokens",
+        "text-tokenizer": "train the tokenizer of a corpus of your own",
+        "labelled-text": "sentences of your own, with classes or numbers",
+    }.items():
+        command = _command(commands, name, f"{help}, as data.NAME of a parameter file describes")
+        command.add_argument(
+            "source", type=Path, metavar="FILE", help="parameters of an experiment"
+        )
+        command.add_argument("name", metavar="NAME", help="name of the data set under data:")
+        if name in ("text-folder", "labelled-text"):
+            command.add_argument(
+                "--tokenizer",
+                type=Path,
+                required=True,
+                metavar="T",
+                help="folder of a prepared tokenizer",
+            )
+        if name != "text-tokenizer":
+            _add_workers(command)
+    lm = _command(commands, "set-lm", "lexicon and n-gram model of a prepared set's transcripts")
+    lm.add_argument("source", type=Path, metavar="SET", help="folder of the prepared set")
+    lm.add_argument("--order", type=int, required=True, metavar="N", help="longest n-gram in words")
 
 
 def _add_partial(command: argparse.ArgumentParser) -> None:
@@ -309,10 +346,55 @@ def _prepare(args: argparse.Namespace) -> None:
             official=args.official,
             allow_partial=args.allow_partial,
         )
+    elif args.command == "image-folder":
+        from d2v.data.readers.own_images import prepare_own_images
+        from d2v.params import ImageFolder
+
+        prepare_own_images(_own(args, ImageFolder), args.out, args.workers)
+    elif args.command == "audio-folder":
+        from d2v.data.readers.own_audio import prepare_own_audio
+        from d2v.params import AudioFolder
+
+        prepare_own_audio(_own(args, AudioFolder), args.out, args.workers)
+    elif args.command == "text-folder":
+        from d2v.data.readers.own_text import prepare_own_corpus
+        from d2v.params import TextFolder
+
+        prepare_own_corpus(_own(args, TextFolder), args.tokenizer, args.out, args.workers)
+    elif args.command == "text-tokenizer":
+        from d2v.data.readers.own_text import prepare_own_tokenizer
+        from d2v.params import TextFolder
+
+        prepare_own_tokenizer(_own(args, TextFolder), args.out)
+    elif args.command == "labelled-text":
+        from d2v.data.readers.own_text import prepare_labelled_text
+        from d2v.params import LabelledText
+
+        prepare_labelled_text(_own(args, LabelledText), args.tokenizer, args.out, args.workers)
+    elif args.command == "set-lm":
+        from d2v.data.readers.own_lm import prepare_lm_of_set
+
+        prepare_lm_of_set(args.source, args.out, args.order)
     else:
         from d2v.data.readers.librispeech import prepare_lm
 
         prepare_lm(args.source, args.out, args.order)
+
+
+def _own(args: argparse.Namespace, kind: type[Group]) -> Group:
+    """The group data.NAME of a parameter file; raises UserError if it is of another kind."""
+    from d2v.params import load
+
+    data = load(args.source).data
+    found = data.get(args.name)
+    if not isinstance(found, kind):
+        named = ", ".join(name for name, group in data.items() if isinstance(group, kind))
+        raise UserError(
+            f"{args.source}: data.{args.name} is no set that `d2v prepare {args.command}` reads"
+            f" (it has {named or 'none'})"
+        )
+    check_folder(args.out, [Path(found.source)])
+    return found
 
 
 if __name__ == "__main__":

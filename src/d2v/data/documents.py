@@ -1,16 +1,18 @@
 """Text in a folder, document by document: plain files or JSON lines, compressed or not.
 
-    *.txt[.gz]      one sentence or paragraph per line, a blank line between documents
-    *.jsonl[.gz]    one document per line, its text in one field; lines of the text are paragraphs
+    *.txt           one sentence or paragraph per line, a blank line between documents
+    *.jsonl         one document per line, its text in one field; lines of the text are paragraphs
     wiki_00, ...    the same, as written by WikiExtractor with --json
     wiki.train.raw  WikiText: articles behind their titles (d2v.data.wikitext)
 
-Folders may be nested; files are read in the order of their paths.
+The first two may be compressed (.gz, .zst). Folders may be nested; files are read in the order of
+their paths.
 """
 
 import json
 import re
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,11 +26,25 @@ _PACKED = 3  # approximate bytes of text per compressed byte
 _WIKI = re.compile(r"wiki_\d+")
 
 
+class Share(NamedTuple):
+    """Documents whose names have a hash in [low, high) of [0, 1)."""
+
+    seed: int
+    low: float
+    high: float
+
+    def has(self, name: str) -> bool:
+        """Whether the document called `name` belongs to the share."""
+        digest = sha256(f"{self.seed} {name}".encode()).digest()
+        return self.low <= int.from_bytes(digest[:8], "big") / 2**64 < self.high
+
+
 class Part(NamedTuple):
     """Whole documents of one file; `name` is the file's path in the folder, without suffixes."""
 
     piece: Piece
     name: str
+    share: Share | None = None  # the documents that count; None: all
 
     @property
     def size(self) -> int:
@@ -55,7 +71,7 @@ def find_parts(source: Path, piece_bytes: int) -> list[Part]:
         place = path.relative_to(top)
         kind = _kind(path)
         if kind is None:
-            raise UserError(f"{path}: not a *.txt or *.jsonl file (or .gz of one)")
+            raise UserError(f"{path}: not a *.txt or *.jsonl file (or .gz or .zst of one)")
         name = place.as_posix()[: -len(kind)] if kind else place.as_posix()
         if named.setdefault(name, path) != path:
             raise UserError(
@@ -70,15 +86,23 @@ def find_parts(source: Path, piece_bytes: int) -> list[Part]:
         ends = None if _is_json(path) else _blank
         parts += [Part(piece, name) for piece in cut_file(path, piece_bytes, ends)]
     if not parts:
-        raise UserError(f"{source}: contains no *.txt or *.jsonl file (or .gz of one)")
+        raise UserError(f"{source}: contains no *.txt or *.jsonl file (or .gz or .zst of one)")
     return parts
 
 
 def read_sentences(part: Part, field: str) -> Iterator[tuple[str, str]]:
     """Yield the document name (FILE:LINE of its start) and the text of each non-blank line.
 
+    Documents outside of the part's share are left out.
+
     Raises UserError naming a line that is not UTF-8, or not a JSON object with a text in `field`.
     """
+    for name, sentence in _sentences(part, field):
+        if part.share is None or part.share.has(name):
+            yield name, sentence
+
+
+def _sentences(part: Part, field: str) -> Iterator[tuple[str, str]]:
     if _is_json(part.piece.path):
         for number, line in lines_of(part.piece):
             if line.strip():
@@ -127,14 +151,16 @@ def _text(line: str, field: str, where: str) -> str:
 
 def _kind(path: Path) -> str | None:
     """Return the suffix of a text file, `""` for WikiExtractor's names, None for other files."""
-    for kind in (".txt", ".txt.gz", ".jsonl", ".jsonl.gz"):
-        if path.name.endswith(kind):
-            return kind
+    for kind in (".txt", ".jsonl"):
+        for packed in ("", ".gz", ".zst"):
+            if path.name.endswith(kind + packed):
+                return kind + packed
     return "" if _WIKI.fullmatch(path.name) else path.suffix if is_wikitext(path) else None
 
 
 def _is_json(path: Path) -> bool:
-    return _kind(path) in (".jsonl", ".jsonl.gz", "")
+    kind = _kind(path)
+    return kind == "" or (kind is not None and kind.startswith(".jsonl"))
 
 
 def _blank(line: bytes) -> bool:

@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import Dataset
 
 from d2v.data.layout import LISTS, lines
+from d2v.data.letters import letters_of
 from d2v.data.shards import Shards, Texts, read_meta
 from d2v.model.exact_masks import Removed
 from d2v.model.masking import Key
@@ -72,6 +73,11 @@ class Examples(Dataset[Example]):
     def references(self) -> Sequence[Any]:
         """Reference for each prediction: class id, number or transcript."""
         return Picked(self.shards.numbers("label").tolist(), self.rows)
+
+    @cached_property
+    def letters(self) -> Sequence[str]:
+        """Letters of the set's transcripts, in the order of a CTC model's outputs."""
+        return letters_of(self.meta)
 
     @property
     def sizes(self) -> npt.NDArray[np.int64]:

@@ -1,10 +1,14 @@
 """Large text files divided into runs of whole lines that processes can read independently."""
 
 import gzip
+import io
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple
+
+import zstandard
 
 from d2v.util.errors import UserError
 
@@ -19,8 +23,8 @@ class Piece(NamedTuple):
 
 
 def is_compressed(path: Path) -> bool:
-    """Whether a file is read through gzip."""
-    return path.suffix == ".gz"
+    """Whether a file is read through gzip or Zstandard."""
+    return path.suffix in (".gz", ".zst")
 
 
 def cut_file(path: Path, size: int, ends: Callable[[bytes], bool] | None = None) -> list[Piece]:
@@ -53,15 +57,59 @@ def lines_of(piece: Piece) -> Iterator[tuple[int, str]]:
     path, at = piece.path, piece.start
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    with gzip.open(path, "rb") if is_compressed(path) else open(path, "rb") as file:
-        file.seek(at)
+    with _opened(path) as file:
+        if at:
+            file.seek(at)
         number = piece.line
         try:
             while (piece.stop is None or at < piece.stop) and (raw := file.readline()):
                 yield number, _decode(raw, at == 0, f"{path}:{number}")
                 number, at = number + 1, at + len(raw)
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise UserError(f"{path}:{number}: damaged gzip file ({error}); replace it") from None
+        except (gzip.BadGzipFile, EOFError, zlib.error, zstandard.ZstdError) as error:
+            kind = "gzip" if path.suffix == ".gz" else "Zstandard"
+            raise UserError(f"{path}:{number}: damaged {kind} file ({error}); replace it") from None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    if path.suffix == ".gz":
+        with gzip.open(path, "rb") as unpacked:
+            yield unpacked  # type: ignore[misc]  # it has all the methods used here
+        return
+    with open(path, "rb") as file:
+        yield io.BufferedReader(_Zstandard(file), 2**20) if path.suffix == ".zst" else file
+
+
+class _Zstandard(io.RawIOBase):
+    """Decompressed content of a file; unlike zstandard's own reader, it notices a missing end.
+
+    Raises EOFError for a truncated file, ZstdError for a damaged one.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.left, self.within = file, io.BytesIO(), False
+        self.frame = zstandard.ZstdDecompressor().decompressobj()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer as far as one decompressed chunk goes; 0 at the end."""
+        while not (count := self.left.readinto(buffer)):
+            packed = self.file.read(2**16)
+            if not packed:
+                if self.within:
+                    raise EOFError("it ends too early")
+                return 0
+            self.left = io.BytesIO(b"".join(self._decompressed(packed)))
+        return count
+
+    def _decompressed(self, packed: bytes) -> Iterator[bytes]:
+        while packed:
+            yield self.frame.decompress(packed)
+            packed, self.within = self.frame.unused_data, not self.frame.eof
+            if self.frame.eof:
+                self.frame = zstandard.ZstdDecompressor().decompressobj()
 
 
 def _decode(raw: bytes, first: bool, where: str) -> str:

@@ -109,6 +109,13 @@ def as_pcm(wave: np.ndarray) -> bytes:
     return wave.astype("<i2", copy=False).tobytes()
 
 
+def as_flac(wave: np.ndarray) -> bytes:
+    """Return samples (S,) int16 as a payload with encoding flac."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, wave, RATE, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
+
+
 def samples_of(payload: memoryview, encoding: str, name: str) -> np.ndarray:
     """Return the samples (S,) int16 of a payload; pcm_16 samples are a view of the shard.
 

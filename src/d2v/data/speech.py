@@ -13,7 +13,7 @@ from torch import Tensor
 from d2v import params
 from d2v.data.examples import Batch, Decoded, Example, Examples, Place, Source, hiding, removing
 from d2v.data.files import Files, Prepared
-from d2v.data.letters import LETTERS, PADDING, encode
+from d2v.data.letters import LETTERS, PADDING, encode, ids_of, letters_of
 from d2v.data.sound import FLAC, RATE, normalise, range_of, samples, samples_of
 from d2v.model.exact_masks import copied, removed_masks
 from d2v.model.frames import frame_count
@@ -121,6 +121,7 @@ class Utterances(Waves):
             self.mask = mask
         else:
             self.whole()
+            self.letter_ids = ids_of(self.letters)
             if "text" not in self.shards.columns:
                 raise UserError(f"{self.folder}: has no transcripts, which a ctc task needs")
 
@@ -135,7 +136,7 @@ class Utterances(Waves):
         row = int(self.rows[place[1]])
         example: Example = {"place": place, "id": self.ids[place[1]], "wave": self.waves[row]}
         if self.task is not None:
-            example["letters"] = encode(self.shards.texts("text")[row])
+            example["letters"] = encode(self.shards.texts("text")[row], self.letter_ids)
         else:
             example["crop"] = self._crop(place)
         return example
@@ -237,7 +238,7 @@ def dataset(
 
 def inputs_of(prepared: Prepared) -> params.WaveInput:
     """Record of a prepared set of sounds."""
-    letters = list(LETTERS) if isinstance(prepared.task, params.CTC) else None
+    letters = list(letters_of(prepared.meta)) if isinstance(prepared.task, params.CTC) else None
     rate = prepared.meta.get("rate", RATE)
     return params.WaveInput(rate=rate, letters=letters, classes=prepared.classes)
 

@@ -2,7 +2,7 @@
 
 import io
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import sentencepiece
 
-from d2v.data.documents import PIECE_BYTES, find_parts, read_sentences
+from d2v.data.documents import PIECE_BYTES, Part, find_parts, read_sentences
 from d2v.data.encodings import FILES, Kind, encoding
 from d2v.data.shards import read_meta, write_meta, written_whole
 from d2v.data.writing import progress_of
@@ -79,13 +79,38 @@ def prepare_tokenizer(
     Raises UserError as `find_parts` and `read_sentences` do, or if the vocabulary size does not fit
     the text.
     """
+    parts = find_parts(source, PIECE_BYTES)
+    train_tokenizer(
+        out,
+        source.as_posix(),
+        parts,
+        vocab_size,
+        field=field,
+        most=most,
+        cased=cased,
+        byte_fallback=byte_fallback,
+    )
+
+
+def train_tokenizer(
+    out: Path,
+    source: str,
+    parts: Sequence[Part],
+    vocab_size: int,
+    *,
+    field: str,
+    most: int = SAMPLE,
+    cased: bool,
+    byte_fallback: bool,
+) -> None:
+    """Train a model on parts of files and write it; `source` names them in messages."""
     if vocab_size <= SPECIAL:
         raise UserError(
             f"--vocab-size {vocab_size}: must be more than {SPECIAL}, the number of special ids"
         )
     if most < 1:
         raise UserError(f"--sentences {most}: must be at least 1")
-    sentences, found = sample(_read(source, field), most)
+    sentences, found = sample(_read(parts, field), most)
     if not sentences:
         raise UserError(f"{source}: all documents are empty: no text in any {field!r}")
     if found > _MANY:
@@ -104,15 +129,14 @@ def prepare_tokenizer(
             temporary,
             dataset=out.name,
             kind="tokenizer",
-            source=source.as_posix(),
+            source=source,
             vocab_size=vocab_size,
             sentences=len(sentences),
             **({"drawn_from": found} if found > len(sentences) else {}),
         )
 
 
-def _read(source: Path, field: str) -> Iterator[str]:
-    parts = find_parts(source, PIECE_BYTES)
+def _read(parts: Sequence[Part], field: str) -> Iterator[str]:
     with progress_of("reading", len(parts), 0) as advance:
         for part in parts:
             for _, sentence in read_sentences(part, field):

@@ -25,7 +25,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from d2v import params
-from d2v.data.letters import LETTERS
 from d2v.evaluation.ctc import BeamSearch, Language
 from d2v.util.errors import UserError
 
@@ -45,10 +44,11 @@ class Decoders:
 
     def __init__(self, language: Language, emissions: Sequence[Tensor], cpus: int) -> None:
         """`emissions` are the log-probabilities (T, letters) of each utterance."""
+        letters = len(language.letters)
         for number, tensor in enumerate(emissions):
-            if tensor.ndim != 2 or tensor.shape[1] != len(LETTERS):
+            if tensor.ndim != 2 or tensor.shape[1] != letters:
                 raise UserError(
-                    f"utterance {number}: log-probabilities of {len(LETTERS)} letters per frame are"
+                    f"utterance {number}: log-probabilities of {letters} letters per frame are"
                     f" expected, got a tensor of shape {tuple(tensor.shape)}"
                 )
         self.searches = _Searches(
@@ -130,8 +130,8 @@ def decode_all(
 ) -> list[str]:
     """Words of each utterance (id, log-probabilities (T, letters)), in order.
 
-    Decodes in `decode.cpus` processes. `lm` is a folder as `Language` reads it, or a loaded
-    `Language`. Raises UserError as `Language` and `Decoders.run` do.
+    Decodes in `decode.cpus` processes. `lm` is a loaded `Language`, or a folder as `Language` reads
+    it, with the letters of LibriSpeech. Raises UserError as `Language` and `Decoders.run` do.
     """
     language = lm if isinstance(lm, Language) else Language(lm)
     tensors = [tensor for _, tensor in emissions]

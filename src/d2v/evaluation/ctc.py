@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from d2v import params
-from d2v.data.letters import LETTERS
+from d2v.data.letters import LETTERS, SPECIAL
 from d2v.data.ngram import report_known, unigrams
 from d2v.util.errors import UserError
 
@@ -32,23 +32,38 @@ class Language:
     The folder contains lexicon.txt (one word and its letters per line, `ONE  O N E |`), lm.bin or
     lm.arpa (KenLM's binary or text format; the first is preferred) and tokens.txt (one letter per
     line, in the order of the model's outputs). Raises UserError if a file is missing or invalid, or
-    if the letters are not those of the model.
+    if the letters are not the model's, `letters`.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        folder = Path(folder)
+    def __init__(self, folder: str | Path, letters: Sequence[str] = LETTERS) -> None:
+        folder, self.letters = Path(folder), tuple(letters)
         lexicon, model, tokens = _files(folder)
         found = tokens.read_text(encoding="utf-8").split()
-        if found != list(LETTERS):
+        if found != list(letters):
             raise UserError(
                 f"{tokens}: not the letters that models predict: {' '.join(found)!r} instead of"
-                f" {' '.join(LETTERS)!r}"
+                f" {' '.join(letters)!r}"
             )
-        spellings = _spellings(lexicon)
+        spellings = _spellings(lexicon, self.letters)
         self.searches = _searches()
-        self.lexicon = self.searches.Lexicon(spellings, model)
+        self.lexicon = self.searches.Lexicon(spellings, model, self.letters)
         known = unigrams(model) if model.suffix == ".arpa" else self.lexicon.known()
         report_known(model, known, spellings)
+
+
+def letters_in(folder: str | Path) -> list[str]:
+    """The letters of a prepared language model, in their order.
+
+    Raises UserError if the file is missing, or if it does not start with the five special symbols.
+    """
+    _, _, tokens = _files(Path(folder))
+    found = tokens.read_text(encoding="utf-8").split()
+    if found[:SPECIAL] != list(LETTERS[:SPECIAL]):
+        raise UserError(
+            f"{tokens}: does not start with {' '.join(LETTERS[:SPECIAL])}, as the letters of every"
+            " prepared language model do"
+        )
+    return found
 
 
 class BeamSearch:
@@ -62,11 +77,12 @@ class BeamSearch:
     def __init__(self, lm: str | Path | Language, decode: params.Decode) -> None:
         language = lm if isinstance(lm, Language) else Language(lm)
         self._search = language.searches.Search(language.lexicon, decode)
+        self._letters = len(language.letters)
 
     def __call__(self, log_probs: Tensor) -> str:
         """Words of the best hypothesis for log-probabilities (T, letters)."""
-        if log_probs.ndim != 2 or log_probs.shape[1] != len(LETTERS):
-            raise ValueError(f"(T, {len(LETTERS)}) is expected, got {tuple(log_probs.shape)}")
+        if log_probs.ndim != 2 or log_probs.shape[1] != self._letters:
+            raise ValueError(f"(T, {self._letters}) is expected, got {tuple(log_probs.shape)}")
         if not len(log_probs):
             return ""
         words, _ = self._search(log_probs.to("cpu", torch.float32).contiguous())
@@ -85,7 +101,7 @@ def _searches() -> ModuleType:
     return flashlight_search
 
 
-def _spellings(lexicon: Path) -> dict[str, list[list[str]]]:
+def _spellings(lexicon: Path, known: Sequence[str] = LETTERS) -> dict[str, list[list[str]]]:
     """The spellings of each word; raises UserError that names an invalid line or word."""
     found: dict[str, list[list[str]]] = {}
     try:
@@ -96,7 +112,7 @@ def _spellings(lexicon: Path) -> dict[str, list[list[str]]]:
         word, *letters = line.split() or [""]
         if not letters:
             raise UserError(f"{lexicon}: Invalid line: {line}")
-        if strange := [letter for letter in letters if letter not in LETTERS]:
+        if strange := [letter for letter in letters if letter not in known]:
             raise UserError(f"{lexicon}: {word} has {strange[0]!r}, which is not a known letter")
         found.setdefault(word, []).append(letters)
     if not found:

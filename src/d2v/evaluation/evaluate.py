@@ -27,6 +27,8 @@ class Dataset(Protocol):
     @property
     def references(self) -> Sequence[Any]: ...
     @property
+    def letters(self) -> Sequence[str]: ...  # of a CTC model's outputs
+    @property
     def sizes(self) -> Any: ...  # (N,) integers; needed if batches are formed by length
     def __len__(self) -> int: ...
     def __getitem__(self, at: tuple[int, int], /) -> dict[str, Any]: ...
@@ -78,7 +80,7 @@ def run_predictions(
             outputs = task.predict(inputs)  # type: ignore[operator]
             for i, output in zip(indices, outputs, strict=True):
                 _check_defined(dataset.ids[i], output)
-                rows[i] = _row(dataset.ids[i], dataset.references[i], output)
+                rows[i] = _row(dataset, i, output)
                 if keep is not None:
                     keep(dataset.ids[i], output["logits"].clone())  # a copy without the padding
     task.train(training)
@@ -94,14 +96,15 @@ def _check_defined(id: str, output: dict[str, Any]) -> None:
         )
 
 
-def _row(id: str, reference: Any, output: dict[str, Any]) -> Prediction:
+def _row(dataset: Dataset, i: int, output: dict[str, Any]) -> Prediction:
+    id, reference = dataset.ids[i], dataset.references[i]
     if "probabilities" in output:
         return Prediction(id, reference, " ".join(f"{p:.6g}" for p in output["probabilities"]))
     if "logits" not in output:
         return Prediction(id, reference, output["prediction"])
     from d2v.evaluation.ctc import greedy
 
-    letters = greedy(output["logits"])
+    letters = greedy(output["logits"], dataset.letters)
     return Prediction(id, reference, letters, letters)
 
 

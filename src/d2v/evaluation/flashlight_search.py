@@ -5,7 +5,7 @@ It has the same interface as `lexicon_search`, which replaces it where flashligh
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from flashlight.lib.text.decoder import (
@@ -20,7 +20,7 @@ from flashlight.lib.text.dictionary import Dictionary
 from torch import Tensor
 
 from d2v import params
-from d2v.data.letters import BLANK, LETTERS
+from d2v.data.letters import BLANK, LETTERS, ids_of
 from d2v.data.ngram import UNKNOWN
 from d2v.util.errors import UserError
 
@@ -30,7 +30,10 @@ SILENCE = LETTERS.index("|")
 class Lexicon:
     """Spellings as a tree of letters; every node has the best unigram score below it."""
 
-    def __init__(self, spellings: dict[str, list[list[str]]], model: Path) -> None:
+    def __init__(
+        self, spellings: dict[str, list[list[str]]], model: Path, letters: Sequence[str] = LETTERS
+    ) -> None:
+        self.letters = len(letters)
         self.words = Dictionary()
         for word in spellings:
             self.words.add_entry(word)
@@ -42,13 +45,13 @@ class Lexicon:
         except RuntimeError as error:
             said = str(error).strip().rpartition("threw ")[2].replace("\n", " ")
             raise UserError(f"{model}: not a language model that KenLM can read: {said}") from None
-        self.trie, start = Trie(len(LETTERS), SILENCE), self.model.start(False)
-        number = {letter: index for index, letter in enumerate(LETTERS)}
+        self.trie, start = Trie(self.letters, SILENCE), self.model.start(False)
+        number = ids_of(letters)
         for word, ways in spellings.items():
             index = self.words.get_index(word)
             _, score = self.model.score(start, index)
-            for letters in ways:
-                self.trie.insert([number[letter] for letter in letters], index, score)
+            for spelling in ways:
+                self.trie.insert([number[letter] for letter in spelling], index, score)
         self.trie.smear(SmearingMode.MAX)
 
     def known(self) -> set[str]:
@@ -65,7 +68,7 @@ class Search:
     def __init__(self, lexicon: Lexicon, decode: params.Decode) -> None:
         options = LexiconDecoderOptions(
             beam_size=decode.beam,
-            beam_size_token=len(LETTERS),
+            beam_size_token=lexicon.letters,
             beam_threshold=decode.beam_threshold,
             lm_weight=decode.lm_weight,
             word_score=decode.word_score,

@@ -7,13 +7,14 @@ end: while the word is spelt, the best score that is still possible counts alrea
 """
 
 import math
+from collections.abc import Sequence
 from operator import itemgetter
 from pathlib import Path
 
 from torch import Tensor
 
 from d2v import params
-from d2v.data.letters import BLANK, LETTERS
+from d2v.data.letters import BLANK, LETTERS, ids_of
 from d2v.data.ngram import END, Gram
 from d2v.evaluation.arpa import Arpa, single
 from d2v.util.errors import UserError
@@ -74,7 +75,9 @@ Hypothesis = tuple[float, State, Node, int]
 class Lexicon:
     """Spellings as a tree of letters; every node has the best unigram score below it."""
 
-    def __init__(self, spellings: dict[str, list[list[str]]], model: Path) -> None:
+    def __init__(
+        self, spellings: dict[str, list[list[str]]], model: Path, letters: Sequence[str] = LETTERS
+    ) -> None:
         if model.suffix != ".arpa":
             raise UserError(
                 f"{model}: KenLM's own format needs flashlight-text, which has no wheel for this"
@@ -82,11 +85,11 @@ class Lexicon:
             )
         self.model, self.root = Arpa(model), Node()
         nodes = [self.root]  # every node after its parent
-        number = {letter: index for index, letter in enumerate(LETTERS)}
+        number = ids_of(letters)
         for word, ways in spellings.items():
-            for letters in ways:
+            for spelling in ways:
                 node = self.root
-                for letter in map(number.__getitem__, letters):
+                for letter in map(number.__getitem__, spelling):
                     if letter not in node.children:
                         nodes.append(Node())
                         node.children[letter] = nodes[-1]

@@ -59,7 +59,7 @@ def execute_decode(run: DecodeRun) -> dict[str, Any]:
     found = read_json(source.metrics_path)
     if found is None:
         raise UserError(f"{source.id} has not finished; run it first (`d2v run {source.id}`)")
-    language = Language(run.prepared / decode.lm)
+    language = Language(run.prepared / decode.lm, source.letters)
     given = _given(run)
     dev = outputs(source, "dev")
     trials = _search(dev, decode, language, run.work, given)
@@ -106,7 +106,7 @@ def outputs(source: FinetuneRun, name: str) -> Outputs:
     except SafetensorError as error:
         raise UserError(f"{path} cannot be read ({error}); {again}") from None
     for row, tensor in zip(rows, emissions, strict=True):
-        if greedy(tensor) != row.greedy:
+        if greedy(tensor, source.letters) != row.greedy:
             raise UserError(f"{path}: {row.id} decodes differently from the predictions; {again}")
     return Outputs(name, rows, emissions, files.sha256(path))
 

@@ -1,6 +1,7 @@
 """Execution of a fine-tuning run, and of one that only evaluates released weights."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,8 @@ def finetune(
     metrics.json; it is empty in all processes but the main one.
     """
     p, setting, model = run.params, run.setting(), run.model
-    student = start(run, weights)
-    task = Finetuning(p, student, model.backbone.dim, outputs(p.task), setting.freeze)
+    student, count = start(run, weights), outputs(p.task, run.letters)
+    task = Finetuning(p, student, model.backbone.dim, count, setting.freeze)
 
     def data(split: str, train: bool = False) -> Any:
         return dataset_of(run, split, model.encoder, model.backbone.dim, train)
@@ -85,7 +86,7 @@ def better_by(name: str, former: str) -> trainer.Better:
 def evaluate_released(run: FinetuneRun) -> dict[str, Any]:
     """Evaluate published fine-tuned weights unchanged; return the content of metrics.json."""
     p = run.params
-    content, origin = released.fine_tuned(p, outputs(p.task))
+    content, origin = released.fine_tuned(p, outputs(p.task, run.letters))
     inputs = compatible.inputs(run)
     assert inputs is not None
     content, lines = matching.fitted(content, inputs)
@@ -96,7 +97,7 @@ def evaluate_released(run: FinetuneRun) -> dict[str, Any]:
         p.model_copy(update={"task": a.task}),
         Student(a.encoder, a.backbone),
         a.backbone.dim,
-        outputs(p.task),
+        outputs(p.task, run.letters),
     )
     parts = ("student.", "head.")
     model.load_state_dict({k: t for k, t in content.tensors.items() if k.startswith(parts)})
@@ -109,15 +110,15 @@ def evaluate_released(run: FinetuneRun) -> dict[str, Any]:
     return {"steps": 0, "train_s": 0.0, "released": origin, "metrics": scores}
 
 
-def outputs(task: params.Task) -> int:
-    """Number of logits of a task's head."""
+def outputs(task: params.Task, letters: Sequence[str] = LETTERS) -> int:
+    """Number of logits of a task's head; `letters` are those of its transcripts."""
     match task:
         case params.Classify() | params.Tag():
             return task.classes
         case params.Regress():
             return 1
         case params.CTC():
-            return len(LETTERS)
+            return len(letters)
 
 
 def _by_split(splits: dict[str, str]) -> dict[str, list[str]]:
@@ -158,7 +159,7 @@ def _evaluate(
         keep=emissions.__setitem__ if emissions is not None else None,
     )
     if p.decode is not None and not run.searched and emissions is not None:
-        rows = _searched(rows, emissions, p.decode, run.prepared / p.decode.lm)
+        rows = _searched(rows, emissions, p.decode, run.prepared / p.decode.lm, run.letters)
         emissions = None
     scores = {}
     for name in names:
@@ -175,11 +176,13 @@ def _searched(
     emissions: dict[str, torch.Tensor],
     decode: params.Decode,
     lm: Path,
+    letters: Sequence[str],
 ) -> list[predictions.Prediction]:
     """The rows, with the words that a beam search finds in their log-probabilities."""
     from d2v.evaluation.beam_search import decode_all
+    from d2v.evaluation.ctc import Language
 
-    texts = decode_all([(row.id, emissions[row.id]) for row in rows], decode, lm)
+    texts = decode_all([(row.id, emissions[row.id]) for row in rows], decode, Language(lm, letters))
     return [replace(row, prediction=text) for row, text in zip(rows, texts, strict=True)]
 
 

@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 from typing import Any, ClassVar
 
+from d2v.data.letters import letters_of
 from d2v.experiment import folders
 from d2v.experiment.run import Kind, Run
 from d2v.params import Decode, Finetune, Pretrain, Probe, Setting
 from d2v.params.influence import influential
 from d2v.util.errors import UserError
+from d2v.util.files import read_json
 
 OWN_DROPOUTS = (
     "dropout", "attention_dropout", "activation_dropout", "drop_path", "layer_drop",
@@ -105,6 +107,11 @@ class FinetuneRun(_TaskRun):
         p = self.params
         more = {split: split for split in p.more.values()}
         return {"dev": p.dev_split, "test": p.test_split, **more}
+
+    @property
+    def letters(self) -> tuple[str, ...]:
+        """Letters of the set's transcripts, in the order of a CTC model's outputs."""
+        return letters_of(read_json(folders.meta_path(self.experiment, self.params.data)) or {})
 
     def emissions(self, split: str) -> Path:
         """File of the letters' log-probabilities for dev, test or another split."""

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from d2v import params
 from d2v.data.inputs import batches
-from d2v.data.letters import LETTERS
-from d2v.evaluation.ctc import BeamSearch, greedy
+from d2v.evaluation.ctc import BeamSearch, Language, greedy, letters_in
 from d2v.interop.matching import places
 from d2v.interop.module import Model
 from d2v.util.errors import UserError
@@ -109,8 +108,9 @@ def transcribe(
         )
     search = None
     if lm is not None:
-        order = places(letters, LETTERS, f"{model.content.source}: letters")
-        search = BeamSearch(lm, decode or params.Decode())
+        known = letters_in(lm)
+        order = places(letters, known, f"{model.content.source}: letters")
+        search = BeamSearch(Language(lm, known), decode or params.Decode())
     for found in features(model, inputs, model.params.backbone.depth):
         assert found.logits is not None
         log_probs = found.logits.log_softmax(-1)

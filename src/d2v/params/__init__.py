@@ -7,8 +7,8 @@ Imports: util.
 """
 
 from d2v.params.base import Count, Fraction, ParamsError, Positive, Rate, Strict, hash_of
-from d2v.params.choices import KINDS, MODALITIES, Data, Encoder, Inputs, View
-from d2v.params.data import Digits, Official, SpokenDigits, Verses
+from d2v.params.choices import KINDS, MODALITIES, Data, Encoder, Inputs, View, sets_of
+from d2v.params.data import CheckpointTokenizer, Digits, Official, SpokenDigits, Verses
 from d2v.params.decoder import Decoder
 from d2v.params.experiment import Experiment, load, load_as
 from d2v.params.finetuning import ARMS, Arm, Finetune, TableName
@@ -29,6 +29,15 @@ from d2v.params.model import (
     PositionBias,
     Target,
     Targets,
+)
+from d2v.params.own import (
+    AudioFolder,
+    ImageFolder,
+    LabelledText,
+    Own,
+    Splits,
+    TextFolder,
+    Transcripts,
 )
 from d2v.params.pretraining import Pretrain
 from d2v.params.reading import read_params, read_yaml
@@ -72,9 +81,11 @@ __all__ = [
     "TASK_METRICS",
     "AdamW",
     "Arm",
+    "AudioFolder",
     "Backbone",
     "BlockMask",
     "ChannelMask",
+    "CheckpointTokenizer",
     "Classify",
     "Collapse",
     "Cosine",
@@ -90,15 +101,18 @@ __all__ = [
     "Fraction",
     "Grid",
     "ImageAugment",
+    "ImageFolder",
     "ImageInput",
     "Init",
     "InputTarget",
     "Inputs",
     "InverseBlockMask",
+    "LabelledText",
     "Loss",
     "Mask",
     "Official",
     "Optimiser",
+    "Own",
     "ParamsError",
     "PatchEncoder",
     "Polynomial",
@@ -117,6 +131,7 @@ __all__ = [
     "Setting",
     "Sized",
     "SpanMask",
+    "Splits",
     "SpokenDigits",
     "Strict",
     "TableName",
@@ -124,11 +139,13 @@ __all__ = [
     "Target",
     "Targets",
     "Task",
+    "TextFolder",
     "TokenAugment",
     "TokenEncoder",
     "TokenInput",
     "TokenMask",
     "Train",
+    "Transcripts",
     "TriStage",
     "Verses",
     "View",
@@ -141,4 +158,5 @@ __all__ = [
     "load_as",
     "read_params",
     "read_yaml",
+    "sets_of",
 ]

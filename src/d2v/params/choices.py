@@ -11,6 +11,7 @@ from d2v.params.data import (
     Cifar10,
     Digits,
     Glue,
+    Holds,
     ImageNet,
     LibriLight,
     LibriSpeech,
@@ -19,6 +20,7 @@ from d2v.params.data import (
     SpokenDigits,
     Verses,
 )
+from d2v.params.own import AudioFolder, ImageFolder, LabelledText, Own, TextFolder
 from d2v.params.speech import WaveAugment, WaveEncoder, WaveInput
 from d2v.params.text import TokenAugment, TokenEncoder, TokenInput
 from d2v.params.vision import ImageAugment, ImageInput, PatchEncoder
@@ -40,6 +42,32 @@ Data = Annotated[
     | AudioSet
     | PlainText
     | CheckpointTokenizer
-    | Glue,
+    | Glue
+    | ImageFolder
+    | AudioFolder
+    | TextFolder
+    | LabelledText,
     Field(discriminator="kind"),
 ]
+
+
+def sets_of(name: str, group: Data) -> dict[str, Holds]:
+    """Return the prepared sets that the group `data.<name>` makes, and their contents."""
+    if not isinstance(group, Own):
+        return group.makes
+    splits = group.splits.names
+    match group:
+        case ImageFolder():
+            content = "images" if group.classes else "unlabelled images"
+            return {name: Holds(content, splits, group.classes)}
+        case AudioFolder(transcribed=False):
+            return {name: Holds("speech", splits)}
+        case AudioFolder():
+            lm = {f"{name}_lm": Holds("language model")} if group.ngram else {}
+            return {name: Holds("transcribed speech", splits)} | lm
+        case TextFolder():
+            tokenizer = {"tokenizer": Holds("tokenizer")} if group.vocab_size else {}
+            return {name: Holds("corpus", splits)} | tokenizer
+        case LabelledText():
+            return {name: Holds("sentences", splits, group.count)}
+    raise AssertionError(f"no prepared set for {group.kind}")

@@ -7,11 +7,12 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from d2v.params.choices import KINDS, Data, Encoder
+from d2v.params.choices import KINDS, Data, Encoder, sets_of
 from d2v.params.data import Holds, PlainText, Verses
 from d2v.params.faults import nearest
 from d2v.params.finetuning import Finetune
 from d2v.params.model import Backbone, InputTarget
+from d2v.params.own import LabelledText, TextFolder
 from d2v.params.pretraining import Pretrain
 from d2v.params.text import TokenAugment, TokenEncoder
 from d2v.params.unique import repetitions
@@ -21,6 +22,7 @@ from d2v.util.errors import quoted
 OF_TRAINING = {
     "dropout", "attention_dropout", "activation_dropout", "layer_drop", "drop_path", "init",
 }  # fmt: skip
+OfBlocks = PlainText | Verses | TextFolder  # corpora, cut into blocks
 NAME = re.compile(r"[^\W_][\w.+=@-]*")
 LONGEST = 100  # bytes of the name of a run
 Made = Mapping[str, Holds]  # prepared sets of the experiment, by name
@@ -34,9 +36,11 @@ def faults(
     yield from _names("finetune", finetune)
     made: dict[str, Holds] = {}
     for name, group in data.items():
-        for doubled in sorted(made.keys() & group.makes):
+        sets = sets_of(name, group)
+        for doubled in sorted(made.keys() & sets):
             yield f"data.{name}: another group already prepares {doubled}; remove one of the two"
-        made |= group.makes
+        made |= sets
+    yield from _tokenizer(data, made)
     for name, run in pretrain.items():
         path = f"pretrain.{name}"
         yield from _starts(name, pretrain)
@@ -204,7 +208,9 @@ def _labelled(path: str, task: Finetune, made: Made) -> Iterator[str]:
         splits["train_split"] = task.train_split
     splits |= {f"more.{heading}": split for heading, split in task.more.items()}
     yield from _splits(path, holds, splits)
-    if holds is None or holds.content != "sentences" or holds.content != content:
+    if holds is None or holds.content != content:
+        return
+    if holds.content != "sentences" and holds.classes is None:  # only known once it is prepared
         return
     classes = getattr(task.task, "classes", None)
     if classes != holds.classes:
@@ -220,9 +226,9 @@ def _lists(path: str, task: Finetune, data: Mapping[str, Data]) -> Iterator[str]
         return
     seeds = [*task.seeds, *(task.grid.seeds if task.grid else [])]
     names = dict.fromkeys(task.labels.replace("{seed}", str(seed)) for seed in seeds)
-    for group in data.values():
+    for key, group in data.items():
         known = getattr(group, "listed", None)
-        if task.data not in group.makes or known is None:
+        if task.data not in sets_of(key, group) or known is None:
             continue
         if missing := [name for name in names if name.removesuffix(".txt") not in known]:
             yield f"{path}.labels: no list {missing[0]}{nearest(missing[0], known)}"
@@ -233,8 +239,8 @@ def _blocks(path: str, pretrain: Pretrain, data: Mapping[str, Data]) -> Iterator
     if not isinstance(pretrain.view, TokenAugment):
         return
     most = pretrain.view.max_tokens
-    for group in data.values():
-        if not isinstance(group, PlainText | Verses) or pretrain.data not in group.makes:
+    for name, group in data.items():
+        if not isinstance(group, OfBlocks) or pretrain.data not in sets_of(name, group):
             continue
         if group.block > most:
             yield (
@@ -243,12 +249,24 @@ def _blocks(path: str, pretrain: Pretrain, data: Mapping[str, Data]) -> Iterator
             )
 
 
+def _tokenizer(data: Mapping[str, Data], made: Made) -> Iterator[str]:
+    """Check that some group prepares the tokenizer that texts of one's own need."""
+    for name, group in data.items():
+        if isinstance(group, TextFolder | LabelledText) and "tokenizer" not in made:
+            yield (
+                f"data.{name}: no group prepares a tokenizer; add one of kind text_folder with"
+                " vocab_size, or of kind checkpoint_tokenizer"
+            )
+
+
 def _vocabulary(path: str, encoder: Encoder, data: Mapping[str, Data]) -> Iterator[str]:
     """Check that the experiment's tokenizer has as many tokens as the encoder."""
     if not isinstance(encoder, TokenEncoder):
         return
     for name, group in data.items():
-        if isinstance(group, PlainText | Verses) and group.vocab_size != encoder.vocab_size:
+        if not isinstance(group, OfBlocks) or group.vocab_size is None:
+            continue
+        if group.vocab_size != encoder.vocab_size:
             yield (
                 f"{path}.encoder.vocab_size {encoder.vocab_size} differs from"
                 f" data.{name}.vocab_size {group.vocab_size}"

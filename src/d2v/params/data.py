@@ -1,4 +1,4 @@
-"""Parameters of data sets: miniature sets that the project generates, official sets on disk."""
+"""Parameters of data sets: miniature sets that the project generates, sets on disk."""
 
 from typing import Annotated, ClassVar, Literal, NamedTuple
 

@@ -7,9 +7,11 @@ from pydantic import Field, ValidationError, model_validator
 
 from d2v.params import crosscheck
 from d2v.params.base import Strict
-from d2v.params.choices import Data
+from d2v.params.choices import Data, sets_of
 from d2v.params.faults import explain, refuse
 from d2v.params.finetuning import Finetune
+from d2v.params.own import KINDS as OWN_KINDS
+from d2v.params.own import own_stages
 from d2v.params.pretraining import Pretrain
 from d2v.params.reading import read_params, refuse_file
 
@@ -24,14 +26,27 @@ class Experiment(Strict):
     # paper: results are compared with the reported ones; otherwise these are listed separately
     scale: Literal["miniature", "own", "paper"]
     prepared: str  # folder of the prepared data
-    stages: str = "dvc.yaml"  # DVC file whose stages write the prepared data
+    # DVC file whose stages write the prepared data; with data sets of one's own, the default is
+    # workflow/own/<name>/dvc.yaml, which d2v writes
+    stages: str = "dvc.yaml"
     data: dict[str, Data]
     pretrain: dict[str, Pretrain]
     finetune: dict[str, Finetune]
 
+    @model_validator(mode="before")
+    @classmethod
+    def _own_stages(cls, raw: Any) -> Any:
+        """Set the stages of an experiment with data sets of one's own, unless the file does."""
+        if not isinstance(raw, dict) or "stages" in raw or not isinstance(raw.get("data"), dict):
+            return raw
+        kinds = {group.get("kind") for group in raw["data"].values() if isinstance(group, dict)}
+        own = bool(kinds & OWN_KINDS) and isinstance(raw.get("name"), str)
+        return raw | {"stages": own_stages(raw["name"])} if own else raw
+
     def group_of(self, dataset: str) -> Data | None:
         """The group of `data:` that makes a prepared set; None if no group does."""
-        return next((group for group in self.data.values() if dataset in group.makes), None)
+        makers = (group for name, group in self.data.items() if dataset in sets_of(name, group))
+        return next(makers, None)
 
     @model_validator(mode="after")
     def _consistent(self) -> "Experiment":

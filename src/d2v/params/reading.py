@@ -79,6 +79,19 @@ def _without_removed(found: dict[str, Any], raw: dict[str, Any], path: Path) -> 
     return kept
 
 
+def base_files(path: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Return a parameter file and, recursively, its `base:` files, each with its own content.
+
+    Raises ParamsError as `read_yaml`.
+    """
+    read_yaml(path)  # refuses circles
+    raw = _mapping(path)
+    base = raw.get("base") or []
+    names = [base] if isinstance(base, str) else base
+    found = [entry for name in names for entry in base_files(path.parent / name)]
+    return [(path, raw), *found]
+
+
 def _mapping(path: Path) -> dict[str, Any]:
     """Read the values of one file, without its base files."""
     try:

@@ -5,6 +5,7 @@ from posixpath import normpath
 from typing import Any
 
 from d2v.params.base import ParamsError, Strict
+from d2v.params.choices import sets_of
 from d2v.params.experiment import Experiment
 from d2v.params.prepared import outputs, parameter_files
 from d2v.params.reading import read_yaml
@@ -25,7 +26,7 @@ def check_stages(experiment: Experiment, root: Path = Path()) -> None:
     compared = {
         key: data
         for key, data in experiment.data.items()
-        if any(f"{folder}/{made}" in written for made in data.makes)
+        if any(f"{folder}/{made}" in written for made in sets_of(key, data))
     }
     faults = []
     for file in parameter_files(root, experiment.stages):

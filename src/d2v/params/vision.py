@@ -13,7 +13,7 @@ from d2v.params.model import Backbone
 KIND = Kind(
     name="vision",
     masks={"replaced": ("block",), "removed": ("inverse_block", "random")},
-    unlabelled=("images",),
+    unlabelled=("images", "unlabelled images"),
     labelled={"classify": "images"},
     parts=("features", "cls", "mask_embedding", "positions"),
     inputs=("patches",),

@@ -1,6 +1,6 @@
 """Text to blocks of tokens: as many whole sentences of a document as fit (complete_doc)."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
@@ -32,30 +32,48 @@ def prepare_corpus(
     block. Raises UserError naming a line that is not UTF-8 or not JSON with a text, for a folder
     without text, and for a block size that is too small.
     """
+    parts = find_parts(source, PIECE_BYTES)
+    write_corpus(out, source.as_posix(), {SPLIT: parts}, tokenizer, block, field, workers)
+
+
+def write_corpus(
+    out: Path,
+    source: str,
+    splits: Mapping[str, list[Part]],
+    tokenizer: Path,
+    block: int,
+    field: str,
+    workers: int | None,
+) -> None:
+    """Write the blocks of every split, and meta.json; `source` is only recorded there."""
     if block < 4:
         raise UserError(f"--block {block}: must be at least 4 tokens")
     model = Tokenizer(tokenizer)
-    parts = find_parts(source, PIECE_BYTES)
+    meta = {}
     with written_whole(out) as temporary:
-        shards, _ = write_split(
-            temporary / SPLIT,
-            parts,
-            partial(_blocks, model, block, field),
-            # about 4 bytes of text become one token
-            sizes=[part.size * model.dtype.itemsize // 4 for part in parts],
-            label=SPLIT,
-            workers=workers,
-            shard_bytes=SHARD_BYTES,
-        )
-        if not len(shards):
-            raise UserError(f"{source}: all documents are empty: no text in any {field!r}")
-        tokens = int(shards.numbers("tokens").sum())
+        for split, parts in splits.items():
+            shards, _ = write_split(
+                temporary / split,
+                parts,
+                partial(_blocks, model, block, field),
+                # about 4 bytes of text become one token
+                sizes=[part.size * model.dtype.itemsize // 4 for part in parts],
+                label=split,
+                workers=workers,
+                shard_bytes=SHARD_BYTES,
+            )
+            if not len(shards):
+                if len(splits) > 1:
+                    raise UserError(f"{source}: split {split} has no text; give it a larger part")
+                raise UserError(f"{source}: all documents are empty: no text in any {field!r}")
+            tokens = int(shards.numbers("tokens").sum())
+            meta[split] = {"examples": len(shards), "tokens": tokens}
         write_meta(
             temporary,
             dataset=out.name,
             kind="corpus",
-            source=source.as_posix(),
-            splits={SPLIT: {"examples": len(shards), "tokens": tokens}},
+            source=source,
+            splits=meta,
             block=block,
             dtype=model.dtype.str,
             vocab_size=model.size,

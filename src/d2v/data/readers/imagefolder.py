@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -66,9 +66,13 @@ def write_images_meta(
     source: Path,
     written: dict[str, Written],
     classes: list[str],
+    more: Mapping[str, Mapping[str, int]] | None = None,
     **entries: object,
 ) -> None:
-    """Write meta.json of a set of images, with the colours of the train or first split."""
+    """Write meta.json of a set of images, with the colours of the train or first split.
+
+    `more` are further counts of each split.
+    """
     colours = written.get("train") or next(iter(written.values()))
     mean, std = (None, None) if colours.counts is None else statistics(colours.counts)
     write_meta(
@@ -76,7 +80,10 @@ def write_images_meta(
         dataset=name,
         kind="imagefolder",
         source=source.as_posix(),
-        splits={split: {"examples": len(w.shards)} for split, w in written.items()},
+        splits={
+            split: {"examples": len(w.shards), **(more or {}).get(split, {})}
+            for split, w in written.items()
+        },
         classes=classes,
         mean=mean,
         std=std,

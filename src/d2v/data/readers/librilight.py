@@ -8,7 +8,6 @@ wav2vec 2.0 (section 4.1) obtained 53.2 thousand hours in this way. Unlike there
 long is split. Pieces are FLAC by default; their bytes depend on the version of libFLAC.
 """
 
-import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -18,12 +17,11 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import soundfile
 
 from d2v.data.readers.depth import note_rounded, rounded
 from d2v.data.readers.official import LIBRILIGHT_HOURS, check_hours
 from d2v.data.shards import write_meta, written_whole
-from d2v.data.sound import FLAC, PCM, RATE, as_pcm, decode, level_columns
+from d2v.data.sound import FLAC, PCM, RATE, as_flac, as_pcm, decode, level_columns
 from d2v.data.walk import refuse_dangling, walk, warn_unused
 from d2v.data.writing import Columns, Example, write_split
 from d2v.util.errors import UserError
@@ -156,16 +154,10 @@ def _pieces(seconds: float, pcm: bool, recording: Recording) -> Iterator[Example
     spans = _voiced(voice, len(wave)) if voice else [(0, len(wave))]
     for number, piece in enumerate(strung(spans, round(seconds * RATE))):
         samples = np.concatenate([wave[start:end] for start, end in piece])
-        payload = as_pcm(samples) if pcm else _as_flac(samples)
+        payload = as_pcm(samples) if pcm else as_flac(samples)
         columns: Columns = {"id": f"{name}#{number}", "speaker": speaker}
         columns |= level_columns(samples)
         yield Example(payload, columns, None if number else counts)
-
-
-def _as_flac(samples: npt.NDArray[np.int16]) -> bytes:
-    buffer = io.BytesIO()
-    soundfile.write(buffer, samples, RATE, format="FLAC", subtype="PCM_16")
-    return buffer.getvalue()
 
 
 def _voiced(path: Path, samples: int) -> list[Span]:
