@@ -29,6 +29,7 @@ STEPS, KILLED_AFTER, EVERY, TINY_STEPS = 120, 60, 20, 12
 DIFFER = 1e-3  # a resumed run on a GPU: sums in another order
 FEW = 4  # different batches
 Row = dict[str, Any]
+EXAMPLES = {"speech": 24, "vision": 128, "text": 16}  # of a step on a GPU
 
 
 class Drawn:
@@ -88,7 +89,7 @@ def train(a: argparse.Namespace) -> None:
 
 def _run(kind: str, folder: Path, a: argparse.Namespace, kill: int = 0) -> int:
     """Exit code of a run in a process of its own."""
-    examples = 2 if a.tiny else {"speech": 24, "vision": 128, "text": 16}[kind]
+    examples = 2 if a.tiny else EXAMPLES[kind]
     words = [kind, str(folder), "--examples", str(examples), "--kill", str(kill)]
     words += ["--backend", a.backend, *(["--tiny"] if a.tiny else [])]
     env = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(folder.parent / "compiled")}

@@ -15,8 +15,9 @@ from d2v import params
 from d2v.data.tags import mix
 from d2v.model import heads
 from d2v.model.data2vec import Student
+from d2v.model.heads import tag_loss
 from d2v.training import optim
-from d2v.training.task import Finetuning, tag_loss
+from d2v.training.task import Finetuning
 from d2v.util.errors import UserError
 
 TAGS = params.Tag(kind="tag", classes=4, pool="linear_softmax")

@@ -14,8 +14,8 @@ from d2v.data.letters import encode, frames_needed
 from d2v.experiment import finished, folders, provenance, runs
 from d2v.experiment.run import Run
 from d2v.model import position_bias
+from d2v.model.heads import ctc_loss, unaligned
 from d2v.training import tracking
-from d2v.training.task import ctc_loss, unaligned
 from d2v.util import errors
 
 

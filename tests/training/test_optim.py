@@ -11,8 +11,9 @@ from torch import nn
 
 from d2v import params
 from d2v.model.data2vec import Student
+from d2v.model.heads import build as build_head
 from d2v.training import optim
-from d2v.training.task import Finetuning, Named, Pretraining, Task, build_head
+from d2v.training.task import Finetuning, Named, Pretraining, Task
 
 PAPER = Path(__file__).parents[2] / "params/paper.yaml"
 

@@ -115,7 +115,7 @@ def test_letters_are_kept_in_checkpoints_and_exports(folder: Path, tmp_path: Pat
         (folder / RUNS / "finetune/recordings/data2vec/seed1/metrics.json").read_text()
     )
     done = call(
-        folder, "d2v.cli", "convert", run["checkpoint"], "--to", "huggingface", "-o",
+        folder, "d2v.cli", "convert", run["checkpoint"], "--to", "hf", "-o",
         str(tmp_path / "hf"),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

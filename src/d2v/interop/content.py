@@ -55,9 +55,9 @@ class Content:
 def first_fault(error: Exception) -> str:
     """One sentence on why sizes or settings are invalid."""
     if isinstance(error, ValidationError):
-        fault = error.errors()[0]
-        message = fault["msg"].removeprefix("Value error, ")
-        return ": ".join(part for part in (".".join(map(str, fault["loc"])), message) if part)
+        first = error.errors()[0]
+        message = first["msg"].removeprefix("Value error, ")
+        return ": ".join(part for part in (".".join(map(str, first["loc"])), message) if part)
     return f"no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
 
 

@@ -146,10 +146,7 @@ def _architecture(
     prenet = theirs.get("prenet_depth", 4)
     extra: dict[str, Any] = {}
     if head is not None:
-        task: params.Task = params.CTC(kind="ctc")
-        if kind == "vision":
-            norm = "fc_norm.weight" in tensors
-            task = params.Classify(kind="classify", classes=len(head), pool="mean", norm=norm)
+        task = TASKS[kind](len(head), "fc_norm.weight" in tensors)
         extra = {"task": task, "outputs": len(head)}
     elif theirs.get("decoder") and any(".decoder." in name for name in tensors):
         extra = {"regression": "none", "decoder": _decoder(theirs["decoder"])}
@@ -159,45 +156,71 @@ def _architecture(
     return Architecture(encoder=_encoder(tensors, theirs, kind, prenet), backbone=backbone, **extra)
 
 
+def _classify(classes: int, norm: bool) -> params.Task:
+    return params.Classify(kind="classify", classes=classes, pool="mean", norm=norm)
+
+
+def _letters(classes: int, norm: bool) -> params.Task:
+    return params.CTC(kind="ctc")
+
+
+TASKS = {"speech": _letters, "vision": _classify}  # of fine-tuned models, by kind of encoder
+
+
 def _encoder(
     tensors: Mapping[str, Tensor], theirs: dict[str, Any], kind: str, prenet: int
 ) -> params.Encoder:
-    common: dict[str, Any] = {
-        "hidden": "removed",
-        "extra_tokens": theirs.get("num_extra_tokens", 0),
-    }
     local = f"{MARK}{MODALITIES[kind]}.local_encoder."
-    if kind == "speech":
-        default = "[(512, 10, 5)] + [(512, 3, 2)] * 4 + [(512,2,2)] + [(512,2,2)]"
-        layers = sizes_of(theirs.get("feature_encoder_spec", default))
-        return params.WaveEncoder(
-            kind="speech",
-            conv_layers=[list(layer) for layer in layers],
-            position_kernel=theirs.get("conv_pos_width", 95),
-            position_depth=theirs.get("conv_pos_depth", 5),
-            position_groups=theirs.get("conv_pos_groups", 16),
-            position_padding="never",
-            dropout=theirs.get("prenet_dropout", 0.0),
-            **common,
-        )
-    if kind == "vision":
-        return params.PatchEncoder(
-            kind="vision",
-            image_size=theirs.get("input_size", 224),
-            patch_size=tensors[f"{local}proj.weight"].shape[-1],
-            cls_token=False,
-            fixed_positions=True,
-            input_norm=True,
-            **common,
-        )
+    own = {name.removeprefix(local): w for name, w in tensors.items() if name.startswith(local)}
+    extra_tokens = theirs.get("num_extra_tokens", 0)
+    return ENCODERS[kind](own, theirs, prenet, {"hidden": "removed", "extra_tokens": extra_tokens})
+
+
+def _waves(
+    own: Mapping[str, Tensor], theirs: dict[str, Any], prenet: int, common: dict[str, Any]
+) -> params.Encoder:
+    default = "[(512, 10, 5)] + [(512, 3, 2)] * 4 + [(512,2,2)] + [(512,2,2)]"
+    layers = sizes_of(theirs.get("feature_encoder_spec", default))
+    return params.WaveEncoder(
+        kind="speech",
+        conv_layers=[list(layer) for layer in layers],
+        position_kernel=theirs.get("conv_pos_width", 95),
+        position_depth=theirs.get("conv_pos_depth", 5),
+        position_groups=theirs.get("conv_pos_groups", 16),
+        position_padding="never",
+        dropout=theirs.get("prenet_dropout", 0.0),
+        **common,
+    )
+
+
+def _patches(
+    own: Mapping[str, Tensor], theirs: dict[str, Any], prenet: int, common: dict[str, Any]
+) -> params.Encoder:
+    return params.PatchEncoder(
+        kind="vision",
+        image_size=theirs.get("input_size", 224),
+        patch_size=own["proj.weight"].shape[-1],
+        cls_token=False,
+        fixed_positions=True,
+        input_norm=True,
+        **common,
+    )
+
+
+def _tokens(
+    own: Mapping[str, Tensor], theirs: dict[str, Any], prenet: int, common: dict[str, Any]
+) -> params.Encoder:
     return params.TokenEncoder(
         kind="text",
-        vocab_size=len(tensors[f"{local}embed_tokens.weight"]),
-        max_positions=len(tensors[f"{local}embed_positions.weight"]) - 2,
+        vocab_size=len(own["embed_tokens.weight"]),
+        max_positions=len(own["embed_positions.weight"]) - 2,
         input_norm=prenet > 0,
         dropout=theirs.get("dropout", 0.1),
         **common,
     )
+
+
+ENCODERS = {"speech": _waves, "vision": _patches, "text": _tokens}
 
 
 def _backbone(model: dict[str, Any], theirs: dict[str, Any], prenet: int) -> params.Backbone:
@@ -237,9 +260,8 @@ def _shared(
     model: dict[str, Any], theirs: dict[str, Any], kind: str, prenet: int
 ) -> list[SharedPart]:
     """What the teacher does not average (params.EMA.shared)."""
-    local: list[SharedPart] = ["features"]
-    if kind == "text":
-        local += ["positions", "norm"]
+    embedded: dict[str, list[SharedPart]] = {"text": ["positions", "norm"]}
+    local: list[SharedPart] = ["features", *embedded.get(kind, [])]
     if not model.get("ema_encoder_only", True):
         return [] if theirs.get("ema_local_encoder") else local
     before: dict[str, list[SharedPart]] = {"speech": ["positions", "norm"], "vision": ["norm"]}

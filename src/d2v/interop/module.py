@@ -14,8 +14,8 @@ from d2v.interop.content import Architecture, Content, refuse_faults, refuse_mor
 from d2v.model.data2vec import Student, build_decoder, regression_head
 from d2v.model.ema import Teacher, is_prenet
 from d2v.model.heads import LetterHead
+from d2v.model.heads import build as build_head
 from d2v.model.transformer import Kept
-from d2v.training.task import build_head
 from d2v.util.errors import UserError
 
 BACKBONE = "teacher.backbone."

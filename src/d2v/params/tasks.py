@@ -21,6 +21,11 @@ class Classify(Strict):
     label_smoothing: Fraction = 0.0
     init_scale: Rate = 1.0  # factor on the output layer's initial values (BEiT: .001)
 
+    @property
+    def outputs(self) -> int | None:
+        """Number of the head's outputs."""
+        return self.classes
+
 
 class Regress(Strict):
     """Task of predicting one number per example from pooled outputs (STS-B)."""
@@ -31,6 +36,11 @@ class Regress(Strict):
     norm: bool = False  # LayerNorm after pooling
     hidden: bool = False  # dense + tanh before the output layer
     dropout: BelowOne = 0.0
+
+    @property
+    def outputs(self) -> int | None:
+        """Number of the head's outputs."""
+        return 1
 
 
 class Tag(Strict):
@@ -44,6 +54,11 @@ class Tag(Strict):
     dropout: BelowOne = 0.0
     head_lr_scale: Rate = 1.0  # factor on the setting's learning rate for the output layer
 
+    @property
+    def outputs(self) -> int | None:
+        """Number of the head's outputs."""
+        return self.classes
+
 
 class CTC(Strict):
     """Task of predicting the letters of an utterance with CTC."""
@@ -53,6 +68,11 @@ class CTC(Strict):
     # initialise the output layer with Xavier's method and zero bias (fairseq); false: PyTorch's
     # default
     xavier: bool = False
+
+    @property
+    def outputs(self) -> int | None:
+        """Number of the head's outputs; None: as many as there are letters."""
+        return None
 
 
 Task = Annotated[Classify | Regress | Tag | CTC, Field(discriminator="kind")]

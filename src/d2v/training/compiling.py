@@ -17,6 +17,11 @@ from d2v.model.encoders.speech import FrontEnd
 from d2v.model.transformer import Block
 
 PARTS = (Encoder, FrontEnd, Block, Average, Decoder)
+SLOW_ATTENTION = (
+    "warning: PyTorch has no fused attention kernel for this model on this GPU and takes its plain"
+    " one, which is several times slower"
+)
+LENGTH = 256  # positions for which attention is checked
 LIMIT = 64  # compilations per function; PyTorch's default, 8, is too low for all kinds of parts
 
 
@@ -74,3 +79,11 @@ class Watch:
             f"compiled {new} graphs, {now['graphs']} in total, with {now['breaks']} graph breaks,"
             f" in {seconds:.0f} s so far"
         )
+
+
+def slow_attention(task: Any, device: torch.device, reduced: bool) -> list[str]:
+    """A warning if attention has no fused kernel on this GPU; `reduced`: computed in bfloat16."""
+    dtype = torch.bfloat16 if reduced else torch.float32
+    if device.type != "cuda" or not task.backbone().takes_plain_kernel(LENGTH, dtype):
+        return []
+    return [SLOW_ATTENTION]

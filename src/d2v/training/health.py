@@ -62,12 +62,12 @@ class Health:
         line["skipped"] = ids = self.ids(line["step"])
         more = f" and {len(ids) - SHOWN} more (see `skipped` in log.jsonl)"
         examples = ", ".join(ids[:SHOWN]) + (more if len(ids) > SHOWN else "")
-        fault = f"step {line['step']}: {name} is {line[name]}, examples {examples}"
+        failure = f"step {line['step']}: {name} is {line[name]}, examples {examples}"
         if self.skipped < MOST_SKIPPED:
-            self.say(f"{fault}; the step is skipped, and the weights are left unchanged")
+            self.say(f"{failure}; the step is skipped, and the weights are left unchanged")
             return
         raise NotFinite(
-            f"{fault}; {MOST_SKIPPED} steps in a row were skipped; the checkpoints in"
+            f"{failure}; {MOST_SKIPPED} steps in a row were skipped; the checkpoints in"
             f" {self.checkpoints} are good; check these examples, or try a lower optimiser.lr, a"
             " longer warm-up or optimiser.clip"
         )

@@ -70,13 +70,13 @@ class Saver:
         try:
             write.future.result()
         except OSError as error:
-            fault = f"the checkpoint of step {write.step} was not saved ({error.strerror or error})"
+            lost = f"the checkpoint of step {write.step} was not saved ({error.strerror or error})"
             if write.needed:
                 raise UserError(
-                    f"{self.root}: {fault}; free disk space and run the same command again to"
+                    f"{self.root}: {lost}; free disk space and run the same command again to"
                     " resume from the previous checkpoint"
                 ) from None
-            self.say(f"{fault}; the previous one is kept, and training continues")
+            self.say(f"{lost}; the previous one is kept, and training continues")
 
     def close(self) -> None:
         """Let a write in progress finish and ignore its result."""

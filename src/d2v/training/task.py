@@ -4,6 +4,7 @@ The trainer knows nothing else about them. It follows the gradient of the summed
 the summed counts, over all micro-batches and processes of an optimiser step.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -79,11 +80,15 @@ class Task(nn.Module):
 
 
 class Pretraining(Task):
-    """Pre-training: predict the teacher's targets at masked positions (paper 3.4)."""
+    """Pre-training: predict the targets at masked positions (paper 3.4).
+
+    Values are predicted by regression, classes with cross-entropy.
+    """
 
     def __init__(self, p: params.Pretrain) -> None:
         super().__init__()
         self.loss, self.ema, self.collapse = p.loss, p.ema, p.collapse
+        self.classes = isinstance(p.target, params.InputTarget) and p.target.classes
         self.model = Data2Vec(p)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -93,30 +98,45 @@ class Pretraining(Task):
         `weight` (M,) in the batch is 0 at positions of `masked` that do not count.
         """
         out, weight = self.model(batch), batch.get("weight")
-        loss = regression_loss(out.prediction.float(), out.target, self.loss, weight)
+        prediction, target = out.prediction.float(), out.target
+        if self.classes:
+            loss = unit_loss(prediction, target, weight)
+        else:
+            loss = regression_loss(prediction, target, self.loss, weight)
         if out.class_prediction is not None and out.class_target is not None:
             loss = loss + class_token_loss(
                 out.class_prediction.float(), out.class_target, batch["mask"].sum(1), self.loss
             )
         with torch.no_grad():
-            spread = {
-                "target": moments(out.target, weight),
-                "prediction": moments(out.prediction, weight),
+            found = {
+                "prediction": moments(prediction, weight),
                 "encoder": moments(out.encoder_output, None if "visible" in batch else weight),
             }
+            if self.classes:
+                hits = prediction.argmax(-1) == target
+                found["hits"] = (hits if weight is None else hits * weight).sum()
+            else:
+                found = {"target": moments(target, weight), **found}
             if weight is None:
-                count = torch.full((), len(out.target), device=loss.device)
+                count = torch.full((), len(target), device=loss.device)
             else:
                 count = weight.sum()
-        return {"loss": loss, "count": count, **spread}
+        return {"loss": loss, "count": count, **found}
 
     def summary(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The loss, and the standard deviations of the SPREAD tensors over the global batch."""
-        spread = {f"{name}_std": channel_std(sums[name]) for name in SPREAD}
-        return {**super().summary(sums), **spread}
+        """The loss, and the standard deviations of the SPREAD tensors over the global batch.
+
+        Classes have no deviation; the share that is predicted correctly takes its place.
+        """
+        found = {f"{name}_std": channel_std(sums[name]) for name in SPREAD if name in sums}
+        if "hits" in sums:
+            found["target_hits"] = sums["hits"] / sums["count"].clamp(min=1)
+        return {**super().summary(sums), **found}
 
     def after_step(self, step: int) -> dict[str, float]:
-        """Update the teacher after the optimiser step, as the reference does."""
+        """Update the teacher, if there is one, after the optimiser step (as the reference does)."""
+        if self.model.teacher is None:
+            return {}
         rate = self.decay(step)
         self.model.update_teacher(rate)
         return {"ema_decay": rate}
@@ -131,7 +151,7 @@ class Pretraining(Task):
             return
         for name in ("target_std", "prediction_std"):
             least = getattr(self.collapse, name)
-            if logs[name] < least:
+            if logs.get(name, math.inf) < least:
                 raise Collapse(
                     f"step {step}: {name} {logs[name]:.4f} is below collapse.{name} {least}:"
                     " representations have collapsed; try a lower optimiser.lr, a longer warm-up,"
@@ -154,7 +174,7 @@ class Finetuning(Task):
         self.freeze_steps = p.freeze_steps
         self.frozen = p.freeze_steps > 0
         self.student = student
-        self.head = build_head(p.task, dim, outputs, student.backbone.norm_eps)
+        self.head = heads.build(p.task, dim, outputs, student.backbone.norm_eps)
         if freeze:
             self.student.encoder.freeze(freeze)
 
@@ -170,23 +190,13 @@ class Finetuning(Task):
         """Summed loss and number of examples; with CTC, also how many cannot be aligned."""
         outputs, padding = self._outputs(batch)
         count = torch.full((), len(outputs), device=outputs.device)
-        more: dict[str, Tensor] = {}
-        match self.p:
-            case params.CTC():
-                loss = ctc_loss(outputs, padding, batch)
-                more["unaligned"] = unaligned(outputs, padding, batch)
-            case params.Regress():
-                target = batch["labels"] / self.p.scale
-                loss = F.mse_loss(outputs.squeeze(-1).float(), target.float(), reduction="sum")
-            case params.Tag():
-                loss = tag_loss(outputs, batch["labels"])
-            case params.Classify():
-                loss = class_loss(outputs.float(), batch["labels"], self.p.label_smoothing)
-        return {"loss": loss, "count": count, **more}
+        return {"loss": self.head.loss(outputs, padding, batch), "count": count} | (
+            self.head.counts(outputs, padding, batch)
+        )
 
     def summary(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
         """The loss and, with CTC, the number of examples whose letters do not fit their frames."""
-        more = {name: sums[name] for name in ("unaligned",) if name in sums}
+        more = {name: sums[name] for name in self.head.counted if name in sums}
         return {**super().summary(sums), **more}
 
     @torch.inference_mode()
@@ -196,21 +206,7 @@ class Finetuning(Task):
         Classification gives a class and the scores of all classes (C,), regression a number,
         tagging the probabilities of all classes (C,), and CTC log-probabilities (T, letters).
         """
-        outputs, padding = self._outputs(batch)
-        if isinstance(self.p, params.Tag):
-            return [{"probabilities": row.tolist()} for row in outputs.exp().cpu()]
-        if isinstance(self.p, params.CTC):
-            lengths = frame_lengths(outputs, padding).tolist()
-            return [
-                {"logits": row[:length].cpu()} for row, length in zip(outputs, lengths, strict=True)
-            ]
-        if isinstance(self.p, params.Regress):
-            return [{"prediction": v} for v in (outputs.squeeze(-1) * self.p.scale).tolist()]
-        scores = outputs.float().softmax(-1)
-        return [
-            {"prediction": int(best), "scores": row.tolist()}
-            for best, row in zip(scores.argmax(-1), scores, strict=True)
-        ]
+        return self.head.predictions(*self._outputs(batch))
 
     def freeze(self, step: int) -> None:
         """Train only the head during the first freeze_steps optimiser steps."""
@@ -243,6 +239,13 @@ def regression_loss(
     return loss * channel_scale(prediction, p)
 
 
+def unit_loss(scores: Tensor, classes: Tensor, weight: Tensor | None) -> Tensor:
+    """Cross-entropy of scores (M, C) against classes (M,), summed over the masked positions."""
+    if weight is None:
+        return F.cross_entropy(scores, classes, reduction="sum")
+    return (F.cross_entropy(scores, classes, reduction="none") * weight).sum()
+
+
 def class_token_loss(prediction: Tensor, target: Tensor, hidden: Tensor, p: params.Loss) -> Tensor:
     """Summed loss of R extra tokens, (R, D) each, of rows with `hidden` (R,) masked positions.
 
@@ -260,59 +263,3 @@ def channel_scale(x: Tensor, p: params.Loss) -> float:
     """Factor that turns a sum over the channels (..., D) into the reduction that `p` asks for."""
     channels: int = x.shape[-1]
     return {"sum": 1.0, "sum_sqrt_dim": channels**-0.5, "mean": 1 / channels}[p.reduction]
-
-
-def class_loss(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """Summed cross-entropy of logits (B, C) against classes (B,) or soft targets (B, C).
-
-    Soft targets come from mixed examples. They are smoothed during mixing, so not again here.
-    """
-    if labels.is_floating_point():
-        return F.cross_entropy(logits, labels, reduction="sum")
-    return F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
-
-
-def tag_loss(log_probs: Tensor, labels: Tensor) -> Tensor:
-    """Binary cross-entropy, summed over all of (B, C); labels (B, C) lie between 0 and 1."""
-    log_probs = log_probs.clamp(max=-1e-7)  # keeps the logarithm of 1 - p finite
-    absent = torch.log(-torch.expm1(log_probs))
-    return -(labels * log_probs + (1 - labels) * absent).sum()
-
-
-def ctc_loss(log_probs: Tensor, padding: Tensor | None, batch: dict[str, Any]) -> Tensor:
-    """Summed CTC loss of log-probabilities (B, T, letters); impossible alignments count as zero."""
-    return F.ctc_loss(
-        log_probs.transpose(0, 1),
-        batch["letters"],
-        frame_lengths(log_probs, padding),
-        batch["letter_counts"],
-        reduction="sum",
-        zero_infinity=True,
-    )
-
-
-def unaligned(log_probs: Tensor, padding: Tensor | None, batch: dict[str, Any]) -> Tensor:
-    """Number of examples without a possible alignment.
-
-    CTC needs one frame per letter, plus one blank frame per repeated letter.
-    """
-    letters, counts = batch["letters"], batch["letter_counts"]
-    place = torch.arange(1, letters.shape[1], device=letters.device)
-    repeats = (letters[:, 1:] == letters[:, :-1]) & (place < counts[:, None])
-    return (counts + repeats.sum(1) > frame_lengths(log_probs, padding)).sum()
-
-
-def frame_lengths(x: Tensor, padding: Tensor | None) -> Tensor:
-    """Number of unpadded frames (B,) of `x` (B, T, ...)."""
-    if padding is None:
-        return torch.full((len(x),), x.shape[1], device=x.device)
-    return (~padding).sum(1)
-
-
-def build_head(p: params.Task, dim: int, outputs: int, norm_eps: float = 1e-5) -> nn.Module:
-    """The head for the task `p`, with `outputs` logits; `norm_eps` as in the backbone."""
-    if isinstance(p, params.CTC):
-        return heads.LetterHead(p, dim, outputs)
-    if isinstance(p, params.Tag):
-        return heads.TagHead(p, dim, outputs)
-    return heads.PooledHead(p, dim, outputs, norm_eps)

@@ -20,22 +20,19 @@ from d2v.training import (
     distributed,
     graphs,
     loader,
-    log,
     memory,
     optim,
-    tracking,
 )
-from d2v.training.health import Health
 from d2v.training.identity import identity
 from d2v.training.loader import Examples
 from d2v.training.precision import Working
+from d2v.training.reports import Reports
 from d2v.training.saving import Saver
 from d2v.training.signals import Signals
 from d2v.training.step import Step
 from d2v.training.task import Task
 from d2v.util.errors import OutOfMemory
 from d2v.util.files import remove_folder, rename
-from d2v.util.progress import Progress
 
 Metrics = dict[str, float]
 Validate = Callable[[Task, int], Metrics]
@@ -45,11 +42,6 @@ SMALLER = (
     "use a smaller train.micro_batch, or train.sized with a smaller size and more micro_batches,"
     " or more GPUs; the batch of a step stays the same, and the run resumes from its checkpoint"
 )
-SLOW_ATTENTION = (
-    "warning: PyTorch has no fused attention kernel for this model on this GPU and takes its plain"
-    " one, which is several times slower"
-)
-LENGTH = 256  # positions for which this is checked
 KEEP = 2  # checkpoints kept on disk, besides the best one
 
 
@@ -175,7 +167,6 @@ class _Loop:
         """Run all remaining steps."""
         self._prepare()
         self.model = distributed.wrap(self.task, self.world)
-        self.meter = log.Meter()
         self.order = sampler.build(
             self.dataset,
             self.train,
@@ -184,9 +175,12 @@ class _Loop:
             seed=self.seed,
             start_step=self.step,
         )
-        self._open_logs()
+        self.reports = Reports(self.train, self.work, self.step, self.world)
+        self.say = self.reports.say
+        self._introduce()
+        self.reports.open(self.task, self.checkpoints, self._examples, self.meta["params"])
         self.halves = self._halves()
-        self.saver = Saver(self.checkpoints, KEEP, self.progress.say)
+        self.saver = Saver(self.checkpoints, KEEP, self.say)
         try:
             with Signals() as self.signals:
                 self._steps()
@@ -194,7 +188,7 @@ class _Loop:
             if self.working is not None:
                 self.working.restore()
             self.saver.close()
-            self._close_logs()
+            self.reports.close()
 
     def _steps(self) -> None:
         train, task = self.train, self.task
@@ -210,12 +204,12 @@ class _Loop:
             norm, logs = self.halves.update(sums, lr, step + 1)
 
             if self.compiled is not None and (news := self.compiled.news()):
-                self.progress.say(news)
+                self.say(news)
 
             # --- report; the host waits for the device only here, and only every few steps
             self.step = step + 1
             measured = {**task.summary(sums), "grad_norm": norm}
-            self.meter.add(self.step, measured, {**logs, "lr": lr}, self.order.examples(step))
+            self.reports.add(self.step, measured, {**logs, "lr": lr}, self.order.examples(step))
             if any(map(self._due, (train.log_every, train.checkpoint_every, self.validate_every))):
                 self._report()
             if self._told_to_end():
@@ -251,8 +245,8 @@ class _Loop:
             self.task.recompute()
         half = self.train.precision == "bfloat16"
         self.working = Working(self.task) if half else None
-        if self.world.device.type == "cuda" and self._attends_slowly():
-            self.notes.append(SLOW_ATTENTION)
+        reduced = self.mixed or self.working is not None
+        self.notes += compiling.slow_attention(self.task, self.world.device, reduced)
         self.compiled: compiling.Watch | None = None
         if backend := compiling.backend_of(self.train.compile, self.world.device):
             compiling.compile_parts(self.task, backend, lengths_vary=self.train.sized is not None)
@@ -261,17 +255,13 @@ class _Loop:
             self.compiled = compiling.Watch()
             self.notes.append(f"compiling with {backend}: the first steps take longer")
 
-    def _attends_slowly(self) -> bool:
-        dtype = torch.bfloat16 if self.mixed or self.working is not None else torch.float32
-        return self.task.backbone().takes_plain_kernel(LENGTH, dtype)  # type: ignore[operator]
-
     def _halves(self) -> Step:
         step = Step(
             self.task, self.model, self.optimiser, clip=self.clip, mixed=self.mixed,
             working=self.working, world=self.world.size,
         )  # fmt: skip
         return graphs.build(
-            self.train.cuda_graph, step, self.train.recompute, self.progress.say, self.capture
+            self.train.cuda_graph, step, self.train.recompute, self.say, self.capture
         )
 
     def _newest(self) -> Path | None:
@@ -284,30 +274,20 @@ class _Loop:
         print(f"the parameters have changed: checkpoints moved to {aside}, starting afresh")
         return None
 
-    def _open_logs(self) -> None:
+    def _introduce(self) -> None:
         train, world = self.train, self.world
-        self.progress = Progress(train.steps, self.step, quiet=not world.main)
-        self.progress.say(
+        self.say(
             f"{sampler.describe(train, self.order.mean)} x {self.accumulation} (accumulation)"
             f" x {world.size} (processes), {world.device.type},"
             f" {self.numbers()}"
         )
         for note in self.notes:
-            self.progress.say(note)
+            self.say(note)
         if self.step:
-            self.progress.say(f"resuming after step {self.step} of {train.steps}")
-        before: list[float | None] = []
-        if world.main:
-            self.lines = log.JsonLines(self.work / "log.jsonl", self.step, train.log_every)
-            before = self.lines.losses
-            self.trackers = tracking.open_all(self.work, self.meta["params"], self.step)
-        self.health = Health(
-            self.task, self.checkpoints, train.rebound, self._examples, self.progress.say
-        )
-        self.health.remember(distributed.from_main(before))
+            self.say(f"resuming after step {self.step} of {train.steps}")
 
     def numbers(self) -> str:
-        """The numbers that a step computes with, as text."""
+        """The kind of numbers that a step computes with, for the log."""
         if self.working is not None:
             return "bfloat16 with float32 weights in the optimiser"
         return "bfloat16 where safe" if self.mixed else "float32"
@@ -335,32 +315,14 @@ class _Loop:
 
     def _report(self) -> None:
         """Check and log the steps since the last report; validate and save where due."""
-        lines = self._read()
+        lines = self.reports.read()
         validate = self.validate is not None and self._due(self.validate_every)
         improved = validate and self._validated(lines[-1])
-        self._write(lines)
+        self.reports.write(lines)
         if improved or self._due(self.train.checkpoint_every) or self._late():
             self._save()
         self.saver.poll()
-        self.meter.restart()  # examples per second count training time only
-
-    def _read(self) -> list[dict[str, Any]]:
-        """Return the log lines of the steps since the last report, once Health has checked them."""
-        lines = self.meter.read()
-        for count, line in enumerate(lines, start=1):
-            try:
-                self.health.judge(line)
-            except BaseException:
-                self._write(lines[:count])
-                raise
-        return lines
-
-    def _write(self, lines: list[dict[str, Any]]) -> None:
-        if self.world.main:
-            self.lines.write(lines)
-            tracking.tell(self.trackers, lines)
-            last = lines[-1]
-            self.progress.update(last["step"], log.summary(last), last["steps_per_s"])
+        self.reports.restart()
 
     def _validated(self, line: dict[str, Any]) -> bool:
         """Validate and add the metrics to `line`; return whether to keep these weights as best."""
@@ -370,9 +332,7 @@ class _Loop:
             with torch.no_grad():
                 metrics = self.validate(self.task, self.step)
             self.task.train()
-            self.progress.say(
-                f"step {self.step}: " + ", ".join(f"{k} {v:.4f}" for k, v in metrics.items())
-            )
+            self.say(f"step {self.step}: " + ", ".join(f"{k} {v:.4f}" for k, v in metrics.items()))
         line["validation"] = metrics = distributed.from_main(metrics)
         if self.better is None:
             return False
@@ -380,7 +340,7 @@ class _Loop:
             self.best = {"step": self.step, "validation": metrics}
             return True
         if self.best is None and self.step == self.train.steps:
-            self.progress.say("no validation was defined, so the last weights are kept")
+            self.say("no validation was defined, so the last weights are kept")
         return False
 
     def _late(self) -> bool:
@@ -396,19 +356,19 @@ class _Loop:
     def _told_to_end(self) -> bool:
         """Whether any process has received a signal; all processes get the same answer."""
         here = self.signals.asked is not None
-        if self.world.device.type == "cuda" and self.world.size > 1 and self.meter.rows:
+        if self.world.device.type == "cuda" and self.world.size > 1 and self.reports.pending:
             return False  # ask only after reports: processes should not wait at every step
         return distributed.any_of(here)
 
     def _obey(self) -> None:
         """Save the state, then pass the signal on to its original handler."""
-        if self.meter.rows:
-            self._write(self._read())
-            self.meter.restart()
+        if self.reports.pending:
+            self.reports.write(self.reports.read())
+            self.reports.restart()
         if self.saved != self.step:
             self._save()
         self.saver.wait()
-        self.progress.say(f"asked to stop: checkpoint saved after step {self.step}")
+        self.say(f"asked to stop: checkpoint saved after step {self.step}")
         self.signals.deliver()
 
     def _save(self) -> None:
@@ -419,9 +379,9 @@ class _Loop:
         seconds = self.seconds + time.perf_counter() - self.started
         end = self.step == self.train.steps
         if end:
-            last = self.lines.recent[-1].get("validation", {})
+            logs, last = self.reports.outcome()
             self.outcome = {
-                "logs": {**log.means(self.lines.recent), "skipped_steps": self.lines.skipped},
+                "logs": logs,
                 "validation": self.best["validation"] if self.best else last,
                 "seconds": seconds,
             }
@@ -430,13 +390,7 @@ class _Loop:
         best = self.best is not None and self.best["step"] == self.step
         with self.working.masters() if self.working is not None else nullcontext():
             weights = self.task.state_dict()
-        self.lines.sync()
+        self.reports.sync()
         self.saver.save(self.step, weights, training, {**self.meta, **state}, needed=best or end)
         if end:
             self.saver.wait()
-
-    def _close_logs(self) -> None:
-        self.progress.close()
-        if self.world.main:
-            self.lines.close()
-            tracking.close(self.trackers)

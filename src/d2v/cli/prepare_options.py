@@ -1,0 +1,229 @@
+"""The commands of `d2v prepare` and their options."""
+
+import argparse
+from pathlib import Path
+
+DESCRIPTION = "`d2v prepare`: official on-disk layouts to shards, tokenizer and language model."
+
+
+def parser() -> argparse.ArgumentParser:
+    """Argument parser of `d2v prepare`."""
+    top = argparse.ArgumentParser(prog="d2v prepare", description=DESCRIPTION)
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    images = _command(commands, "imagefolder", "SPLIT/CLASS/NAME.JPEG: images and their classes")
+    images.add_argument("source", type=Path, metavar="SRC", help="folder of split folders")
+
+    imagenet = _command(
+        commands, "imagenet", "ImageNet-1K: the official archives, packed or unpacked"
+    )
+    imagenet.add_argument("source", type=Path, metavar="SRC", help="folder that contains them")
+
+    cifar = _command(commands, "cifar10", "CIFAR-10's binary version (cifar-10-batches-bin)")
+    cifar.add_argument("source", type=Path, metavar="SRC", help="folder of the six .bin files")
+    _add_workers(cifar)
+
+    speech = _command(commands, "librispeech", "SPLIT/SPEAKER/CHAPTER/*.flac with .trans.txt")
+    speech.add_argument("source", type=Path, metavar="SRC", help="folder of split folders")
+
+    for command in (images, speech):
+        command.add_argument(
+            "--splits", nargs="+", metavar="SPLIT", help="split folders (default: all but lists)"
+        )
+
+    speech.add_argument(
+        "--limited",
+        type=Path,
+        metavar="DIR",
+        help="Libri-light's librispeech_finetuning folder; adds the lists 10min, 1h, 10h",
+    )
+    speech.add_argument(
+        "--limited-audio",
+        action="store_true",
+        help="also read the audio of --limited: its utterances in no other split become `limited`",
+    )
+    light = _command(commands, "librilight", "Libri-light: unlabelled speech, with pauses removed")
+    light.add_argument(
+        "source", type=Path, metavar="SRC", help="folder that contains small, medium or large"
+    )
+    light.add_argument(
+        "--seconds", type=float, default=30.0, metavar="S", help="longest piece (default: 30)"
+    )
+    for command, what in ((speech, "number of utterances"), (light, "hours of each subset")):
+        command.add_argument(
+            "--official", action="store_true", help=f"compare with the official {what}"
+        )
+    for command in (images, imagenet, speech):
+        command.add_argument(
+            "--headers",
+            action="store_true",
+            help="check headers and ends of files, decode nothing; colours and levels stay unknown",
+        )
+    for command in (speech, light):
+        command.add_argument(
+            "--pcm",
+            action="store_true",
+            help="write raw 16-bit samples: no decoding in training, but about twice the space",
+        )
+
+    sounds = _command(commands, "audioset", "AudioSet: segment lists and 16 kHz clips")
+    sounds.add_argument("source", type=Path, metavar="SRC", help="folder of the lists and clips/")
+    sounds.add_argument(
+        "--most-missing",
+        type=float,
+        default=0.2,
+        metavar="SHARE",
+        help="share of a list's clips that may be missing (default: 0.2)",
+    )
+    for command in (imagenet, speech, light, sounds):
+        _add_partial(command)
+    for command in (images, imagenet, speech, light, sounds):
+        _add_workers(command)
+
+    _add_text(commands)
+
+    _add_own(commands)
+
+    lm = _command(commands, "lm", "lexicon and n-gram model of a split's transcripts")
+    lm.add_argument("source", type=Path, metavar="LIBRISPEECH_SPLIT", help="one split folder")
+    lm.add_argument("--order", type=int, required=True, metavar="N", help="longest n-gram in words")
+
+    official = _command(commands, "official-lm", "the official 4-gram model and lexicon")
+    official.add_argument(
+        "source", type=Path, metavar="SRC", help="folder that contains both (openslr.org/11)"
+    )
+    return top
+
+
+def _add_text(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    tokenizer = _command(commands, "tokenizer", "train a sentencepiece BPE model")
+    corpus = _command(commands, "corpus", "plain text to blocks of tokens")
+    for command in (tokenizer, corpus):
+        command.add_argument(
+            "source",
+            type=Path,
+            metavar="CORPUS",
+            help="folder of *.txt (one sentence or paragraph per line, blank line between"
+            " documents) or *.jsonl (one document per line), optionally as .gz",
+        )
+        command.add_argument(
+            "--field", default="text", metavar="KEY", help="JSON key of the text (default: text)"
+        )
+    tokenizer.add_argument(
+        "--vocab-size",
+        type=int,
+        required=True,
+        metavar="N",
+        help="number of ids, including 5 special ones",
+    )
+    tokenizer.add_argument(
+        "--sentences",
+        type=int,
+        metavar="N",
+        help="train on at most N lines, sampled evenly (default: 4 million)",
+    )
+    tokenizer.add_argument("--cased", action="store_true", help="keep upper case")
+    tokenizer.add_argument(
+        "--byte-fallback",
+        action="store_true",
+        help="encode rare characters as bytes, for text in many scripts (default: all have ids)",
+    )
+    tokenizer.add_argument(
+        "--given",
+        default="",
+        metavar="PATH",
+        help="train nothing: take this tokenizer, a folder with encoder.json, vocab.bpe, dict.txt"
+        " (GPT-2's byte pairs) or a sentencepiece model NAME.model",
+    )
+    corpus.add_argument(
+        "--block",
+        type=int,
+        required=True,
+        metavar="N",
+        help="maximum number of tokens, including <s> and </s>",
+    )
+
+    glue = _command(commands, "glue", "TSV files of a GLUE task")
+    glue.add_argument(
+        "task", metavar="TASK", help="CoLA, MNLI, MRPC, QNLI, QQP, RTE, SST-2 or STS-B"
+    )
+    glue.add_argument("source", type=Path, metavar="SRC", help="folder of the TSV files")
+    glue.add_argument(
+        "--official", action="store_true", help="compare with GLUE's official row counts"
+    )
+    _add_partial(glue)
+    for command in (corpus, glue):
+        command.add_argument(
+            "--tokenizer",
+            type=Path,
+            required=True,
+            metavar="T",
+            help="folder written by `d2v prepare tokenizer`",
+        )
+        _add_workers(command)
+
+
+def _add_own(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the commands for data sets of one's own, whose options are in a parameter file."""
+    for name, help in {
+        "image-folder": "images of your own",
+        "audio-folder": "recordings of your own",
+        "text-folder": "a corpus of your own, to blocks of tokens",
+        "text-tokenizer": "train the tokenizer of a corpus of your own",
+        "labelled-text": "sentences of your own, with classes or numbers",
+    }.items():
+        command = _command(commands, name, f"{help}, as data.NAME of a parameter file describes")
+        command.add_argument(
+            "source", type=Path, metavar="FILE", help="parameters of an experiment"
+        )
+        command.add_argument("name", metavar="NAME", help="name of the data set under data:")
+        if name in ("text-folder", "labelled-text"):
+            command.add_argument(
+                "--tokenizer",
+                type=Path,
+                required=True,
+                metavar="T",
+                help="folder of a prepared tokenizer",
+            )
+        if name != "text-tokenizer":
+            _add_workers(command)
+    lm = _command(commands, "set-lm", "lexicon and n-gram model of a prepared set's transcripts")
+    lm.add_argument("source", type=Path, metavar="SET", help="folder of the prepared set")
+    lm.add_argument("--order", type=int, required=True, metavar="N", help="longest n-gram in words")
+
+
+def _add_partial(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--allow-partial",
+        action="store_true",
+        help="continue even if the set is incomplete; meta.json records it, and tables mark it",
+    )
+    command.add_argument(
+        "--partial",
+        dest="allow_partial",
+        type=_bool,
+        metavar="true|false",
+        help="true is --allow-partial, false is not (`partial:` of a parameter file)",
+    )
+
+
+def _bool(word: str) -> bool:
+    if word not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{word!r} is neither true nor false")
+    return word == "true"
+
+
+def _add_workers(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--workers", type=int, metavar="N", help="number of processes (default: one per core)"
+    )
+
+
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, help: str
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=help, description=help)
+    command.add_argument(
+        "-o", "--out", type=Path, required=True, metavar="OUT", help="folder to write"
+    )
+    return command
