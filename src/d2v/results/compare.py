@@ -23,7 +23,7 @@ def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="d2v compare", description=main.__doc__)
     parser.add_argument("a", type=Path, metavar="A", help="folder of a run under results/*/runs/")
     parser.add_argument("b", type=Path, metavar="B", help="folder of another run")
-    parser.add_argument("--metric", help="default: the first of the run")
+    parser.add_argument("--metric", help="metric to compare (default: the runs' first)")
     parser.add_argument("--split", default="test", help="default: %(default)s")
     args = parser.parse_args(argv)
     print("\n".join(lines(args.a, args.b, args.split, args.metric)))
