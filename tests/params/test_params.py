@@ -39,7 +39,7 @@ def test_experiments_load(name: str) -> None:
 def test_a_base_file_is_overridden_key_by_key() -> None:
     mini, full = (params.load(ROOT / "params" / f"{n}.yaml") for n in ("mini", "mini-full"))
     assert full.pretrain["text"].backbone == mini.pretrain["text"].backbone
-    assert full.pretrain["text"].seeds == [0, 1]
+    assert full.pretrain["text"].seeds == [0, 1, 2]
     assert full.finetune["cola"].grid is not None
     assert full.finetune["cola"].settings is None
 

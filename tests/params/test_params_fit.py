@@ -425,3 +425,45 @@ def test_cases_of_the_check(tmp_path: Path) -> None:
     assert read_params(path)["pretrain"]["text"]["encoder"]["max_positions"] == 10
     with pytest.raises(params.ParamsError, match=r"is more than encoder\.max_positions 10"):
         params.load(path)
+
+
+# --- baselines --------------------------------------------------------------------------------
+
+
+def twins(*changes: tuple[str, Any]) -> dict[str, Any]:
+    """mini-full.yaml, which has baselines, with dotted keys set to other values."""
+    return set_to(json.loads(json.dumps(read_params(MINI.with_name("mini-full.yaml")))), *changes)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            ("pretrain.vision-input.mask.patches", 9),
+            "differs from pretrain.vision in mask, so that",
+        ),
+        (("pretrain.vision-input.train.steps", 9), "differs from pretrain.vision in train.steps,"),
+        (("pretrain.vision-input.backbone.depth", 2), "in backbone, so that a comparison"),
+        (("finetune.digits.baseline", "vison-input"), "did you mean vision-input?"),
+        (("finetune.digits.baseline", "vision"), "pretrain.vision has a teacher"),
+        (("finetune.digits.baseline", None), "arms has input, but no baseline names"),
+        (("finetune.digits.arms", ["scratch", "data2vec"]), "no effect without input in arms"),
+    ],
+)
+def test_arms_differ_in_nothing_but_the_target(
+    tmp_path: Path, change: tuple[str, Any], said: str
+) -> None:
+    found = faults(tmp_path, twins(change))
+    assert any("finetune.digits" in line and said in line for line in found)
+
+
+def test_an_arm_of_the_input_reruns_no_other() -> None:
+    """Fingerprints of the other arms are those of an experiment without a baseline."""
+    with_it = params.load(MINI.with_name("mini-full.yaml"))
+    tasks = {
+        name: task.model_copy(update={"baseline": None, "arms": ["scratch", "data2vec"]})
+        for name, task in with_it.finetune.items()
+    }
+    without = with_it.model_copy(update={"finetune": tasks})
+    for run in runs.all_runs(without):
+        assert run.defining() == runs.parse(with_it, run.id).defining()

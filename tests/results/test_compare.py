@@ -4,11 +4,10 @@ import json
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
+from scipy import stats
 
 from d2v.results import compare
-from d2v.results.statistics import Comparison
 from d2v.util.errors import UserError
 
 SCORES = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 2.5, 1.5]
@@ -75,10 +74,42 @@ def test_a_clear_difference_has_a_winner(tmp_path: Path) -> None:
     ],
 )
 def test_the_interval_decides(low: float, high: float, higher_is_better: bool, words: str) -> None:
-    difference = float(np.mean([low, high]))
-    assert (
-        compare.verdict(Comparison(difference, low, high, 0.5, "a test"), higher_is_better) == words
-    )
+    assert compare.verdict(low, high, higher_is_better) == words
+
+
+def arm_of(folder: Path, values: list[float], starts: list[str | None]) -> Path:
+    for seed, (value, start) in enumerate(zip(values, starts, strict=True)):
+        run = folder / f"seed{seed}"
+        run.mkdir(parents=True)
+        content = {"metrics": {"test": {"accuracy": value}}, "pretrain_run": start}
+        (run / "metrics.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_arms_are_compared_over_their_seeds(tmp_path: Path) -> None:
+    a = arm_of(tmp_path / "scratch", [0.60, 0.62, 0.61], [None] * 3)
+    b = arm_of(tmp_path / "data2vec", [0.70, 0.71, 0.73], ["pretrain/x/seed0"] * 3)
+    told = "\n".join(compare.arms(a, b))
+    p = stats.ttest_ind([0.70, 0.71, 0.73], [0.60, 0.62, 0.61], equal_var=False).pvalue
+    assert f"p = {p:.2g} (Welch's t" in told
+    assert "B is better" in told
+    assert "all seeds of B start from one pre-training" in told
+
+
+def test_a_pre_training_of_an_arm_counts_once(tmp_path: Path) -> None:
+    a = arm_of(tmp_path / "scratch", [0.60, 0.62, 0.61], [None] * 3)
+    starts = [f"pretrain/x/seed{k}" for k in (0, 1, 0, 1)]
+    b = arm_of(tmp_path / "data2vec", [0.70, 0.61, 0.72, 0.63], starts)
+    told = "\n".join(compare.arms(a, b))
+    p = stats.ttest_ind([0.71, 0.62], [0.60, 0.62, 0.61], equal_var=False).pvalue
+    assert f"p = {p:.2g} (Welch's t" in told
+    assert "one pre-training" not in told
+
+
+def test_an_arm_with_an_undefined_seed_is_not_compared(tmp_path: Path) -> None:
+    a = arm_of(tmp_path / "scratch", [0.60, math.nan], [None] * 2)
+    with pytest.raises(UserError, match=r"scratch/seed1.*accuracy of split test is undefined"):
+        list(compare.arms(a, a))
 
 
 def test_a_metric_that_does_not_fit_is_named(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from d2v import params
 from d2v.experiment import runs
 from d2v.results import cells, collect, layout, tables, verdicts
+from d2v.results.statistics import Estimate, estimate, welch
 from d2v.util.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -105,7 +106,7 @@ def test_mean_and_standard_error_of_the_test_split_with_runs(experiment, results
     assert cell.split == "digits_test"
     assert cell.runs.split() == [f"finetune/digits/data2vec/seed{k}" for k in range(3)]
     assert line_of(markdown, "| data2vec (this run)")[1] == "**78.0 ± 0.6 (n=3)**"
-    assert line_of(markdown, "| difference")[1] == "+6.0 ± 1.3"
+    assert line_of(markdown, "| difference")[1] == "+6.0 [+1.8, +10.2]"
 
 
 def test_reported_rows_are_set_apart_with_source_and_as_printed(experiment, results):
@@ -162,7 +163,7 @@ def test_word_errors_go_down(experiment, results):
     assert "greedy WER, % ↓" in header
     assert "greedy CER, % ↓" in header
     assert "spoken column<br>WER, lexicon + n-gram, % ↓" in markdown
-    assert "spoken column: −35.0 ± 6.5, **gain (better" in markdown
+    assert re.search(r"spoken column: −35\.0 \[−\d+\.\d, −\d+\.\d\], \*\*gain \(the 95 %", markdown)
 
 
 def test_glue_pairs_are_averaged_and_the_average_is_over_tasks_within_seeds(experiment, results):
@@ -189,7 +190,7 @@ def test_what_the_tables_say_together(experiment, results):
     assert verdicts.answers(found)[0] in tables.render_console(experiment, results, REPORTED)
     by_name = {v.name: v for v in verdicts.against_scratch(found)}
     assert by_name["spoken column"].better_by == pytest.approx(35)  # WER: down is better
-    low, high = verdicts.spread(by_name["spoken column"].found, 2)
+    low, high = verdicts.spread(by_name["spoken column"].found)
     assert (low + high) / 2 == pytest.approx(35)
     path_of(experiment, results, "finetune/digits/scratch/seed1").unlink()
     path_of(experiment, results, "finetune/digits/scratch/seed2").unlink()
@@ -216,16 +217,26 @@ def test_numbers_have_a_real_minus(experiment, results):
 
 def test_verdicts_are_honest(experiment, results):
     _, markdown = built(experiment, results, "glue")
-    assert "- sst2 column: +0.3 ± 0.9, **no gain (within two standard errors)**" in markdown
-    assert "- mrpc column: −11.0 ± 0.8, **loss (pre-training is worse" in markdown
+    bounds = r"\[[−+]\d+\.\d, [−+]\d+\.\d\]"
+    same, worse = (rf"\*\*{word} \(the 95 % interval" for word in ("no gain", "loss"))
+    assert re.search(rf"- sst2 column: \+0\.3 {bounds}, {same} includes zero\)", markdown)
+    assert re.search(rf"- mrpc column: −11\.0 {bounds}, {worse} excludes zero\)", markdown)
+    assert layout.ONE_PRETRAINING in markdown
+
+
+def estimated(value, stderr):
+    """An estimate whose t quantile is close to two, from many values."""
+    return Estimate(value, stderr, 60.0)
 
 
 @pytest.mark.parametrize(
     ("value", "stderr", "verdict"),
     [
-        (2.0, 1.0, "no gain"),  # exactly two standard errors are not more than two
+        (2.0, 1.0, "no gain"),  # the quantile of t with 60 degrees of freedom is 2.0003
         (2.01, 1.0, "gain"),
         (-2.01, 1.0, "loss"),
+        (0.0, 0.0, "no gain"),
+        (0.1, 0.0, "gain"),
         (5.0, math.nan, "cannot be judged (needs two seeds"),
         (math.nan, math.nan, "cannot be judged (runs are missing"),
     ],
@@ -233,8 +244,40 @@ def test_verdicts_are_honest(experiment, results):
 def test_verdict(value, stderr, verdict):
     up = cells.Column("a", ("accuracy",), "test", True)
     down = cells.Column("a", ("wer",), "test", True)
-    assert cells.Gain(up, value, stderr).verdict.startswith(verdict)
-    assert cells.Gain(down, -value, stderr).verdict.startswith(verdict)
+    assert cells.Gain(up, estimated(value, stderr)).verdict.startswith(verdict)
+    assert cells.Gain(down, estimated(-value, stderr)).verdict.startswith(verdict)
+
+
+@pytest.mark.parametrize(
+    ("value", "word"), [(3.0, "better"), (-3.0, "worse"), (1.0, "no clear difference")]
+)
+def test_verdict_on_targets(value, word):
+    column = cells.Column("a", ("accuracy",), "test", True)
+    found = cells.Gain(column, estimated(value, 1.0), other=cells.INPUT)
+    assert found.short == word
+
+
+def test_three_seeds_that_differ_by_two_standard_errors_are_no_gain():
+    """The quantile of t is 2.8 for four degrees of freedom, not 2."""
+    found = welch(estimate([62.0, 66.0, 67.4]), estimate([61.0, 58.9, 63.0]))
+    assert 2 < found.value / found.stderr < 2.7
+    column = cells.Column("a", ("accuracy",), "test", True)
+    assert cells.Gain(column, found).short == "no gain"
+    assert found.p > 0.05
+
+
+def test_a_pre_training_counts_once(experiment, results):
+    """Seeds of one pre-training are not independent of it: with two, two means are compared."""
+    several = experiment.pretrain["vision"].model_copy(update={"seeds": [0, 1]})
+    changed = experiment.model_copy(update={"pretrain": {**experiment.pretrain, "vision": several}})
+    (table,) = [t for t in collect.collect(changed, results, REPORTED) if t.name == "imagenet"]
+    (column,) = [c for c in table.columns if c.headline]
+    cell = table.cells["data2vec", column]
+    first, second, third = cell.values  # seeds 0 and 2 start from pre-training 0
+    assert sorted(cell.units) == sorted([(first + third) / 2, second])
+    assert (cell.starts, cell.estimate.freedom) == (2, 1)
+    assert cell.stderr == pytest.approx(statistics.stdev(cell.units) / math.sqrt(2))
+    assert not table.gain(column).single
 
 
 def test_missing_runs_are_named_and_shown(experiment, results):
@@ -419,9 +462,12 @@ def test_a_reproduced_row_stands_under_the_reported_one_with_its_gap(full, tmp_p
     frame, markdown = built(full, tmp_path, "imagenet")
     lines = markdown.split("\n")
     at = next(i for i, line in enumerate(lines) if line.startswith("| data2vec |"))
-    assert lines[at].startswith("| data2vec | **84.2** | **86.6** |")
+    assert lines[at].startswith("| data2vec | **84.2** | 86.6 |")
     assert lines[at + 1].startswith("| **data2vec (this run) †** | 84.1 ± 0.1 (n=3) | – |")
-    assert lines[at + 2] == "| gap to the reported | −0.1 ± 0.1 (within the spread) | – (not run) |"
+    assert (
+        lines[at + 2]
+        == "| gap to the reported | −0.1 [−0.3, +0.1] (within the spread) | – (not run) |"
+    )
     assert "- † data2vec: nobody published this recipe. A near one was taken." in lines
     assert "Another scale" not in markdown
     assert "Gain" not in markdown
@@ -443,8 +489,8 @@ def test_a_cell_from_a_set_that_is_not_whole_is_marked_and_never_the_best(full, 
         path.write_text(json.dumps(json.loads(path.read_text()) | partial))
     frame, markdown = built(full, tmp_path, "imagenet")
     assert "| **data2vec (this run) †** | 95.0 ± 0.0 (n=3) ‡ | – |" in markdown
-    assert "| gap to the reported | +10.8 ± 0.0 (better) ‡ | – (not run) |" in markdown
-    assert "| data2vec | **84.2** | **86.6** |" in markdown
+    assert "| gap to the reported | +10.8 [+10.8, +10.8] (better) ‡ | – (not run) |" in markdown
+    assert "| data2vec | **84.2** | 86.6 |" in markdown
     note = "‡ data2vec: a part of the data is missing: imagenet (not the whole official set)."
     assert f"- {note}" in markdown
     cell = the_cell(frame, "data2vec (this run)", "ViT-B", "accuracy_pct")
@@ -465,7 +511,7 @@ def test_a_gap_to_the_reported_value_is_undefined_where_one_seed_is(full, tmp_pa
     ours = "| **data2vec (this run) †** | undefined | – |"
     gap = "| gap to the reported | – (undefined) | – (not run) |"
     assert f"{ours}\n{gap}" in markdown
-    assert "| data2vec | 84.2 | **86.6** |" in markdown
+    assert "| data2vec | 84.2 | 86.6 |" in markdown
 
 
 def test_a_task_with_two_columns_counts_once_in_the_average_of_its_row(full, tmp_path):
@@ -504,8 +550,8 @@ def test_a_task_with_two_columns_counts_once_in_the_average_of_its_row(full, tmp
 def test_verdict_of_a_gap(value, stderr, verdict):
     up = cells.Column("a", ("accuracy",), "test", True)
     down = cells.Column("a", ("wer",), "test", True)
-    assert cells.Gap(up, value, stderr).verdict == verdict
-    assert cells.Gap(down, -value, stderr).verdict == verdict
+    assert cells.Gap(up, estimated(value, stderr)).verdict == verdict
+    assert cells.Gap(down, estimated(-value, stderr)).verdict == verdict
 
 
 # --- params/reported.csv ----------------------------------------------------------------------
@@ -517,7 +563,8 @@ def test_every_reported_value_is_a_number_with_a_source():
     assert not frame.duplicated(["table", "method", "column"]).any()
     curves = {"ablation_layers", "ablation_context"}  # figures of the paper, without numbers
     assert set(frame["table"]) == set(get_args(params.TableName)) - curves
-    assert all(source.startswith("arXiv:2202.03555v3, Table ") for source in frame["source"])
+    paper, second = "arXiv:2202.03555v3, Table ", "arXiv:2212.07525, "  # data2vec, data2vec 2.0
+    assert all(source.startswith((paper, second)) for source in frame["source"])
     assert all(0 < float(value) <= 100 for value in frame["value"] if value)
 
 

@@ -85,6 +85,8 @@ def needs(kind):
         found = [folders.meta_path(experiment, name) for name in run.datasets]
         if run.previous:
             found.append(run.previous.metrics_path)
+        if kind == "pretrain" and run.units:
+            found.append(run.units)
         if kind == "finetune" and run.params.grid:
             found.append(folders.chosen_path(experiment, run.name))
         return found

@@ -57,3 +57,22 @@ rule finetune:
     shell:
         "exec d2v run finetune/{wildcards.name}/{wildcards.arm}/seed{wildcards.seed}"
         " --params {params.experiment} --launch {LAUNCH}"
+
+
+rule probe:
+    input:
+        needs("probe"),
+    output:
+        f"{RUNS}/probe/{{name}}/{{arm}}/seed{{seed}}/metrics.json",
+    log:
+        f"{WORK}/probe/{{name}}/{{arm}}/seed{{seed}}/launch.log",
+    threads: threads_of("probe")
+    params:
+        defining=defining("probe"),
+        about=about("probe"),
+        experiment=EXPERIMENT,
+    message:
+        "{params.about}"
+    shell:
+        "exec d2v run probe/{wildcards.name}/{wildcards.arm}/seed{wildcards.seed}"
+        " --params {params.experiment} --launch {LAUNCH}"

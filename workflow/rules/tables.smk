@@ -1,6 +1,7 @@
 rule tables:
     input:
         metrics=[run.metrics_path for run in runs.reported_runs(experiment)],
+        probes=[run.metrics_path for run in runs.probe_runs(experiment)],
         reported="params/reported.csv",
         references="params/references.bib",
     output:

@@ -80,6 +80,10 @@ def parser() -> argparse.ArgumentParser:
     )
     grid_choice = add("select", "choose a task's setting from the finished points of its grid")
     grid_choice.add_argument("task", metavar="TASK", help="name of the task under finetune:")
+    units = add("units", "fit the k-means units that a pre-training predicts")
+    units.add_argument(
+        "pretrain", metavar="PRETRAIN", help="name of the pre-training, under pretrain:"
+    )
     add("tables", "build the tables from all metrics and print them")
     status = add("status", "show the state of every run of the experiment")
     status.add_argument(
@@ -143,10 +147,9 @@ def _check(args: argparse.Namespace) -> None:
     prepared.check(experiment, args.params, runs.all_datasets(experiment))
     params.check_stages(experiment)
     found = runs.all_runs(experiment)
-    counts = {
-        kind: sum(r.kind == kind for r in found)
-        for kind in ("pretrain", "select", "finetune", "decode")
-    }
+    kinds = ["pretrain", "select", "finetune", "decode"]
+    kinds += ["probe"] * any(run.kind == "probe" for run in found)
+    counts = {kind: sum(r.kind == kind for r in found) for kind in kinds}
     print(
         f"{args.params}: valid; " + ", ".join(f"{n} {kind}" for kind, n in counts.items()) + " runs"
     )
@@ -193,6 +196,15 @@ def _select(args: argparse.Namespace) -> None:
     grid_choice.choose(experiment, args.task)
 
 
+def _units(args: argparse.Namespace) -> None:
+    from d2v import params
+    from d2v.experiment import pretraining
+
+    experiment = params.load(args.params)
+    _check_place(experiment)
+    pretraining.make_units(experiment, args.pretrain)
+
+
 def _tables(args: argparse.Namespace) -> None:
     from d2v import params
     from d2v.experiment import folders
@@ -232,6 +244,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "reproduce": _reproduce,
     "run": _run,
     "select": _select,
+    "units": _units,
     "tables": _tables,
     "status": _status,
 }

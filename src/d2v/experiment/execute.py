@@ -15,10 +15,11 @@ from d2v.experiment import (
     finetuning,
     folders,
     pretraining,
+    probes,
     provenance,
 )
 from d2v.experiment.run import PretrainRun, Run
-from d2v.experiment.task_runs import DecodeRun, FinetuneRun
+from d2v.experiment.task_runs import DecodeRun, FinetuneRun, ProbeRun
 from d2v.training import checkpoint, distributed
 from d2v.util.errors import UserError, spared
 from d2v.util.files import read_json, remove_folder, write_json
@@ -78,6 +79,8 @@ def _result(run: Run, weights: Weights | None, fit: dict[str, Any]) -> dict[str,
     match run:
         case PretrainRun() if not run.released:
             return pretraining.pretrain(run, weights, fit)
+        case ProbeRun():
+            return probes.probe(run, weights) if distributed.join().main else {}
         case FinetuneRun() if not run.released:
             return finetuning.finetune(run, weights, fit)
         case _ if not distributed.join().main:

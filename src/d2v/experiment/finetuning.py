@@ -32,16 +32,11 @@ def finetune(
     metrics.json; it is empty in all processes but the main one.
     """
     p, setting, model = run.params, run.setting(), run.model
-    student = Student(model.encoder, model.backbone)
-    replaced = () if model.backbone.final_norm else ("backbone.norm.weight", "backbone.norm.bias")
-    if weights is not None:
-        own = {k.removeprefix(STUDENT): w for k, w in weights.items() if k.startswith(STUDENT)}
-        student.load_state_dict({k: w for k, w in own.items() if k not in replaced})
-    count = outputs(p.task, run.letters)
+    student, count = start(run, weights), outputs(p.task, run.letters)
     task = Finetuning(p, student, model.backbone.dim, count, setting.freeze)
 
     def data(split: str, train: bool = False) -> Any:
-        return _dataset(run, split, model.encoder, model.backbone.dim, train)
+        return dataset_of(run, split, model.encoder, model.backbone.dim, train)
 
     names = _own_metrics(run)
     # validation decodes greedily, so it reports greedy_wer; `wer` is left to the final decoding
@@ -65,6 +60,17 @@ def finetune(
     for split, names in _by_split(run.splits).items():
         scores |= _evaluate(run, task, names, dev if "dev" in names else data(split))
     return {**summary.described(), "metrics": {name: scores[name] for name in run.splits}}
+
+
+def start(run: FinetuneRun, weights: dict[str, Tensor] | None) -> Student:
+    """The student that a run starts from: that of a pre-training, or one with random weights."""
+    model = run.model
+    student = Student(model.encoder, model.backbone)
+    replaced = () if model.backbone.final_norm else ("backbone.norm.weight", "backbone.norm.bias")
+    if weights is not None:
+        own = {k.removeprefix(STUDENT): w for k, w in weights.items() if k.startswith(STUDENT)}
+        student.load_state_dict({k: w for k, w in own.items() if k not in replaced})
+    return student
 
 
 def better_by(name: str, former: str) -> trainer.Better:
@@ -98,7 +104,7 @@ def evaluate_released(run: FinetuneRun) -> dict[str, Any]:
     model.to(distributed.join().device)
     found: dict[str, dict[str, float]] = {}
     for split, names in _by_split(run.splits).items():
-        dataset = _dataset(run, split, a.encoder, a.backbone.dim)
+        dataset = dataset_of(run, split, a.encoder, a.backbone.dim)
         found |= _evaluate(run, model, names, dataset)
     scores = {name: found[name] for name in run.splits}
     return {"steps": 0, "train_s": 0.0, "released": origin, "metrics": scores}
@@ -115,7 +121,7 @@ def _by_split(splits: dict[str, str]) -> dict[str, list[str]]:
     return {split: [name for name, s in splits.items() if s == split] for split in found}
 
 
-def _dataset(
+def dataset_of(
     run: FinetuneRun, split: str, encoder: params.Encoder, dim: int, train: bool = False
 ) -> Any:
     """The labelled examples of a split."""

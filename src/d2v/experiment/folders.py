@@ -20,8 +20,13 @@ def work(experiment: Experiment) -> Path:
 
 
 def chosen_path(experiment: Experiment, task: str) -> Path:
-    """File with the settings chosen from a task's grid, for both arms."""
+    """File with the settings chosen from a task's grid, for all arms."""
     return results(experiment) / "runs" / "select" / task / "chosen.json"
+
+
+def units_path(experiment: Experiment, pretrain: str) -> Path:
+    """File with the k-means centres of a pre-training whose target is units."""
+    return results(experiment) / "runs" / "units" / f"{pretrain}.safetensors"
 
 
 def meta_path(experiment: Experiment, dataset: str) -> Path:

@@ -6,9 +6,10 @@ object and nothing else. Every kind of run is a class; PretrainRun is defined he
 d2v.experiment.task_runs.
 
 PretrainRun   pretrain/<name>/seed<k>
-FinetuneRun   finetune/<name>/<arm>/seed<k>           arm: scratch | data2vec
+FinetuneRun   finetune/<name>/<arm>/seed<k>           arm: scratch | input | data2vec
 GridRun       select/<name>/<arm>/<point>/seed<k>     a point of the grid, scored on the dev split
 DecodeRun     decode/<name>/<arm>/seed<k>             search for decoding weights, then decoding
+ProbeRun      probe/<name>/<arm>/seed<k>              probes of frozen features
 """
 
 import json
@@ -18,10 +19,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from d2v.experiment import folders
-from d2v.params import Experiment, Finetune, Pretrain, Released
+from d2v.params import Experiment, Finetune, InputTarget, Pretrain, Released
 from d2v.params.influence import influential, without_later
 
-Kind = Literal["pretrain", "finetune", "select", "decode"]
+Kind = Literal["pretrain", "finetune", "select", "decode", "probe"]
 
 
 @dataclass(frozen=True)
@@ -181,6 +182,14 @@ class PretrainRun(Run):
     def steps(self) -> int:
         """Number of optimiser steps."""
         return self.params.train.steps
+
+    @property
+    def units(self) -> Path | None:
+        """File with the centres of the units that are predicted; None for other targets."""
+        target = self.params.target
+        if self.released or not isinstance(target, InputTarget) or target.of != "units":
+            return None
+        return folders.units_path(self.experiment, self.name)
 
     def defining(self) -> dict[str, Any]:
         """See Run.defining."""

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from d2v import params
 from d2v.experiment.run import PretrainRun, Run
-from d2v.experiment.task_runs import DecodeRun, FinetuneRun, GridRun
+from d2v.experiment.task_runs import DecodeRun, FinetuneRun, GridRun, ProbeRun
 from d2v.params import Experiment, TableName
 from d2v.util.errors import UserError
 
@@ -36,6 +36,15 @@ def finetune_runs(experiment: Experiment, name: str | None = None) -> list[Finet
 def decode_runs(experiment: Experiment) -> list[DecodeRun]:
     """One decoding run for each fine-tuning run that needs a search for decoding weights."""
     return [_decoded(run) for run in finetune_runs(experiment) if run.searched]
+
+
+def probe_runs(experiment: Experiment, name: str | None = None) -> list[ProbeRun]:
+    """One run of probes per arm and seed of each task that asks for them, or of the task `name`."""
+    return [
+        ProbeRun(experiment, run.name, run.seed, run.arm)
+        for run in finetune_runs(experiment, name)
+        if run.params.probe
+    ]
 
 
 def reported_runs(experiment: Experiment, name: str | None = None) -> list[Run]:
@@ -77,7 +86,7 @@ def all_runs(experiment: Experiment) -> list[Run]:
     """All runs, in an order in which they can be executed."""
     grids = [run for name in experiment.finetune for run in grid_runs(experiment, name)]
     tuned = [*finetune_runs(experiment), *decode_runs(experiment)]
-    return [*pretrain_runs(experiment), *grids, *tuned]
+    return [*pretrain_runs(experiment), *grids, *tuned, *probe_runs(experiment)]
 
 
 def by_id(experiment: Experiment) -> dict[str, Run]:

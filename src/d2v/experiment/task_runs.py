@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from d2v.data.letters import letters_of
 from d2v.experiment import folders
 from d2v.experiment.run import Kind, Run
-from d2v.params import Decode, Finetune, Pretrain, Setting
+from d2v.params import Decode, Finetune, Pretrain, Probe, Setting
 from d2v.params.influence import influential
 from d2v.util.errors import UserError
 from d2v.util.files import read_json
@@ -64,7 +64,9 @@ class FinetuneRun(_TaskRun):
 
     @property
     def _starts_from(self) -> str | None:
-        return None if self.arm == "scratch" or self.released else self.params.pretrain
+        if self.arm == "scratch" or self.released:
+            return None
+        return self.params.baseline if self.arm == "input" else self.params.pretrain
 
     @property
     def steps(self) -> int | None:
@@ -242,3 +244,42 @@ class DecodeRun(_TaskRun):
     def describe(self) -> str:
         """One sentence about what the run does."""
         return f"Search the decoding weights of {self.finetuning.id}, then decode with the best"
+
+
+class ProbeRun(FinetuneRun):
+    """Probes of the features from which a fine-tuning starts; nothing is trained."""
+
+    kind: ClassVar[Kind] = "probe"
+
+    @property
+    def datasets(self) -> list[str]:
+        """The labelled set."""
+        return [self.params.data]
+
+    @property
+    def probe(self) -> Probe:
+        """Parameters of the probes."""
+        assert self.params.probe
+        return self.params.probe
+
+    @property
+    def steps(self) -> None:
+        """Always None: the run trains nothing."""
+        return None
+
+    def defining(self) -> dict[str, Any]:
+        """See Run.defining."""
+        values = super().defining()
+        kept = ("run", "prepared", "data", "view", "task", "encoder", "backbone", "pretrain")
+        splits = ("labels", "train_split", "dev_split", "test_split")
+        found = {key: values[key] for key in (*kept, *splits)}
+        return found | {"probe": self.probe.model_dump(mode="json")}
+
+    def resolved(self) -> dict[str, Any]:
+        """See Run.resolved."""
+        return self.defining()
+
+    def describe(self) -> str:
+        """One sentence about what the run does."""
+        start = f"of {self.source.id}" if self.source else "of random weights"
+        return f"Probe the features {start} on {self.name}, seed {self.seed}"

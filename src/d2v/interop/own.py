@@ -127,9 +127,12 @@ def _run(folder: Path, meta: dict[str, Any], tensors: dict[str, Tensor]) -> Cont
             f"{folder / META}: no parameters of a model in it, so no model can be built"
         )
     fine_tuned = "task" in p
+    of_input = (p.get("target") or {}).get("kind") == "input"
     if not fine_tuned:
         tensors = {_pretraining_name(name): tensor for name, tensor in tensors.items()}
-    sizes = {"task": p["task"]} if fine_tuned else {"regression": p["regression"]}
+        if of_input:  # its head predicts the input, which nothing else here can use
+            tensors = {n: t for n, t in tensors.items() if n.startswith("student.")}
+    sizes = {"task": p["task"]} if fine_tuned else {"regression": p.get("regression")}
     if not fine_tuned:
         sizes["decoder"] = p.get("decoder")
     if "head.out.weight" in tensors:

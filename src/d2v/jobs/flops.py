@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from d2v import params
 from d2v.experiment.task_runs import OWN_DROPOUTS
 from d2v.interop.module import without_values
+from d2v.model import encoders
 from d2v.model.data2vec import Student, build_decoder
 from d2v.model.exact_masks import copied, removed_masks
 
@@ -49,6 +50,8 @@ def pretraining(p: params.Pretrain, size: int) -> float:
     copy, on the positions that they see; local features and teacher once per example.
     """
     one = _counted(p, size)
+    if isinstance(p.target, params.InputTarget):
+        return 3 * (one.encoder + one.backbone + _input_head(p, one.positions))
     head = sum(one.outputs(i, o) for i, o in _linear_layers(p.regression, p.backbone.dim))
     teacher = one.backbone + (0.0 if "features" in p.ema.shared else one.encoder)
     if p.decoder is not None:
@@ -76,6 +79,18 @@ def _linear_layers(regression: str, dim: int) -> list[tuple[int, int]]:
     """Input and output sizes of the regression head's layers (model.data2vec.regression_head)."""
     layers = {"none": [], "linear": [(dim, dim)], "mlp": [(dim, 2 * dim), (2 * dim, dim)]}
     return layers[regression]
+
+
+@torch.no_grad()
+def _input_head(p: params.Pretrain, positions: int) -> float:
+    """Operations of the head that predicts targets of the input, at every position."""
+    assert isinstance(p.target, params.InputTarget)
+    with without_values():
+        encoder = encoders.build(p.encoder, p.backbone)
+        head = encoder.input_head(encoder.input_targets(p.target).outputs)
+    with FlopCounterMode(display=False) as counter:
+        encoder.predict_input(head, torch.empty(positions, p.backbone.dim, device="meta"))
+    return counter.get_total_flops()
 
 
 _known: dict[str, Forward] = {}  # cache: an experiment has few shapes and many runs

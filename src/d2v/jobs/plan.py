@@ -18,7 +18,7 @@ from d2v import params
 from d2v.data.summary import summary
 from d2v.experiment import runs
 from d2v.experiment.run import PretrainRun, Run
-from d2v.experiment.task_runs import DecodeRun, FinetuneRun
+from d2v.experiment.task_runs import DecodeRun, FinetuneRun, ProbeRun
 from d2v.jobs import cluster
 from d2v.params import MODALITIES, Experiment, Finetune
 from d2v.util.errors import UserError
@@ -92,6 +92,8 @@ def plan(experiment: Experiment, speed: Speed) -> list[Job]:
 def _job(run: Run, speed: Speed, gpus: int) -> Job:
     if isinstance(run, DecodeRun):
         return _decoding(run)
+    if isinstance(run, ProbeRun):  # minutes at most
+        return Job(run.id, run.params.table, 0, 0.0, 0.0, 0, 0.0, 0.0, 0.0, 0.0)
     from d2v.jobs import (
         flops,  # imported late: torch loads slowly, and errors in a file are reported before
     )
@@ -102,7 +104,8 @@ def _job(run: Run, speed: Speed, gpus: int) -> Job:
         table, train, steps = _served(run.experiment, run.name), model.train, model.train.steps
         size = model.view.usual_size(labelled=False)
         one = flops.pretraining(model, size)
-        copies = 4  # student, teacher and the two moments of Adam
+        # student, the two moments of Adam, and the teacher if there is one
+        copies = 3 if isinstance(model.target, params.InputTarget) else 4
     else:
         assert isinstance(run, FinetuneRun)
         task, setting = run.params, run.given
@@ -147,7 +150,11 @@ def _served(experiment: Experiment, pretrain: str) -> str:
     needed = {pretrain}
     while more := {n for n, p in experiment.pretrain.items() if p.start_from in needed} - needed:
         needed |= more
-    tables = [task.table for task in experiment.finetune.values() if task.pretrain in needed]
+    tables = [
+        task.table
+        for task in experiment.finetune.values()
+        if needed & {task.pretrain, task.baseline}
+    ]
     return tables[0] if tables else "none"
 
 

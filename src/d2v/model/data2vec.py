@@ -4,6 +4,8 @@ student   sees the masked input                 encoder -> backbone -> regressio
 teacher   sees the full input, no gradient      EMA of the student's encoder and backbone
 target    mean of the teacher's top K layers, each normalised, at the masked positions
 
+For comparison, the target may be the input itself instead (params.InputTarget), without a teacher.
+
 Only what the loss needs is computed: the regression head and the end of the last block run on the
 masked positions only.
 
@@ -24,6 +26,7 @@ from d2v import params
 from d2v.model import encoders
 from d2v.model.decoder import Decoder
 from d2v.model.ema import Teacher
+from d2v.model.encoders import InputTargets
 from d2v.model.kernels.linear import Linear
 from d2v.model.transformer import Kept, Output, Transformer, at_rows, initialise
 from d2v.model.visible import of_examples
@@ -39,8 +42,8 @@ class Regression:
     predict the mean target of each of its R rows from the last of its extra tokens.
     """
 
-    prediction: Tensor  # (M, D)
-    target: Tensor  # (M, D), float32, without gradient
+    prediction: Tensor  # (M, C); C is D, or what the input's targets need
+    target: Tensor  # values (M, C) float32, or classes (M,) int64; without gradient
     encoder_output: Tensor  # (M, D), or (R * V, D) at visible positions
     class_prediction: Tensor | None = None  # (R, D)
     class_target: Tensor | None = None  # (R, D)
@@ -88,16 +91,26 @@ class Student(nn.Module):
 
 
 class Data2Vec(nn.Module):
-    """Student, teacher, and regression head or decoder."""
+    """Student, head or decoder, and a teacher or targets that are computed from the input."""
 
     def __init__(self, p: params.Pretrain) -> None:
         super().__init__()
-        self.target, self.average = p.target, Average(p.target)
+        self.target = p.target
         self.student = Student(p.encoder, p.backbone)
-        self.head = regression_head(p.regression, p.backbone)
+        self.teacher: Teacher | None = None
+        self.inputs: InputTargets | None = None
+        if isinstance(p.target, params.InputTarget):
+            self.inputs = self.student.encoder.input_targets(p.target)
+            self.head = self.student.encoder.input_head(self.inputs.outputs)
+            if p.backbone.init.head:
+                initialise(self.head, p.backbone.init)
+        else:
+            self.average = Average(p.target)
+            self.head = regression_head(p.regression, p.backbone)
         self.decoder = build_decoder(p.decoder, p.encoder, p.backbone)
         self.class_loss = p.loss.class_weight > 0
-        self.teacher = Teacher(self.student.encoder, self.student.backbone, p.ema)
+        if self.inputs is None:
+            self.teacher = Teacher(self.student.encoder, self.student.backbone, p.ema)
 
     def forward(self, batch: dict[str, Tensor]) -> Regression:
         """Predictions and targets where `batch["mask"]` (B, T) is True; (R, T) with copies.
@@ -114,7 +127,11 @@ class Data2Vec(nn.Module):
         target = self.targets(x.detach(), padding, batch, masked)
         rows = self.student.rows(masked, x.shape[1])
         output, _ = self.student.see(x, padding, batch, rows=rows)
-        return Regression(self.head(output.x), target, output.x)
+        if self.inputs is not None:
+            prediction = self.student.encoder.predict_input(self.head, output.x)
+        else:
+            prediction = self.head(output.x)
+        return Regression(prediction, target, output.x)
 
     def _decoded(
         self,
@@ -152,21 +169,27 @@ class Data2Vec(nn.Module):
         """Targets, computed from unmasked local features `x` (B, T, D) (paper 3.3).
 
         (M, D) at the places `masked` (M,) in (B * T); without `masked`, (B, T, D) at every
-        position.
+        position. Targets of the input have C values in place of D, or are classes (M,), (B, T).
         """
         with torch.inference_mode():
-            target = self._targets(x, padding, batch, masked)
+            if self.inputs is not None:
+                target = self.inputs(batch)
+                target = target if masked is None else target.flatten(0, 1)[masked]
+            else:
+                target = self._targets(x, padding, batch, masked)
         return target.clone()  # an ordinary tensor, which autograd can save for the loss's gradient
 
     def _targets(
         self, x: Tensor, padding: Tensor | None, batch: dict[str, Tensor], masked: Tensor | None
     ) -> Tensor:
-        p = self.target
+        p, teacher = self.target, self.teacher
+        assert isinstance(p, params.Target)
+        assert teacher is not None
         over_time = "instance" in (p.layer_norm, p.final_norm)  # then all positions are needed
         narrow = masked is not None and not over_time
         rows = self.student.rows(masked, x.shape[1]) if narrow and masked is not None else None
         keep = Kept((p.feature,), p.top_k)
-        output = self.teacher(x, padding, batch, keep=keep, context=p.context, rows=rows)
+        output = teacher(x, padding, batch, keep=keep, context=p.context, rows=rows)
         layers = output.layers[p.feature]
         if rows is None:
             layers = [self.student.positions(layer) for layer in layers]
@@ -188,7 +211,8 @@ class Data2Vec(nn.Module):
 
     def update_teacher(self, decay: float | Tensor) -> None:
         """Move the teacher towards the student; call this once after each optimiser step."""
-        self.teacher.update(self.student.encoder, self.student.backbone, decay)
+        if self.teacher is not None:
+            self.teacher.update(self.student.encoder, self.student.backbone, decay)
 
 
 class Average(nn.Module):

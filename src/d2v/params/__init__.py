@@ -24,9 +24,11 @@ from d2v.params.model import (
     EMA,
     Backbone,
     Init,
+    InputTarget,
     Loss,
     PositionBias,
     Target,
+    Targets,
 )
 from d2v.params.own import (
     AudioFolder,
@@ -40,7 +42,7 @@ from d2v.params.own import (
 from d2v.params.pretraining import Pretrain
 from d2v.params.reading import read_params, read_yaml
 from d2v.params.released import Released
-from d2v.params.settings import Grid, Setting
+from d2v.params.settings import Grid, Probe, Setting
 from d2v.params.speech import RATE, ChannelMask, WaveAugment, WaveEncoder, WaveInput
 from d2v.params.stages import check_stages
 from d2v.params.tasks import (
@@ -102,6 +104,7 @@ __all__ = [
     "ImageFolder",
     "ImageInput",
     "Init",
+    "InputTarget",
     "Inputs",
     "InverseBlockMask",
     "LabelledText",
@@ -117,6 +120,7 @@ __all__ = [
     "PositionBias",
     "Positive",
     "Pretrain",
+    "Probe",
     "RandomMask",
     "Rate",
     "Rebound",
@@ -133,6 +137,7 @@ __all__ = [
     "TableName",
     "Tag",
     "Target",
+    "Targets",
     "Task",
     "TextFolder",
     "TokenAugment",

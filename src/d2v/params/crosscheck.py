@@ -11,7 +11,7 @@ from d2v.params.choices import KINDS, Data, Encoder, sets_of
 from d2v.params.data import Holds, PlainText, Verses
 from d2v.params.faults import nearest
 from d2v.params.finetuning import Finetune
-from d2v.params.model import Backbone
+from d2v.params.model import Backbone, InputTarget
 from d2v.params.own import LabelledText, TextFolder
 from d2v.params.pretraining import Pretrain
 from d2v.params.text import TokenAugment, TokenEncoder
@@ -59,6 +59,7 @@ def faults(
             yield f"{path}.pretrain: no pretrain.{task.pretrain}{near}"
         else:
             yield from _start(path, task, pretrain[task.pretrain], data)
+            yield from _baseline(path, task, pretrain)
         yield from _grid(name, task, finetune)
     yield from repetitions(pretrain, finetune)
 
@@ -99,8 +100,43 @@ def _starts(name: str, pretrain: Mapping[str, Pretrain]) -> Iterator[str]:
             f"{path}: the released weights of pretrain.{this.start_from} have no head to start"
             " from; set regression: none"
         )
-    elif this.regression != other.regression:
-        yield f"{path}: pretrain.{this.start_from} has a different head; set the same regression"
+    elif _of(this) != _of(other) or (_of(this) is None and this.regression != other.regression):
+        yield (
+            f"{path}: pretrain.{this.start_from} has a different head; set the same regression, and"
+            " the same kind of target"
+        )
+
+
+def _of(pretrain: Pretrain) -> tuple[str, int | None] | None:
+    """What a pre-training predicts of its input; None if it has a teacher."""
+    target = pretrain.target
+    return (target.of, target.units) if isinstance(target, InputTarget) else None
+
+
+# parameters that two arms share, so that they differ in nothing but the target
+SHARED = ("data", "split", "start_from", "encoder", "backbone", "mask", "view", "schedule")
+
+
+def _baseline(path: str, task: Finetune, pretrain: Mapping[str, Pretrain]) -> Iterator[str]:
+    """Check that a task's baseline differs from its pre-training in nothing but the target."""
+    name = task.baseline
+    if name is None:
+        return
+    if name not in pretrain:
+        yield f"{path}.baseline: no pretrain.{name}{nearest(name, pretrain)}"
+        return
+    mine, other = pretrain[task.pretrain], pretrain[name]
+    if not isinstance(other.target, InputTarget):
+        yield f"{path}.baseline: pretrain.{name} has a teacher; give one with target.kind input"
+        return
+    found = [key for key in SHARED if getattr(mine, key) != getattr(other, key)]
+    found += [f"train.{key}" for key in ("steps", "batch", "sized")
+              if getattr(mine.train, key) != getattr(other.train, key)]  # fmt: skip
+    if found:
+        yield (
+            f"{path}.baseline: pretrain.{name} differs from pretrain.{task.pretrain} in"
+            f" {', '.join(found)}, so that a comparison would not be of the targets alone"
+        )
 
 
 def _shape(backbone: Backbone) -> dict[str, Any]:

@@ -9,12 +9,12 @@ from d2v.params.base import BelowOne, Count, Positive, Seed, Strict
 from d2v.params.choices import KINDS, View
 from d2v.params.faults import refuse
 from d2v.params.released import Released
-from d2v.params.settings import Grid, Setting
+from d2v.params.settings import Grid, Probe, Setting
 from d2v.params.tasks import TASK_METRICS, Decode, MetricName, Task
 from d2v.params.training import AdamW, Portions, Schedule
 
-Arm = Literal["scratch", "data2vec"]
-ARMS = ("scratch", "data2vec")
+Arm = Literal["scratch", "input", "data2vec"]
+ARMS = ("scratch", "input", "data2vec")
 TableName = Literal[
     "imagenet",
     "librispeech",
@@ -48,12 +48,16 @@ class Finetune(Strict):
     chosen_on_test: bool = False
     # further reported columns of the same runs: heading -> split
     more: dict[str, str] = Field(default_factory=dict)
-    # starting points to fine-tune: random weights, the pre-trained student
+    # name under `pretrain:` of the same student, pre-trained with targets of the input; for the arm
+    # `input`
+    baseline: str | None = None
+    # starting points to fine-tune: random weights, the student of `baseline`, that of `pretrain`
     arms: list[Arm] = Field(["scratch", "data2vec"], min_length=1)
     # metrics to compute; the first is used for selection on the development split
     metrics: list[MetricName] = Field(min_length=1)
     task: Task
     decode: Decode | None = None
+    probe: Probe | None = None  # None: no probes; for tasks of kind classify
     freeze_steps: Count = 0  # initial optimiser steps in which only the head is trained
     # substitute for an unpublished recipe, described under the table
     stand_in: str = ""
@@ -95,6 +99,14 @@ def faults(p: Finetune) -> Iterator[str]:
             if p.dev_split == p.test_split
             else "chosen_on_test: true, but dev_split and test_split differ"
         )
+    if (p.baseline is not None) != ("input" in p.arms):
+        yield (
+            "arms has input, but no baseline names its pre-training"
+            if p.baseline is None
+            else f"baseline {p.baseline} has no effect without input in arms; add it, or remove one"
+        )
+    if p.probe is not None and (p.task.kind != "classify" or p.released is not None):
+        yield "probe: probes are for pre-trained features and tasks of kind classify; remove it"
     yield from _settings(p)
     yield from _task(p)
     kind = KINDS[p.view.kind]

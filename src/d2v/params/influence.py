@@ -3,21 +3,24 @@
 from typing import Any
 
 from d2v.params.finetuning import Finetune
+from d2v.params.model import InputTarget
 from d2v.params.pretraining import Pretrain
 
 # parameters that only say where and how a run is executed or shown, describe it, or stop it when it
-# fails
+# fails; of the pre-trainings of a task, a run's own is named by its run
 NEUTRAL = {
     "seeds", "cpus", "table", "row", "column", "note", "stand_in", "arms", "settings", "grid",
-    "chosen_on_test", "collapse",
+    "chosen_on_test", "collapse", "baseline", "probe",
 }  # fmt: skip
 NEUTRAL_TRAIN = {
     "log_every", "checkpoint_every", "checkpoint_minutes", "workers", "compile", "cuda_graph",
-    "recompute", "shard", "rebound",
+    "recompute", "shard", "rebound", "probe_every",
 }  # fmt: skip
 # parameters that published weights replace; the others describe the input of the checkpoint
 NOT_TRAINED = {"split", "start_from", "target", "loss", "mask", "optimiser", "schedule", "train"}
-# the same for weights that are only evaluated; `train` stays, since it defines the batches
+# parameters that have no use without a teacher
+NO_TEACHER = {"regression", "ema"}
+# parameters that published fine-tuned weights replace; `train` stays, since it defines the batches
 NOT_TUNED = {
     "train_split", "labels", "freeze_steps", "optimiser", "schedule", "validate_every", "keep",
     "dropout", "encoder_dropout", "attention_dropout", "activation_dropout", "drop_path",
@@ -59,9 +62,13 @@ def influential(p: Pretrain | Finetune) -> dict[str, Any]:
 
 def _of_pretraining(p: Pretrain, values: dict[str, Any]) -> set[str]:
     """Top-level keys without influence; nested ones are removed from `values`."""
+    unused = NOT_TRAINED if p.released is not None else set()
+    if isinstance(p.target, InputTarget):
+        return unused | NO_TEACHER | ({"loss"} if p.target.classes else set())
+    del values["target"]["kind"]  # runs that were finished before there was a choice stay valid
     if p.ema.anneal_steps == 0:  # the decay is constant at `end`
         del values["ema"]["start"], values["ema"]["first"]
-    return NOT_TRAINED if p.released is not None else set()
+    return unused
 
 
 def _of_finetuning(p: Finetune, values: dict[str, Any]) -> set[str]:

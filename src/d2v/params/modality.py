@@ -20,6 +20,7 @@ class Kind(NamedTuple):
     unlabelled: tuple[str, ...]  # contents of the prepared sets for pre-training
     labelled: dict[str, str]  # kinds of tasks, and the contents of the prepared sets that they read
     parts: tuple[str, ...]  # parts of the encoder, named as in ema.shared
+    inputs: tuple[str, ...]  # targets that it can compute from its input (InputTarget.of)
     dropout: bool = True  # whether the encoder has dropout
     lengths: bool = True  # whether examples differ in length
     convolutions: bool = False  # whether it has convolutions that settings can freeze

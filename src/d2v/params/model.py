@@ -1,8 +1,8 @@
 """Parameters of the model: backbone, targets, loss, teacher (paper 3)."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from d2v.params.base import BelowOne, Count, Fraction, Positive, Rate, Strict
 
@@ -89,6 +89,7 @@ class Backbone(Strict):
 class Target(Strict):
     """Targets that the student predicts (paper 3.3): the mean of the teacher's top K layers."""
 
+    kind: Literal["teacher"] = "teacher"
     # number of averaged layers (K in paper 3.3); average_top_k_layers, data2vec_vision:
     # target_layers
     top_k: Positive
@@ -108,6 +109,50 @@ class Target(Strict):
     # normalisation after averaging (not in the paper): instance_norm_targets, layer_norm_targets;
     # data2vec_vision: post_target_layer_norm
     final_norm: Literal["none", "instance", "layer"] = "none"
+
+
+class InputTarget(Strict):
+    """Targets that are computed from the input itself, without a teacher.
+
+    They are the targets that the paper compares its own with: everything else (masks, steps,
+    batches, seeds, fine-tuning) stays the same. `regression` and `ema` are then not used; `loss` is
+    the loss of values, and classes are predicted with cross-entropy.
+    """
+
+    kind: Literal["input"]
+    # patches: pixels of a patch, normalised per patch (MAE, SimMIM). log_mel: 80 log-mel bands per
+    # frame, normalised per utterance and band. units: the nearest of k-means centres of MFCCs, a
+    # class (HuBERT, first iteration). tokens: the token itself, a class, with RoBERTa's head
+    # (masked language modelling)
+    of: Literal["patches", "log_mel", "units", "tokens"]
+    units: Positive | None = None  # number of k-means centres, for `of: units` only (HuBERT: 100)
+
+    @property
+    def classes(self) -> bool:
+        """Whether a target is a class rather than a vector of values."""
+        return self.of in ("units", "tokens")
+
+    @model_validator(mode="after")
+    def _counted(self) -> "InputTarget":
+        if (self.units is None) == (self.of == "units"):
+            raise ValueError(
+                "of: units needs units, the number of k-means centres"
+                if self.of == "units"
+                else f"units has no effect with of: {self.of}; remove it"
+            )
+        return self
+
+
+def _kind_of(target: Any) -> str | None:
+    """`kind` of a target; files from before there was a choice have none, and mean a teacher."""
+    kind = target.get("kind", "teacher") if isinstance(target, dict) else target.kind
+    return kind if isinstance(kind, str) else None
+
+
+Targets = Annotated[
+    Annotated[Target, Tag("teacher")] | Annotated[InputTarget, Tag("input")],
+    Discriminator(_kind_of),
+]
 
 
 class Loss(Strict):

@@ -5,12 +5,13 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from d2v.params import targets
 from d2v.params.base import Positive, Seed, Strict
 from d2v.params.choices import KINDS, Encoder, View
 from d2v.params.decoder import Decoder
 from d2v.params.faults import refuse
 from d2v.params.masks import Mask, exact, learnable
-from d2v.params.model import EMA, Backbone, Loss, Target
+from d2v.params.model import EMA, Backbone, InputTarget, Loss, Targets
 from d2v.params.released import Released
 from d2v.params.training import Collapse, Optimiser, Schedule, Train
 
@@ -37,7 +38,7 @@ class Pretrain(Strict):
     # differently masked copies of each example in a step, for which the teacher runs only once;
     # clone_batch (data2vec 2.0)
     copies: Positive = 1
-    target: Target
+    target: Targets
     loss: Loss
     mask: Mask
     ema: EMA
@@ -62,14 +63,9 @@ def faults(p: Pretrain) -> Iterator[str]:
     kind = KINDS[p.encoder.kind]
     if p.released is not None and (p.start_from is not None or len(p.seeds) > 1):
         yield "released weights allow only one seed and no start_from"
-    shared = p.backbone.depth - p.backbone.prenet_depth
-    if p.target.top_k > shared:
-        less = " - prenet_depth" if p.backbone.prenet_depth else ""
-        yield f"target.top_k {p.target.top_k} is more than backbone.depth{less} {shared}"
-    if p.target.context and p.backbone.position_bias.kind.startswith("per_layer"):
-        bias = p.backbone.position_bias.kind
-        yield f"target.context cannot be combined with position_bias {bias}"
-    over_time = "instance" in (p.target.layer_norm, p.target.final_norm)  # takes two positions
+    if isinstance(p.target, InputTarget) and p.decoder is not None:
+        yield "target.kind input has a head of its own; remove decoder (encoder.hidden removed)"
+    yield from targets.faults(p.target, p.backbone, kind.inputs)
     yield from _model(p.encoder, p.backbone)
     yield from _shared(p.ema, p.encoder)
     if p.encoder.kind != p.view.kind:
@@ -77,7 +73,7 @@ def faults(p: Pretrain) -> Iterator[str]:
     else:
         yield from p.encoder.sees(p.view)
         yield from p.view.without_labels()
-        yield from p.encoder.covers(p.view, 2 if over_time else 1)
+        yield from p.encoder.covers(p.view, 2 if targets.over_time(p.target) else 1)
         yield from p.train.suits(kind.lengths, p.view.longest)
     masks = kind.masks[p.encoder.hidden]
     if p.mask.kind not in masks:

@@ -8,6 +8,21 @@ from pydantic import Field, model_validator
 from d2v.params.base import Positive, Rate, Seed, Strict
 
 
+class Probe(Strict):
+    """Probes of frozen features, fitted to the labels of every arm and seed, without fine-tuning.
+
+    k nearest neighbours and a linear classifier for each layer, and a linear classifier on a
+    weighted sum of the layers. Settings are chosen on the development split.
+    """
+
+    # how the outputs of an example become one vector. mean: their mean over positions; keep: all
+    # of them side by side, so that what is where is not lost (examples of one length only)
+    positions: Literal["mean", "keep"] = "mean"
+    neighbours: Positive = 10
+    # inverse strengths of the linear classifiers' regularisation to try (scikit-learn's C)
+    c: list[Rate] = Field([0.001, 0.01, 0.1, 1.0, 10.0], min_length=1)
+
+
 class Setting(Strict):
     """A point of the fine-tuning grid: learning rate, number of steps, frozen parts."""
 

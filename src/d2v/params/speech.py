@@ -17,6 +17,7 @@ KIND = Kind(
     unlabelled=("transcribed speech", "speech", "tagged sounds"),
     labelled={"ctc": "transcribed speech", "tag": "tagged sounds"},
     parts=("features", "mask_embedding", "positions", "norm"),
+    inputs=("log_mel", "units"),
     convolutions=True,
 )
 RATE = 16_000  # samples per second that the models of the paper take

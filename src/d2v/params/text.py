@@ -15,6 +15,7 @@ KIND = Kind(
     unlabelled=("corpus",),
     labelled={"classify": "sentences", "regress": "sentences"},
     parts=("features", "positions", "norm"),
+    inputs=("tokens",),
 )
 SPECIAL = 5  # number of special token ids: <s>, <pad>, </s>, <unk> and <mask>
 LABELLED_TOKENS = 128  # more than the mean length of any GLUE task

@@ -195,6 +195,10 @@ class Train(Portions):
     """Number of steps, batches, precision and checkpoints of training."""
 
     steps: Positive  # optimiser steps
+    # optimiser steps between probes of a pre-training: the share of the targets' variance that
+    # position explains and, if a task of kind classify starts from it, the accuracy of nearest
+    # neighbours on frozen features; None: no probes
+    probe_every: Positive | None = None
 
 
 class Collapse(Strict):
@@ -206,3 +210,5 @@ class Collapse(Strict):
     target_std: Annotated[float, Field(ge=0.0)] = 0.1  # smallest standard deviation of targets
     prediction_std: Annotated[float, Field(ge=0.0)] = 0.01  # the same for predictions
     after: Count = 5000  # optimiser steps before the check starts
+    # share of the targets' variance, explained by position alone, above which a probe warns
+    position_share: Fraction = 0.8

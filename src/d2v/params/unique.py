@@ -62,4 +62,5 @@ def _rows(pretrain: Mapping[str, Pretrain], task: Finetune) -> list[str]:
         row += ", released weights, evaluated here"
     elif pretrain[task.pretrain].released is not None:
         row += ", released weights, fine-tuned here"
-    return ["from scratch" if arm == "scratch" else row for arm in task.arms]
+    others = {"scratch": "from scratch", "input": "input targets"}
+    return [others.get(arm, row) for arm in task.arms]

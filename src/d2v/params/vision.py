@@ -16,6 +16,7 @@ KIND = Kind(
     unlabelled=("images", "unlabelled images"),
     labelled={"classify": "images"},
     parts=("features", "cls", "mask_embedding", "positions"),
+    inputs=("patches",),
     dropout=False,
     lengths=False,
 )

@@ -13,15 +13,19 @@ import pandas as pd
 from d2v.evaluation.metrics import METRICS, headline
 from d2v.evaluation.predictions import read_predictions
 from d2v.experiment import runs
+from d2v.experiment.task_runs import DecodeRun
 from d2v.params import Experiment, Finetune, Setting
-from d2v.results.cells import AVERAGE, SCRATCH, Cell, Column, Table, row_of
+from d2v.results import probes
+from d2v.results.cells import AVERAGE, INPUT, SCRATCH, Cell, Column, Table, row_of
+from d2v.results.statistics import estimate
 from d2v.util.errors import UserError
 
 REPORTED = Path("params/reported.csv")
 # fmt: off
 REPORTED_COLUMNS = ("id", "table", "group", "method", "setup", "column", "metric", "split",
                     "value", "source", "note", "citation")
-VALUES = ["row", "seed", "task", "heading", "metric", "value", "run", "setting", "partial"]
+VALUES = ["row", "seed", "task", "heading", "metric", "value", "run", "setting", "partial",
+          "start"]
 # fmt: on
 
 
@@ -48,7 +52,10 @@ def read_reported(path: Path) -> pd.DataFrame:
 def _table(experiment: Experiment, name: str, results: Path, reported: pd.DataFrame) -> Table:
     tasks = {key: value for key, value in experiment.finetune.items() if value.table == name}
     rows = [row_of(experiment, task, arm) for task in tasks.values() for arm in task.arms]
-    rows = sorted(dict.fromkeys(rows), key=lambda row: row != SCRATCH)
+    first = (SCRATCH, INPUT)  # before the rows that start from a teacher's targets
+    rows = sorted(
+        dict.fromkeys(rows), key=lambda row: first.index(row) if row in first else len(first)
+    )
     chosen = reported[reported["table"] == name]
     printed = frozenset(chosen["column"])
     columns = list(dict.fromkeys(c for task in tasks.values() for c in _columns(task, printed)))
@@ -76,7 +83,8 @@ def _table(experiment: Experiment, name: str, results: Path, reported: pd.DataFr
         (r, c): _cell(values, r, c, planned.get((r, c.heading), 0)) for c in columns for r in rows
     }
     cells = {key: _with_interval(tasks, key[1], cell, results) for key, cell in cells.items()}
-    return Table(name, experiment, rows, columns, cells, settings, gaps, chosen)
+    probed = probes.read(experiment, name, results)
+    return Table(name, experiment, rows, columns, cells, settings, gaps, chosen, probed)
 
 
 def _columns(task: Finetune, printed: frozenset[str]) -> list[Column]:
@@ -129,6 +137,8 @@ def _read_task(
         except UserError as error:
             gaps.setdefault((folder, str(error)), []).append(seed)
             continue
+        source = (run.finetuning if isinstance(run, DecodeRun) else run).source
+        start = source.id if source else ""
         for column in _columns(task, printed):
             split: Any = metrics.get(named[column.heading]) or {}
             value = _value(split, column)
@@ -139,7 +149,7 @@ def _read_task(
                 if state == "missing":
                     continue
             of = (row, run.seed, key, column.heading, column.name)
-            lines.append((*of, value, run.id, setting, partial))
+            lines.append((*of, value, run.id, setting, partial, start))
     frame = pd.DataFrame(lines, columns=VALUES).astype({"value": float})
     return frame, [f"{folder}/{', '.join(s)}: {fault}" for (folder, fault), s in gaps.items()]
 
@@ -201,6 +211,7 @@ def _averages(
                     run,
                     "",
                     _united(group["partial"]),
+                    " ".join(dict.fromkeys(group["start"])),
                 )
             )
     return pd.DataFrame(lines, columns=VALUES).astype({"value": float})
@@ -218,17 +229,20 @@ def _cell(values: pd.DataFrame, row: str, column: Column, planned: int) -> Cell:
     ]
     numbers = mine["value"].to_numpy(float)  # an undefined value makes the mean NaN
     mean = numbers.mean() if len(numbers) else math.nan
-    stderr = numbers.std(ddof=1) / math.sqrt(len(numbers)) if len(numbers) > 1 else math.nan
+    starts = mine["start"][mine["start"] != ""].nunique()
+    units = numbers if starts < 2 else mine.groupby("start")["value"].mean().to_numpy(float)
     undefined = tuple(mine["run"][mine["value"].isna()])
     return Cell(
         value=float(mean),
-        stderr=float(stderr),
+        stderr=estimate(units.tolist()).stderr,
         n=len(numbers),
         planned=planned,
         runs=tuple(mine["run"]),
         values=tuple(numbers.tolist()),
         undefined=undefined,
         partial=_united(mine["partial"]),
+        units=tuple(units.tolist()),
+        starts=int(starts),
     )
 
 

@@ -1,32 +1,77 @@
-"""`d2v compare A B`: compare two runs on the same examples."""
+"""`d2v compare A B`: compare two runs on the same examples, or two arms over their seeds."""
 
 import argparse
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from d2v.evaluation.metrics import named
 from d2v.results.wording import number
 from d2v.util.errors import UserError
-
-if TYPE_CHECKING:
-    from d2v.results.statistics import Comparison
 
 SAID = ("name", "arm", "seed", "setting", "pretrain_run", "steps")  # keys of metrics.json
 SOURCES = ("git_commit", "params_sha256", "data_sha256", "versions", "device")  # of provenance
 
 
 def main(argv: Sequence[str]) -> None:
-    """Print the metric of both runs, and the difference with its interval and p-value."""
+    """Print the metric of both runs, and the difference with its interval and p-value.
+
+    Folders of arms, which hold one folder per seed, are compared over their seeds.
+    """
     parser = argparse.ArgumentParser(prog="d2v compare", description=main.__doc__)
-    parser.add_argument("a", type=Path, metavar="A", help="folder of a run under results/*/runs/")
-    parser.add_argument("b", type=Path, metavar="B", help="folder of another run")
+    parser.add_argument(
+        "a", type=Path, metavar="A", help="folder of a run under results/*/runs/, or of an arm"
+    )
+    parser.add_argument("b", type=Path, metavar="B", help="folder of another run or arm")
     parser.add_argument("--metric", help="metric to compare (default: the runs' first)")
     parser.add_argument("--split", default="test", help="default: %(default)s")
     args = parser.parse_args(argv)
-    print("\n".join(lines(args.a, args.b, args.split, args.metric)))
+    both = arms if all(any(d.glob("seed*/metrics.json")) for d in (args.a, args.b)) else lines
+    print("\n".join(both(args.a, args.b, args.split, args.metric)))
+
+
+def arms(a: Path, b: Path, split: str = "test", name: str | None = None) -> Iterator[str]:
+    """Lines that compare two arms over their seeds, as the tables do (Welch's t).
+
+    Where the runs of an arm start from several pre-trainings, each pre-training counts once.
+    """
+    from d2v.results.statistics import Estimate, estimate, welch
+
+    found: list[Estimate] = []
+    for sign, arm in (("A", a), ("B", b)):
+        told = {
+            folder: _read(folder)
+            for folder in sorted(d.parent for d in arm.glob("seed*/metrics.json"))
+        }
+        first = next(iter(told))
+        if name is None:
+            name = next(iter(told[first]["metrics"].get(split) or {}), "") or _no_metric(
+                first, split
+            )
+        values: dict[str, list[float]] = {}
+        for folder, run in told.items():
+            value = (run["metrics"].get(split) or {}).get(name)
+            if not isinstance(value, int | float) or not math.isfinite(value):
+                raise UserError(f"{folder}/metrics.json: {name} of split {split} is undefined")
+            values.setdefault(run.get("pretrain_run") or str(folder), []).append(value)
+        seeds = [value for group in values.values() for value in group]
+        independent = [sum(g) / len(g) for g in values.values()] if len(values) > 1 else seeds
+        found.append(estimate(independent))
+        text = ", ".join(number(100 * value, ".2f") for value in seeds)
+        yield f"{sign}  {arm}: {named(name).label} {number(100 * found[-1].value, '.2f')} ({text})"
+        if len(values) == 1 < len(seeds):
+            yield f"   all seeds of {sign} start from one pre-training, so they are not independent"
+    difference = welch(found[1], found[0])
+    low, high = difference.bounds
+    assert name is not None
+    judged = verdict(low, high, named(name).higher_is_better)
+    yield (
+        f"B − A: {number(100 * difference.value, '+.2f')} {_bounds(low, high, '+')},"
+        f" p = {difference.p:.2g} (Welch's t, {difference.freedom:.1f} degrees of freedom):"
+        f" {judged}"
+    )
 
 
 def lines(a: Path, b: Path, split: str = "test", name: str | None = None) -> Iterator[str]:
@@ -64,7 +109,7 @@ def lines(a: Path, b: Path, split: str = "test", name: str | None = None) -> Ite
         yield (
             f"B − A: {number(100 * found.difference, '+.2f')}"
             f" {_bounds(found.low, found.high, '+')}, p = {found.p:.2g} ({found.test}):"
-            f" {verdict(found, metric.higher_is_better)}"
+            f" {verdict(found.low, found.high, metric.higher_is_better)}"
         )
     yield (
         f"{len(rows[a])} examples of split {split}; values times 100 ({metric.unit}), in brackets"
@@ -73,13 +118,13 @@ def lines(a: Path, b: Path, split: str = "test", name: str | None = None) -> Ite
     yield from _differences(told[a], told[b])
 
 
-def verdict(found: "Comparison", higher_is_better: bool) -> str:
+def verdict(low: float, high: float, higher_is_better: bool) -> str:
     """Which run is better; no winner if the interval includes zero or is undefined."""
-    if not math.isfinite(found.low) or not math.isfinite(found.high):
+    if not math.isfinite(low) or not math.isfinite(high):
         return "no winner (the interval is undefined)"
-    if found.low <= 0 <= found.high:
+    if low <= 0 <= high:
         return "no winner (the interval includes zero)"
-    return "B is better" if (found.low > 0) == higher_is_better else "A is better"
+    return "B is better" if (low > 0) == higher_is_better else "A is better"
 
 
 def _bounds(low: float, high: float, sign: str = "") -> str:

@@ -13,7 +13,7 @@ def console(table: Table) -> str:
     lines = [shown.title, "=" * len(shown.title), shown.subtitle]
     lines += _aligned(measured(table, scores(table)))
     lines += [f"  {note}" for note in partial_notes(table)]
-    lines += [f"  gain · {gain}".replace("**", "") for gain in gains(table)]
+    lines += [f"  gain · {line}".replace("**", "") for line in gains(table)]
     further = [c for c in table.columns if not c.headline]
     if 0 < len(further) <= WIDE:
         lines += ["", "further metrics of the same runs", *_aligned(measured(table, further))]

@@ -7,14 +7,16 @@ reported row of the same name, with the gap.
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 from d2v.evaluation.metrics import METRICS
 from d2v.params.data import Official
+from d2v.results import probes
 from d2v.results.cells import (
     AVERAGE,
+    INPUT,
     OURS,
     RELEASED,
     SCRATCH,
@@ -30,6 +32,10 @@ from d2v.results.protocol import NONE, PARTIAL, footnotes, joined, partial_notes
 from d2v.results.wording import TITLES, number
 
 UNDEFINED = "undefined"
+ONE_PRETRAINING = (
+    "All seeds of a row start from one pre-training: the intervals tell how another fine-tuning"
+    " would differ, not how another pre-training would."
+)
 WIDE = 8  # columns of further metrics that fit side by side
 
 
@@ -40,11 +46,13 @@ def document(table: Table) -> Document:
     if notes := partial_notes(table):
         parts.append(Section("", [], None, notes))
     if points := gains(table):
-        parts.append(Section("", ["**Gain** (data2vec − from scratch):"], None, points))
+        parts.append(Section("", ["**Differences** with their 95 % intervals:"], None, points))
     if not apart and (notes := footnotes(table)):
         parts.append(Section("", [], None, notes))
     if further := _further(table):
         parts.append(further)
+    if probed := probes.section(table):
+        parts.append(probed)
     parts.append(Section("Protocol", points=protocol(table)))
     if table.missing:
         parts.append(Section("Missing runs", points=table.missing))
@@ -59,14 +67,21 @@ def label(row: str) -> str:
 
 
 def measured(table: Table, columns: list[Column]) -> Grid:
-    """Grid of the measured rows, followed by the difference of data2vec and from scratch."""
+    """Grid of the measured rows, followed by their differences."""
     rows = [_measured_row(table, row, [*columns], label(row)) for row in table.rows]
     rows = _marked(rows, [_direction(c) for c in columns])
-    if {SCRATCH, OURS} <= set(table.rows):
-        gains = [table.gain(c) for c in columns]
-        entries = [Entry(signed(g), _number(g.value), verdict=g.short) for g in gains]
-        rows.append(Row("difference", "difference", entries))
+    rows += [_difference(table, row, other, columns) for row, other in table.pairs]
     return Grid([_head(c) for c in columns], rows)
+
+
+def _difference(table: Table, row: str, other: str, columns: Sequence[Column | None]) -> Row:
+    """Row of the differences of two measured rows."""
+    gains = [table.gain(c, other, row) if c else None for c in columns]
+    entries = [
+        Entry(signed(g), _number(g.value), verdict=g.short) if g else Entry("") for g in gains
+    ]
+    name = "difference" if len(table.pairs) == 1 else f"{row} − {other}"
+    return Row("difference", name, entries)
 
 
 def scores(table: Table) -> list[Column]:
@@ -75,11 +90,17 @@ def scores(table: Table) -> list[Column]:
 
 
 def gains(table: Table) -> list[str]:
-    """One sentence per score: the difference, its standard error and the verdict."""
-    if not {SCRATCH, OURS} <= set(table.rows):
-        return []
-    found = [table.gain(c) for c in scores(table)]
-    return [f"{g.column.heading}: {signed(g)}, **{g.verdict}**" for g in found]
+    """One sentence per score and pair of rows: the difference, its interval and the verdict."""
+    found = [
+        (f"{row} − {other}: " if len(table.pairs) > 1 else "", table.gain(c, other, row))
+        for row, other in table.pairs
+        for c in scores(table)
+        if table.cells[row, c].planned and table.cells[other, c].planned
+    ]
+    lines = [f"{names}{g.column.heading}: {signed(g)}, **{g.verdict}**" for names, g in found]
+    if any(gain.single for _, gain in found):
+        lines.append(ONE_PRETRAINING)
+    return lines
 
 
 # --- sections ---------------------------------------------------------------------------------
@@ -100,11 +121,14 @@ def _together(table: Table) -> Section:
     for row in reported.rows:
         blank = [Entry("")] * (len(heads) - len(row.entries)) if row.kind == "reported" else []
         rows.append(replace(row, entries=[*row.entries, *blank]))
-        for mine in [name for name in left if reported_row(name) == row.name]:
+        for mine in [name for name in left if reported_row(name, table.name) == row.name]:
             left.remove(mine)
             rows += _reproduced(table, mine, heads, found)
     for mine in left:
         rows += _reproduced(table, mine, heads, found)
+    if INPUT in table.rows:
+        columns = [found.get(head.heading) for head in heads]
+        rows += [_difference(table, row, other, columns) for row, other in table.pairs]
     rows = _marked(rows, [head.direction for head in heads])
     return Section("", [*_opening(table), units(table)], Grid(heads, rows, reported.setup))
 
@@ -168,7 +192,7 @@ def _reproduced(table: Table, row: str, heads: list[Head], found: dict[str, Colu
     """A measured row, followed by its gap to the reported row if there is one."""
     columns = [found.get(head.heading) for head in heads]
     stands_in = any(
-        t.stand_in for t in table.tasks.values() if (t.row or OURS) == reported_row(row)
+        t.stand_in for t in table.tasks.values() if (t.row or OURS) == reported_row(row, table.name)
     )
     rows = [_measured_row(table, row, columns, label(row) + " †" * stands_in)]
     gaps = [table.gap(row, c) if c else None for c in columns]
@@ -284,11 +308,14 @@ def spread_text(stderr: float) -> str:
 
 
 def signed(gain: Gain | Gap) -> str:
-    """A difference with its standard error."""
+    """A difference with its 95 % interval."""
     if math.isnan(gain.value):
         return NONE
-    spread = "" if math.isnan(gain.stderr) else f" ± {spread_text(gain.stderr)}"
-    return f"{number(gain.value, '+.1f')}{spread}"
+    text = number(gain.value, "+.1f")
+    if math.isnan(gain.half):
+        return text
+    low, high = (number(bound, "+.1f") for bound in gain.found.bounds)
+    return f"{text} [{low}, {high}]"
 
 
 def _number(value: float) -> float | None:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from d2v.evaluation.metrics import METRICS
 from d2v.params import Decode, Finetune, Pretrain
-from d2v.results.cells import AVERAGE, OURS, SCRATCH, Table, row_of
+from d2v.results.cells import AVERAGE, INPUT, OURS, SCRATCH, Table, row_of
 from d2v.results.wording import REPORTED_UNITS
 
 NONE = "–"
@@ -19,15 +19,17 @@ def protocol(table: Table) -> list[str]:
         row = "" if row == OURS else f"{row}, "
         named.setdefault(_task(table, key, task), []).append(f"{row}{task.column}")
     lines = [f"{'; '.join(names)}: {text}" for text, names in named.items()]
-    if {SCRATCH, OURS} <= set(table.rows):
+    if table.pairs:
         lines.append(
-            "Difference: of the two means; its standard error is the root of the summed squares of"
-            " theirs. A gain or a loss is a difference of more than two of them."
+            "Difference: of the two means, with its 95 % interval (Welch's t). A gain or a loss is"
+            " a difference whose interval excludes zero. Where a row has several pre-trainings,"
+            " each counts once, with the mean of its seeds; so does ± then."
         )
     if table.experiment.scale == "paper":
         lines.append(
-            "Gap: reproduced − reported. Within the spread: no more than two standard errors of the"
-            " seeds, and the rounding of one decimal. Reported values have no spread of their own."
+            "Gap: reproduced − reported, with its 95 % interval (Student's t). Within the spread:"
+            " the interval, widened by the rounding of one decimal, includes zero. Reported values"
+            " have no spread of their own."
         )
     if any(column.heading == AVERAGE for column in table.columns):
         lines.append("Average: mean of the tasks' scores within a seed, then over seeds.")
@@ -87,7 +89,7 @@ def _training(table: Table, key: str, task: Finetune) -> str:
     if task.released:
         return f"the fine-tuned weights {task.released.path} as they are"
     pretrain = table.experiment.pretrain[task.pretrain]
-    names = {"scratch": "from scratch", "data2vec": "data2vec"}
+    names = {"scratch": SCRATCH, "input": INPUT, "data2vec": OURS}
     used = ", ".join(f"{names[arm]} {table.settings[key, arm] or NONE}" for arm in task.arms)
     text = (
         f"fine-tuning seeds {_list(task.seeds)}, {_pretrained(pretrain)};"

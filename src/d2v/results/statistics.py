@@ -1,9 +1,12 @@
-"""Uncertainty of one run's metric, and of the difference of two runs on the same examples.
+"""Uncertainty: the one rule for means over seeds, and a bootstrap over the examples of single runs.
 
+Means over seeds have intervals with the quantile of Student's t, and differences of two means those
+of Welch's test: in the console, the tables and the page, and when `d2v compare` compares arms.
 The bootstrap resamples examples (utterances, sentences, images). It does not estimate how much
 another training seed would change the result.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +22,67 @@ DRAWS = 2000
 COSTLY_DRAWS = 300  # for metrics that must be recomputed from all examples of every draw
 LEVEL = 0.95
 SEED = 0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean, or a difference of means, with its standard error and degrees of freedom."""
+
+    value: float
+    stderr: float = float("nan")  # NaN: fewer than two independent values
+    freedom: float = float("nan")  # degrees of freedom of t
+
+    @property
+    def half(self) -> float:
+        """Half the width of the 95 % interval; NaN without a standard error."""
+        if not self.stderr:
+            return self.stderr  # equal values: an interval without width
+        return self.stderr * quantile(self.freedom)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The 95 % interval."""
+        return self.value - self.half, self.value + self.half
+
+    @property
+    def p(self) -> float:
+        """Two-sided p-value under the hypothesis that the true value is zero."""
+        if math.isnan(self.stderr) or math.isnan(self.value):
+            return float("nan")
+        if not self.stderr:
+            return float(self.value == 0)
+        from scipy.stats import t
+
+        return float(2 * t.sf(abs(self.value) / self.stderr, self.freedom))
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Mean of independent values, with the standard error of the mean."""
+    count = len(values)
+    mean = float(np.mean(values)) if count else float("nan")
+    if count < 2:
+        return Estimate(mean)
+    return Estimate(mean, float(np.std(values, ddof=1)) / math.sqrt(count), count - 1)
+
+
+def welch(mine: Estimate, other: Estimate) -> Estimate:
+    """The difference mine − other of two independent means with unequal variances.
+
+    Degrees of freedom as Welch and Satterthwaite approximate them.
+    """
+    value, parts = mine.value - other.value, (mine.stderr**2, other.stderr**2)
+    spread = sum(parts)
+    if not spread > 0:  # equal values in both, or fewer than two in either
+        return Estimate(value, math.sqrt(spread), mine.freedom + other.freedom)
+    freedom = spread**2 / (parts[0] ** 2 / mine.freedom + parts[1] ** 2 / other.freedom)
+    return Estimate(value, math.sqrt(spread), freedom)
+
+
+def quantile(freedom: float) -> float:
+    """Quantile of t that leaves 5 % outside an interval."""
+    from scipy.stats import t
+
+    return float(t.ppf((1 + LEVEL) / 2, freedom))
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from d2v.results.cells import AVERAGE, OURS, SCRATCH, Column, Gain, Gap, Table
+from d2v.results.cells import AVERAGE, INPUT, OURS, SCRATCH, Column, Gain, Gap, Table
 from d2v.results.protocol import PARTIAL
 
 Kind = Literal["better", "same", "worse", "open"]
 KINDS: dict[str, Kind] = {
     "gain": "better",
     "no gain": "same",
+    "no clear difference": "same",
     "loss": "worse",
     "better": "better",
     "within the spread": "same",
@@ -55,12 +56,22 @@ class Verdict:
 
 def against_scratch(tables: Iterable[Table]) -> list[Verdict]:
     """Gains of pre-training: one verdict per score."""
+    return _against(SCRATCH, tables)
+
+
+def against_input(tables: Iterable[Table]) -> list[Verdict]:
+    """Differences between the teacher's targets and targets of the input, per score."""
+    return _against(INPUT, tables)
+
+
+def _against(other: str, tables: Iterable[Table]) -> list[Verdict]:
     return [
-        Verdict(t, c, OURS, t.cells[SCRATCH, c].value, t.gain(c))
+        Verdict(t, c, row, t.cells[other, c].value, t.gain(c, other, row))
         for t in tables
-        if {SCRATCH, OURS} <= set(t.rows)
+        for row, subtracted in t.pairs
+        if subtracted == other and row != INPUT
         for c in t.columns
-        if c.headline
+        if c.headline and t.cells[other, c].planned
     ]
 
 
@@ -86,6 +97,8 @@ def answers(tables: Sequence[Table]) -> list[str]:
     found = []
     if gains := [v for v in against_scratch(tables) if v.column.heading != AVERAGE]:
         found.append(_pays(gains))
+    if compared := [v for v in against_input(tables) if v.column.heading != AVERAGE]:
+        found.append(_targets(compared))
     if gaps := against_reported(tables):
         found.append(_close(gaps))
     return found
@@ -106,6 +119,17 @@ def _pays(verdicts: Sequence[Verdict]) -> str:
     if left := _of(verdicts, "open"):
         text += f" It cannot be judged on {_named(left)}."
     return text + _of_a_part(judged)
+
+
+def _targets(verdicts: Sequence[Verdict]) -> str:
+    """Whether the teacher's targets beat those of the input."""
+    parts = [
+        f"{word} on {_named(some)}"
+        for kind, word in (("better", "better"), ("same", "not clearly different"),
+                           ("worse", "worse"), ("open", "not to be judged"))
+        if (some := [v for v in verdicts if v.kind == kind])
+    ]  # fmt: skip
+    return f"Compared with targets of the input, the teacher's are {', '.join(parts)}."
 
 
 def _close(verdicts: Sequence[Verdict]) -> str:
@@ -140,12 +164,12 @@ def _named(verdicts: Sequence[Verdict]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def spread(found: Gain | Gap, errors: float) -> tuple[float, float] | None:
-    """Bounds at `errors` standard errors on each side of a difference, signed: positive is better.
+def spread(found: Gain | Gap) -> tuple[float, float] | None:
+    """The 95 % interval of a difference, signed so that positive is better.
 
-    None if the difference or its standard error is missing.
+    None if the difference or its interval is missing.
     """
-    if math.isnan(found.value) or math.isnan(found.stderr):
+    if math.isnan(found.value) or math.isnan(found.half):
         return None
-    sign = 1 if found.column.higher_is_better else -1
-    return sign * found.value - errors * found.stderr, sign * found.value + errors * found.stderr
+    middle = found.value if found.column.higher_is_better else -found.value
+    return middle - found.half, middle + found.half

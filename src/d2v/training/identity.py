@@ -20,6 +20,7 @@ PORTIONS = {
     "recompute",
     "shard",
     "rebound",
+    "probe_every",
 }
 # parameters added later, each with the value that matches the earlier behaviour, so that a run
 # started without them can be resumed

@@ -4,6 +4,7 @@ The trainer knows nothing else about them. It follows the gradient of the summed
 the summed counts, over all micro-batches and processes of an optimiser step.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -79,11 +80,15 @@ class Task(nn.Module):
 
 
 class Pretraining(Task):
-    """Pre-training: predict the teacher's targets at masked positions (paper 3.4)."""
+    """Pre-training: predict the targets at masked positions (paper 3.4).
+
+    Values are predicted by regression, classes with cross-entropy.
+    """
 
     def __init__(self, p: params.Pretrain) -> None:
         super().__init__()
         self.loss, self.ema, self.collapse = p.loss, p.ema, p.collapse
+        self.classes = isinstance(p.target, params.InputTarget) and p.target.classes
         self.model = Data2Vec(p)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -93,30 +98,45 @@ class Pretraining(Task):
         `weight` (M,) in the batch is 0 at positions of `masked` that do not count.
         """
         out, weight = self.model(batch), batch.get("weight")
-        loss = regression_loss(out.prediction.float(), out.target, self.loss, weight)
+        prediction, target = out.prediction.float(), out.target
+        if self.classes:
+            loss = unit_loss(prediction, target, weight)
+        else:
+            loss = regression_loss(prediction, target, self.loss, weight)
         if out.class_prediction is not None and out.class_target is not None:
             loss = loss + class_token_loss(
                 out.class_prediction.float(), out.class_target, batch["mask"].sum(1), self.loss
             )
         with torch.no_grad():
-            spread = {
-                "target": moments(out.target, weight),
-                "prediction": moments(out.prediction, weight),
+            found = {
+                "prediction": moments(prediction, weight),
                 "encoder": moments(out.encoder_output, None if "visible" in batch else weight),
             }
+            if self.classes:
+                hits = prediction.argmax(-1) == target
+                found["hits"] = (hits if weight is None else hits * weight).sum()
+            else:
+                found = {"target": moments(target, weight), **found}
             if weight is None:
-                count = torch.full((), len(out.target), device=loss.device)
+                count = torch.full((), len(target), device=loss.device)
             else:
                 count = weight.sum()
-        return {"loss": loss, "count": count, **spread}
+        return {"loss": loss, "count": count, **found}
 
     def summary(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The loss, and the standard deviations of the SPREAD tensors over the global batch."""
-        spread = {f"{name}_std": channel_std(sums[name]) for name in SPREAD}
-        return {**super().summary(sums), **spread}
+        """The loss, and the standard deviations of the SPREAD tensors over the global batch.
+
+        Classes have no deviation; the share that is predicted correctly takes its place.
+        """
+        found = {f"{name}_std": channel_std(sums[name]) for name in SPREAD if name in sums}
+        if "hits" in sums:
+            found["target_hits"] = sums["hits"] / sums["count"].clamp(min=1)
+        return {**super().summary(sums), **found}
 
     def after_step(self, step: int) -> dict[str, float]:
-        """Update the teacher after the optimiser step, as the reference does."""
+        """Update the teacher, if there is one, after the optimiser step (as the reference does)."""
+        if self.model.teacher is None:
+            return {}
         rate = self.decay(step)
         self.model.update_teacher(rate)
         return {"ema_decay": rate}
@@ -131,7 +151,7 @@ class Pretraining(Task):
             return
         for name in ("target_std", "prediction_std"):
             least = getattr(self.collapse, name)
-            if logs[name] < least:
+            if logs.get(name, math.inf) < least:
                 raise Collapse(
                     f"step {step}: {name} {logs[name]:.4f} is below collapse.{name} {least}:"
                     " representations have collapsed; try a lower optimiser.lr, a longer warm-up,"
@@ -217,6 +237,13 @@ def regression_loss(
     if weight is not None:
         loss = (loss.sum(-1) * weight).sum()
     return loss * channel_scale(prediction, p)
+
+
+def unit_loss(scores: Tensor, classes: Tensor, weight: Tensor | None) -> Tensor:
+    """Cross-entropy of scores (M, C) against classes (M,), summed over the masked positions."""
+    if weight is None:
+        return F.cross_entropy(scores, classes, reduction="sum")
+    return (F.cross_entropy(scores, classes, reduction="none") * weight).sum()
 
 
 def class_token_loss(prediction: Tensor, target: Tensor, hidden: Tensor, p: params.Loss) -> Tensor:

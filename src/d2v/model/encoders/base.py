@@ -6,12 +6,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from d2v import params
+from d2v.model.kernels.linear import Linear
 from d2v.model.visible import gathered, gathered_flags
 from d2v.util.errors import UserError
 
 Batch = dict[str, Tensor]
 Features = tuple[Tensor, Tensor | None]
 Freeze = bool | Literal["convolutions"]  # the values of params.Setting.freeze
+
+
+class InputTargets(nn.Module):
+    """Targets that are computed from a batch of inputs, without trained parameters."""
+
+    outputs: int  # values per position, or number of classes
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Values (B, T, C) float32, or classes (B, T) int64, of the input without masks."""
+        raise NotImplementedError
 
 
 class Encoder(nn.Module):
@@ -23,6 +35,7 @@ class Encoder(nn.Module):
     """
 
     prefix = 0  # leading positions without a target
+    dim: int  # D
     features: nn.Module
     cls: nn.Parameter | None  # the leading positions (1, P, D)
 
@@ -45,6 +58,19 @@ class Encoder(nn.Module):
                 f"setting.freeze: {which}, but this encoder has none; use true to freeze all"
             )
         self.features.requires_grad_(not which)
+
+    def input_targets(self, p: params.InputTarget) -> InputTargets:
+        """The targets `p` of this encoder's input; params.targets refuses those of others."""
+        raise NotImplementedError
+
+    def input_head(self, outputs: int) -> nn.Module:
+        """Head that predicts input targets from the student's outputs."""
+        return Linear(self.dim, outputs)
+
+    def predict_input(self, head: nn.Module, x: Tensor) -> Tensor:
+        """Predictions (M, C) of `input_head` for the student's outputs `x` (M, D)."""
+        prediction: Tensor = head(x)
+        return prediction
 
     def forward(self, x: Tensor, padding: Tensor | None, visible: Tensor | None = None) -> Features:
         """Input of the first block (B, prefix + T, D), and padding; with `visible`, of `seen`."""

@@ -12,10 +12,12 @@ from d2v.model.encoders.base import (
     Encoder,
     Features,
     Freeze,
+    InputTargets,
     extra_tokens,
     flags,
     with_tokens,
 )
+from d2v.model.encoders.spectra import LogMel, Units
 from d2v.model.frames import frame_count
 from d2v.model.kernels.dropout import dropout
 from d2v.model.kernels.linear import Linear
@@ -29,7 +31,7 @@ class SpeechEncoder(Encoder):
 
     def __init__(self, p: params.WaveEncoder, backbone: params.Backbone) -> None:
         super().__init__()
-        dim = backbone.dim
+        self.dim = dim = backbone.dim
         self.conv_layers = p.conv_layers
         self.features = FrontEnd(p, dim)
         self.mask_embedding = nn.Parameter(torch.rand(dim)) if p.hidden == "replaced" else None
@@ -84,6 +86,13 @@ class SpeechEncoder(Encoder):
             self.features.norms.requires_grad_(False)
         else:
             super().freeze(which)
+
+    def input_targets(self, p: params.InputTarget) -> InputTargets:
+        """Log-mel bands or k-means units of MFCCs, one target per frame."""
+        if p.of == "log_mel":
+            return LogMel(self.conv_layers)
+        assert p.units is not None
+        return Units(self.conv_layers, p.units)
 
     def placed(self, x: Tensor, padding: Tensor | None) -> Features:
         """Zero the padding and add convolutional positions: (B, T, D)."""

@@ -4,7 +4,14 @@ import torch
 from torch import Tensor, nn
 
 from d2v import params
-from d2v.model.encoders.base import Batch, Encoder, Features, extra_tokens, with_tokens
+from d2v.model.encoders.base import (
+    Batch,
+    Encoder,
+    Features,
+    InputTargets,
+    extra_tokens,
+    with_tokens,
+)
 from d2v.model.encoders.sine import grid_positions
 from d2v.model.transformer import fill, initialise
 
@@ -14,8 +21,9 @@ class VisionEncoder(Encoder):
 
     def __init__(self, p: params.PatchEncoder, backbone: params.Backbone) -> None:
         super().__init__()
-        dim = backbone.dim
+        self.dim = dim = backbone.dim
         self.prefix = int(p.cls_token) + p.extra_tokens
+        self.patch_size, self.channels = p.patch_size, p.channels
         self.features = nn.Conv2d(p.channels, dim, p.patch_size, p.patch_size)
         self.shape = (p.channels, p.image_size, p.image_size)
         self.mask_embedding = None
@@ -52,6 +60,10 @@ class VisionEncoder(Encoder):
         assert self.mask_embedding is not None  # with hidden: removed, masks are for `seen`
         return torch.where(batch["mask"].unsqueeze(-1), self.mask_embedding, x), None
 
+    def input_targets(self, p: params.InputTarget) -> InputTargets:
+        """Pixels of the patches."""
+        return PatchPixels(self.patch_size, self.channels)
+
     def placed(self, x: Tensor, padding: Tensor | None) -> Features:
         """Add the fixed positions, if there are any: (B, T, D)."""
         return x if self.fixed is None else x + self.fixed, None
@@ -61,3 +73,22 @@ class VisionEncoder(Encoder):
         x, _ = with_tokens(self.cls, x, None)
         x = x if self.positions is None else x + self.positions
         return x if self.norm is None else self.norm(x), None
+
+
+class PatchPixels(InputTargets):
+    """Pixels of each patch, normalised with the patch's own mean and variance (MAE, SimMIM)."""
+
+    EPS = 1e-6  # MAE: norm_pix_loss
+
+    def __init__(self, size: int, channels: int) -> None:
+        super().__init__()
+        self.size = size
+        self.outputs = size * size * channels
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Map `images` (B, C, H, W) to pixels (B, T, size * size * C), patches in row order."""
+        images = batch["images"].float()
+        shown = images.unfold(2, self.size, self.size).unfold(3, self.size, self.size)
+        pixels = shown.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)
+        spread, mean = torch.var_mean(pixels, -1, keepdim=True)
+        return (pixels - mean) / (spread + self.EPS).sqrt()

@@ -15,7 +15,7 @@ from d2v.results import html, verdicts
 from d2v.results.cells import Table
 from d2v.results.grid import Section
 from d2v.results.layout import document
-from d2v.results.page import amounts, charts, cost, examples, records
+from d2v.results.page import amounts, charts, cost, examples, layers, records
 from d2v.results.page.attention import attention
 from d2v.results.page.curves import curves
 from d2v.results.page.forest import forests
@@ -23,7 +23,12 @@ from d2v.results.page.svg import Chart, glyph
 from d2v.results.wording import SHORT, TITLES, number
 from d2v.util.files import write_text
 
-KINDS = {"pretrain": "pre-training", "select": "trial", "finetune": "fine-tuning"}
+KINDS = {
+    "pretrain": "pre-training",
+    "select": "trial",
+    "finetune": "fine-tuning",
+    "probe": "probe",
+}
 OPEN = 2  # number of groups of learning curves that are initially unfolded
 UNFOLDED = ("", "Missing runs")  # sections of a table that are initially unfolded
 
@@ -86,12 +91,16 @@ def _table(table: Table) -> dict[str, Any]:
         "words": Markup(html.words(first)),
         "grid": Markup(html.grid(first.grid, shown.title)),
         "sources": Markup(html.sources(first.grid, "")),
-        "parts": [
-            _part(section, apart if section.heading.startswith("Reported") else [])
-            for section in others
-        ],
+        "parts": [_part(section, _charts_of(section, table, apart)) for section in others],
         "files": [f"tables/{table.name}.{suffix}" for suffix in ("csv", "md", "tex", "html")],
     }
+
+
+def _charts_of(section: Section, table: Table, apart: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Charts that belong to a section below the scores."""
+    if section.heading == "Probes of frozen features":
+        return [_chart(chart) for chart in layers.by_layer(table)]
+    return apart if section.heading.startswith("Reported") else []
 
 
 def _part(section: Section, apart: list[dict[str, Any]]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from d2v.evaluation.metrics import METRICS
-from d2v.results.cells import AVERAGE, OURS, SCRATCH, Column, Table
+from d2v.results.cells import AVERAGE, INPUT, OURS, SCRATCH, Column, Table
 from d2v.results.layout import scores
 from d2v.results.page import svg
 from d2v.results.page.marks import Mark, drawn, marked, spanned
@@ -22,7 +22,7 @@ KEY = {
     "ours reported": "data2vec, reported by the paper",
     "other": "another method, reported",
     "seed": "one seed",
-    "whisker": "two standard errors to each side",
+    "whisker": "95 % interval of the mean",
     "single": "95 % interval of a single run",
 }
 
@@ -107,7 +107,8 @@ def _lanes(table: Table, column: Column) -> list[Lane]:
         cell = table.cells[row, column]
         marks = []
         if not math.isnan(cell.value):
-            marks.append(marked("scratch" if row == SCRATCH else "ours", cell, row))
+            kind = {SCRATCH: "scratch", INPUT: "hue1"}.get(row, "ours")
+            marks.append(marked(kind, cell, row))
         if ablation and row in reported:
             text = f"{row}, reported: {number(reported[row])}"
             marks.insert(0, Mark("ours reported", reported[row], text))

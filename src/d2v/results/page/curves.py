@@ -11,7 +11,7 @@ from d2v.results.wording import number
 
 Line = tuple[str, str, list[int], list[float]]  # class, name, steps, values
 TOP, BOTTOM, LEFT = 8, 160, 46  # edges of the plot, in pixels
-ARMS = {"scratch": "from scratch", "data2vec": "data2vec"}
+ARMS = {"scratch": "from scratch", "input": "input targets", "data2vec": "data2vec"}
 SPREAD = (("target_std", "", "targets"), ("prediction_std", " dotted", "predictions"))
 
 
@@ -90,7 +90,7 @@ def _kind(record: Record) -> str:
 
 
 def _hue(arm: str) -> str:
-    return "scratch" if arm == "scratch" else "ours"
+    return {"scratch": "scratch", "input": "hue1"}.get(arm, "ours")
 
 
 def _name(record: Record) -> str:

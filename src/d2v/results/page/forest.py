@@ -9,11 +9,16 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from d2v.results.cells import Gain, Table
-from d2v.results.layout import metric_of, spread_text
-from d2v.results.page.marks import ERRORS
+from d2v.results.layout import metric_of
 from d2v.results.page.svg import Scale, fitted, tag
 from d2v.results.protocol import NONE, PARTIAL
-from d2v.results.verdicts import Verdict, against_reported, against_scratch, spread
+from d2v.results.verdicts import (
+    Verdict,
+    against_input,
+    against_reported,
+    against_scratch,
+    spread,
+)
 from d2v.results.wording import SHORT, number
 
 HEIGHT = 22  # height of a strip, in pixels
@@ -49,6 +54,9 @@ def forests(tables: Sequence[Table]) -> list[Forest]:
     if gains := against_scratch(tables):
         caption = "data2vec against the same model from scratch (from scratch → data2vec)"
         found.append(_forest("Does pre-training pay?", caption, gains))
+    if compared := against_input(tables):
+        caption = "data2vec against targets of the input (input targets → data2vec)"
+        found.append(_forest("Are a teacher's targets better than the input?", caption, compared))
     if gaps := against_reported(tables):
         caption = "this run against the value that the paper reports (reported → this run)"
         found.append(_forest("How close is it to the paper?", caption, gaps))
@@ -56,7 +64,7 @@ def forests(tables: Sequence[Table]) -> list[Forest]:
 
 
 def _forest(question: str, caption: str, verdicts: Sequence[Verdict]) -> Forest:
-    values = [v for d in verdicts for v in (d.better_by, *(spread(d.found, ERRORS) or ()))]
+    values = [v for d in verdicts for v in (d.better_by, *(spread(d.found) or ()))]
     scale = fitted(values, 0, 100, zero=True)
     groups = [
         (name, SHORT[name], [_line(v, scale) for v in members])
@@ -85,7 +93,9 @@ def _told(verdict: Verdict) -> tuple[str, str]:
     if math.isnan(found.value):
         return "undefined" if found.undefined else "not run", ""
     size = f"{abs(found.value):.1f}"
-    size += "" if math.isnan(found.stderr) else f" ± {spread_text(found.stderr)}"
+    if bounds := spread(found):
+        low, high = bounds if verdict.better_by > 0 else (-bounds[1], -bounds[0])
+        size += f" [{number(low, '.1f')}, {number(high, '.1f')}]"
     if verdict.kind in ("better", "worse"):
         return verdict.kind, f"by {size}"
     against_scratch = isinstance(found, Gain)
@@ -100,7 +110,7 @@ def _strip(verdict: Verdict, scale: Scale, label: str) -> str:
     """Drawing of a row; positions are in %, so that it fills its cell without distortion."""
     middle = HEIGHT / 2
     parts = [_upright(scale(0), 0, HEIGHT, "zero")]
-    bounds = spread(verdict.found, ERRORS)
+    bounds = spread(verdict.found)
     if bounds is not None:
         low, high = map(scale, bounds)
         kind = f"whisker {verdict.kind}"

@@ -8,8 +8,6 @@ from d2v.results.cells import Cell
 from d2v.results.page.svg import Scale, mark, tag, whisker
 from d2v.results.wording import number
 
-ERRORS = 2  # standard errors on each side of a mean that a whisker spans, as in the verdicts
-
 
 @dataclass(frozen=True)
 class Mark:
@@ -28,7 +26,7 @@ def marked(kind: str, cell: Cell, name: str = "") -> Mark:
     bounds = cell.interval
     spread = ""
     if bounds is None and not math.isnan(cell.stderr):
-        bounds = (cell.value - ERRORS * cell.stderr, cell.value + ERRORS * cell.stderr)
+        bounds = cell.estimate.bounds
         spread = f" ± {number(cell.stderr, '.1f')}"
     seeds = cell.values if len(cell.values) > 1 else ()
     of = f" (seeds {', '.join(number(v, '.1f') for v in seeds)})" if seeds else ""
