@@ -20,7 +20,7 @@ from d2v.model.transformer import Block
 
 PARTS = (Encoder, FrontEnd, Block, Average, Decoder)
 SLOW_ATTENTION = (
-    "warning: PyTorch has no fused attention kernel for this model on this GPU and takes its plain"
+    "warning: PyTorch has no fused attention kernel for this model on this GPU and uses its plain"
     " one, which is several times slower"
 )
 LENGTH = 256  # positions for which attention is checked

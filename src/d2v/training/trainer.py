@@ -367,7 +367,7 @@ class _Loop:
         if self.saved != self.step:
             self._save()
         self.saver.wait()
-        self.say(f"asked to stop: checkpoint saved after step {self.step}")
+        self.say(f"stopping: checkpoint saved after step {self.step}")
         self.signals.deliver()
 
     def _save(self) -> None:
