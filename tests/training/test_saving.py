@@ -166,7 +166,7 @@ def test_the_default_of_a_signal_ends_the_process_after_the_step(tmp_path: Path)
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     for line in process.stdout:
-        if line.startswith("step 10/"):
+        if "step 10/" in line:
             break
     process.terminate()
     said = process.stdout.read()
