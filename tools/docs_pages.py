@@ -2,6 +2,7 @@
 
 import ast
 import json
+import math
 import os
 import re
 import subprocess
@@ -19,6 +20,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 ROOT = Path(__file__).resolve().parents[1]
+LARGE = 1e6  # bounds from here on are shown as powers of two
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -90,7 +92,7 @@ def section(group: type[BaseModel]) -> list[str]:
 
 
 def cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    return text.replace("|", "\\|").replace("<", "&lt;")
 
 
 def default(field: FieldInfo) -> str:
@@ -127,23 +129,27 @@ def words(annotation: Any) -> str:
 
 def bounds(metadata: Any) -> str:
     """` ≥ 0, ≤ 1`: what annotations ask of a value or of a list's length."""
-    said = []
+    said: list[str] = []
+    lengths: dict[str, int] = {}
     for item in metadata:
         match item:
+            case Len(min_length=low, max_length=high):
+                lengths |= {"≥": low} | ({} if high is None else {"≤": high})
             case Ge(ge=x):
                 said.append(f"≥ {x:g}")
             case Gt(gt=x):
                 said.append(f"> {x:g}")
             case Le(le=x):
                 said.append(f"≤ {x:g}")
-            case Lt(lt=x):
-                said.append(f"< {x:g}")
-            case Len(min_length=low, max_length=high):
-                said.append(f"length {low}" if low == high else f"length ≥ {low}")
+            case Lt(lt=int() | float() as x):
+                said.append(f"< {x:g}" if x < LARGE else f"< 2^{math.log2(x):.0f}")
             case MinLen(min_length=low):
-                said.append(f"length ≥ {low}")
+                lengths["≥"] = low
             case MaxLen(max_length=high):
-                said.append(f"length ≤ {high}")
+                lengths["≤"] = high
+    if len(lengths) == 2 and len(set(lengths.values())) == 1:
+        lengths = {"": lengths["≥"]}
+    said += [" ".join(["length", *[sign] * bool(sign), str(n)]) for sign, n in lengths.items()]
     return " " + ", ".join(said) if said else ""
 
 

@@ -47,6 +47,12 @@ def test_the_first_example_with_a_masked_position_is_shown() -> None:
     assert attention_example.attention(task, Some(batch, [False])) is None
 
 
+def test_a_student_that_does_not_see_masked_positions_has_no_picture() -> None:
+    task, batch = make("text")
+    visible = {"visible": torch.tensor([[0, 1, 2]])}
+    assert attention_example.attention(task, Some(batch | visible, [True])) is None
+
+
 def test_a_compiled_model_shows_the_same() -> None:
     task, batch = make("text")
     expected = attention_example.attention(task, Some(batch, [True]))

@@ -42,14 +42,12 @@ def test_words_that_the_lexicon_lacks_are_counted_with_the_errors_they_cost(
     # dev: ZERO ONE, ONE ONE, TWO ONE
     lexicon(experiment, "ZERO", "ONE")
     (line,) = coverage.lines(run)
-    assert "the lexicon lacks 1 of 6 (1 different ones, such as TWO)" in line
+    assert "lacks 1 of the 6 words of dev (1 different ones, such as TWO)" in line
     assert "the word error rate there is at least 16.67 %" in line
     lexicon(experiment, "ZERO", "ONE", "TWO")
-    assert coverage.lines(run)[0].endswith("words of dev, the lexicon has all 6")
+    assert coverage.lines(run)[0].endswith("contains all 6 words of dev")
     lexicon(experiment, "zero", "one")
-    with pytest.raises(
-        UserError, match=r"words of dev \(ONE, TWO, ZERO, \.\.\.\), the lexicon has"
-    ):
+    with pytest.raises(UserError, match=r"none of the words of dev \(ONE, TWO, ZERO, \.\.\.\)"):
         coverage.lines(run)
 
 

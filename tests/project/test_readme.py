@@ -127,7 +127,14 @@ def test_parameters_named_in_method_exist() -> None:
         "optimiser": [params.Optimiser],
         "backbone": [params.Backbone],
         "schedule": [params.TriStage, params.Cosine, params.Polynomial],
-        "mask": [params.BlockMask, params.SpanMask, params.TokenMask],
+        "mask": [
+            params.BlockMask,
+            params.SpanMask,
+            params.TokenMask,
+            params.InverseBlockMask,
+            params.RandomMask,
+        ],
+        "decoder": [params.Decoder],
         "encoder": [params.PatchEncoder, params.WaveEncoder, params.TokenEncoder],
     }
     text = "".join(page.read_text() for page in sorted((ROOT / "docs").glob("*.md")))

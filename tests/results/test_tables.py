@@ -501,7 +501,7 @@ def test_a_cell_from_a_set_that_is_not_whole_is_marked_and_never_the_best(full, 
     said = tables.render_console(full, tmp_path, REPORTED)
     assert note in said
     assert "1 better, 0 worse." in said
-    assert "‡ Of these, 1 from data of which a part is missing." in said
+    assert "‡ Of these, 1 with incomplete data." in said
 
 
 def test_a_gap_to_the_reported_value_is_undefined_where_one_seed_is(full, tmp_path):

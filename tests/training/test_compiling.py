@@ -1,7 +1,9 @@
 """Compiled parts compute what they compute eagerly, without breaks, in few compilations."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -108,6 +110,28 @@ def test_names_of_parameters_stay() -> None:
     before = list(task.state_dict())
     compiling.compile_parts(task, backend="eager")
     assert list(task.state_dict()) == before
+
+
+CACHED = """
+import os, pathlib
+import torch._dynamo  # sets the variable; an optimiser imports it, too
+from d2v import params
+from d2v.model.data2vec import Average
+from d2v.training import compiling
+average = Average(params.Target(top_k=1, feature="ffn", layer_norm="layer"))
+compiling.compile_parts(average, "inductor", cache=pathlib.Path("compiled"))
+print(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+"""
+
+
+def test_compiled_code_is_kept_where_the_run_asks(tmp_path: Path) -> None:
+    """In a process of its own: PyTorch chooses a folder when its compiler is imported."""
+    unset = {k: v for k, v in os.environ.items() if k != "TORCHINDUCTOR_CACHE_DIR"}
+    for given, expected in (({}, tmp_path / "compiled"), ({"TORCHINDUCTOR_CACHE_DIR": "/x"}, "/x")):
+        said = subprocess.check_output(
+            [sys.executable, "-c", CACHED], text=True, cwd=tmp_path, env=unset | given
+        )
+        assert said.strip() == str(expected)
 
 
 def test_how_a_run_computes_is_no_part_of_what_it_is() -> None:

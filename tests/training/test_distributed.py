@@ -124,7 +124,7 @@ def test_one_process_that_is_told_to_end_makes_all_save(tmp_path: Path) -> None:
     """The one that was told is not the one that writes; a handler lets it live, as submitit's."""
     portions = {"steps": 300, "batch": 8, "micro_batch": 2, "checkpoint_every": 1000, "shard": True}
     said = run(tmp_path / "told", 2, "--told", "13", **portions)
-    assert "asked to stop: checkpoint saved after step 13" in said
+    assert "stopping: checkpoint saved after step 13" in said
     run(tmp_path / "left", 2, **portions)
     assert losses(tmp_path / "told") == losses(tmp_path / "left")
 

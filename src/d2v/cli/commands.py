@@ -62,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
             type=Path,
             default=EXPERIMENT,
             metavar="FILE",
-            help="parameters of the experiment (default: %(default)s)",
+            help="parameter file of the experiment (default: %(default)s)",
         )
         return command
 
@@ -70,20 +70,22 @@ def parser() -> argparse.ArgumentParser:
     reproduce = add("reproduce", "run the whole workflow of an experiment and print its tables")
     reproduce.add_argument("--cores", default="all", help="cores to use (default: all)")
     run = add("run", "start one run as a job, or attach to its job if it is already running")
-    run.add_argument("run", metavar="RUN", help="for example pretrain/vision/seed0")
+    run.add_argument("run", metavar="RUN", help="id, for example pretrain/vision/seed0")
     run.add_argument(
         "--launch",
         choices=("local", "slurm", "debug"),
         default="local",
-        help="local: a job on this machine that outlives this command; slurm: a cluster job,"
+        help="local: a job on this machine that survives this command; slurm: a cluster job,"
         " configured in params/cluster.yaml; debug: in this process",
     )
     grid_choice = add("select", "choose a task's setting from the finished points of its grid")
-    grid_choice.add_argument("task", metavar="TASK", help="name under finetune:")
+    grid_choice.add_argument("task", metavar="TASK", help="name of the task under finetune:")
     units = add("units", "fit the k-means units that a pre-training predicts")
-    units.add_argument("pretrain", metavar="PRETRAIN", help="name under pretrain:")
+    units.add_argument(
+        "pretrain", metavar="PRETRAIN", help="name of the pre-training, under pretrain:"
+    )
     add("tables", "build the tables from all metrics and print them")
-    status = add("status", "show every run of the experiment")
+    status = add("status", "show the state of every run of the experiment")
     status.add_argument(
         "--watch",
         nargs="?",

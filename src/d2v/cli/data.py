@@ -29,12 +29,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--params",
         type=Path,
         metavar="FILE",
-        help="parameters of an experiment: prepare the sets that its runs need",
+        help="parameter file of an experiment: prepare the sets that its runs need",
     )
     parser.add_argument(
         "--list",
         action="store_true",
-        help="run nothing: show what the experiment needs, what is prepared, and what is missing",
+        help="only show what the experiment needs, what is prepared, and what is missing",
     )
     args = parser.parse_args(argv)
     experiment = _experiment(args.params) if args.params or args.list else None

@@ -24,9 +24,18 @@ def features_main(argv: Sequence[str] | None = None) -> None:
     """Run `d2v features`, which writes hidden states and logits to a safetensors file."""
     parser = _parser("features", "write hidden states and logits to a safetensors file")
     parser.add_argument(
-        "--layers", default="all", metavar="all|K", help="0 is the input of the first block"
+        "--layers",
+        default="all",
+        metavar="all|K",
+        help="layers to write: all, or one number; 0 is the input of the first block",
     )
-    parser.add_argument("-o", "--out", type=Path, default=Path("features.safetensors"))
+    parser.add_argument(
+        "-o",
+        "--out",
+        type=Path,
+        default=Path("features.safetensors"),
+        help="file to write (default: %(default)s)",
+    )
     a = parser.parse_args(argv)
     if a.layers != "all" and not a.layers.isdecimal():
         raise UserError(f"--layers {a.layers}: give all, or the number of one layer")
@@ -63,7 +72,7 @@ def transcribe_main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--lm", type=Path, metavar="FOLDER", help="lexicon and language model")
     for name, kind in DECODING.items():
         usual = getattr(params.Decode(), name)
-        text = f"with --lm (default: {usual})"
+        text = f"decoding parameter, only with --lm (default: {usual})"
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="NUMBER", help=text)
     a = parser.parse_args(argv)
     decode = _decode(a)
@@ -104,14 +113,16 @@ def classify_main(argv: Sequence[str] | None = None) -> None:
 
 def _parser(name: str, text: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"d2v {name}", description=text)
-    parser.add_argument("checkpoint", type=Path, metavar="CKPT", help="in any supported format")
+    parser.add_argument(
+        "checkpoint", type=Path, metavar="CKPT", help="checkpoint in any supported format"
+    )
     parser.add_argument(
         "inputs",
         nargs="+",
         metavar="INPUT",
         help="files; for text models, texts or files with one text per line",
     )
-    parser.add_argument("--device", help="default: cuda if available, else cpu")
+    parser.add_argument("--device", help="device to use (default: cuda if available, else cpu)")
     return parser
 
 

@@ -16,13 +16,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument(
         "experiment", nargs="?", type=Path, default=Path("params/mini.yaml"), metavar="FILE",
-        help="parameters of the experiment (default: %(default)s)",
+        help="parameter file of the experiment (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--device", default="h100", help=f"one of {', '.join(plan.PEAK)}")
     parser.add_argument(
         "--utilisation", metavar="SHARE",
         help="share of the device's peak matrix multiplication rate that training reaches: a"
-        " number, or one per modality, vision=0.5,text=0.45,speech=0.4 (default: what was measured"
+        " number, or one per modality: vision=0.5,text=0.45,speech=0.4 (default: the value measured"
         " on the nearest device)",
     )  # fmt: skip
     parser.add_argument(

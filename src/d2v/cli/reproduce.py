@@ -91,6 +91,6 @@ def _cost(experiment: params.Experiment, seconds: float) -> str:
     other = children / (2**20 if sys.platform == "darwin" else 2**10)
     largest = max([other, *(p["peak_mib"] or 0 for p in told)])
     return (
-        f"{timedelta(seconds=round(seconds))} now; {len(told)} runs took {spent} in total;"
+        f"this call took {timedelta(seconds=round(seconds))}; {len(told)} runs took {spent} in all;"
         f" largest process {largest:.0f} MiB"
     )

@@ -21,7 +21,8 @@ def attention(task: Pretraining, dataset: Examples) -> dict[str, Any] | None:
     """Mask (T,) and attention (T,) of the first training example with a masked position.
 
     The attention is that of the last block, averaged over its heads. Returns None if none of the
-    first TRIES examples has a masked position.
+    first TRIES examples has a masked position, or if the student does not see masked positions
+    (data2vec 2.0), which then have no attention.
 
     `weights` (T,) are the attention weights of the query at `position`, which is masked. An image
     is kept as grey values (H, W), at most PIXELS wide.
@@ -32,6 +33,8 @@ def attention(task: Pretraining, dataset: Examples) -> dict[str, Any] | None:
         if batch["mask"][0].any():
             break
     else:
+        return None
+    if "visible" in batch:
         return None
     # Compiled blocks do not call the hooks of their parts, but a copy of a module is not compiled.
     student = copy.deepcopy(task.model.student).eval()

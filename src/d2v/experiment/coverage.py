@@ -29,21 +29,23 @@ def lines(run: Run) -> list[str]:
     for split in task.dev_split.split("+"):
         for text in Shards(prepared / task.data / split).texts("text"):
             words.update(text.split())
-    return _told(f"{lexicon}: of the words of {task.dev_split}", words, known)
+    return _told(lexicon, task.dev_split, words, known)
 
 
-def _told(where: str, words: Counter[str], known: set[str]) -> list[str]:
+def _told(lexicon: Path, split: str, words: Counter[str], known: set[str]) -> list[str]:
     absent = Counter({word: count for word, count in words.items() if word not in known})
     total, lost = words.total(), absent.total()
     if total and lost == total:
         raise UserError(
-            f"{where} ({', '.join(sorted(words)[:SHOWN])}, ...), the lexicon has none: decoding"
-            " could not write a single right word; prepare a lexicon of this language"
+            f"{lexicon}: contains none of the words of {split}"
+            f" ({', '.join(sorted(words)[:SHOWN])}, ...), so decoding cannot write a correct word;"
+            " prepare a lexicon for this language"
         )
     if not lost:
-        return [f"{where}, the lexicon has all {total:,}"]
+        return [f"{lexicon}: contains all {total:,} words of {split}"]
     named = ", ".join(word for word, _ in absent.most_common(SHOWN))
     return [
-        f"{where}, the lexicon lacks {lost:,} of {total:,} ({len(absent):,} different ones, such as"
-        f" {named}): with it, the word error rate there is at least {100 * lost / total:.2f} %"
+        f"{lexicon}: lacks {lost:,} of the {total:,} words of {split} ({len(absent):,} different"
+        f" ones, such as {named}), so the word error rate there is at least"
+        f" {100 * lost / total:.2f} %"
     ]

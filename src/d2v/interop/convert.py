@@ -1,4 +1,4 @@
-"""`d2v convert SRC --to d2v|hf|tokenizer [-o DIR]`: convert any known checkpoint.
+"""`d2v convert SRC --to d2v|hf|tokenizer [-o DIR]`: convert a checkpoint to another format.
 
 Modules that import PyTorch are imported only after the command line has been validated.
 """

@@ -151,7 +151,7 @@ def _ours(
     if a.regression is None:
         dropped += [name for name in tensors if name.startswith(("final_proj.", "encoder.regress"))]
     if dropped:
-        content.notes.append("left out, no part in the result: " + ", ".join(sorted(set(dropped))))
+        content.notes.append("left out (no effect on results): " + ", ".join(sorted(set(dropped))))
     left = {name: tensor for name, tensor in tensors.items() if name not in dropped}
     shapes = {name: t.shape for name, t in empty(a).state_dict().items()}
     found = renamed(left, pairs, shapes, content.source, optional=MAY_BE_ABSENT)

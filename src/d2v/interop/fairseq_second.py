@@ -291,7 +291,7 @@ def _ours(
         ]
     left_out = sorted(n for n in tensors if n.endswith(second_names.UNUSED) or _is_decoder(n, a))
     if left_out:
-        content.notes.append("left out, no part in the result: " + ", ".join(left_out))
+        content.notes.append("left out (no effect on results): " + ", ".join(left_out))
     shapes = {name: t.shape for name, t in empty(a).state_dict().items()}
     left = {name: tensor for name, tensor in tensors.items() if name not in left_out}
     found = renamed(left, pairs, shapes, content.source)

@@ -37,7 +37,7 @@ class Resources(params.Strict):
     requeue: bool = True  # after a time limit, pre-emption or lost node; False: report an error
     # resubmissions of a job that died, or requeues of an interrupted one, without further progress
     retries: params.Count = 2
-    poll_s: params.Rate = 10  # least number of seconds between two queries to Slurm
+    poll_s: params.Rate = 10  # minimum number of seconds between two queries to Slurm
     at_once: params.Positive | None = None  # most jobs of an array that run at the same time
     # shell lines that run before Python: modules, variables
     setup: list[str] = Field(default_factory=list)

@@ -38,10 +38,10 @@ def _driver() -> str:
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=30)
     except FileNotFoundError:
-        return "no nvidia-smi, hence no driver"
+        return "nvidia-smi does not exist, so no driver is installed"
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"nvidia-smi fails ({type(error).__name__})"
     lines = (done.stdout or done.stderr).strip().splitlines()
     if done.returncode or not lines:
-        return f"nvidia-smi says: {lines[0] if lines else 'nothing'}"
+        return f"nvidia-smi reports: {lines[0] if lines else 'nothing'}"
     return f"nvidia-smi lists {len(lines)} x {lines[0]} (driver)"

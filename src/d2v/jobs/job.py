@@ -52,7 +52,7 @@ class Job:
         """
         rank = _rank()
         if _overtaken(self.folder, self.attempt):
-            print("this job was cancelled or replaced by another one; it does nothing", flush=True)
+            print("this job was cancelled or replaced by another one; it exits", flush=True)
             return
         if rank > 0:
             self._leave_word(self._execute(), rank)

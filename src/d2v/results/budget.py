@@ -20,14 +20,14 @@ def report(experiment: Experiment, jobs: Sequence[Job], speed: Speed) -> str:
     tables = _grouped(jobs, lambda job: job.table) | {"all": list(jobs)}
     return "\n".join(
         [
-            f"{experiment.title}: what it costs",
+            f"{experiment.title}: estimated cost",
             f"speed: {speed.source}",
-            "updates to jobs of a line are those of one run, the longest of its runs",
-            "jobs: one after the other, each for the hours that params/cluster.yaml allows",
+            "columns updates to jobs: for the longest single run of each line",
+            "jobs: consecutive jobs, each limited to the hours set in params/cluster.yaml",
             "FLOP: counted from the models, student forward and backward, teacher forward;"
             " no validation",
             f"assumed: no waiting for data, utterances of {MEAN_S} s,"
-            f" {LABELLED_TOKENS} tokens a labelled text,",
+            f" {LABELLED_TOKENS} tokens per labelled text,",
             f"  {plan.DECODING} core-seconds to decode a second of speech with a beam of 500",
             "",
             *aligned([JOBS, *(_line(name, group) for name, group in shapes.items())]),

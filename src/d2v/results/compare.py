@@ -24,8 +24,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "a", type=Path, metavar="A", help="folder of a run under results/*/runs/, or of an arm"
     )
-    parser.add_argument("b", type=Path, metavar="B", help="folder of another run, or arm")
-    parser.add_argument("--metric", help="default: the first of the run")
+    parser.add_argument("b", type=Path, metavar="B", help="folder of another run or arm")
+    parser.add_argument("--metric", help="metric to compare (default: the runs' first)")
     parser.add_argument("--split", default="test", help="default: %(default)s")
     args = parser.parse_args(argv)
     both = arms if all(any(d.glob("seed*/metrics.json")) for d in (args.a, args.b)) else lines
@@ -62,7 +62,7 @@ def arms(a: Path, b: Path, split: str = "test", name: str | None = None) -> Iter
         text = ", ".join(number(100 * value, ".2f") for value in seeds)
         yield f"{sign}  {arm}: {named(name).label} {number(100 * found[-1].value, '.2f')} ({text})"
         if len(values) == 1 < len(seeds):
-            yield f"   all seeds of {sign} start from one pre-training, whose luck they share"
+            yield f"   all seeds of {sign} start from one pre-training, so they are not independent"
     difference = welch(found[1], found[0])
     low, high = difference.bounds
     assert name is not None

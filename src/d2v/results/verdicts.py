@@ -150,7 +150,7 @@ def _close(verdicts: Sequence[Verdict]) -> str:
 def _of_a_part(verdicts: Sequence[Verdict]) -> str:
     """How many verdicts rest on data of which a part is missing; empty if none does."""
     count = sum(v.partial for v in verdicts)
-    return f" {PARTIAL} Of these, {count} from data of which a part is missing." if count else ""
+    return f" {PARTIAL} Of these, {count} with incomplete data." if count else ""
 
 
 def _of(verdicts: Iterable[Verdict], kind: Kind) -> list[Verdict]:

@@ -5,6 +5,8 @@ dropped paths) break no graph. Equal blocks share one compilation. The first bat
 costs one more compilation, after which PyTorch compiles for any shape.
 """
 
+import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +20,7 @@ from d2v.model.transformer import Block
 
 PARTS = (Encoder, FrontEnd, Block, Average, Decoder)
 SLOW_ATTENTION = (
-    "warning: PyTorch has no fused attention kernel for this model on this GPU and takes its plain"
+    "warning: PyTorch has no fused attention kernel for this model on this GPU and uses its plain"
     " one, which is several times slower"
 )
 LENGTH = 256  # positions for which attention is checked
@@ -32,17 +34,38 @@ def backend_of(compiled: bool | str, device: torch.device) -> str | None:
     return "inductor" if compiled and device.type == "cuda" else None
 
 
-def compile_parts(task: nn.Module, backend: Any = "inductor", lengths_vary: bool = False) -> None:
+def compile_parts(
+    task: nn.Module,
+    backend: Any = "inductor",
+    lengths_vary: bool = False,
+    cache: Path | None = None,
+) -> None:
     """Compile the parts of a task in place; its parameters keep their names.
 
-    With `lengths_vary` the first compilation is for any shape already.
+    With `lengths_vary` the first compilation is for any shape already. `cache` is the folder of
+    inductor's compiled code, unless the environment names one.
     """
+    if cache is not None and backend == "inductor":
+        _keep_code_in(cache)
     torch._dynamo.config.recompile_limit = LIMIT
     # else lengths that happen to be equal in the first batch are taken to be equal in all
     torch.fx.experimental._config.use_duck_shape = not lengths_vary
     for module in task.modules():
         if isinstance(module, PARTS):
             module.compile(backend=backend, dynamic=True if lengths_vary else None)
+
+
+def _keep_code_in(folder: Path) -> None:
+    """Choose the folder of inductor's compiled code, unless the environment names another.
+
+    When PyTorch imports its compiler, it sets the variable to its default, a folder that all
+    processes of a user share.
+    """
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    default = default_cache_dir()
+    if os.environ.get("TORCHINDUCTOR_CACHE_DIR", default) == default:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder.absolute())
 
 
 def counts() -> dict[str, int]:

@@ -190,7 +190,7 @@ class CapturedStep(Step):
 def obstacle(task: Any, optimiser: torch.optim.Optimizer, world: int, recompute: bool) -> str:
     """Why the step of a task cannot be captured; empty if it can."""
     if not isinstance(task, Pretraining):
-        return "only pre-trainings are captured"
+        return "only pre-training is captured"
     if world > 1:
         return f"{world} processes exchange gradients"
     if recompute:

@@ -1,6 +1,5 @@
 """The training loop: pre-training and fine-tuning, in one process or several."""
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
@@ -249,9 +248,9 @@ class _Loop:
         self.notes += compiling.slow_attention(self.task, self.world.device, reduced)
         self.compiled: compiling.Watch | None = None
         if backend := compiling.backend_of(self.train.compile, self.world.device):
-            compiling.compile_parts(self.task, backend, lengths_vary=self.train.sized is not None)
-            if backend == "inductor":  # beside the run, so that a resumed one finds it on any node
-                os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(self.work / "compiled"))
+            lengths_vary = self.train.sized is not None
+            # in the run's folder, so that a resumed run finds it on any node
+            compiling.compile_parts(self.task, backend, lengths_vary, self.work / "compiled")
             self.compiled = compiling.Watch()
             self.notes.append(f"compiling with {backend}: the first steps take longer")
 
@@ -368,7 +367,7 @@ class _Loop:
         if self.saved != self.step:
             self._save()
         self.saver.wait()
-        self.say(f"asked to stop: checkpoint saved after step {self.step}")
+        self.say(f"stopping: checkpoint saved after step {self.step}")
         self.signals.deliver()
 
     def _save(self) -> None:
