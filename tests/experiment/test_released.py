@@ -139,7 +139,7 @@ def test_the_tables_have_rows_of_their_own(done):
     assert "| data2vec, released weights, evaluated here |" in page
     assert "(this run)" not in page
     assert "from the released weights others/text; setting" in page
-    assert "evaluated here, CoLA: split test of cola; the fine-tuned weights others/cola as" in page
+    assert "evaluated here, CoLA: split test of cola; the fine-tuned weights others/cola," in page
 
 
 def test_where_weights_come_from_is_noted(done):

@@ -86,7 +86,7 @@ def _ours(
         left = {k: t for k, t in _without_index(teacher).items() if not k.startswith("lm_head.")}
         where = Path(f"{content.source} (model_ema)")
         found |= renamed(left, names.teacher("data2vec_vision", a), shapes, where)
-        content.notes.append("the teacher's own lm_head, which meets no input, is left out")
+        content.notes.append("the teacher's lm_head, which is never used, is left out")
     elif teacher is not None:
         content.notes.append("model_ema of a fine-tuned model is left out")
     return fill_mask_embedding(content, found, shapes)

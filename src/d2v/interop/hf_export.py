@@ -93,7 +93,7 @@ def _left_out(content: Content, with_head: bool) -> list[str]:
             "the regression head of pre-training is left out: Hugging Face's models have none"
         )
     if a.task is not None and not with_head:
-        notes.append(f"the {a.task.kind} head is left out, as asked for")
+        notes.append(f"the {a.task.kind} head is left out, as requested")
     return notes
 
 

@@ -71,7 +71,7 @@ def _ours(content: Content, tensors: dict[str, Tensor], kind: str) -> dict[str, 
         and name.startswith((*heads_there, *(prefix + part for part in huggingface.UNUSED)))
     )
     if dropped:
-        content.notes.append(f"left out, no place here: {', '.join(_stems(dropped))}")
+        content.notes.append(f"left out (not supported here): {', '.join(_stems(dropped))}")
     left = {name: tensor for name, tensor in tensors.items() if name not in dropped}
     shapes = {name: t.shape for name, t in empty(a).state_dict().items()}
     types = f"{prefix}embeddings.token_type_embeddings.weight"

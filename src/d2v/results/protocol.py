@@ -23,20 +23,20 @@ def protocol(table: Table) -> list[str]:
         lines.append(
             "Difference: of the two means, with its 95 % interval (Welch's t). A gain or a loss is"
             " a difference whose interval excludes zero. Where a row has several pre-trainings,"
-            " each counts once, with the mean of its seeds; so does ± then."
+            " each counts once, with the mean of its seeds; this also applies to ±."
         )
     if table.experiment.scale == "paper":
         lines.append(
             "Gap: reproduced − reported, with its 95 % interval (Student's t). Within the spread:"
             " the interval, widened by the rounding of one decimal, includes zero. Reported values"
-            " have no spread of their own."
+            " have no spread."
         )
     if any(column.heading == AVERAGE for column in table.columns):
         lines.append("Average: mean of the tasks' scores within a seed, then over seeds.")
     if any(cell.undefined for cell in table.cells.values()):
         lines.append(
             "Undefined: the metric has no value for at least one of the seeds (constant"
-            " predictions, nothing to score), so there is no mean, no difference and no best."
+            " predictions, nothing to score), so there is no mean, difference or best value."
         )
     return [*lines, f"Each cell's runs: {table.name}.csv."]
 
@@ -87,7 +87,7 @@ def _task(table: Table, key: str, task: Finetune) -> str:
 def _training(table: Table, key: str, task: Finetune) -> str:
     """How the weights of a task's runs were obtained."""
     if task.released:
-        return f"the fine-tuned weights {task.released.path} as they are"
+        return f"the fine-tuned weights {task.released.path}, unchanged"
     pretrain = table.experiment.pretrain[task.pretrain]
     names = {"scratch": SCRATCH, "input": INPUT, "data2vec": OURS}
     used = ", ".join(f"{names[arm]} {table.settings[key, arm] or NONE}" for arm in task.arms)
