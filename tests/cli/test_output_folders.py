@@ -30,7 +30,7 @@ TINY = str(ROOT / "tests/params/tiny.yaml")
 # what each command may change: what -o or --to names; only names of its own below work/, results/
 # and prepared/ of the project; nothing
 NAMED = {"prepare", "layout", "convert", "features", "fetch"}
-IN_PROJECT = {"run", "select", "tables", "reproduce", "data"}
+IN_PROJECT = {"run", "select", "tables", "reproduce", "data", "units"}
 NOTHING = {"plan", "check", "status", "verify", "compare", "classify", "transcribe"}
 
 
@@ -91,11 +91,43 @@ def _commands(sets: Path) -> dict[str, tuple[list[str], str]]:
         kind = "imagefolder" if name == "images" else name
         found[kind] = (["prepare", kind, str(sets / name)], str(sets / name))
     found["cifar10"] = (["prepare", "cifar10", str(sets / "images")], str(sets / "images"))
+    found |= _own(sets)
     checkpoint = str(sets / "checkpoint")
     found["convert"] = (["convert", checkpoint, "--to", "d2v"], checkpoint)
     image = str(sorted((sets / "images").glob("*/*/*"))[0])
     found["features"] = (["features", checkpoint, image, "--device", "cpu"], checkpoint)
     return found
+
+
+def _own(sets: Path) -> dict[str, tuple[list[str], str]]:
+    """Commands for data sets of one's own, whose sources a parameter file names."""
+    shutil.copy(TINY, sets / "tiny.yaml")
+    groups = {
+        "image-folder": {"kind": "image_folder"},
+        "audio-folder": {"kind": "audio_folder"},
+        "text-folder": {"kind": "text_folder", "block": 8},
+        "text-tokenizer": {"kind": "text_folder", "block": 8, "vocab_size": 60},
+        "labelled-text": {"kind": "labelled_text", "file": "a.csv", "texts": ["a"]},
+    }
+    found = {}
+    for name, group in groups.items():
+        source = sets / "own" / name
+        source.mkdir(parents=True)
+        (source / "a.csv").write_text("a,label\n")
+        splits = {"fractions": {"train": 0.8, "dev": 0.2}}
+        data = {"set": {**group, "source": str(source), "splits": splits}}
+        content = {"base": "tiny.yaml", "name": name, "data": data}
+        if "vocab_size" in group:  # verses prepares a tokenizer, too
+            data["verses"] = None  # type: ignore[assignment]
+            content |= {"pretrain": {"text": None}, "finetune": {"cola": None}}
+        file = sets / f"{name}.yaml"
+        file.write_text(json.dumps(content))
+        words = ["prepare", name, str(file), "set"]
+        if name in ("text-folder", "labelled-text"):
+            words += ["--tokenizer", str(sets / "tokenizer")]
+        found[name] = (words, str(source))
+    written = str(sets / "tokenizer")
+    return found | {"set-lm": (["prepare", "set-lm", written, "--order", "2"], written)}
 
 
 def _source(words: list[str]) -> str:

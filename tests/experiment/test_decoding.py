@@ -22,7 +22,8 @@ from d2v.evaluation import ctc, evaluate, predictions
 from d2v.evaluation.predictions import Prediction
 from d2v.experiment import decoding, execute, runs
 from d2v.experiment.task_runs import DecodeRun, FinetuneRun
-from d2v.jobs import cluster, launch
+from d2v.jobs import cluster
+from d2v.jobs.job import progress
 from d2v.util.errors import UserError
 from d2v.util.files import read_json, write_json
 
@@ -157,10 +158,9 @@ def test_a_second_run_does_nothing_again(place, monkeypatch, capfd):
 
 
 def test_finished_pieces_are_progress_to_the_launcher(place):
-    jobs = launch._Jobs("local", Path("tiny.yaml"), runs.parse(place, RUN))
-    assert jobs._step() == 0
+    assert progress(DECODE.work) == 0
     run()
-    assert jobs._step() >= 1 + 8 + 3 * 2  # with the head of each journal
+    assert progress(DECODE.work) >= 1 + 8 + 3 * 2  # with the head of each journal
 
 
 def test_a_decoding_asks_for_no_gpu():

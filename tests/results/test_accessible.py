@@ -115,7 +115,7 @@ def test_links_lead_somewhere(made: Path, page: Page) -> None:
     for link in links:
         if link.startswith("#"):
             assert link[1:] in ids
-        elif not link.startswith("https://arxiv.org/abs/2202.03555"):
+        elif not link.startswith("https://arxiv.org/abs/22"):  # data2vec, data2vec 2.0
             assert (made / link).is_file(), link
     assert "https://arxiv.org/abs/2202.03555v3" in links
     assert "tables/imagenet.csv" in links

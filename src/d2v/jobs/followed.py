@@ -5,6 +5,7 @@ Its folder holds everything that the next launch needs: `job.json` (the job's id
 the job ended), `train.log` (the job's output) and `launch.log` (the launcher's messages).
 """
 
+import errno
 import secrets
 import time
 from contextlib import ExitStack
@@ -23,6 +24,7 @@ from d2v.util.files import read_json, write_json
 
 LEAVE_S = 60.0  # time a job has to exit after it has written its outcome
 SETTLE_S = 5.0  # time after which a job that was accepted in spite of an error is listed
+NOT_OURS_TO_WRITE = (errno.EROFS, errno.EACCES, errno.EPERM)
 REACH_S = 40.0  # how long a single run waits for an answer about an earlier job
 
 LAUNCHERS: dict[str, type[Local] | type[Slurm]] = {"local": Local, "slurm": Slurm}
@@ -80,11 +82,21 @@ class Followed:
                 self._follow()
         except UserError as error:
             self.fail(str(error), "failed", error.exit_code)
-        except OSError as error:  # a full or unreachable disk: look again in the next step
+        except OSError as error:
+            if self.stage == "find" and error.errno in NOT_OURS_TO_WRITE:
+                self._refuse(error)
+                return
+            # a full or unreachable disk: look again in the next step
             said = f"{error.filename}: {error.strerror}; waiting"
             if self.trouble != said:
                 self.trouble = said
                 print(f"{self.name}: {said}", flush=True)
+
+    def _refuse(self, error: OSError) -> None:
+        """End before there is a job, in a folder in which nothing can be noted."""
+        said = f"{error.filename}: {error.strerror}; work/ must be on a disk that you may write"
+        self.error, self.stage = JobError(said, 2), "over"
+        self._release()
 
     # --- finding or starting a job ------------------------------------------------------------
 

@@ -274,7 +274,7 @@ def test_repetitions_within_a_split_are_counted(source: Path, tmp_path: Path) ->
     shutil.copytree(source, folder)
     shutil.copy(folder / "clips/00.wav", folder / "clips/08.wav")
     out = prepared(tmp_path / "out", **group(folder))
-    assert meta(out)["splits"]["train"]["duplicates"] == 1
+    assert meta(out)["repeats"]["train"]["duplicates"] == 1
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ def prepare_lm_of_set(prepared: Path, out: Path, order: int, split: str = "train
     Raises UserError for a set without transcripts or without the split.
     """
     meta = read_meta(prepared)
+    if "splits" not in meta:
+        raise UserError(f"{prepared}: not a set of recordings with transcripts")
     if split not in meta["splits"]:
         raise UserError(f"{prepared}: has no split {split}, only {', '.join(meta['splits'])}")
     texts = {name: _texts(prepared / name) for name in meta["splits"]}
