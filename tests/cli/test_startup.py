@@ -9,6 +9,7 @@ import pytest
 from d2v.cli import commands as cli
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
 # what takes long to import, or brings much with it
 HEAVY = {
     "matplotlib", "pandas", "scipy", "sentencepiece", "sklearn", "snakemake", "soundfile",

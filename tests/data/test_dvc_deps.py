@@ -19,6 +19,7 @@ from d2v.data.fetch.fetch import fetch
 from d2v.data.ngram import write_arpa
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
 sys.path.insert(0, str(ROOT / "tools"))
 
 import dvc_deps  # noqa: E402
@@ -223,7 +224,6 @@ def hash_of(path: Path) -> str:
     return md5(path.read_bytes()).hexdigest()
 
 
-@pytest.mark.slow
 def test_dvc_says_that_flipped_labels_are_out_of_date(tmp_path):
     """A copy with one stage, as DVC left it after a run."""
     stage = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["sst2"]

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.slow
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import batches  # noqa: E402
@@ -72,7 +73,6 @@ def benched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, done.stdout
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", batches.KINDS)
 def test_a_step_is_measured_beside_its_peer(kind: str, benched: tuple[Path, str]) -> None:
     (written,) = benched[0].glob("*cpu.json")
@@ -211,7 +211,6 @@ def test_the_loader_is_the_bottleneck_or_not() -> None:
     assert "2.00 times the 2,800" in loaders.verdict(fast)
 
 
-@pytest.mark.slow
 def test_bench_says_what_got_slower(benched: tuple[Path, str]) -> None:
     folder, said = benched
     assert "step, text, fraction of matrix products: 1e+09 -> " in said
@@ -221,7 +220,6 @@ def test_bench_says_what_got_slower(benched: tuple[Path, str]) -> None:
     assert "front end" in plot.read_text()
 
 
-@pytest.mark.slow
 def test_the_gpu_command_runs_through_on_a_cpu(tmp_path: Path) -> None:
     small = ["--device", "cpu", "--tiny", "--kinds", "vision", "--backend", "eager"]
     done = call("gpu.sh", *small, "--steps", "1", "-o", str(tmp_path))

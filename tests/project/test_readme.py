@@ -69,6 +69,7 @@ def test_d2v_command_parses(line: str, capsys: pytest.CaptureFixture[str]) -> No
             assert re.search(rf"(?<![\w-]){re.escape(word.split('=')[0])}\b", shown), word
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", ["snakemake", "dvc", "pytest", "pre-commit"])
 def test_options_exist(program: str) -> None:
     """Long options only: the programs' own help names them."""

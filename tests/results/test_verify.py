@@ -151,6 +151,7 @@ def test_error_rates_are_sums_over_sums() -> None:
     assert letters[1].tolist() == [11, 3, 7]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["accuracy", "f1", "matthews"])
 def test_equal_runs_are_not_told_apart_and_unequal_ones_are(name: str) -> None:
     same = statistics.compare(classes(200, 0.8, 1), classes(200, 0.8, 2), name)

@@ -205,6 +205,7 @@ def test_a_disk_that_is_full_in_the_end_is_an_error_and_the_run_can_go_on(
     assert equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
 
 
+@pytest.mark.slow
 def test_killed_processes_give_the_same_curve(tmp_path: Path) -> None:
     settings = json.dumps({"steps": 120, "checkpoint_every": 10})
     command = [sys.executable, str(TINY), "--train", settings, "--dropout", "0.2", "--skip", "0.3"]

@@ -279,6 +279,7 @@ def test_the_same_bytes_however_they_are_made(tmp_path: Path, model, run, monkey
     assert hash_of(one) == hash_of(three)
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_gives_the_same_bytes(tmp_path: Path, model, run, monkeypatch) -> None:
     source = released_mrpc(tmp_path / "x")
     monkeypatch.setattr(glue, "PIECE_BYTES", PIECE_BYTES)

@@ -321,6 +321,7 @@ prepare.main(sys.argv[2:])
 """
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_or_with_two_processes_it_is_the_same(
     source: Path, tmp_path: Path
 ) -> None:
