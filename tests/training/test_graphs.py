@@ -191,7 +191,7 @@ def test_obstacles_have_a_reason() -> None:
     assert "missing_gradients: zero" in graphs.obstacle(task, skip, 1, False)
     assert "2 processes" in graphs.obstacle(task, zero, 2, False)
     assert "recompute" in graphs.obstacle(task, zero, 1, True)
-    assert "pre-trainings" in graphs.obstacle(torch.nn.Linear(1, 1), zero, 1, False)
+    assert "pre-training" in graphs.obstacle(torch.nn.Linear(1, 1), zero, 1, False)
 
 
 def test_a_graph_that_is_demanded_needs_a_gpu() -> None:

@@ -22,6 +22,7 @@ from d2v.experiment import runs
 
 pytestmark = pytest.mark.slow
 RESULTS = Path("results/tiny/runs")
+ARMS = ("scratch", "data2vec")  # of the tiny experiment
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def test_every_run_has_metrics_with_provenance(done: Path) -> None:
 def test_arms_differ_and_seeds_differ(done: Path) -> None:
     losses = {
         (arm, seed): metrics(done, f"finetune/cola/{arm}/seed{seed}")["loss"]
-        for arm in params.ARMS
+        for arm in ARMS
         for seed in (0, 1)
     }
     assert len(set(losses.values())) == 4
@@ -80,7 +81,7 @@ def test_arms_differ_and_seeds_differ(done: Path) -> None:
 
 def test_the_grids_choice_is_used(done: Path) -> None:
     chosen = json.loads((done / RESULTS / "select/digits/chosen.json").read_text())
-    for arm in params.ARMS:
+    for arm in ARMS:
         setting = metrics(done, f"finetune/digits/{arm}/seed1")["setting"]
         assert setting == {key: chosen[arm][key] for key in ("lr", "steps", "freeze")}
 
@@ -142,7 +143,7 @@ def test_tables_are_there_with_every_run(done: Path) -> None:
             text = (done / f"results/tiny/tables/{table}.{suffix}").read_text()
             assert text
         cells = (done / f"results/tiny/tables/{table}.csv").read_text()
-        for arm in params.ARMS:
+        for arm in ARMS:
             assert f"finetune/{task}/{arm}/seed0" in cells
 
 
@@ -275,7 +276,7 @@ def test_killed_at_any_point_it_ends_with_the_same_results(done: Path, tmp_path:
     ran = workspace.call(folder, *command[2:])
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "full output: work/tiny/workflow.log" in ran.stdout
-    assert len(ran.stdout.splitlines()) < 60  # a line per run, and the tables
+    assert len(ran.stdout.splitlines()) < 70  # a line per run, and the tables
 
     for run in runs.all_runs(params.load(folder / "params/tiny.yaml")):
         once, killed = metrics(done, run.id), metrics(folder, run.id)

@@ -95,7 +95,7 @@ def _text(path: Path) -> str:
 
 def _separated(path: Path, separator: str) -> Iterator[Row]:
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if separator == "," else csv.QUOTE_NONE
-    csv.field_size_limit(LARGEST)
+    usual = csv.field_size_limit(LARGEST)  # of the whole process
     text = io.StringIO(_text(path), newline="")
     reader = csv.reader(text, delimiter=separator, strict=True, quoting=quoting)
     header: list[str] = []
@@ -116,6 +116,8 @@ def _separated(path: Path, separator: str) -> Iterator[Row]:
             yield Row(where, dict(zip(header, cells, strict=True)))
     except csv.Error as error:
         raise UserError(f"{path}:{start}: not valid CSV ({error})") from None
+    finally:
+        csv.field_size_limit(usual)
 
 
 def _hint(separator: str) -> str:
