@@ -23,6 +23,7 @@ import soundfile
 
 from d2v.data.layout import lines
 from d2v.data.readers.depth import note_rounded, rounded
+from d2v.data.readers.tables import longest_cell
 from d2v.data.shards import write_meta, written_whole
 from d2v.data.sound import RATE, check_finite, check_length, decode, level_columns, reason
 from d2v.data.walk import walk, warn_unused
@@ -35,6 +36,7 @@ SPLITS = {
     "eval": "eval_segments.csv",
 }
 CLASSES = "class_labels_indices.csv"
+LONGEST_CELL = 2**17  # characters; what Python's CSV reader takes unless a library changes it
 Segment = tuple[str, str, str, str]  # YTID, start and end as in the list, numbers of classes
 Clip = tuple[Path, str, str]  # file, id, numbers of its classes
 FLOATS = ("FLOAT", "DOUBLE")  # subtypes of WAV files whose samples are from -1 to 1
@@ -159,7 +161,8 @@ def _files(folder: Path) -> dict[str, str]:
 def _classes(path: Path) -> tuple[list[str], dict[str, str]]:
     """Return the class names in the order of their numbers, and the class numbers by id."""
     try:
-        rows = list(csv.DictReader(line for _, line in lines(path)))
+        with longest_cell(LONGEST_CELL):
+            rows = list(csv.DictReader(line for _, line in lines(path)))
         numbers = {row["mid"]: str(int(row["index"])) for row in rows}
         names = [row["display_name"] for row in rows]
     except (KeyError, TypeError, ValueError, csv.Error):
@@ -201,7 +204,8 @@ def _segments(path: Path, numbers: dict[str, str]) -> list[Segment]:
 def _cells(line: str) -> list[str]:
     """Split a line into cells; empty if a stray quotation mark or an overlong cell breaks it."""
     try:
-        return next(csv.reader([line], skipinitialspace=True))
+        with longest_cell(LONGEST_CELL):
+            return next(csv.reader([line], skipinitialspace=True))
     except csv.Error:
         return []
 

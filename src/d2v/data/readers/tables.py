@@ -12,6 +12,7 @@ import io
 import json
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -41,6 +42,20 @@ def is_table(name: str) -> bool:
     return name.removesuffix(".gz").endswith(SUFFIXES)
 
 
+@contextmanager
+def longest_cell(characters: int) -> Iterator[None]:
+    """Limit the cells that Python's CSV reader takes.
+
+    The limit belongs to the whole process, and other libraries move it: it is set for each file and
+    then given back.
+    """
+    usual = csv.field_size_limit(characters)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(usual)
+
+
 def read_table(path: Path) -> tuple[list[str], list[Row]]:
     """Return the columns and all rows of a table; blank lines do not count.
 
@@ -57,7 +72,8 @@ def read_table(path: Path) -> tuple[list[str], list[Row]]:
     elif kind == ".jsonl":
         rows = list(_json_lines(path))
     elif kind in (".csv", ".tsv"):
-        rows = list(_separated(path, "," if kind == ".csv" else "\t"))
+        with longest_cell(LARGEST):
+            rows = list(_separated(path, "," if kind == ".csv" else "\t"))
     else:
         raise UserError(f"{path}: not a table by its name ({', '.join(SUFFIXES)})")
     if not rows:
@@ -95,7 +111,6 @@ def _text(path: Path) -> str:
 
 def _separated(path: Path, separator: str) -> Iterator[Row]:
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if separator == "," else csv.QUOTE_NONE
-    usual = csv.field_size_limit(LARGEST)  # of the whole process
     text = io.StringIO(_text(path), newline="")
     reader = csv.reader(text, delimiter=separator, strict=True, quoting=quoting)
     header: list[str] = []
@@ -116,8 +131,6 @@ def _separated(path: Path, separator: str) -> Iterator[Row]:
             yield Row(where, dict(zip(header, cells, strict=True)))
     except csv.Error as error:
         raise UserError(f"{path}:{start}: not valid CSV ({error})") from None
-    finally:
-        csv.field_size_limit(usual)
 
 
 def _hint(separator: str) -> str:
