@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet --no-inp
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo       run the whole method in miniature and print its three tables (ten minutes)"
+	@echo "make demo       run the whole method in miniature and print its three tables (15 minutes)"
 	@echo "make demo-full  run the same with more seeds and tuned settings (an hour)"
 	@echo "make test       run all tests"
 	@echo "make smoke      run a quick test of every part (under half a minute)"

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from mini_params import without_baselines
 
 from d2v import params
 from d2v.cli import commands as cli
@@ -25,9 +26,8 @@ SPAN = {"kind": "span", "prob": 0.5, "length": 2}
 
 
 def changed(*changes: tuple[str, Any]) -> dict[str, Any]:
-    """mini.yaml with dotted keys set to other values."""
-    raw: dict[str, Any] = json.loads(json.dumps(params.read_yaml(MINI)))  # nothing is shared
-    return set_to(raw, *changes)
+    """mini.yaml without baselines, with dotted keys set to other values."""
+    return set_to(without_baselines(), *changes)
 
 
 def set_to(raw: dict[str, Any], *changes: tuple[str, Any]) -> dict[str, Any]:
@@ -99,6 +99,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     (f"{C}.metrics", ["pearson"], "metrics pearson do not fit a classify task"),
     (f"{C}.metrics", ["map"], "metrics map do not fit a classify task"),
     (f"{C}.decode", {"beam": 5}, "decode searches letters for words, but a classify task has none"),
+    (f"{C}.task.pool", "all", f"{C}.task.pool all: examples differ in length with an encoder of"),
     (f"{C}.task.classes", 3, f"{C}.task: cola has 2 classes, but the task expects 3 classes"),
     (f"{D}.metrics", ["f1"], "metrics: f1 compares class 1 with class 0"),
     (f"{D}.encoder_dropout", 0.1, "encoder_dropout: an encoder of kind vision has no dropout"),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from mini_params import without_baselines
 
 from d2v import params
 from d2v.params.reading import read_params
@@ -31,7 +32,7 @@ def refused(tmp_path: Path, values: dict) -> str:
     ],
 )
 def test_repetitions_are_refused(tmp_path: Path, group: str, name: str, key: str) -> None:
-    values = read_params(MINI)
+    values = without_baselines()
     run = values[group][name]
     given = run.get(key) or ["scratch", "data2vec"]
     run[key] = [*given, given[0]]

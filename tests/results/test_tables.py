@@ -48,7 +48,14 @@ def experiment():
     of = {"digits": "imagenet", "spoken": "librispeech", "sst2": "glue", "mrpc": "glue"}
     tasks = {
         name: shape[table].model_copy(
-            update={"column": f"{name} column", "metrics": METRICS[name], "seeds": [0, 1, 2]}
+            update={
+                "column": f"{name} column",
+                "metrics": METRICS[name],
+                "seeds": [0, 1, 2],
+                "arms": ["scratch", "data2vec"],
+                "baseline": None,
+                "probe": None,
+            }
         )
         for name, table in of.items()
     }

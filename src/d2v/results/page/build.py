@@ -1,7 +1,7 @@
 """Write `index.html`: one file that needs no network, no script and no other files."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from d2v.results import html, verdicts
 from d2v.results.cells import Table
 from d2v.results.grid import Section
 from d2v.results.layout import document
-from d2v.results.page import amounts, charts, cost, examples, layers, records
+from d2v.results.page import amounts, charts, cost, effort, examples, layers, records
 from d2v.results.page.attention import attention
 from d2v.results.page.curves import curves
 from d2v.results.page.forest import forests
@@ -30,7 +30,8 @@ KINDS = {
     "probe": "probe",
 }
 OPEN = 2  # number of groups of learning curves that are initially unfolded
-UNFOLDED = ("", "Missing runs")  # sections of a table that are initially unfolded
+# sections of a table that are initially unfolded
+UNFOLDED = ("", "Missing runs", "Score by number of labels")
 
 
 def build(
@@ -53,6 +54,8 @@ def build(
     )
     environment.globals["glyph"] = lambda kind: Markup(glyph(kind))
     environment.filters["number"] = number
+    operations = cost.operations(experiment)
+    spent = effort.spending(found, operations)
     text = environment.get_template("page.html.j2").render(
         title=experiment.title,
         scale=experiment.scale,
@@ -61,12 +64,12 @@ def build(
         faults=[f"{r.run.id}: {r.fault}" for r in found if r.fault not in ("", "not run yet")],
         answers=verdicts.answers(tables),
         forests=forests(tables),
-        tables=[_table(table) for table in tables],
+        tables=[_table(table, spent) for table in tables],
         curves=[*_curves(found)],
         unfolded=OPEN,
         looks=[_chart(attention(name, look)) for name, look in examples.looks(experiment, results)],
         examples=examples.collect(experiment, results),
-        cost=cost.rows(experiment, found),
+        cost=cost.rows(found, operations),
         runs=[_run(experiment, record) for record in found],
         style=Markup(html.asset("style.css")),
         scripts=Markup(html.asset("tables.js") + html.asset("page.js")),
@@ -75,13 +78,14 @@ def build(
     return results / "index.html"
 
 
-def _table(table: Table) -> dict[str, Any]:
+def _table(table: Table, spent: Mapping[str, effort.Spent]) -> dict[str, Any]:
     """Template values of a table: the scores with their chart, then further sections, folded."""
     shown = document(table)
     first, *others = shown.sections
     assert first.grid is not None
     apart = [_chart(chart) for chart in amounts.by_amount(table)]
     at_scale = table.experiment.scale == "paper"
+    parts = [_part(section, _charts_of(section, table, apart)) for section in others]
     return {
         "id": table.name,
         "nav": SHORT[table.name],
@@ -91,9 +95,19 @@ def _table(table: Table) -> dict[str, Any]:
         "words": Markup(html.words(first)),
         "grid": Markup(html.grid(first.grid, shown.title)),
         "sources": Markup(html.sources(first.grid, "")),
-        "parts": [_part(section, _charts_of(section, table, apart)) for section in others],
+        "parts": [*_efforts(table, spent), *parts],
         "files": [f"tables/{table.name}.{suffix}" for suffix in ("csv", "md", "tex", "html")],
     }
+
+
+def _efforts(table: Table, spent: Mapping[str, effort.Spent]) -> Iterable[dict[str, Any]]:
+    """Sections on what the scores take, each if there is anything to compare."""
+    for heading, shown in (
+        ("Score by number of labels", effort.by_labels(table)),
+        ("Score by cost of training", effort.by_cost(table, spent)),
+    ):
+        if shown:
+            yield _part(Section(heading), [_chart(chart) for chart in shown])
 
 
 def _charts_of(section: Section, table: Table, apart: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """Cost of the runs: hours, examples per second, operations."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -21,12 +21,16 @@ class Cost:
     device: str
 
 
-def rows(experiment: Experiment, found: Sequence[Record]) -> list[Cost]:
-    """One line per name of runs, followed by the total."""
+def operations(experiment: Experiment) -> dict[str, float]:
+    """PFLOP of every run, counted from its model."""
     from d2v.jobs import plan
 
-    speed = plan.speed_of("h100", 0.4, None)
-    operations = {job.run: job.pflop for job in plan.plan(experiment, speed)}
+    speed = plan.speed_of("h100", 0.4, None)  # which the counts do not depend on
+    return {job.run: job.pflop for job in plan.plan(experiment, speed)}
+
+
+def rows(found: Sequence[Record], operations: Mapping[str, float]) -> list[Cost]:
+    """One line per name of runs, followed by the total."""
     costs = []
     for (kind, name), group in groupby(found, lambda r: (r.run.kind, r.run.name)):
         costs.append(_cost(f"{kind}/{name}", list(group), operations))
@@ -42,7 +46,7 @@ def rows(experiment: Experiment, found: Sequence[Record]) -> list[Cost]:
     return [*costs, total]
 
 
-def _cost(name: str, members: list[Record], operations: dict[str, float]) -> Cost:
+def _cost(name: str, members: list[Record], operations: Mapping[str, float]) -> Cost:
     done = [record for record in members if record.finished]
     rates = [r.content["examples_per_s"] for r in done if r.content.get("examples_per_s")]
     devices = {(r.content.get("provenance") or {}).get("device", "") for r in done}

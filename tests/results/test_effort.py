@@ -1,0 +1,91 @@
+"""Charts of what a score takes: by the number of labels, and by the cost of training."""
+
+import json
+import re
+from pathlib import Path
+
+import mock_paper
+import pytest
+
+from d2v import params
+from d2v.results import tables
+from d2v.results.page import build, cost, effort, records
+
+ROOT = Path(__file__).parents[2]
+REPORTED = ROOT / "params" / "reported.csv"
+# accuracy in % of each row and seed
+LABELLED = {30: (40, 50, 60), 100: (70, 80, 90), 300: (80, 85, 90), 1000: (94, 95, 96)}
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> tuple[params.Experiment, Path]:
+    """Finished runs of mini-full.yaml, digits with the scores above, the seeds in turn."""
+    folder = tmp_path_factory.mktemp("full")
+    experiment = mock_paper.fill("mini-full", folder)
+    for path in folder.glob("runs/finetune/digits*/*/seed*/metrics.json"):
+        content = json.loads(path.read_text())
+        count = effort.labels_of(experiment.finetune[path.parts[-4]])
+        score = LABELLED[count or 0][int(path.parts[-2].removeprefix("seed")) % 3]
+        content["metrics"]["test"]["accuracy"] = score / 100
+        path.write_text(json.dumps(content))
+    return experiment, folder
+
+
+def images(full: tuple[params.Experiment, Path]) -> tables.Table:
+    experiment, folder = full
+    return next(t for t in tables.build(experiment, folder, REPORTED) if t.name == "imagenet")
+
+
+def test_scores_by_labels_are_those_of_the_table(
+    full: tuple[params.Experiment, Path],
+) -> None:
+    (chart,) = effort.by_labels(images(full))
+    assert chart.id == "imagenet-by-labels"
+    assert chart.title == "accuracy by number of labels"
+    label = re.search(r'aria-label="(.*?)"', chart.svg)
+    assert label
+    for row in ("from scratch", "input targets", "data2vec"):
+        for count, scores in LABELLED.items():
+            assert f"{row}, {count} labels: {sorted(scores)[1]:.1f} ±" in label[1]
+    at = [float(x) for x in re.findall(r'<text x="([\d.]+)" y="210"', chart.svg)]
+    assert len(at) == 4
+    assert at == sorted(at)  # 30, 100, 300, 1000
+    assert at[3] - at[2] == pytest.approx(at[1] - at[0], abs=0.2)  # a logarithmic axis
+
+
+def test_cost_is_that_of_pre_training_and_fine_tuning(
+    full: tuple[params.Experiment, Path],
+) -> None:
+    experiment, folder = full
+    found = records.collect(experiment, folder, folder / "work")
+    operations = cost.operations(experiment)
+    spent = effort.spending(found, operations)
+    scratch, ours = (f"finetune/digits-30/{arm}/seed1" for arm in ("scratch", "data2vec"))
+    assert spent[scratch].pflop == operations[scratch] > 0
+    before = "pretrain/vision/seed1"
+    assert spent[ours].pflop == pytest.approx(operations[ours] + operations[before])
+    seconds = [
+        json.loads((folder / "runs" / run / "metrics.json").read_text())["train_s"]
+        for run in (ours, before)
+    ]
+    assert spent[ours].seconds == pytest.approx(sum(seconds))
+
+
+def test_the_page_has_both(full: tuple[params.Experiment, Path]) -> None:
+    experiment, folder = full
+    shown = tables.build(experiment, folder, REPORTED)
+    found = records.collect(experiment, folder, folder / "work")
+    page = build.build(experiment, folder, found, shown).read_text()
+    assert "<h3>Score by number of labels</h3>" in page
+    assert page.count("<h3>Score by cost of training</h3>") == 3
+    assert 'id="imagenet-by-labels"' in page
+    for place in ("imagenet-MNIST-digits-30-labels", "glue-CoLA-shaped"):
+        assert f'id="{place}-by-cost"' in page
+    assert "librispeech-by-labels" not in page  # one number of labels only
+
+
+def test_nothing_is_drawn_without_runs(tmp_path: Path) -> None:
+    experiment = params.load(ROOT / "params" / "mini-full.yaml")
+    for table in tables.build(experiment, tmp_path, REPORTED):
+        assert effort.by_cost(table, {}) == []
+        assert effort.by_labels(table) == []
