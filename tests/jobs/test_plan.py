@@ -183,7 +183,9 @@ def test_json_holds_every_run(capsys):
     assert cli.main(["plan", str(ROOT / "params" / "mini.yaml"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert {job["table"] for job in found["jobs"]} == {"imagenet", "librispeech", "glue"}
-    assert all(job["gpu_hours"] > 0 for job in found["jobs"])
+    trained = [job for job in found["jobs"] if not job["run"].startswith("probe/")]
+    assert len(trained) < len(found["jobs"])
+    assert all(job["gpu_hours"] > 0 for job in trained)
 
 
 def test_a_long_training_is_a_chain_of_jobs(jobs, paper):
