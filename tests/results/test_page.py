@@ -52,7 +52,7 @@ def test_it_has_everything_and_is_the_same_bytes_again(
     text = make(experiment, folder)
     assert make(experiment, folder) == text
     total = len(runs.all_runs(experiment))
-    assert f"{total} of {total} runs are finished (3 pre-trainings, 30 fine-tunings)." in text
+    assert f"{total} of {total} runs are finished (3 pre-training runs, 30 fine-tuning runs)." in text
     assert "<strong>Miniature</strong>" in text
     for place in ("imagenet", "librispeech", "glue", "curves", "cost", "runs"):
         assert f'<section id="{place}">' in text

@@ -151,7 +151,7 @@ def test_titles_at_the_papers_scale_are_the_papers_for_its_own_sets():
     assert [layout.title(table) for table in found] == [
         "Image classification: ImageNet-1K",
         "Speech recognition: LibriSpeech test-other",
-        "Audio events: AudioSet's evaluation set",
+        "Audio event classification: AudioSet evaluation set",
         "Language understanding: GLUE development sets",
     ]
 
