@@ -3,12 +3,14 @@
 import argparse
 from pathlib import Path
 
+from d2v.util.arguments import Parser
+
 DESCRIPTION = "`d2v prepare`: official on-disk layouts to shards, tokenizer and language model."
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Argument parser of `d2v prepare`."""
-    top = argparse.ArgumentParser(prog="d2v prepare", description=DESCRIPTION)
+    top = Parser(prog="d2v prepare", description=DESCRIPTION)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     images = _command(commands, "imagefolder", "SPLIT/CLASS/NAME.JPEG: images and their classes")
@@ -95,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _add_text(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_text(commands: "argparse._SubParsersAction[Parser]") -> None:
     tokenizer = _command(commands, "tokenizer", "train a sentencepiece BPE model")
     corpus = _command(commands, "corpus", "plain text to blocks of tokens")
     for command in (tokenizer, corpus):
@@ -163,7 +165,7 @@ def _add_text(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         _add_workers(command)
 
 
-def _add_own(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_own(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add the commands for data sets of one's own, whose options are in a parameter file."""
     for name, help in {
         "image-folder": "images of your own",
@@ -192,7 +194,7 @@ def _add_own(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     lm.add_argument("--order", type=int, required=True, metavar="N", help="longest n-gram in words")
 
 
-def _add_partial(command: argparse.ArgumentParser) -> None:
+def _add_partial(command: Parser) -> None:
     command.add_argument(
         "--allow-partial",
         action="store_true",
@@ -213,15 +215,13 @@ def _bool(word: str) -> bool:
     return word == "true"
 
 
-def _add_workers(command: argparse.ArgumentParser) -> None:
+def _add_workers(command: Parser) -> None:
     command.add_argument(
         "--workers", type=int, metavar="N", help="number of processes (default: one per core)"
     )
 
 
-def _command(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, help: str
-) -> argparse.ArgumentParser:
+def _command(commands: "argparse._SubParsersAction[Parser]", name: str, help: str) -> Parser:
     command = commands.add_parser(name, help=help, description=help)
     command.add_argument(
         "-o", "--out", type=Path, required=True, metavar="OUT", help="folder to write"
