@@ -44,6 +44,7 @@ COMMANDS = {
     "features": ("d2v.cli.inference:features_main", "write hidden states and logits of inputs"),
     "transcribe": ("d2v.cli.inference:transcribe_main", "print transcripts of audio files"),
     "classify": ("d2v.cli.inference:classify_main", "print the predicted class of files or texts"),
+    "probe": ("d2v.cli.probe", "probe the frozen features of a checkpoint, layer by layer"),
     "convert": ("d2v.interop.convert", "convert a checkpoint between supported formats"),
     "fetch": (
         "d2v.data.fetch.fetch",
