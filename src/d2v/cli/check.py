@@ -11,7 +11,7 @@ from d2v.util.arguments import Parser
 if TYPE_CHECKING:
     from d2v.params import Experiment
 
-TEXT = "check a parameter file and count its runs"
+TEXT = "Check a parameter file and count its runs."
 
 
 def parser() -> Parser:

@@ -1,4 +1,4 @@
-"""`d2v`: one command for data, runs and tables. Heavy imports are deferred until needed."""
+"""Prepare data, run experiments and build result tables. Heavy imports are deferred."""
 
 import difflib
 import errno
@@ -32,23 +32,26 @@ COMMANDS = {
     ),
     "select": (
         "d2v.cli.running:select_main",
-        "choose a task's setting from the finished points of its grid",
+        "choose the best setting of a task from its finished grid",
     ),
-    "units": ("d2v.cli.running:units_main", "fit the k-means units that a pre-training predicts"),
-    "tables": ("d2v.cli.tables", "build the tables from all metrics and print them"),
-    "verify": ("d2v.results.verify", "recompute every number from the stored predictions"),
+    "units": (
+        "d2v.cli.running:units_main",
+        "fit the k-means units that a pre-training run predicts",
+    ),
+    "tables": ("d2v.cli.tables", "build the result tables and print them"),
+    "verify": ("d2v.results.verify", "recompute all metrics from the stored predictions"),
     "compare": (
         "d2v.results.compare",
         "compare two runs on the same examples: difference, confidence interval, p-value",
     ),
-    "features": ("d2v.cli.inference:features_main", "write hidden states and logits of inputs"),
+    "features": ("d2v.cli.inference:features_main", "write hidden states and logits to a file"),
     "transcribe": ("d2v.cli.inference:transcribe_main", "print transcripts of audio files"),
     "classify": ("d2v.cli.inference:classify_main", "print the predicted class of files or texts"),
     "probe": ("d2v.cli.probe", "probe the frozen features of a checkpoint, layer by layer"),
     "convert": ("d2v.interop.convert", "convert a checkpoint between supported formats"),
     "fetch": (
         "d2v.data.fetch.fetch",
-        "fetch the raw sources of the miniature or of an official set",
+        "download the raw sources of the miniature or of an official set",
     ),
     "layout": ("d2v.data.mini.mini", "write a miniature set in its official on-disk layout"),
     "prepare": ("d2v.cli.prepare", "convert a data set from its official layout to shards"),
@@ -68,7 +71,7 @@ def parser() -> Parser:
     codes = "\n".join(f"  {code:<3}  {text}" for code, text in EXIT_CODES.items())
     top = Parser(
         prog="d2v",
-        description=__doc__.split(". ")[0].replace("`d2v`: o", "O") + ".",
+        description=__doc__.split(". ")[0] + ".",
         epilog=f"exit codes:\n{codes}\n\n`d2v COMMAND --help` describes a command.",
         raw_epilog=True,
     )

@@ -16,11 +16,13 @@ def parser() -> Parser:
     """Argument parser of `d2v data`."""
     parser = Parser(
         prog="d2v data",
-        description="fetch missing raw sources, and update prepared sets with DVC: all of the"
-        " miniature, or those that the runs of FILE need",
+        description="Fetch missing raw sources, and update prepared sets with DVC: all of the"
+        " miniature, or those that the runs of FILE need.",
     )
     choice.add(parser, sets=False, default=None)
-    parser.add_argument("targets", nargs="*", metavar="DATASET", help="stage to run (default: all)")
+    parser.add_argument(
+        "targets", nargs="*", metavar="DATASET", help="prepared set to update (default: all)"
+    )
     parser.add_argument(
         "--stages",
         type=Path,

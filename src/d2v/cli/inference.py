@@ -75,7 +75,9 @@ def _is_features(path: Path) -> bool:
 def transcribe_parser() -> Parser:
     """Argument parser of `d2v transcribe`."""
     parser = _parser("transcribe", "print transcripts of audio files")
-    parser.add_argument("--lm", type=Path, metavar="FOLDER", help="lexicon and language model")
+    parser.add_argument(
+        "--lm", type=Path, metavar="FOLDER", help="folder with a lexicon and a language model"
+    )
     for name, kind in DECODING.items():
         text = "decoding parameter, only with --lm (default: that of `decode` in parameter files)"
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="NUMBER", help=text)
@@ -129,7 +131,7 @@ def classify_main(argv: Sequence[str] | None = None) -> None:
 
 
 def _parser(name: str, text: str) -> Parser:
-    parser = Parser(prog=f"d2v {name}", description=text)
+    parser = Parser(prog=f"d2v {name}", description=f"{text[0].upper()}{text[1:]}.")
     parser.add_argument(
         "checkpoint", type=Path, metavar="CKPT", help="checkpoint in any supported format"
     )

@@ -12,11 +12,11 @@ DEVICES = ("v100", "a100", "h100", "h200")  # those of d2v.jobs.plan
 def parser() -> Parser:
     """Argument parser of `d2v plan`."""
     parser = Parser(
-        prog="d2v plan", description="estimate the cost of an experiment before starting it"
+        prog="d2v plan", description="Estimate the cost of an experiment before starting it."
     )
     choice.add(parser)
     parser.add_argument(
-        "--device", default="h100", help=f"one of {', '.join(DEVICES)} (default: h100)"
+        "--device", default="h100", help=f"GPU model: {', '.join(DEVICES)} (default: h100)"
     )
     parser.add_argument(
         "--utilisation", metavar="SHARE",
@@ -30,7 +30,7 @@ def parser() -> Parser:
     )  # fmt: skip
     parser.add_argument(
         "--only", nargs="+", metavar="RUN",
-        help="runs to plan (default: all), for example pretrain/text-base 'finetune/*'",
+        help="runs to include (default: all), for example pretrain/text-base 'finetune/*'",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print every run as JSON")
     return parser

@@ -28,11 +28,11 @@ def parser() -> Parser:
     """Argument parser of `d2v reproduce`."""
     made = Parser(
         prog="d2v reproduce",
-        description="run the whole workflow of an experiment and print its tables",
+        description="Run the whole workflow of an experiment and print its tables.",
     )
     choice.add(made)
     made.add_argument(
-        "--cores", default="all", metavar="N", help="number of cores to use (default: all)"
+        "--cores", default="all", metavar="N", help="number of CPU cores to use (default: all)"
     )
     return made
 

@@ -32,7 +32,9 @@ def check_place(experiment: "Experiment") -> None:
 def run_parser() -> Parser:
     """Argument parser of `d2v run`."""
     made = _parser("run", "start one run as a job, or attach to its job if it is already running")
-    made.add_argument("name", metavar="RUN", help="id, for example pretrain/vision/seed0")
+    made.add_argument(
+        "name", metavar="RUN", help="ID of the run, for example pretrain/vision/seed0"
+    )
     made.add_argument(
         "--launch",
         choices=("local", "slurm", "debug"),
@@ -59,8 +61,8 @@ def run_main(argv: Sequence[str] | None = None) -> None:
 
 def select_parser() -> Parser:
     """Argument parser of `d2v select`."""
-    made = _parser("select", "choose a task's setting from the finished points of its grid")
-    made.add_argument("name", metavar="TASK", help="name of the task under finetune:")
+    made = _parser("select", "choose the best setting of a task from its finished grid")
+    made.add_argument("name", metavar="TASK", help="name of the task, under `finetune:`")
     return made
 
 
@@ -76,8 +78,10 @@ def select_main(argv: Sequence[str] | None = None) -> None:
 
 def units_parser() -> Parser:
     """Argument parser of `d2v units`."""
-    made = _parser("units", "fit the k-means units that a pre-training predicts")
-    made.add_argument("name", metavar="PRETRAIN", help="name of the pre-training, under pretrain:")
+    made = _parser("units", "fit the k-means units that a pre-training run predicts")
+    made.add_argument(
+        "name", metavar="PRETRAIN", help="name of the pre-training run, under `pretrain:`"
+    )
     return made
 
 
@@ -92,7 +96,7 @@ def units_main(argv: Sequence[str] | None = None) -> None:
 
 
 def _parser(name: str, text: str) -> Parser:
-    made = Parser(prog=f"d2v {name}", description=text)
+    made = Parser(prog=f"d2v {name}", description=f"{text[0].upper()}{text[1:]}.")
     choice.add(made)
     return made
 

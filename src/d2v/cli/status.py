@@ -8,7 +8,7 @@ from d2v.util.arguments import Parser
 
 def parser() -> Parser:
     """Argument parser of `d2v status`."""
-    made = Parser(prog="d2v status", description="show the state of every run of the experiment")
+    made = Parser(prog="d2v status", description="Show the state of every run of the experiment.")
     choice.add(made)
     made.add_argument(
         "--watch",

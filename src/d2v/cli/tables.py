@@ -10,7 +10,7 @@ from d2v.util.arguments import Parser
 
 def parser() -> Parser:
     """Argument parser of `d2v tables`."""
-    made = Parser(prog="d2v tables", description="build the tables from all metrics and print them")
+    made = Parser(prog="d2v tables", description="Build the result tables and print them.")
     choice.add(made)
     return made
 

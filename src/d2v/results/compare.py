@@ -18,15 +18,17 @@ def parser() -> Parser:
     """Argument parser of `d2v compare`."""
     parser = Parser(
         prog="d2v compare",
-        description="print the metric of both runs, and the difference with its interval and"
-        " p-value; arms (folders with one folder per seed) are compared over their seeds",
+        description="Print the metric of both runs, and the difference with its interval and"
+        " p-value. Arms (folders with one folder per seed) are compared over their seeds.",
     )
     parser.add_argument(
-        "a", type=Path, metavar="A", help="folder of a run under results/*/runs/, or of an arm"
+        "a", type=Path, metavar="A", help="folder of a run or an arm, under results/*/runs/"
     )
     parser.add_argument("b", type=Path, metavar="B", help="folder of another run or arm")
-    parser.add_argument("--metric", help="metric to compare (default: the runs' first)")
-    parser.add_argument("--split", default="test", help="default: %(default)s")
+    parser.add_argument("--metric", help="metric to compare (default: the runs' first metric)")
+    parser.add_argument(
+        "--split", default="test", help="split to compare on (default: %(default)s)"
+    )
     return parser
 
 

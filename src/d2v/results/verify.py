@@ -31,14 +31,14 @@ def parser() -> Parser:
     """Argument parser of `d2v verify`."""
     made = Parser(
         prog="d2v verify",
-        description="recompute the metrics of all runs from their predictions, and all table cells"
-        " from the metrics",
+        description="Recompute the metrics of all runs from their predictions, and all table cells"
+        " from the metrics.",
     )
     made.add_argument(
         "results",
         type=Path,
         metavar="FOLDER|FILE",
-        help="results/<experiment>, or the parameter file of the experiment",
+        help="results folder: results/<experiment>, or the parameter file of the experiment",
     )
     made.add_argument(
         "--params",

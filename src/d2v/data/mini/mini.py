@@ -68,18 +68,18 @@ def parser() -> Parser:
     """Argument parser of `d2v layout`."""
     parser = Parser(
         prog="d2v layout",
-        description="write a miniature set in its official on-disk layout",
+        description="Write a miniature set in its official on-disk layout.",
     )
     parser.add_argument("dataset", metavar="DATASET", help="key under `data:`")
     parser.add_argument("file", nargs="?", metavar="FILE", help="parameter file of the experiment")
     parser.add_argument("--params", metavar="FILE", help="the same as FILE")
     parser.add_argument(
         "--sources", type=Path, default=Path("data"), metavar="FOLDER",
-        help="folder of the wheels that `d2v fetch` downloads (default: %(default)s)",
+        help="folder with the downloaded sources (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "-o", "--out", type=Path, default=Path("layouts/mini"), metavar="FOLDER",
-        help="folder to write (default: %(default)s)",
+        help="folder to write to (default: %(default)s)",
     )  # fmt: skip
     return parser
 
