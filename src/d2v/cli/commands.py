@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from d2v.util.errors import UserError, shortened
+from d2v.util.extras import explained
 
 if TYPE_CHECKING:
     from d2v.params import Experiment
@@ -36,6 +37,7 @@ OWN = {
         "compare two runs on the same examples: difference, confidence interval, p-value",
     ),
     "classify": ("d2v.cli.inference:classify_main", "print the predicted class of files or texts"),
+    "init": ("d2v.cli.init", "write a project of your own: parameters, workflow, data stages"),
 }
 
 MENDED_BY = {
@@ -118,6 +120,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {shortened(str(error))}", file=sys.stderr)
         return error.exit_code
+    except ImportError as error:
+        told = explained(error)
+        if told is None or os.environ.get("D2V_DEBUG"):
+            raise
+        print(f"error: {told}", file=sys.stderr)
+        return told.exit_code
     except KeyboardInterrupt:
         print("cancelled", file=sys.stderr)
         return 130

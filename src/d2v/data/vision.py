@@ -1,6 +1,6 @@
 """Images for training: views, standardisation, block masks (paper 4.1), mixing (BEiT)."""
 
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from d2v.data import on_device
 from d2v.data.augment import array, crop, erase, image, mixing, resized, seed_of
 from d2v.data.examples import Batch, Decoded, Example, Examples, Place, Source, hiding, removing
 from d2v.data.files import Files, Prepared
+from d2v.data.given import picture_of
 from d2v.data.readers.imagefolder import picture
 from d2v.data.record import NORMALISATIONS, colours
 from d2v.data.sizing import sized
@@ -230,18 +231,18 @@ class ImageFiles(Files):
     def __init__(self, encoder: params.PatchEncoder, how: params.ImageInput) -> None:
         self.encoder, self.how = encoder, how
 
-    def read(self, content: str) -> np.ndarray:
-        """Pixels (C, H, W), standardised; raises UserError for a file that is no picture."""
-        path, encoder, how = Path(content), self.encoder, self.how
+    def read(self, content: Any, name: str) -> np.ndarray:
+        """Pixels (C, H, W), standardised; raises UserError for what is no picture."""
+        encoder, how = self.encoder, self.how
         if how.mean is None or how.std is None:
             raise UserError(
                 "the pixel mean and deviation for this checkpoint are unknown: a Hugging Face"
                 " folder needs its preprocessor_config.json, a run its prepared data"
             )
         try:
-            whole = picture(path.read_bytes(), path, upright=True)
+            whole = picture_of(content, name)
         except OSError as error:
-            raise UserError(f"{path}: {error.strerror}") from None
+            raise UserError(f"{name}: {error.strerror}") from None
         pixels = array(whole.convert("L") if encoder.channels == 1 else whole)
         pixels = sized(pixels, encoder.image_size, how)
         mean, std = (np.array(values, np.float32) * 255 for values in (how.mean, how.std))
