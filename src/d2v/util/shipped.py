@@ -24,6 +24,7 @@ def files(folder: Path) -> Iterator[Path]:
     """Files of PARTS in a folder that contains them, relative to it."""
     for part in PARTS:
         path = folder / part
+        # safe: only reads
         found = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         yield from (p.relative_to(folder) for p in found if p.exists() and _ships(p, path))
 
