@@ -296,7 +296,8 @@ def _block(block: Mapping[str, Any], data: str, seed: int) -> params.Finetune:
         "pretrain": MODEL, "data": data, "seeds": [seed], "arms": ["data2vec"], "baseline": None,
         "settings": {"data2vec": settings["data2vec"]}, "grid": None, "probe": None,
     }  # fmt: skip
-    return _valid(params.Finetune, values)
+    found: params.Finetune = _valid(params.Finetune, values)
+    return found
 
 
 def _valid(kind: Any, values: Mapping[str, Any]) -> Any:

@@ -62,7 +62,8 @@ class Model(nn.Module):
     @property
     def letters(self) -> list[str] | None:
         """Letters of a CTC head's outputs, in order; None for other models."""
-        return getattr(self.inputs, "letters", None)
+        found: list[str] | None = getattr(self.inputs, "letters", None)
+        return found
 
     @property
     def classes(self) -> list[str] | None:
@@ -112,9 +113,9 @@ class Model(nn.Module):
         if self.head is None:
             return None
         prefix = self.student.encoder.prefix
-        if isinstance(self.head, LetterHead):
-            return self.head.out(x[:, prefix:])
-        return self.head(x, prefix, padding)
+        letters = isinstance(self.head, LetterHead)
+        logits: Tensor = self.head.out(x[:, prefix:]) if letters else self.head(x, prefix, padding)
+        return logits
 
 
 class _NoValues(TorchFunctionMode):
