@@ -1,11 +1,11 @@
 """`d2v init FOLDER`: a project of your own, with the recipes and the workflow of this version."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 import d2v
 from d2v.util import shipped
+from d2v.util.arguments import Parser
 from d2v.util.errors import counted
 from d2v.util.outputs import new_folder
 
@@ -37,11 +37,19 @@ with which you can compare. Prepared data are not made again then; `dvc repro --
 IGNORED = "/data/\n/layouts/\n/prepared/\n/work/\n/results/\n/.snakemake/\n/weights/\n"
 
 
+def parser() -> Parser:
+    """Argument parser of `d2v init`."""
+    made = Parser(
+        prog="d2v init",
+        description="Write a project of your own, with the recipes and the workflow of d2v.",
+    )
+    made.add_argument("folder", type=Path, metavar="FOLDER", help="new folder to write")
+    return made
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run `d2v init`."""
-    parser = argparse.ArgumentParser(prog="d2v init", description=__doc__.split(": ")[1])
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="new folder to write")
-    folder = parser.parse_args(argv).folder
+    folder = parser().parse(argv).folder
     count = write(folder)
     print(f"{folder}: {counted(count, 'file')}; next: cd {folder} && d2v check")
 
