@@ -68,7 +68,8 @@ class Model(nn.Module):
     @property
     def classes(self) -> list[str] | None:
         """Names of the classes, in order; None if they are unknown."""
-        return self.inputs.classes
+        found: list[str] | None = self.inputs.classes
+        return found
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -113,8 +114,10 @@ class Model(nn.Module):
         if self.head is None:
             return None
         prefix = self.student.encoder.prefix
-        letters = isinstance(self.head, LetterHead)
-        logits: Tensor = self.head.out(x[:, prefix:]) if letters else self.head(x, prefix, padding)
+        if isinstance(self.head, LetterHead):
+            logits: Tensor = self.head.out(x[:, prefix:])
+        else:
+            logits = self.head(x, prefix, padding)
         return logits
 
 
