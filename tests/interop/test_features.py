@@ -262,6 +262,7 @@ def test_images_are_sized_as_the_checkpoint_says(tmp_path):
         assert [len(f.hidden[0]) for f in d2v.features(model, files)] == [17, 17, 17]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("turned", [False, True])
 def test_images_are_cut_as_torchvision_cuts_them(turned):
     """Sides of 300 to 500 x 500: all of which have the middle at another place."""
@@ -285,6 +286,7 @@ PAGES = ("README.md", "docs/checkpoints.md")
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_snippets_of_the_pages_run(tmp_path, small_prepared, monkeypatch):
     """Blocks called py, in a folder that has the files that they name."""
     pytest.importorskip("transformers")
