@@ -1,6 +1,7 @@
 """The miniature's parameters as plain values in which no two groups are the same object."""
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,15 @@ MINI = Path(__file__).parents[2] / "params" / "mini.yaml"
 
 def without_baselines() -> dict[str, Any]:
     """mini.yaml without probes and input targets, so that a change of a group is of it alone."""
-    raw: dict[str, Any] = json.loads(json.dumps(read_yaml(MINI)))
+    raw: dict[str, Any] = json.loads(_text())
     raw["pretrain"] = {k: v for k, v in raw["pretrain"].items() if not k.endswith("-input")}
     for task in raw["finetune"].values():
         del task["baseline"], task["settings"]["input"]
         task["arms"] = ["scratch", "data2vec"]
         task.pop("probe", None)
     return raw
+
+
+@cache
+def _text() -> str:
+    return json.dumps(read_yaml(MINI))
