@@ -35,6 +35,7 @@ OWN = {
         "d2v.results.compare",
         "compare two runs on the same examples: difference, confidence interval, p-value",
     ),
+    "probe": ("d2v.cli.probe", "probe the frozen features of a checkpoint, layer by layer"),
     "classify": ("d2v.cli.inference:classify_main", "print the predicted class of files or texts"),
 }
 
