@@ -275,7 +275,8 @@ class Pictures(Examples):
     def __getitem__(self, place: Place) -> Example:
         """Return standardised pixels (C, H, W) float32."""
         row, name = int(self.rows[place[1]]), self.ids[place[1]]
-        whole = picture(self.shards.payload(row), f"{self.folder}: {name}")
+        upright = bool(self.meta.get("upright"))
+        whole = picture(self.shards.payload(row), f"{self.folder}: {name}", upright=upright)
         return {"place": place, "id": name, "pixels": self.files.standardised(whole)}
 
     def collate(self, examples: list[Example]) -> Batch:

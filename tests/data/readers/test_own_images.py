@@ -14,7 +14,7 @@ from small_builds import PATCHES, batch_of, build
 
 import d2v
 from d2v import params
-from d2v.data import build_dataset, inputs
+from d2v.data import build_dataset, inputs, labelled_for
 from d2v.data.shards import Shards
 from d2v.util.errors import UserError
 
@@ -241,6 +241,8 @@ def test_photographs_are_upright_in_preparation_training_evaluation_and_inferenc
         for k in ("stored", "seen")
     ]
     assert all(np.array_equal(a, b) for a, b in zip(*read, strict=True))
+    probed = [labelled_for(model, s, "dev")[0] for s in sets.values()]
+    assert torch.equal(*(batch_of(data, *range(8))["images"] for data in probed))
 
 
 def test_damaged_exif_data_are_no_reason_to_fail(source: Path, tmp_path: Path) -> None:
