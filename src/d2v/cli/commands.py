@@ -39,9 +39,9 @@ COMMANDS = {
         "fit the k-means units that a pre-training run predicts",
     ),
     "tables": ("d2v.cli.tables", "build the result tables and print them"),
-    "verify": ("d2v.results.verify", "recompute all metrics from the stored predictions"),
+    "verify": ("d2v.cli.verify", "recompute all metrics from the stored predictions"),
     "compare": (
-        "d2v.results.compare",
+        "d2v.cli.compare",
         "compare two runs on the same examples: difference, confidence interval, p-value",
     ),
     "features": ("d2v.cli.inference:features_main", "write hidden states and logits to a file"),
