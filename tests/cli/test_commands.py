@@ -24,6 +24,7 @@ def test_help_is_quick_and_names_every_command(capsys: pytest.CaptureFixture[str
     assert all(name in shown for name in cli.COMMANDS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["status"], ["check"], ["run", "x"], ["select", "x"]])
 def test_light_commands_do_without_torch(words: list[str]) -> None:
     code = (
