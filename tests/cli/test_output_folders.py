@@ -31,7 +31,17 @@ TINY = str(ROOT / "tests/params/tiny.yaml")
 # and prepared/ of the project; nothing
 NAMED = {"prepare", "layout", "convert", "features", "fetch", "probe"}
 IN_PROJECT = {"run", "select", "tables", "reproduce", "data", "units"}
-NOTHING = {"plan", "check", "status", "verify", "compare", "classify", "transcribe"}
+NOTHING = {
+    "plan",
+    "check",
+    "status",
+    "verify",
+    "compare",
+    "doctor",
+    "completion",
+    "classify",
+    "transcribe",
+}
 
 
 def tree(root: Path) -> dict[str, object]:

@@ -18,6 +18,7 @@ REPORTS = {
     "status": schemas.StatusReport,
     "verify": schemas.VerifyReport,
     "compare": schemas.CompareReport,
+    "doctor": schemas.DoctorReport,
 }
 
 

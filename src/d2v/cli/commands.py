@@ -56,6 +56,8 @@ COMMANDS = {
     ),
     "layout": ("d2v.data.mini.mini", "write a miniature set in its official on-disk layout"),
     "prepare": ("d2v.cli.prepare", "convert a data set from its official layout to shards"),
+    "doctor": ("d2v.cli.doctor", "check this machine: what works, what does not, what to do"),
+    "completion": ("d2v.cli.completion", "print a script that completes commands in a shell"),
     "init": ("d2v.cli.init", "write a project of your own: parameters, workflow, data stages"),
 }
 

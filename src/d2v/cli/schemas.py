@@ -141,3 +141,21 @@ class CompareReport(Report):
     examples: int | None  # number of examples; of arms, null
     # parameters, data and code that differ: dotted key to the values of A and B; of arms, empty
     changes: dict[str, list[str | int | float | bool | None]]
+
+
+class DoctorFinding(Report):
+    """One line of `d2v doctor --json`."""
+
+    topic: str
+    # ok; note: absent, but not needed; warning: works with limits; error: needed and broken
+    state: Literal["ok", "note", "warning", "error"]
+    found: str
+    advice: str  # what to do; empty if there is nothing to do
+
+
+class DoctorReport(Report):
+    """`d2v doctor --json`; the exit code is 1 if a finding is an error."""
+
+    format: Literal["d2v.doctor/1"] = "d2v.doctor/1"
+    valid: bool  # whether there is no error
+    findings: list[DoctorFinding]
