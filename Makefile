@@ -9,18 +9,20 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet --no-input install
 
-.PHONY: help demo demo-full test lint format data dag docs report lock bench gpu-wheels smoke named
+.PHONY: help demo demo-full test fuzz lint format data dag docs dist report lock bench gpu-wheels smoke named
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo       run the whole method in miniature and print its three tables (ten minutes)"
 	@echo "make demo-full  run the same with more seeds and tuned settings (an hour)"
 	@echo "make test       run all tests"
+	@echo "make fuzz       damage inputs at random, each kind for a minute (D2V_FUZZ_SECONDS)"
 	@echo "make smoke      run a quick test of every part (under half a minute)"
 	@echo "make data       fetch and prepare the miniature data sets"
 	@echo "make lint       check with ruff, mypy and snakefmt, and check the deps of the data stages"
 	@echo "make format     format files with ruff and snakefmt"
 	@echo "make docs       build the documentation site in site/"
+	@echo "make dist       build the source archive and the wheel in dist/"
 	@echo "make lock       write requirements.lock from pyproject.toml"
 	@echo "make dag        print the graph of the workflow's rules as Mermaid text"
 	@echo "make bench      compare speed and memory with a peer (10 minutes); BASELINE=file shows slowdowns"
@@ -35,6 +37,9 @@ demo-full: $(READY)
 
 test: $(READY)
 	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+fuzz: $(READY)
+	@D2V_FUZZ_SECONDS=$${D2V_FUZZ_SECONDS:-60} $(BIN)/python -m pytest -m fuzz --numprocesses auto --dist load
 
 smoke: $(READY)
 	@$(BIN)/d2v --help > /dev/null
@@ -60,6 +65,9 @@ format: $(READY)
 docs: $(READY)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 	@echo "site/index.html"
+
+dist: $(READY)
+	@$(BIN)/python -m build --no-isolation
 
 dag: $(READY)
 	@$(BIN)/snakemake --rulegraph mermaid-js

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 TINY = str(ROOT / "tests/params/tiny.yaml")
 # what each command may change: what -o or --to names; only names of its own below work/, results/
 # and prepared/ of the project; nothing
-NAMED = {"prepare", "layout", "convert", "features", "fetch"}
+NAMED = {"prepare", "layout", "convert", "features", "fetch", "probe"}
 IN_PROJECT = {"run", "select", "tables", "reproduce", "data", "units"}
 NOTHING = {"plan", "check", "status", "verify", "compare", "classify", "transcribe"}
 
@@ -159,6 +159,7 @@ def refused(words: list[str], box: Path, before: dict[str, object], capsys) -> N
     assert tree(box) == before, words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*PREPARED, "convert", "features"])
 def test_what_is_not_ours_stays(box: Path, commands, name: str, monkeypatch, capsys) -> None:
     words, source = commands[name]

@@ -3,7 +3,6 @@
 from typing import Any
 
 import tiny_models
-import torch
 from torch import Tensor
 
 from d2v import params

@@ -1,6 +1,7 @@
 """Operations of data2vec 2.0: visible positions and decoder once per copy, the rest once."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import second_models
@@ -61,8 +62,7 @@ def test_images_have_the_operations_of_the_formula() -> None:
     d = p.decoder
     widths = [dim] + [d.dim] * d.layers
     convolutions = sum(
-        2 * patches * before * after * d.kernel**2 // d.groups
-        for before, after in zip(widths, widths[1:], strict=False)
+        2 * patches * before * after * d.kernel**2 // d.groups for before, after in pairwise(widths)
     )
     decoder = convolutions + 2 * patches * d.dim * dim
     student = embed + copies * (depth * block(1 + seen) + decoder)

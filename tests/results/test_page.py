@@ -52,7 +52,9 @@ def test_it_has_everything_and_is_the_same_bytes_again(
     text = make(experiment, folder)
     assert make(experiment, folder) == text
     total = len(runs.all_runs(experiment))
-    assert f"{total} of {total} runs are finished (3 pre-trainings, 30 fine-tunings)." in text
+    assert (
+        f"{total} of {total} runs are finished (3 pre-training runs, 30 fine-tuning runs)." in text
+    )
     assert "<strong>Miniature</strong>" in text
     for place in ("imagenet", "librispeech", "glue", "curves", "cost", "runs"):
         assert f'<section id="{place}">' in text
@@ -81,13 +83,14 @@ def test_an_undefined_metric_is_said_and_breaks_its_curve(tmp_path: Path) -> Non
     assert '<td class="undefined"' in text
     assert ">undefined</text>" in text  # in the place of its mark
     assert "from scratch: undefined." in text  # and in the chart's label
-    assert "It cannot be judged on MNIST digits, 100 labels." in text
+    assert "No verdict yet on MNIST digits, 100 labels." in text
     record = records.Record(FinetuneRun(experiment, "digits", 0), log=log)
     steps, curve = record.validations()["accuracy"]
     assert steps == [1, 2, 3]
     assert math.isnan(curve[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "places"),
     [
@@ -209,6 +212,7 @@ CLIPPED = """return [...document.querySelectorAll('main *')].filter(e => {
 }).map(e => e.outerHTML.slice(0, 80))"""
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [400, 900, 1400])
@@ -233,6 +237,7 @@ def test_charts_show_and_nothing_overflows(
     assert [e for e in chromium.get_log("browser") if e["level"] in ("SEVERE", "WARNING")] == []
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_a_wide_table_scrolls_in_its_box_and_says_so(
     mini: tuple[params.Experiment, Path], chromium: Any
@@ -249,6 +254,7 @@ def test_a_wide_table_scrolls_in_its_box_and_says_so(
         assert box.get_attribute("tabindex") == "0"
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_without_scripts_it_is_the_same_page_and_on_paper_it_is_light(
     mini: tuple[params.Experiment, Path], chromium: Any
@@ -271,6 +277,7 @@ def test_without_scripts_it_is_the_same_page_and_on_paper_it_is_light(
     assert (body, nav) == ("rgb(255, 255, 255)", "none")
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_tables_sort_within_their_groups_and_tell_sources(
     mini: tuple[params.Experiment, Path], chromium: Any

@@ -40,6 +40,7 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step_module, "fills", lambda device: True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("kind", KINDS)

@@ -5,29 +5,31 @@ Modules that import PyTorch are imported only after the command line has been pa
 
 import argparse
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from d2v import params
+from d2v.util.arguments import Parser
 from d2v.util.errors import UserError, counted
 from d2v.util.outputs import check_new
 
 if TYPE_CHECKING:
     from d2v.interop.inference import Features, Layers
     from d2v.interop.module import Model
+    from d2v.params import Decode
 
 DECODING = {"beam": int, "lm_weight": float, "word_score": float, "silence_score": float}
 
 
-def features_main(argv: Sequence[str] | None = None) -> None:
-    """Run `d2v features`, which writes hidden states and logits to a safetensors file."""
+def features_parser() -> Parser:
+    """Argument parser of `d2v features`."""
     parser = _parser("features", "write hidden states and logits to a safetensors file")
     parser.add_argument(
         "--layers",
         default="all",
-        metavar="all|K",
-        help="layers to write: all, or one number; 0 is the input of the first block",
+        metavar="all|K[,K...]",
+        help="layers to write: all, or numbers; 0 is the input of the first block, -1 the last",
     )
     parser.add_argument(
         "-o",
@@ -36,21 +38,29 @@ def features_main(argv: Sequence[str] | None = None) -> None:
         default=Path("features.safetensors"),
         help="file to write (default: %(default)s)",
     )
-    a = parser.parse_args(argv)
-    if a.layers != "all" and not a.layers.isdecimal():
-        raise UserError(f"--layers {a.layers}: give all, or the number of one layer")
-    check_new(a.out, [a.checkpoint], ours=_is_features)
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace an earlier file of features"
+    )
+    return parser
+
+
+def features_main(argv: Sequence[str] | None = None) -> None:
+    """Run `d2v features`, which writes hidden states and logits to a safetensors file."""
+    a = features_parser().parse(argv)
+    if a.layers != "all" and not re.fullmatch(r"-?\d+(,-?\d+)*", a.layers):
+        raise UserError(f"--layers {a.layers}: give all, or numbers of layers, such as 0,6,-1")
+    check_new(a.out, [a.checkpoint], ours=_is_features if a.overwrite else lambda path: False)
     from d2v.data.inputs import expanded
     from d2v.data.layout import progress
     from d2v.interop.inference import save_features
 
     model = _model(a)
-    total = len(expanded(model, a.inputs))
+    total = len(list(expanded(model, a.inputs)))
 
     def shown(found: Iterator["Features"]) -> Iterator["Features"]:
         return progress(found, "features", total)
 
-    layers: Layers = "all" if a.layers == "all" else int(a.layers)
+    layers: Layers = "all" if a.layers == "all" else [int(k) for k in a.layers.split(",")]
     count = save_features(model, a.inputs, a.out, layers, shown)
     print(f"{a.out}: {counted(count, 'input')}")
 
@@ -66,15 +76,21 @@ def _is_features(path: Path) -> bool:
         return False
 
 
+def transcribe_parser() -> Parser:
+    """Argument parser of `d2v transcribe`."""
+    parser = _parser("transcribe", "print transcripts of audio files")
+    parser.add_argument(
+        "--lm", type=Path, metavar="FOLDER", help="folder with a lexicon and a language model"
+    )
+    for name, kind in DECODING.items():
+        text = "decoding parameter, only with --lm (default: that of `decode` in parameter files)"
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="NUMBER", help=text)
+    return parser
+
+
 def transcribe_main(argv: Sequence[str] | None = None) -> None:
     """Run `d2v transcribe`, which prints one line per file: name and words."""
-    parser = _parser("transcribe", "print transcripts of audio files")
-    parser.add_argument("--lm", type=Path, metavar="FOLDER", help="lexicon and language model")
-    for name, kind in DECODING.items():
-        usual = getattr(params.Decode(), name)
-        text = f"decoding parameter, only with --lm (default: {usual})"
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="NUMBER", help=text)
-    a = parser.parse_args(argv)
+    a = transcribe_parser().parse(argv)
     decode = _decode(a)
     from d2v.interop.inference import transcribe
 
@@ -82,8 +98,10 @@ def transcribe_main(argv: Sequence[str] | None = None) -> None:
         print(f"{name}\t{words}", flush=True)
 
 
-def _decode(a: argparse.Namespace) -> params.Decode:
+def _decode(a: argparse.Namespace) -> "Decode":
     """The decoding settings given; raises UserError for an invalid one, or one without --lm."""
+    from d2v import params
+
     given = {name: getattr(a, name) for name in DECODING if getattr(a, name) is not None}
     for name, value in given.items():
         option = f"--{name.replace('_', '-')} {value}"
@@ -96,12 +114,17 @@ def _decode(a: argparse.Namespace) -> params.Decode:
     return params.Decode(**given)
 
 
+def classify_parser() -> Parser:
+    """Argument parser of `d2v classify`."""
+    return _parser("classify", "print the predicted class of files or texts")
+
+
 def classify_main(argv: Sequence[str] | None = None) -> None:
     """Run `d2v classify`, which prints one line per input: name, class and probability.
 
     For a regression model, the line has a name and a number.
     """
-    a = _parser("classify", "print the predicted class of files or texts").parse_args(argv)
+    a = classify_parser().parse(argv)
     from d2v.interop.inference import classify
 
     for found in classify(_model(a), a.inputs):
@@ -111,8 +134,8 @@ def classify_main(argv: Sequence[str] | None = None) -> None:
             print(f"{found.name}\t{found.prediction:.4f}", flush=True)
 
 
-def _parser(name: str, text: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=f"d2v {name}", description=text)
+def _parser(name: str, text: str) -> Parser:
+    parser = Parser(prog=f"d2v {name}", description=f"{text[0].upper()}{text[1:]}.")
     parser.add_argument(
         "checkpoint", type=Path, metavar="CKPT", help="checkpoint in any supported format"
     )

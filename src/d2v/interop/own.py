@@ -26,7 +26,7 @@ from d2v.params import Inputs, TokenInput
 from d2v.training import checkpoint
 from d2v.training.checkpoint import META, MODEL, SCHEMA_VERSION
 from d2v.util.errors import UserError
-from d2v.util.files import read_json, sha256
+from d2v.util.files import open_to_others, read_json, sha256
 from d2v.util.outputs import new_folder
 
 # settings files that accompany a Hugging Face tokenizer
@@ -80,6 +80,7 @@ def write(content: Content, out: Path) -> None:
     """
     with new_folder(out) as part:
         save_file(distinct(content.tensors), part / MODEL)
+        open_to_others(part / MODEL)
         for name, data in content.files.items():
             (part / name).write_bytes(data)
         meta = {

@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from d2v.util.errors import UserError
-from d2v.util.files import remove_folder, rename, sha256
+from d2v.util.files import open_to_others, remove_folder, rename, sha256
 
 SCHEMA_VERSION = 2
 MODEL, TRAINING, META = "model.safetensors", "training.safetensors", "checkpoint.json"
@@ -84,6 +84,7 @@ def _write(
     hashes = {}
     for name, tensors in ((MODEL, model), (TRAINING, training)):
         save_file(_unshared(tensors), part / name)
+        open_to_others(part / name)
         hashes[name] = sha256(part / name)
     head = {
         "schema_version": SCHEMA_VERSION,
