@@ -315,6 +315,7 @@ def test_features_replace_features_only(box: Path, commands, tmp_path) -> None:
 # --- places -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
