@@ -26,6 +26,8 @@ OWN = {
     "layout": ("d2v.data.mini.mini", "write a miniature set in its official on-disk layout"),
     "prepare": ("d2v.cli.prepare", "convert a data set from its official layout to shards"),
     "plan": ("d2v.cli.plan", "estimate the cost of an experiment: updates, FLOP, GPU-hours, disk"),
+    "clean": ("d2v.cli.clean", "list or remove checkpoints that nothing needs any more"),
+    "doctor": ("d2v.cli.doctor", "check this machine, or with --nodes the nodes of a Slurm job"),
     "data": ("d2v.cli.data", "fetch sources and update the prepared sets with DVC"),
     "convert": ("d2v.interop.convert", "convert a checkpoint between supported formats"),
     "features": ("d2v.cli.inference:features_main", "write hidden states and logits of inputs"),
