@@ -4,15 +4,17 @@ Nothing is rounded. All inputs, masks, losses, gradient norms and initial values
 all steps can be replayed. Of the tensors inside, step 0 keeps what enters and leaves the student's
 blocks, the output of the teacher's last feed-forward network, targets and predictions (images:
 only predictions; text: the decoder's whole output). Of the last parameters, the vectors of the
-first shared block, of the decoder and of ALiBi are kept. Held-out cases have the whole files.
+first shared block, of the decoder and of ALiBi are kept. Traces are compressed. Held-out cases have
+the whole files, uncompressed.
 """
 
+import lzma
 import re
 import shutil
 import sys
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
 INPUTS = r"step\d\.(wav|wav_padding_mask|img|tokens|mask|cls_prediction|cls_target)"
@@ -23,6 +25,8 @@ TRACE = {
     "text": re.compile(rf"{INPUTS}|{INSIDE}|step0\.(target|decoder_out)|features\.x"),
 }
 TEACHER_POSITIONS = "teacher.modality_encoders.IMAGE.fixed_positional_encoder"  # the student's
+# xz for numbers of four bytes: how likely a byte is depends on its place among the four
+PACKING = [{"id": lzma.FILTER_LZMA2, "preset": 9, "lc": 1, "lp": 2, "pb": 2}]
 FINAL = re.compile(r"(student|teacher)\.((blocks\.)?0\.|.*decoder|.*alibi_scale)")
 
 
@@ -49,7 +53,8 @@ def main(source: Path, target: Path) -> None:
         initial = {n: t for n, t in initial.items() if not n.startswith(TEACHER_POSITIONS)}
         save_file(initial, out / "params_initial.safetensors")
         kept = trace(folder.name, load_file(folder / "trace.safetensors"))
-        save_file(kept, out / "trace.safetensors")
+        packed = lzma.compress(save(kept), filters=PACKING)
+        out.joinpath("trace.safetensors.xz").write_bytes(packed)
         shutil.copyfile(folder / "trace.json", out / "trace.json")
         out.joinpath("trace.json").chmod(0o644)
 

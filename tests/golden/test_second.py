@@ -5,7 +5,7 @@ import re
 import pytest
 import second_compare
 import torch
-from second_replay import CASES, Case
+from second_replay import CASES, Case, replay
 
 from d2v.interop import names, second_names
 from d2v.training import optim
@@ -14,6 +14,14 @@ from d2v.training.task import Pretraining
 
 def test_equal(second, second_record, group):
     assert not second_compare.faults(second, second_record, group)
+
+
+def test_equal_in_single_precision(second):
+    """As pre-training computes; but see `second_replay.Case`."""
+    case = Case(second.folder, torch.float32)
+    found = second_compare.faults(case, replay(case))
+    amplified = re.compile(rf"{case.folder.name} (step[12]\.prediction|features\.x): .*")
+    assert not [line for line in found if not amplified.fullmatch(line)]
 
 
 def test_what_must_be_in_every_case(second):
@@ -68,4 +76,4 @@ def test_fixed_positions_are_the_references(second):
     name = "student.modality_encoders.IMAGE.fixed_positional_encoder.positions"
     if name in second.initial:
         ours = Pretraining(second.params).model.student.encoder.fixed
-        assert torch.allclose(ours, second.initial[name], rtol=0, atol=2e-6)
+        assert torch.allclose(ours.double(), second.initial[name], rtol=0, atol=2e-6)

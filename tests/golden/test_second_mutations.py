@@ -216,7 +216,7 @@ def test_a_scale_that_is_not_clamped_is_found(monkeypatch):
 
 
 def _loss_with_scales(*scales):
-    case = Case(CASES / "audio")
+    case = Case(CASES / "audio", torch.float32)
     task = tasks.Pretraining(case.params)
     case.load(task)
     for network in (task.model.student, task.model.teacher):
@@ -226,7 +226,7 @@ def _loss_with_scales(*scales):
 
 def test_the_weight_of_the_class_loss_is_one_of_rows_not_of_portions():
     """Two micro-batches have the gradient of one: the reference's weight would depend on them."""
-    case = Case(CASES / "image")
+    case = Case(CASES / "image", torch.float32)
     losses, gradients = [], []
     for parts in (1, 2):
         task = tasks.Pretraining(case.params)

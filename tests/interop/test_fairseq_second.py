@@ -1,12 +1,11 @@
 """Checkpoints of data2vec 2.0 in fairseq's layout, made from the golden traces' parameters."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from second_replay import CASES, Case
 from torch import Tensor
 
 import d2v
@@ -14,17 +13,16 @@ from d2v.interop.convert import convert
 from d2v.model.transformer import Kept
 from d2v.util.errors import UserError
 
-CASES = Path(__file__).parents[1] / "golden" / "second_cases"
 KINDS = ("audio", "image", "text")
 
 
 def state(kind: str, **changes: Any) -> dict[str, Any]:
     """What fairseq's trainer would have saved before the first step of a case."""
-    trace = json.loads((CASES / kind / "trace.json").read_text())
-    initial = load_file(CASES / kind / "params_initial.safetensors")
-    model = {**trace["config"]["model"], "modalities": {kind: trace["config"]["modality"]}}
+    case = Case(CASES / kind, torch.float32)
+    config = case.trace["config"]
+    model = {**config["model"], "modalities": {kind: config["modality"]}}
     return {
-        "model": part(initial, "student.") | {"_ema": part(initial, "teacher.")},
+        "model": part(case.initial, "student.") | {"_ema": part(case.initial, "teacher.")},
         "cfg": {"model": {"_name": "data2vec_multi", **model, **changes}, "task": {}},
     }
 
@@ -40,7 +38,7 @@ def saved(tmp_path: Path, content: dict[str, Any]) -> Path:
 
 def batch(kind: str, trace: dict[str, Tensor]) -> dict[str, Tensor]:
     if kind == "image":
-        return {"images": trace["step0.img"].float()}
+        return {"images": trace["step0.img"]}
     return {"tokens": trace["step0.tokens"]} if kind == "text" else {"waves": trace["step0.wav"]}
 
 
@@ -48,7 +46,7 @@ def batch(kind: str, trace: dict[str, Tensor]) -> dict[str, Tensor]:
 def test_a_pretrained_file_gives_the_references_features(kind: str, tmp_path: Path) -> None:
     """The teacher's last feed-forward output is the trace's; student and decoder are complete."""
     model = d2v.load(saved(tmp_path, state(kind)))
-    trace = load_file(CASES / kind / "trace.safetensors")
+    trace = Case(CASES / kind, torch.float32).tensors
     assert model.teacher is not None
     assert model.decoder is not None
     given = batch(kind, trace)
