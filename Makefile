@@ -9,13 +9,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet --no-input install
 
-.PHONY: help demo demo-full test lint format data dag docs report lock bench gpu-wheels smoke named
+.PHONY: help demo demo-full test fuzz lint format data dag docs report lock bench gpu-wheels smoke named
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo       run the whole method in miniature and print its three tables (ten minutes)"
 	@echo "make demo-full  run the same with more seeds and tuned settings (an hour)"
 	@echo "make test       run all tests"
+	@echo "make fuzz       damage inputs at random, each kind for a minute (D2V_FUZZ_SECONDS)"
 	@echo "make smoke      run a quick test of every part (under half a minute)"
 	@echo "make data       fetch and prepare the miniature data sets"
 	@echo "make lint       check with ruff, mypy and snakefmt, and check the deps of the data stages"
@@ -35,6 +36,9 @@ demo-full: $(READY)
 
 test: $(READY)
 	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+fuzz: $(READY)
+	@D2V_FUZZ_SECONDS=$${D2V_FUZZ_SECONDS:-60} $(BIN)/python -m pytest -m fuzz --numprocesses auto --dist load
 
 smoke: $(READY)
 	@$(BIN)/d2v --help > /dev/null

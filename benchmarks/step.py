@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -23,7 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import batches
+import sides
 import torch
+from sides import Row, Side
 from steps import PARTS, Ours, Stepper, Theirs, gemm_gflops
 
 from d2v.jobs import flops
@@ -31,7 +32,6 @@ from d2v.jobs import flops
 SIDES = ("ours", "peer", "kept")
 WARM_UP = 4  # steps until memory is where it stays
 PAUSE = 0.3  # seconds until the threads of the side before are asleep
-Row = dict[str, Any]
 
 
 def build(side: str, p: Any) -> Stepper:
@@ -42,74 +42,42 @@ def build(side: str, p: Any) -> Stepper:
     return Theirs(p, device, split=True, keep=side == "kept")
 
 
-class Side:
-    """A side in a process of its own, which makes one step when it is told to."""
-
-    def __init__(self, name: str, kind: str, a: argparse.Namespace) -> None:
-        command = [sys.executable, __file__, "--serve", name, "--kinds", kind]
-        command += ["--threads", str(a.threads), "--batch", str(a.examples[kind])]
-        command += ["--tiny"] if a.tiny else []
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
-
-    def step(self, number: int) -> Row:
-        """Seconds, by clock and by processor, of the step, and by its parts."""
-        return self._answer(f"{number}\n")
-
-    def end(self) -> float:
-        """MiB that it took at most."""
-        found = self._answer("end\n")["mib"]
-        self.process.wait()
-        return float(found)
-
-    def _answer(self, words: str) -> Row:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(words)
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"a side of the benchmark ended with code {self.process.wait()}")
-        found: Row = json.loads(line)
-        return found
+def start(name: str, kind: str, a: argparse.Namespace) -> Side:
+    """A side in a process of its own."""
+    words = ["--serve", name, "--kinds", kind, "--threads", str(a.threads)]
+    words += ["--batch", str(a.examples[kind])]
+    return Side(Path(__file__), words + ["--tiny"] * a.tiny)
 
 
-def serve(side: str, kind: str, a: argparse.Namespace) -> None:
+def serve(name: str, kind: str, a: argparse.Namespace) -> None:
     """What the process of a side does."""
     import peer  # noqa: F401  (all sides start with the same imports)
 
     p = batches.recipe(kind, a.tiny)
-    before = _status("VmRSS")
-    stepper = build(side, p)
-    for line in sys.stdin:
-        if line == "end\n":
-            print(json.dumps({"mib": (_status("VmHWM") - before) / 1024}), flush=True)
-            return
-        drawn = batches.batch(p, _size(kind, a.tiny), a.examples[kind], int(line))
-        torch.manual_seed(int(line))
-        began, cpu = time.perf_counter(), time.process_time()
-        stepper.step(drawn)
-        row = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - cpu}
-        print(json.dumps(row | {"split": stepper.clock.read()}), flush=True)
+    sides.serve(
+        lambda: build(name, p),
+        lambda number: batches.batch(p, _size(kind, a.tiny), a.examples[kind], number),
+        lambda stepper, _: {"split": stepper.clock.read()},
+    )
 
 
 def measure(kind: str, a: argparse.Namespace) -> Row:
     """Times of all sides, in turns, and their memory."""
     size, examples = _size(kind, a.tiny), a.examples[kind]
     p = batches.recipe(kind, a.tiny)
-    sides = {name: Side(name, kind, a) for name in a.sides}
-    for side in sides.values():
+    running = {name: start(name, kind, a) for name in a.sides}
+    for side in running.values():
         for number in range(a.warm_up):
             side.step(number)
-    times: dict[str, list[Row]] = {name: [] for name in sides}
+    times: dict[str, list[Row]] = {name: [] for name in running}
     products = []
     for turn in range(a.repeat):
         time.sleep(PAUSE)
         products.append(gemm_gflops(torch.device("cpu")))
-        for name, side in sides.items():
+        for name, side in running.items():
             time.sleep(PAUSE)
             times[name].append(side.step(a.warm_up + turn))
-    mib = {name: side.end() for name, side in sides.items()}
+    mib = {name: side.end() for name, side in running.items()}
     began = time.perf_counter()
     batches.batch(p, size, examples, a.repeat)
     data = time.perf_counter() - began
@@ -142,12 +110,6 @@ def _merged(
     if {"ours", "kept"} <= times.keys():
         found["kept_ratio"] = found["peer_kept_seconds"] / found["seconds"]
     return found
-
-
-def _status(name: str) -> int:
-    """KiB that Linux says of this process (getrusage would include the parent's peak)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 # --- command line ---------------------------------------------------------------------------------

@@ -14,76 +14,49 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
-import sys
-import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import batches
+import sides
 import torch
+from sides import Row, Side
 from steps import Ours
 
 VERSIONS = (1, 2)
-Row = dict[str, Any]
+
+
+def start(version: int, kind: str, a: argparse.Namespace) -> Side:
+    """A version in a process of its own."""
+    words = ["--serve", str(version), "--kinds", kind, "--threads", str(a.threads)]
+    words += ["--examples", str(a.examples)]
+    return Side(Path(__file__), words + ["--tiny"] * a.tiny)
 
 
 def serve(version: int, kind: str, a: argparse.Namespace) -> None:
-    """What the process of a side does: a step for every line that it reads."""
+    """What the process of a side does."""
     p = batches.recipe(kind, a.tiny, version)
     size = (batches.TINY_SIZES if a.tiny else batches.SIZES)[kind]
-    before = _status("VmRSS")
-    stepper = Ours(p, torch.device("cpu"), split=False)
-    for line in sys.stdin:
-        if line == "end\n":
-            print(json.dumps({"mib": (_status("VmHWM") - before) / 1024}), flush=True)
-            return
-        drawn = batches.batch(p, size, a.examples, int(line))
-        torch.manual_seed(int(line))
-        began, cpu = time.perf_counter(), time.process_time()
-        stepper.step(drawn)
-        row = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - cpu}
-        row |= {"targets": len(drawn["masked"]), "copies": len(drawn["mask"])}
-        print(json.dumps(row), flush=True)
-
-
-class Side:
-    """A version in a process of its own, which makes one step when it is told to."""
-
-    def __init__(self, version: int, kind: str, a: argparse.Namespace) -> None:
-        command = [sys.executable, __file__, "--serve", str(version), "--kinds", kind]
-        command += ["--threads", str(a.threads), "--examples", str(a.examples)]
-        command += ["--tiny"] if a.tiny else []
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
-
-    def ask(self, words: str) -> Row:
-        """Answer to a line: a step's figures, or the memory after "end"."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(f"{words}\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"a side of the benchmark ended with code {self.process.wait()}")
-        found: Row = json.loads(line)
-        return found
+    sides.serve(
+        lambda: Ours(p, torch.device("cpu"), split=False),
+        lambda number: batches.batch(p, size, a.examples, number),
+        lambda _, drawn: {"targets": len(drawn["masked"]), "copies": len(drawn["mask"])},
+    )
 
 
 def measure(kind: str, a: argparse.Namespace) -> Row:
     """Both versions of one modality, in turns."""
-    sides = {version: Side(version, kind, a) for version in VERSIONS}
-    for side in sides.values():
+    running = {version: start(version, kind, a) for version in VERSIONS}
+    for side in running.values():
         for number in range(a.warm_up):
-            side.ask(str(number))
+            side.step(number)
     rows: dict[int, list[Row]] = {version: [] for version in VERSIONS}
     for turn in range(a.repeat):
-        for version, side in sides.items():
-            rows[version].append(side.ask(str(a.warm_up + turn)))
+        for version, side in running.items():
+            rows[version].append(side.step(a.warm_up + turn))
     found: Row = {}
-    for version, side in sides.items():
-        found[f"v{version}"] = _merged(rows[version], side.ask("end")["mib"])
-        side.process.wait()
+    for version, side in running.items():
+        found[f"v{version}"] = _merged(rows[version], side.end())
     one, two = found["v1"], found["v2"]
     found["ratio"] = {
         "step_time": two["seconds"] / one["seconds"],
@@ -123,14 +96,8 @@ def table(found: dict[str, Row]) -> str:
     return "\n".join(lines)
 
 
-def _status(name: str) -> int:
-    """KiB that Linux says of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
-
-
-def main() -> None:
-    """Print a table; with -o also write the figures as JSON."""
+def arguments(words: Sequence[str] | None) -> argparse.Namespace:
+    """The command line's words."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--kinds", nargs="+", choices=batches.KINDS, default=list(batches.KINDS))
     parser.add_argument("--repeat", type=int, default=3)
@@ -140,7 +107,12 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="layers of a few channels: for tests")
     parser.add_argument("--serve", type=int, choices=VERSIONS, help=argparse.SUPPRESS)
     parser.add_argument("-o", "--out", type=Path, help="JSON")
-    a = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    """Print a table; with -o also write the figures as JSON."""
+    a = arguments(None)
     os.environ["OMP_NUM_THREADS"] = str(a.threads)
     torch.set_num_threads(a.threads)
     if a.serve:

@@ -3,6 +3,7 @@
 import os
 import random
 import sys
+from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
@@ -48,6 +49,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for tests in files:
         order.shuffle(tests)
     items[:] = [test for tests in files for test in tests]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _prepare_in_this_process() -> Iterator[None]:
+    """Prepare sets without worker processes: a small set takes less time than starting them.
+
+    Tests of several processes pass --workers.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("d2v.data.writing.cores", lambda: 1)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -44,6 +44,7 @@ class Source:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    @cache  # noqa: B019 - as below
     def path(self, module: str) -> Path | None:
         """File of a module or package, if there is one."""
         place = self.folder.joinpath(*module.split("."))
@@ -197,10 +198,20 @@ def modules_of(command: str, folder: Path = ROOT / "src") -> list[str]:
     `d2v.cli.commands`, which only finds the command, is left out.
     """
     words = command.split()
-    reach = Reach(Source(folder), words[2])
-    reach.symbol(ENTRIES[words[1]], "main")
+    return _reached(ENTRIES[words[1]], words[2], folder)
+
+
+@cache
+def _reached(entry: str, chosen: str, folder: Path) -> list[str]:
+    reach = Reach(_source(folder), chosen)
+    reach.symbol(entry, "main")
     paths = sorted(p for m in reach.modules if (p := reach.source.path(m)) is not None)
     return [path.relative_to(folder.parent).as_posix() for path in paths]
+
+
+@cache
+def _source(folder: Path) -> Source:
+    return Source(folder)
 
 
 def rewritten(text: str, stages: dict[str, list[str]]) -> str:

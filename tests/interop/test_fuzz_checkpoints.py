@@ -71,6 +71,7 @@ def test_whole_checkpoints_work(
         assert cli.main(words) == 0, capfd.readouterr().err
 
 
+@pytest.mark.fuzz
 def test_a_fault_is_one_sentence(
     made: Kinds,
     inputs: dict[str, str],

@@ -299,6 +299,7 @@ def told(error: params.ParamsError, path: Path) -> None:
 # --- the properties ---------------------------------------------------------------------------
 
 
+@pytest.mark.fuzz
 def test_what_is_accepted_makes_a_step(
     tree: dict[str, Any], prepared: Path, tmp_path: Path
 ) -> None:
@@ -351,6 +352,7 @@ PIECES = [
 ]  # fmt: skip
 
 
+@pytest.mark.fuzz
 def test_any_text_is_read_or_refused_in_lines(tmp_path: Path) -> None:
     path, text = tmp_path / "p.yaml", TINY.read_text()
 
@@ -371,6 +373,7 @@ def test_any_text_is_read_or_refused_in_lines(tmp_path: Path) -> None:
     repeatedly(drawn(run, st.lists(cut, min_size=1, max_size=4), encodings))
 
 
+@pytest.mark.fuzz
 def test_any_tree_is_read_or_refused_in_lines(tree: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "p.yaml"
     scalars = st.one_of(

@@ -23,6 +23,7 @@ import peer  # noqa: E402
 import regressions  # noqa: E402
 import step  # noqa: E402
 import steps  # noqa: E402
+import versions  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -90,9 +91,22 @@ def test_a_step_is_measured_beside_its_peer(kind: str, benched: tuple[Path, str]
 
 def test_a_side_that_dies_ends_the_benchmark() -> None:
     a = step.arguments(["--tiny", "--kinds", "text"])
-    side = step.Side("ours", "text", a)
+    side = step.start("ours", "text", a)
     with pytest.raises(SystemExit, match="a side of the benchmark ended with code"):
         side._answer("no number\n")
+
+
+def test_the_second_version_is_measured_beside_the_first() -> None:
+    words = ["--tiny", "--kinds", "vision", "--threads", "1", "--repeat", "2", "--warm-up", "1"]
+    found = versions.measure("vision", versions.arguments([*words, "--examples", "2"]))
+    one, two = found["v1"], found["v2"]
+    copies = batches.recipe("vision", tiny=True, version=2).copies
+    assert (one["copies"], two["copies"]) == (2, 2 * copies)
+    assert two["targets"] > one["targets"] > 0
+    assert found["ratio"]["step_time"] == pytest.approx(two["seconds"] / one["seconds"])
+    assert 0 < one["mib_per_copy"] < 300
+    said = versions.table({"vision": found})
+    assert f"| vision, version 2, {2 * copies} copies | " in said
 
 
 FOUND = {

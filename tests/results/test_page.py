@@ -52,7 +52,9 @@ def test_it_has_everything_and_is_the_same_bytes_again(
     text = make(experiment, folder)
     assert make(experiment, folder) == text
     total = len(runs.all_runs(experiment))
-    assert f"{total} of {total} runs are finished (3 pre-trainings, 30 fine-tunings)." in text
+    assert (
+        f"{total} of {total} runs are finished (3 pre-training runs, 30 fine-tuning runs)." in text
+    )
     assert "<strong>Miniature</strong>" in text
     for place in ("imagenet", "librispeech", "glue", "curves", "cost", "runs"):
         assert f'<section id="{place}">' in text
@@ -81,7 +83,7 @@ def test_an_undefined_metric_is_said_and_breaks_its_curve(tmp_path: Path) -> Non
     assert '<td class="undefined"' in text
     assert ">undefined</text>" in text  # in the place of its mark
     assert "from scratch: undefined." in text  # and in the chart's label
-    assert "It cannot be judged on MNIST digits, 100 labels." in text
+    assert "No verdict yet on MNIST digits, 100 labels." in text
     record = records.Record(FinetuneRun(experiment, "digits", 0), log=log)
     steps, curve = record.validations()["accuracy"]
     assert steps == [1, 2, 3]

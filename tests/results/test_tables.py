@@ -4,6 +4,7 @@ import io
 import json
 import math
 import re
+import shutil
 import statistics
 from pathlib import Path
 from typing import get_args
@@ -150,7 +151,7 @@ def test_titles_at_the_papers_scale_are_the_papers_for_its_own_sets():
     assert [layout.title(table) for table in found] == [
         "Image classification: ImageNet-1K",
         "Speech recognition: LibriSpeech test-other",
-        "Audio events: AudioSet's evaluation set",
+        "Audio event classification: AudioSet evaluation set",
         "Language understanding: GLUE development sets",
     ]
 
@@ -196,7 +197,7 @@ def test_what_the_tables_say_together(experiment, results):
     path_of(experiment, results, "finetune/digits/scratch/seed2").unlink()
     (answer,) = verdicts.answers(collect.collect(experiment, results, REPORTED))
     assert answer.startswith("Pre-training pays on 1 of 3 tasks.")
-    assert answer.endswith("It cannot be judged on digits column.")
+    assert answer.endswith("No verdict yet on digits column.")
 
 
 def test_numbers_have_a_real_minus(experiment, results):
@@ -416,9 +417,19 @@ def test_console_shows_three_tables_and_where_the_files_are(experiment, results)
     text = tables.render_console(experiment, results, REPORTED)
     assert text.count("from scratch  ") == 5  # three tables, two of them with further metrics
     assert "reported by the paper (another scale): data2vec: ViT-B 84.2, ViT-L 86.6" in text
+    assert "data2vec 2.0" not in text  # whose values are those of another paper
     assert text.split("\n")[-1].startswith(f"tables: {results / 'tables'}")
     assert "<br>" not in text
     assert "**" not in text
+
+
+def test_console_says_once_that_rows_rest_on_one_pretraining(experiment, results):
+    text = tables.render_console(experiment, results, REPORTED)
+    assert text.count(layout.ONE_PRETRAINING) == 1
+    assert text.index(layout.ONE_PRETRAINING) > text.rindex("reported by the paper")
+    for path in (results / "runs/finetune").glob("*/data2vec"):
+        shutil.rmtree(path)
+    assert layout.ONE_PRETRAINING not in tables.render_console(experiment, results, REPORTED)
 
 
 def test_a_small_error_is_not_shown_as_none():

@@ -1,4 +1,4 @@
-"""`d2v`: one command for data, runs and tables. Heavy imports are deferred until needed."""
+"""Prepare data, run experiments and build result tables. Heavy imports are deferred."""
 
 import argparse
 import errno
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from d2v.params import Experiment
 
 EXPERIMENT = Path("params/mini.yaml")
-# commands that parse their own arguments: name to (module with main(argv), or module:function; what
-# the command does)
+# commands that parse their own arguments: name to (module with main(argv) or
+# module:function; help text)
 OWN = {
     "fetch": (
         "d2v.data.fetch.fetch",
-        "fetch the raw sources of the miniature or of an official set",
+        "download the raw sources of the miniature or of an official set",
     ),
     "layout": ("d2v.data.mini.mini", "write a miniature set in its official on-disk layout"),
     "prepare": ("d2v.cli.prepare", "convert a data set from its official layout to shards"),
@@ -30,13 +30,14 @@ OWN = {
     "doctor": ("d2v.cli.doctor", "check this machine, or with --nodes the nodes of a Slurm job"),
     "data": ("d2v.cli.data", "fetch sources and update the prepared sets with DVC"),
     "convert": ("d2v.interop.convert", "convert a checkpoint between supported formats"),
-    "features": ("d2v.cli.inference:features_main", "write hidden states and logits of inputs"),
+    "features": ("d2v.cli.inference:features_main", "write hidden states and logits to a file"),
     "transcribe": ("d2v.cli.inference:transcribe_main", "print transcripts of audio files"),
-    "verify": ("d2v.results.verify", "recompute every number from the stored predictions"),
+    "verify": ("d2v.results.verify", "recompute all metrics from the stored predictions"),
     "compare": (
         "d2v.results.compare",
         "compare two runs on the same examples: difference, confidence interval, p-value",
     ),
+    "probe": ("d2v.cli.probe", "probe the frozen features of a checkpoint, layer by layer"),
     "classify": ("d2v.cli.inference:classify_main", "print the predicted class of files or texts"),
 }
 
@@ -58,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
         own.add_argument("rest", nargs="*")
 
     def add(name: str, text: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=text, description=text)
+        command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         command.add_argument(
             "--params",
             type=Path,
@@ -70,9 +71,11 @@ def parser() -> argparse.ArgumentParser:
 
     add("check", "check a parameter file and count its runs")
     reproduce = add("reproduce", "run the whole workflow of an experiment and print its tables")
-    reproduce.add_argument("--cores", default="all", help="cores to use (default: all)")
+    reproduce.add_argument(
+        "--cores", default="all", help="number of CPU cores to use (default: all)"
+    )
     run = add("run", "start one run as a job, or attach to its job if it is already running")
-    run.add_argument("run", metavar="RUN", help="id, for example pretrain/vision/seed0")
+    run.add_argument("run", metavar="RUN", help="ID of the run, for example pretrain/vision/seed0")
     run.add_argument(
         "--launch",
         choices=("local", "slurm", "debug"),
@@ -80,13 +83,13 @@ def parser() -> argparse.ArgumentParser:
         help="local: a job on this machine that survives this command; slurm: a cluster job,"
         " configured in params/cluster.yaml; debug: in this process",
     )
-    grid_choice = add("select", "choose a task's setting from the finished points of its grid")
-    grid_choice.add_argument("task", metavar="TASK", help="name of the task under finetune:")
-    units = add("units", "fit the k-means units that a pre-training predicts")
+    grid_choice = add("select", "choose the best setting of a task from its finished grid")
+    grid_choice.add_argument("task", metavar="TASK", help="name of the task, under `finetune:`")
+    units = add("units", "fit the k-means units that a pre-training run predicts")
     units.add_argument(
-        "pretrain", metavar="PRETRAIN", help="name of the pre-training, under pretrain:"
+        "pretrain", metavar="PRETRAIN", help="name of the pre-training run, under `pretrain:`"
     )
-    add("tables", "build the tables from all metrics and print them")
+    add("tables", "build the result tables and print them")
     status = add("status", "show the state of every run of the experiment")
     status.add_argument(
         "--watch",

@@ -1,4 +1,4 @@
-"""`d2v data`: fetch missing raw sources, and bring the prepared sets up to date with DVC."""
+"""Fetch missing raw sources, and bring the prepared sets up to date with DVC."""
 
 import argparse
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,9 @@ if TYPE_CHECKING:  # imported late, so that --help is quick
 def main(argv: Sequence[str] | None = None) -> None:
     """Run `d2v data [DATASET...]`."""
     parser = argparse.ArgumentParser(prog="d2v data", description=__doc__)
-    parser.add_argument("targets", nargs="*", metavar="DATASET", help="stage to run (default: all)")
+    parser.add_argument(
+        "targets", nargs="*", metavar="DATASET", help="prepared set to update (default: all)"
+    )
     parser.add_argument(
         "--stages",
         type=Path,

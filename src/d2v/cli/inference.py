@@ -69,7 +69,9 @@ def _is_features(path: Path) -> bool:
 def transcribe_main(argv: Sequence[str] | None = None) -> None:
     """Run `d2v transcribe`, which prints one line per file: name and words."""
     parser = _parser("transcribe", "print transcripts of audio files")
-    parser.add_argument("--lm", type=Path, metavar="FOLDER", help="lexicon and language model")
+    parser.add_argument(
+        "--lm", type=Path, metavar="FOLDER", help="folder with a lexicon and a language model"
+    )
     for name, kind in DECODING.items():
         usual = getattr(params.Decode(), name)
         text = f"decoding parameter, only with --lm (default: {usual})"
@@ -112,7 +114,9 @@ def classify_main(argv: Sequence[str] | None = None) -> None:
 
 
 def _parser(name: str, text: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=f"d2v {name}", description=text)
+    parser = argparse.ArgumentParser(
+        prog=f"d2v {name}", description=f"{text[0].upper()}{text[1:]}."
+    )
     parser.add_argument(
         "checkpoint", type=Path, metavar="CKPT", help="checkpoint in any supported format"
     )

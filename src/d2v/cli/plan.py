@@ -12,13 +12,15 @@ from d2v.results import budget
 def main(argv: Sequence[str] | None = None) -> None:
     """Run `d2v plan [FILE]`."""
     parser = argparse.ArgumentParser(
-        prog="d2v plan", description="estimate the cost of an experiment before starting it"
+        prog="d2v plan", description="Estimate the cost of an experiment before starting it."
     )
     parser.add_argument(
         "experiment", nargs="?", type=Path, default=Path("params/mini.yaml"), metavar="FILE",
         help="parameter file of the experiment (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--device", default="h100", help=f"one of {', '.join(plan.PEAK)}")
+    parser.add_argument(
+        "--device", default="h100", help=f"GPU model: {', '.join(plan.PEAK)} (default: h100)"
+    )
     parser.add_argument(
         "--utilisation", metavar="SHARE",
         help="share of the device's peak matrix multiplication rate that training reaches: a"
@@ -31,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--only", nargs="+", metavar="RUN",
-        help="runs to plan (default: all), for example pretrain/text-base 'finetune/*'",
+        help="runs to include (default: all), for example pretrain/text-base 'finetune/*'",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print every run as JSON")
     args = parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""`d2v prepare`: official on-disk layouts to shards, tokenizer and language model.
+"""`d2v prepare`: convert data sets to shards; build tokenizers and language models.
 
 Every command reads one source, checks all of it and writes one folder atomically.
 """

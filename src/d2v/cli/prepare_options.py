@@ -3,7 +3,9 @@
 import argparse
 from pathlib import Path
 
-DESCRIPTION = "`d2v prepare`: official on-disk layouts to shards, tokenizer and language model."
+DESCRIPTION = (
+    "Convert data sets in their official layouts to shards; build tokenizers and language models."
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -11,36 +13,53 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="d2v prepare", description=DESCRIPTION)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    images = _command(commands, "imagefolder", "SPLIT/CLASS/NAME.JPEG: images and their classes")
-    images.add_argument("source", type=Path, metavar="SRC", help="folder of split folders")
+    images = _command(
+        commands, "imagefolder", "images with their classes, as SPLIT/CLASS/NAME.JPEG"
+    )
+    images.add_argument(
+        "source", type=Path, metavar="SRC", help="folder with one subfolder per split"
+    )
 
     imagenet = _command(
         commands, "imagenet", "ImageNet-1K: the official archives, packed or unpacked"
     )
-    imagenet.add_argument("source", type=Path, metavar="SRC", help="folder that contains them")
+    imagenet.add_argument(
+        "source",
+        type=Path,
+        metavar="SRC",
+        help="folder that contains the archives or the unpacked files",
+    )
 
-    cifar = _command(commands, "cifar10", "CIFAR-10's binary version (cifar-10-batches-bin)")
-    cifar.add_argument("source", type=Path, metavar="SRC", help="folder of the six .bin files")
+    cifar = _command(commands, "cifar10", "CIFAR-10, binary version (cifar-10-batches-bin)")
+    cifar.add_argument("source", type=Path, metavar="SRC", help="folder with the six .bin files")
     _add_workers(cifar)
 
-    speech = _command(commands, "librispeech", "SPLIT/SPEAKER/CHAPTER/*.flac with .trans.txt")
-    speech.add_argument("source", type=Path, metavar="SRC", help="folder of split folders")
+    speech = _command(
+        commands, "librispeech", "LibriSpeech: SPLIT/SPEAKER/CHAPTER/*.flac with .trans.txt"
+    )
+    speech.add_argument(
+        "source", type=Path, metavar="SRC", help="folder with one subfolder per split"
+    )
 
     for command in (images, speech):
         command.add_argument(
-            "--splits", nargs="+", metavar="SPLIT", help="split folders (default: all but lists)"
+            "--splits",
+            nargs="+",
+            metavar="SPLIT",
+            help="splits to convert (default: every subfolder)",
         )
 
     speech.add_argument(
         "--limited",
         type=Path,
         metavar="DIR",
-        help="Libri-light's librispeech_finetuning folder; adds the lists 10min, 1h, 10h",
+        help="Libri-light's librispeech_finetuning folder; adds the splits 10min, 1h and 10h",
     )
     speech.add_argument(
         "--limited-audio",
         action="store_true",
-        help="also read the audio of --limited: its utterances in no other split become `limited`",
+        help="also read the audio in the --limited folder; utterances that no other split contains"
+        " become the split `limited`",
     )
     light = _command(commands, "librilight", "Libri-light: unlabelled speech, with pauses removed")
     light.add_argument(
@@ -57,17 +76,21 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--headers",
             action="store_true",
-            help="check headers and ends of files, decode nothing; colours and levels stay unknown",
+            help="check only the headers and ends of files, without decoding; colours and levels"
+            " stay unknown",
         )
     for command in (speech, light):
         command.add_argument(
             "--pcm",
             action="store_true",
-            help="write raw 16-bit samples: no decoding in training, but about twice the space",
+            help="write raw 16-bit samples, which need no decoding in training but about twice the"
+            " space",
         )
 
     sounds = _command(commands, "audioset", "AudioSet: segment lists and 16 kHz clips")
-    sounds.add_argument("source", type=Path, metavar="SRC", help="folder of the lists and clips/")
+    sounds.add_argument(
+        "source", type=Path, metavar="SRC", help="folder with the segment lists and clips/"
+    )
     sounds.add_argument(
         "--most-missing",
         type=float,
@@ -84,20 +107,28 @@ def parser() -> argparse.ArgumentParser:
 
     _add_own(commands)
 
-    lm = _command(commands, "lm", "lexicon and n-gram model of a split's transcripts")
-    lm.add_argument("source", type=Path, metavar="LIBRISPEECH_SPLIT", help="one split folder")
-    lm.add_argument("--order", type=int, required=True, metavar="N", help="longest n-gram in words")
+    lm = _command(
+        commands, "lm", "build a lexicon and an n-gram model from the transcripts of a split"
+    )
+    lm.add_argument("source", type=Path, metavar="LIBRISPEECH_SPLIT", help="folder of the split")
+    lm.add_argument(
+        "--order",
+        type=int,
+        required=True,
+        metavar="N",
+        help="order of the model: words in the longest n-gram",
+    )
 
-    official = _command(commands, "official-lm", "the official 4-gram model and lexicon")
+    official = _command(commands, "official-lm", "LibriSpeech's official 4-gram model and lexicon")
     official.add_argument(
-        "source", type=Path, metavar="SRC", help="folder that contains both (openslr.org/11)"
+        "source", type=Path, metavar="SRC", help="folder that contains both files (openslr.org/11)"
     )
     return top
 
 
 def _add_text(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     tokenizer = _command(commands, "tokenizer", "train a sentencepiece BPE model")
-    corpus = _command(commands, "corpus", "plain text to blocks of tokens")
+    corpus = _command(commands, "corpus", "convert plain text to blocks of tokens")
     for command in (tokenizer, corpus):
         command.add_argument(
             "source",
@@ -114,7 +145,7 @@ def _add_text(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         type=int,
         required=True,
         metavar="N",
-        help="number of ids, including 5 special ones",
+        help="vocabulary size, including 5 special tokens",
     )
     tokenizer.add_argument(
         "--sentences",
@@ -126,14 +157,15 @@ def _add_text(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     tokenizer.add_argument(
         "--byte-fallback",
         action="store_true",
-        help="encode rare characters as bytes, for text in many scripts (default: all have ids)",
+        help="encode rare characters as bytes, for text in many scripts (default: each has its own"
+        " id)",
     )
     tokenizer.add_argument(
         "--given",
         default="",
         metavar="PATH",
-        help="train nothing: take this tokenizer, a folder with encoder.json, vocab.bpe, dict.txt"
-        " (GPT-2's byte pairs) or a sentencepiece model NAME.model",
+        help="do not train, but use this tokenizer: a folder with encoder.json, vocab.bpe and"
+        " dict.txt (GPT-2 BPE), or a sentencepiece model NAME.model",
     )
     corpus.add_argument(
         "--block",
@@ -143,11 +175,11 @@ def _add_text(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         help="maximum number of tokens, including <s> and </s>",
     )
 
-    glue = _command(commands, "glue", "TSV files of a GLUE task")
+    glue = _command(commands, "glue", "one GLUE task, from its TSV files")
     glue.add_argument(
         "task", metavar="TASK", help="CoLA, MNLI, MRPC, QNLI, QQP, RTE, SST-2 or STS-B"
     )
-    glue.add_argument("source", type=Path, metavar="SRC", help="folder of the TSV files")
+    glue.add_argument("source", type=Path, metavar="SRC", help="folder with the TSV files")
     glue.add_argument(
         "--official", action="store_true", help="compare with GLUE's official row counts"
     )
@@ -164,17 +196,17 @@ def _add_text(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 
 def _add_own(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the commands for data sets of one's own, whose options are in a parameter file."""
+    """Add the commands for users' own data sets, whose options are in a parameter file."""
     for name, help in {
-        "image-folder": "images of your own",
-        "audio-folder": "recordings of your own",
-        "text-folder": "a corpus of your own, to blocks of tokens",
-        "text-tokenizer": "train the tokenizer of a corpus of your own",
-        "labelled-text": "sentences of your own, with classes or numbers",
+        "image-folder": "your own images",
+        "audio-folder": "your own recordings",
+        "text-folder": "your own corpus, as blocks of tokens",
+        "text-tokenizer": "train a tokenizer on your own corpus",
+        "labelled-text": "your own sentences, labelled with classes or numbers",
     }.items():
-        command = _command(commands, name, f"{help}, as data.NAME of a parameter file describes")
+        command = _command(commands, name, f"{help} (settings: data.NAME in FILE)")
         command.add_argument(
-            "source", type=Path, metavar="FILE", help="parameters of an experiment"
+            "source", type=Path, metavar="FILE", help="parameter file of the experiment"
         )
         command.add_argument("name", metavar="NAME", help="name of the data set under data:")
         if name in ("text-folder", "labelled-text"):
@@ -187,23 +219,33 @@ def _add_own(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
             )
         if name != "text-tokenizer":
             _add_workers(command)
-    lm = _command(commands, "set-lm", "lexicon and n-gram model of a prepared set's transcripts")
+    lm = _command(
+        commands,
+        "set-lm",
+        "build a lexicon and an n-gram model from the transcripts of a prepared set",
+    )
     lm.add_argument("source", type=Path, metavar="SET", help="folder of the prepared set")
-    lm.add_argument("--order", type=int, required=True, metavar="N", help="longest n-gram in words")
+    lm.add_argument(
+        "--order",
+        type=int,
+        required=True,
+        metavar="N",
+        help="order of the model: words in the longest n-gram",
+    )
 
 
 def _add_partial(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--allow-partial",
         action="store_true",
-        help="continue even if the set is incomplete; meta.json records it, and tables mark it",
+        help="continue even if the set is incomplete; meta.json records this, and tables mark it",
     )
     command.add_argument(
         "--partial",
         dest="allow_partial",
         type=_bool,
         metavar="true|false",
-        help="true is --allow-partial, false is not (`partial:` of a parameter file)",
+        help="the same as a value: `true` allows an incomplete set (`partial:` in parameter files)",
     )
 
 

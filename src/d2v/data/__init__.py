@@ -103,3 +103,25 @@ def files_of(model: "Reading") -> "Files":
             return text.Texts(model, how)
         case encoder, how:
             raise UserError(f"an encoder of kind {encoder.kind} cannot take {how.kind} inputs")
+
+
+def labelled_for(
+    model: "Reading", prepared: Path, split: str, labels: str | None = None
+) -> "tuple[Examples, params.Inputs]":
+    """Labelled examples of a prepared set as inputs of a loaded model, and how they were made.
+
+    `labels` restricts them to a list. Raises UserError as `build_dataset`, and for a kind of set
+    without classes.
+    """
+    from d2v import params as p
+    from d2v.data import text, vision
+    from d2v.data.examples import Source
+
+    source = Source(prepared, split, 0, False, labels)
+    match model.params.encoder, model.inputs:
+        case p.PatchEncoder() as patches, p.ImageInput() as how:
+            return vision.Pictures(source, vision.ImageFiles(patches, how)), how
+        case p.TokenEncoder() as tokens, p.TokenInput():
+            return text.labelled(source, tokens)
+        case encoder, _:
+            raise UserError(f"{prepared}: no set of classes for an encoder of kind {encoder.kind}")

@@ -1,4 +1,4 @@
-"""What a prepared set contains, from its meta.json, in words."""
+"""Summary of a prepared set, from its meta.json."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,20 +9,20 @@ from d2v.data.readers.official import lacking
 from d2v.util.files import read_json
 
 UNITS = ("B", "kB", "MB", "GB", "TB")
-# counts of a split in meta.json besides its examples, and their words
+# further counts of a split in meta.json, and how they are displayed
 NOTES = {
     "missing": "clips missing",
     "broken_rows_left_out": "broken rows left out",
     "left_out": "left out",
     "unaligned": "transcripts too long for CTC",
-    "rounded_to_16_bits": "read with 16 bits",
-    "duplicates": "with the content of another one",
+    "rounded_to_16_bits": "rounded to 16 bits",
+    "duplicates": "duplicates",
 }
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Counts of a prepared set; `splits` has one line of words per split."""
+    """Counts of a prepared set; `splits` has one line per split."""
 
     folder: Path
     counts: tuple[str, ...]
@@ -57,7 +57,7 @@ def summary(folder: Path) -> Summary | None:
     lacks = lacking(meta)
     if words := meta.get("words_left_out"):
         lacks = ", ".join(
-            filter(None, [lacks, f"{words:,} words that no model can spell left out"])
+            filter(None, [lacks, f"{words:,} words left out that the model cannot spell"])
         )
     return Summary(folder, tuple(counts), tuple(named), (lacks,) if lacks else (), _size(folder))
 
@@ -105,5 +105,5 @@ def _noted(split: Mapping[str, Any]) -> str:
 
 
 def _size(folder: Path) -> int:
-    # safe: only looks
+    # safe: reads sizes only
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

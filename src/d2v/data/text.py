@@ -13,6 +13,7 @@ from d2v.data.examples import Batch, Example, Examples, Place, Source, hiding, r
 from d2v.data.files import Files, Prepared, Reading
 from d2v.data.layout import lines
 from d2v.data.record import pieces_hash, tokenizer_files
+from d2v.data.shards import read_meta
 from d2v.data.speech import padded
 from d2v.data.tokenizer import END, PADDING, SPECIAL, START
 from d2v.model.exact_masks import copied, removed_masks
@@ -253,3 +254,15 @@ def _check_text(item: str) -> None:
         raise UserError(
             f"{item}: no such file; if it is a text, write it into a file and name that file"
         )
+
+
+def labelled(source: Source, encoder: params.TokenEncoder) -> tuple[Sentences, params.TokenInput]:
+    """Sentences of a prepared set, as long as the encoder can process, and their record."""
+    folder, meta = source.prepared, read_meta(source.prepared)
+    view = params.TokenAugment(kind="text", max_tokens=encoder.max_positions)
+    count = len(meta.get("classes") or ())
+    if count < 2:
+        raise UserError(f"{folder}: its labels are no classes, which probes need")
+    task = params.Classify(kind="classify", classes=count, pool="mean")
+    known = Prepared(folder.parent, meta, view.model_dump(mode="json"), None)
+    return Sentences(source, view, encoder, task), inputs_of(known)

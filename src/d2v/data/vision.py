@@ -232,16 +232,21 @@ class ImageFiles(Files):
 
     def read(self, content: str) -> np.ndarray:
         """Pixels (C, H, W), standardised; raises UserError for a file that is no picture."""
-        path, encoder, how = Path(content), self.encoder, self.how
+        path = Path(content)
+        try:
+            whole = picture(path.read_bytes(), path, upright=True)
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror}") from None
+        return self.standardised(whole)
+
+    def standardised(self, whole: Image.Image) -> np.ndarray:
+        """Pixels (C, H, W) of an RGB image; raises UserError if the model's colours are unknown."""
+        encoder, how = self.encoder, self.how
         if how.mean is None or how.std is None:
             raise UserError(
                 "the pixel mean and deviation for this checkpoint are unknown: a Hugging Face"
                 " folder needs its preprocessor_config.json, a run its prepared data"
             )
-        try:
-            whole = picture(path.read_bytes(), path, upright=True)
-        except OSError as error:
-            raise UserError(f"{path}: {error.strerror}") from None
         pixels = array(whole.convert("L") if encoder.channels == 1 else whole)
         pixels = sized(pixels, encoder.image_size, how)
         mean, std = (np.array(values, np.float32) * 255 for values in (how.mean, how.std))
@@ -255,3 +260,26 @@ class ImageFiles(Files):
     def batch(self, values: list[np.ndarray]) -> dict[str, Tensor]:
         """`images` (B, C, H, W)."""
         return {"images": torch.from_numpy(np.stack(values))}
+
+
+class Pictures(Examples):
+    """Labelled images of a prepared set as a loaded model takes them, not as a recipe does."""
+
+    kinds = ("imagefolder",)
+
+    def __init__(self, source: Source, files: ImageFiles) -> None:
+        super().__init__(source)
+        self.files = files
+
+    def __getitem__(self, place: Place) -> Example:
+        """Return standardised pixels (C, H, W) float32."""
+        row, name = int(self.rows[place[1]]), self.ids[place[1]]
+        whole = picture(self.shards.payload(row), f"{self.folder}: {name}")
+        return {"place": place, "id": name, "pixels": self.files.standardised(whole)}
+
+    def collate(self, examples: list[Example]) -> Batch:
+        """`images` (B, C, H, W) float32."""
+        return {
+            "ids": [e["id"] for e in examples],
+            **self.files.batch([e["pixels"] for e in examples]),
+        }

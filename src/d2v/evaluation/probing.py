@@ -29,22 +29,29 @@ BATCH = 64
 class Features:
     """Features of a split's examples, (N, layers, F), and their classes (N,).
 
-    Layer 0 is the input of the first block, layer l the output of block l.
+    Layer 0 is the input of the first block, layer l the output of block l. `chosen` are the layers
+    whose features these are; None: all.
     """
 
     values: Floats
     classes: npt.NDArray[np.int64]
+    chosen: tuple[int, ...] | None = None
 
-    def first(self, most: int) -> "Features":
-        """The features of the first `most` examples."""
-        return Features(self.values[:most], self.classes[:most])
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The number of each layer."""
+        return tuple(range(self.values.shape[1])) if self.chosen is None else self.chosen
 
 
 @torch.inference_mode()
 def features(
-    student: Student, dataset: Examples, positions: str, most: int | None = None
+    student: Student,
+    dataset: Examples,
+    positions: str,
+    most: int | None = None,
+    layers: tuple[int, ...] | None = None,
 ) -> Features:
-    """Frozen features of the first `most` examples (all by default), in evaluation mode.
+    """Frozen features of the first `most` examples, in evaluation mode; by default of all layers.
 
     `positions` is `mean`, over the positions of an example, or `keep`, all of them side by side.
     Raises UserError for `keep` with examples of several lengths.
@@ -57,13 +64,15 @@ def features(
     for start in range(0, count, BATCH):
         places = [(0, i) for i in range(start, min(start + BATCH, count))]
         batch = devices.move(dataset.collate(dataset.__getitems__(places)), device)
-        found.append(_pooled(student, dataset.finish(batch, device), positions))
+        pooled = _pooled(student, dataset.finish(batch, device), positions)
+        found.append(pooled if layers is None else pooled[:, list(layers)])
     student.train(before)
     if len({part.shape[2] for part in found}) > 1:
         raise UserError("probe.positions keep: examples differ in length; use mean")
     return Features(
         torch.cat(found).double().cpu().numpy(),
         np.array([int(label) for label in dataset.references[:count]]),
+        layers,
     )
 
 
@@ -87,8 +96,8 @@ def probe(p: params.Probe, train: Features, dev: Features, test: Features) -> di
     `layers` has one entry per layer, `best` names the layer with the best linear probe on dev.
     """
     layers: list[dict[str, Any]] = []
-    for layer in range(train.values.shape[1]):
-        x, on_dev, on_test = (part.values[:, layer] for part in (train, dev, test))
+    for place, layer in enumerate(train.layers):
+        x, on_dev, on_test = (part.values[:, place] for part in (train, dev, test))
         near = neighbours(p, x, train.classes)
         c, fitted = linear(p, x, train.classes, on_dev, dev.classes)
         layers.append(

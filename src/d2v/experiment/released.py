@@ -36,7 +36,7 @@ def load(released: params.Released) -> tuple[Content, dict[str, Any]]:
         raise UserError(f"{path}: no such file or folder; {where} and put it there")
     found = hash_of(path) if path.is_dir() else sha256(path)
     if released.sha256 not in (None, found):
-        raise UserError(f"{path}: its SHA-256 is {found}, not {released.sha256}; get it again")
+        raise UserError(f"{path}: its SHA-256 is {found}, not {released.sha256}; download it again")
     content = read(path)
     origin = {"path": str(path), "url": released.url, "sha256": found, "format": content.format}
     return content, {**origin, "verified": released.sha256 is not None, "notes": content.notes}

@@ -7,7 +7,8 @@ The readers of all formats return a `Content`, and the writers take one. Tensors
                                                   decoder.*      the same of data2vec 2.0
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -50,6 +51,19 @@ class Content:
     files: dict[str, bytes] = field(default_factory=dict)  # files of the tokenizer
     notes: list[str] = field(default_factory=list)  # anything that was left out or filled in
     provenance: dict[str, Any] = field(default_factory=dict)
+
+
+@contextmanager
+def configuration_of(path: Path) -> Iterator[None]:
+    """Raise UserError with the file's name for settings that are missing or unsupported."""
+    try:
+        yield
+    except KeyError as error:
+        raise UserError(
+            f"{path}: its configuration has no {error.args[0]}, which is needed to build the model"
+        ) from None
+    except ValueError as error:
+        raise UserError(f"{path}: {first_fault(error)}") from None
 
 
 def first_fault(error: Exception) -> str:

@@ -84,11 +84,13 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument(
         "--to", choices=("d2v", "hf", "tokenizer"), required=True, help="format to write"
     )
-    top.add_argument("-o", "--out", type=Path, metavar="DIR", help="default: <SRC>-<format>")
+    top.add_argument(
+        "-o", "--out", type=Path, metavar="DIR", help="folder to write (default: <SRC>-<format>)"
+    )
     top.add_argument(
         "--drop-head",
         action="store_true",
-        help="hf: leave out a head that Hugging Face's classes do not support",
+        help="with --to hf: drop a head that Hugging Face's classes do not support",
     )
     return top
 

@@ -15,7 +15,13 @@ from torch import Tensor
 
 from d2v import params
 from d2v.interop import fairseq_inputs, grids, names
-from d2v.interop.content import Architecture, Content, first_fault, refuse_more_modules, renamed
+from d2v.interop.content import (
+    Architecture,
+    Content,
+    configuration_of,
+    refuse_more_modules,
+    renamed,
+)
 from d2v.interop.hf_import import MAY_BE_ABSENT, fill_mask_embedding
 from d2v.interop.module import empty
 from d2v.interop.pickles import plain
@@ -69,14 +75,8 @@ def read(path: Path, state: dict[str, Any], family: names.Family) -> Content:
     if not _known(str(name), tensors):
         raise UserError(f"{path}: model {name} does not belong to data2vec's first version")
     build = {"fairseq_audio": _audio, "fairseq_text": _text, "fairseq_vision": _vision}[family]
-    try:
+    with configuration_of(path):
         architecture = build(path, tensors, config, teacher is not None)
-    except KeyError as error:
-        raise UserError(
-            f"{path}: its configuration has no {error.args[0]}, which is needed to build the model"
-        ) from None
-    except ValueError as error:
-        raise UserError(f"{path}: {first_fault(error)}") from None
     content = Content(
         format=family.replace("_", " "),
         source=path,

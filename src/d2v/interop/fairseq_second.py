@@ -15,7 +15,13 @@ from torch import Tensor
 
 from d2v import params
 from d2v.interop import fairseq_inputs, names, second_names
-from d2v.interop.content import Architecture, Content, first_fault, refuse_more_modules, renamed
+from d2v.interop.content import (
+    Architecture,
+    Content,
+    configuration_of,
+    refuse_more_modules,
+    renamed,
+)
 from d2v.interop.fairseq import sizes_of
 from d2v.interop.module import empty
 from d2v.interop.names import Pair
@@ -23,7 +29,6 @@ from d2v.interop.pickles import plain
 from d2v.interop.second_names import MODALITIES
 from d2v.params import ImageInput
 from d2v.params.model import SharedPart
-from d2v.util.errors import UserError
 
 MARK = "modality_encoders."
 TEACHER = "_ema"
@@ -61,17 +66,11 @@ def read(path: Path, state: Mapping[str, Any]) -> Content:
     tensors, teacher = _split(state["model"])
     config = plain(state.get("cfg")) or {}
     model = _model(config)
-    try:
+    with configuration_of(path):
         kind = _kind(tensors)
         theirs = _modality(model, kind)
         _refuse({**theirs, **model}, {**ONLY, **ONLY_MODALITY})
         architecture = _architecture(tensors, model, theirs, kind, teacher is not None)
-    except KeyError as error:
-        raise UserError(
-            f"{path}: its configuration has no {error.args[0]}, which is needed to build the model"
-        ) from None
-    except ValueError as error:
-        raise UserError(f"{path}: {first_fault(error)}") from None
     content = Content(
         format="fairseq data2vec 2.0",
         source=path,

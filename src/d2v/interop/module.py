@@ -35,7 +35,9 @@ class Model(nn.Module):
         self.student = Student(a.encoder, a.backbone)
         self.head = None
         if a.task is not None and a.outputs:
-            self.head = build_head(a.task, a.backbone.dim, a.outputs, a.backbone.norm_eps)
+            self.head = build_head(
+                a.task, a.backbone.dim, a.outputs, a.backbone.norm_eps, a.encoder.length
+            )
         self.regression = regression_head(a.regression, a.backbone) if a.regression else None
         self.decoder = build_decoder(a.decoder, a.encoder, a.backbone)
         self.teacher = None

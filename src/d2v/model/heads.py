@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d2v import params
+from d2v.util.errors import UserError
 
 Batch = dict[str, Any]
 
@@ -33,8 +34,13 @@ class Head(nn.Module):
         raise NotImplementedError
 
 
-def build(p: params.Task, dim: int, outputs: int, norm_eps: float = 1e-5) -> Head:
-    """The head for the task `p`, with `outputs` logits; `norm_eps` as in the backbone."""
+def build(
+    p: params.Task, dim: int, outputs: int, norm_eps: float = 1e-5, length: int | None = None
+) -> Head:
+    """The head for the task `p`, with `outputs` logits; `norm_eps` as in the backbone.
+
+    `length` is the number of positions of every example, which pooling `all` needs.
+    """
     match p:
         case params.CTC():
             return LetterHead(p, dim, outputs)
@@ -43,7 +49,7 @@ def build(p: params.Task, dim: int, outputs: int, norm_eps: float = 1e-5) -> Hea
         case params.Regress():
             return NumberHead(p, dim, outputs, norm_eps)
         case params.Classify():
-            return ClassHead(p, dim, outputs, norm_eps)
+            return ClassHead(p, dim, outputs, norm_eps, length)
 
 
 class PooledHead(Head):
@@ -53,11 +59,16 @@ class PooledHead(Head):
     """
 
     def __init__(
-        self, p: params.Classify | params.Regress, dim: int, outputs: int, norm_eps: float
+        self,
+        p: params.Classify | params.Regress,
+        dim: int,
+        outputs: int,
+        norm_eps: float,
+        length: int | None = None,
     ) -> None:
         super().__init__()
         self.pool = p.pool
-        width = 2 * dim if p.pool == "mean_max" else dim
+        width = dim * pooled_vectors(p.pool, length)
         self.norm = nn.LayerNorm(width, eps=norm_eps) if p.norm else nn.Identity()
         self.dense = nn.Linear(width, width) if p.hidden else None
         self.out = nn.Linear(width, outputs)
@@ -75,8 +86,10 @@ class PooledHead(Head):
 class ClassHead(PooledHead):
     """One class per example."""
 
-    def __init__(self, p: params.Classify, dim: int, outputs: int, norm_eps: float) -> None:
-        super().__init__(p, dim, outputs, norm_eps)
+    def __init__(
+        self, p: params.Classify, dim: int, outputs: int, norm_eps: float, length: int | None = None
+    ) -> None:
+        super().__init__(p, dim, outputs, norm_eps, length)
         self.smoothing = p.label_smoothing
         if p.init_scale != 1:
             for parameter in self.out.parameters():
@@ -179,11 +192,25 @@ class LetterHead(Head):
         ]
 
 
+def pooled_vectors(kind: str, length: int | None) -> int:
+    """How many vectors of width D an example is pooled to; raises UserError for an unknown one."""
+    if kind == "all":
+        if length is None:
+            raise UserError("task.pool all: examples of this encoder differ in length; use mean")
+        return length
+    return 2 if kind == "mean_max" else 1
+
+
 def pool(x: Tensor, kind: str, prefix: int, padding: Tensor | None) -> Tensor:
-    """Pool `x` (B, P + T, D) to (B, D), or (B, 2D) for mean_max, ignoring padded positions."""
+    """Pool `x` (B, P + T, D) to (B, F), ignoring padded positions.
+
+    F is D, 2D for mean_max, and TD for all.
+    """
     if kind == "first":
         return x[:, 0]
     x = x[:, prefix:]
+    if kind == "all":
+        return x.flatten(1)
     if padding is None:
         mean, highest = x.mean(1), x.amax(1)
     else:

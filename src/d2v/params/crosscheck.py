@@ -154,6 +154,11 @@ def _start(
     elif task.released is None:  # otherwise, the released weights determine the sizes
         for error in pretrain.encoder.sees(task.view):
             yield f"{path}: {error} (of pretrain.{task.pretrain})"
+        if getattr(task.task, "pool", None) == "all" and pretrain.encoder.length is None:
+            yield (
+                f"{path}.task.pool all: examples differ in length with an encoder of kind"
+                f" {pretrain.encoder.kind}; use mean"
+            )
         if pretrain.released is not None:  # otherwise already reported for the pre-training
             yield from _vocabulary(f"pretrain.{task.pretrain}", pretrain.encoder, data)
 

@@ -67,6 +67,11 @@ class Entry(Strict):
         """Number of positions along one side of a square grid; None if they are in a line."""
         return None
 
+    @property
+    def length(self) -> int | None:
+        """Number of positions of every example; None if examples differ."""
+        return None if self.grid is None else self.grid**2
+
     def further_parts(self) -> Iterator[str]:
         """Parts that only some encoders of the modality have, besides Kind.parts."""
         if self.extra_tokens:

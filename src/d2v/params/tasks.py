@@ -13,8 +13,9 @@ class Classify(Strict):
     kind: Literal["classify"]
     classes: Annotated[int, Field(ge=2)]
     # pooling over positions. mean: mean without the class token (BEiT); first: output of <s>
-    # (RoBERTa); mean_max: mean and maximum, concatenated
-    pool: Literal["mean", "first", "mean_max"]
+    # (RoBERTa); mean_max: mean and maximum, concatenated; all: every position, concatenated, for
+    # encoders whose examples have equally many
+    pool: Literal["mean", "first", "mean_max", "all"]
     norm: bool = False  # LayerNorm after pooling, instead of the final norm (BEiT fc_norm)
     hidden: bool = False  # dense + tanh before the output layer (RoBERTa)
     dropout: BelowOne = 0.0

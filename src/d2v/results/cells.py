@@ -80,24 +80,30 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Gain:
-    """Difference of a row and another one (from scratch, input targets): Welch's test."""
+class Difference:
+    """Difference of two means of one column."""
 
     column: Column
     found: Estimate
-    undefined: tuple[str, ...] = ()  # rows whose metric is undefined
-    other: str = SCRATCH  # the row that is subtracted
-    single: bool = False  # whether a row of several seeds starts from one pre-training
 
     @property
     def value(self) -> float:
-        """The difference of the means."""
+        """The difference."""
         return self.found.value
 
     @property
     def half(self) -> float:
         """Half the width of the 95 % interval."""
         return self.found.half
+
+
+@dataclass(frozen=True)
+class Gain(Difference):
+    """Difference of a row and another one (from scratch, input targets): Welch's test."""
+
+    undefined: tuple[str, ...] = ()  # rows whose metric is undefined
+    other: str = SCRATCH  # the row that is subtracted
+    single: bool = False  # whether a row of several seeds starts from one pre-training
 
     @property
     def verdict(self) -> str:
@@ -121,23 +127,11 @@ class Gain:
 
 
 @dataclass(frozen=True)
-class Gap:
+class Gap(Difference):
     """Reproduced minus reported value, with the uncertainty of the reproduced value."""
 
-    column: Column
-    found: Estimate
     undefined: bool = False  # whether the metric of the reproduced row is undefined
     partial: bool = False  # whether the data of the reproduced row is incomplete
-
-    @property
-    def value(self) -> float:
-        """The gap."""
-        return self.found.value
-
-    @property
-    def half(self) -> float:
-        """Half the width of the 95 % interval."""
-        return self.found.half
 
     @property
     def verdict(self) -> str:

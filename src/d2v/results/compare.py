@@ -22,11 +22,13 @@ def main(argv: Sequence[str]) -> None:
     """
     parser = argparse.ArgumentParser(prog="d2v compare", description=main.__doc__)
     parser.add_argument(
-        "a", type=Path, metavar="A", help="folder of a run under results/*/runs/, or of an arm"
+        "a", type=Path, metavar="A", help="folder of a run or an arm, under results/*/runs/"
     )
     parser.add_argument("b", type=Path, metavar="B", help="folder of another run or arm")
-    parser.add_argument("--metric", help="metric to compare (default: the runs' first)")
-    parser.add_argument("--split", default="test", help="default: %(default)s")
+    parser.add_argument("--metric", help="metric to compare (default: the runs' first metric)")
+    parser.add_argument(
+        "--split", default="test", help="split to compare on (default: %(default)s)"
+    )
     args = parser.parse_args(argv)
     both = arms if all(any(d.glob("seed*/metrics.json")) for d in (args.a, args.b)) else lines
     print("\n".join(both(args.a, args.b, args.split, args.metric)))

@@ -22,6 +22,7 @@ from d2v.results.cells import (
     SCRATCH,
     Cell,
     Column,
+    Difference,
     Gain,
     Gap,
     Table,
@@ -46,6 +47,7 @@ def document(table: Table) -> Document:
     if notes := partial_notes(table):
         parts.append(Section("", [], None, notes))
     if points := gains(table):
+        points += [ONE_PRETRAINING] * on_one_pretraining(table)
         parts.append(Section("", ["**Differences** with their 95 % intervals:"], None, points))
     if not apart and (notes := footnotes(table)):
         parts.append(Section("", [], None, notes))
@@ -91,16 +93,26 @@ def scores(table: Table) -> list[Column]:
 
 def gains(table: Table) -> list[str]:
     """One sentence per score and pair of rows: the difference, its interval and the verdict."""
-    found = [
-        (f"{row} − {other}: " if len(table.pairs) > 1 else "", table.gain(c, other, row))
+    names = "{} − {}: " if len(table.pairs) > 1 else ""
+    return [
+        f"{names.format(row, other)}{g.column.heading}: {signed(g)}, **{g.verdict}**"
+        for row, other, g in _gains(table)
+    ]
+
+
+def on_one_pretraining(table: Table) -> bool:
+    """Whether a row of several seeds that is compared starts from one pre-training."""
+    return any(gain.single for _, _, gain in _gains(table))
+
+
+def _gains(table: Table) -> list[tuple[str, str, Gain]]:
+    """Compared rows, and their differences in each score that both have."""
+    return [
+        (row, other, table.gain(c, other, row))
         for row, other in table.pairs
         for c in scores(table)
         if table.cells[row, c].planned and table.cells[other, c].planned
     ]
-    lines = [f"{names}{g.column.heading}: {signed(g)}, **{g.verdict}**" for names, g in found]
-    if any(gain.single for _, gain in found):
-        lines.append(ONE_PRETRAINING)
-    return lines
 
 
 # --- sections ---------------------------------------------------------------------------------
@@ -307,7 +319,7 @@ def spread_text(stderr: float) -> str:
     return f"{stderr:.1f}" if stderr >= 0.05 or stderr == 0 else "<0.1"
 
 
-def signed(gain: Gain | Gap) -> str:
+def signed(gain: Difference) -> str:
     """A difference with its 95 % interval."""
     if math.isnan(gain.value):
         return NONE

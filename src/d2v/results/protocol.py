@@ -22,8 +22,8 @@ def protocol(table: Table) -> list[str]:
     if table.pairs:
         lines.append(
             "Difference: of the two means, with its 95 % interval (Welch's t). A gain or a loss is"
-            " a difference whose interval excludes zero. Where a row has several pre-trainings,"
-            " each counts once, with the mean of its seeds; this also applies to ±."
+            " a difference whose interval excludes zero. Where a row has several pre-training"
+            " runs, each counts once, with the mean of its seeds; this also applies to ±."
         )
     if table.experiment.scale == "paper":
         lines.append(

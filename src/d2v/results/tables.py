@@ -12,7 +12,7 @@ from d2v.results.collect import REPORTED, collect
 from d2v.results.console import console
 from d2v.results.html import page
 from d2v.results.latex import latex, main_file
-from d2v.results.layout import UNDEFINED, document, label
+from d2v.results.layout import ONE_PRETRAINING, UNDEFINED, document, label, on_one_pretraining
 from d2v.results.markdown import markdown
 from d2v.results.verdicts import answers
 from d2v.util.files import write_text
@@ -46,6 +46,7 @@ def render_console(experiment: Experiment, results: Path, reported: Path = REPOR
     return "\n\n".join(
         [
             *map(console, tables),
+            *[ONE_PRETRAINING] * any(map(on_one_pretraining, tables)),
             *answers(tables),
             f"tables: {folder}/*.md, *.html (to read), *.tex (to cite), *.csv (cells)",
         ]

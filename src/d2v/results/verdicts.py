@@ -117,7 +117,7 @@ def _pays(verdicts: Sequence[Verdict]) -> str:
     if worse := _of(verdicts, "worse"):
         text += f" It hurts on {_named(worse)}."
     if left := _of(verdicts, "open"):
-        text += f" It cannot be judged on {_named(left)}."
+        text += f" No verdict yet on {_named(left)}."
     return text + _of_a_part(judged)
 
 
@@ -161,6 +161,8 @@ def _named(verdicts: Sequence[Verdict]) -> str:
     names = [v.name for v in verdicts]
     if len(names) > NAMED:
         return f"{len(names)} tasks"
+    if any(", " in name for name in names):  # such as "MNIST digits, 100 labels"
+        return "; ".join(names)
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 

@@ -28,9 +28,14 @@ class Report:
 def main(argv: Sequence[str]) -> None:
     """Recompute the metrics of all runs from their predictions, and all cells from the metrics."""
     parser = argparse.ArgumentParser(prog="d2v verify", description=main.__doc__)
-    parser.add_argument("results", type=Path, metavar="FOLDER", help="results/<experiment>")
     parser.add_argument(
-        "--params", type=Path, metavar="FILE", help="default: params/<experiment>.yaml"
+        "results", type=Path, metavar="FOLDER", help="results folder: results/<experiment>"
+    )
+    parser.add_argument(
+        "--params",
+        type=Path,
+        metavar="FILE",
+        help="parameter file (default: params/<experiment>.yaml)",
     )
     args = parser.parse_args(argv)
     path = args.params or Path("params") / f"{args.results.resolve().name}.yaml"

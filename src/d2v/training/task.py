@@ -174,7 +174,9 @@ class Finetuning(Task):
         self.freeze_steps = p.freeze_steps
         self.frozen = p.freeze_steps > 0
         self.student = student
-        self.head = heads.build(p.task, dim, outputs, student.backbone.norm_eps)
+        self.head = heads.build(
+            p.task, dim, outputs, student.backbone.norm_eps, student.encoder.length
+        )
         if freeze:
             self.student.encoder.freeze(freeze)
 

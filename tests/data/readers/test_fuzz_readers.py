@@ -116,6 +116,7 @@ def images_are_all_there(source: Path, out: Path, meta: dict[str, Any]) -> None:
         assert meta["splits"][split.name]["examples"] == len(files)
 
 
+@pytest.mark.fuzz
 def test_image_folders(tmp_path, capsys):
     folders, imagenet = image_tree(tmp_path / "folders", each=2), tmp_path / "imagenet"
     official_sets._imagenet(imagenet)
@@ -159,6 +160,7 @@ def pieces_are_of_the_files(source: Path, out: Path, meta: dict[str, Any]) -> No
     assert len(recorded) <= len(files)
 
 
+@pytest.mark.fuzz
 def test_transcript_trees(tmp_path, capsys):
     """LibriSpeech with Libri-light's lists, and Libri-light."""
     labelled, light = tmp_path / "labelled", tmp_path / "light"
@@ -202,6 +204,7 @@ def segments_are_all_there(source: Path, out: Path, meta: dict[str, Any]) -> Non
         assert found["examples"] + found["missing"] == len(listed)
 
 
+@pytest.mark.fuzz
 def test_tables(tmp_path, capsys, small_prepared):
     """GLUE's files, and AudioSet's lists."""
     sounds, tokenizer = tmp_path / "sounds", str(small_prepared / "tokenizer")

@@ -142,7 +142,7 @@ def test_a_flat_val_folder_takes_its_labels_from_the_devkit(tree, tmp_path):
 
 
 def test_the_official_counts_are_asked_for(tree, tmp_path):
-    with pytest.raises(UserError, match="train has 3 of 1000 synsets; get what is missing"):
+    with pytest.raises(UserError, match="train has 3 of 1000 synsets; add what is missing"):
         run(tree, tmp_path / "set")
     assert list(tmp_path.iterdir()) == []
 

@@ -256,7 +256,7 @@ def test_contents_in_two_splits_are_told_as_a_leak_and_repeats_counted(tmp_path,
     leak = "a leak: 1 of 6 examples of dev are also in train, such as n02/n02_dev1"
     assert f"{source}: {leak}" in said.err
     assert "  dev: 6 examples (1 also in train)" in said.out
-    assert "  train: 8 examples (2 with the content of another one)" in said.out
+    assert "  train: 8 examples (2 duplicates)" in said.out
     meta = read_meta(tmp_path / "set")
     assert meta["splits"] == {"dev": {"examples": 6}, "train": {"examples": 8}}
     assert meta["repeats"] == {"train": {"duplicates": 2}, "dev": {"also_in": {"train": 1}}}

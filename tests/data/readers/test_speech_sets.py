@@ -319,5 +319,5 @@ def test_only_the_chosen_subsets_are_compared_with_the_official_ones(tmp_path):
     public_sets.librispeech(tree, limited)
     with pytest.raises(UserError) as caught:
         run("librispeech", tree, "--splits", "dev-clean", "--official", "-o", tmp_path / "set")
-    assert "dev-clean has 8 of 2,703; get" in str(caught.value)
+    assert "dev-clean has 8 of 2,703; add" in str(caught.value)
     assert "test-other" not in str(caught.value)

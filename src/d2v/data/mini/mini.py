@@ -62,12 +62,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run `d2v layout DATASET PARAMS`; DATASET is a key under `data:` in the parameter file."""
     parser = argparse.ArgumentParser(
         prog="d2v layout",
-        description="write a miniature set in its official on-disk layout",
+        description="Write a miniature set in its official on-disk layout.",
     )
     parser.add_argument("dataset", metavar="DATASET", help="key under `data:`")
     parser.add_argument("params", type=Path, metavar="PARAMS", help="parameter file (YAML)")
-    parser.add_argument("--sources", type=Path, default=Path("data"), metavar="FOLDER")
-    parser.add_argument("-o", "--out", type=Path, default=Path("layouts/mini"), metavar="FOLDER")
+    parser.add_argument(
+        "--sources",
+        type=Path,
+        default=Path("data"),
+        metavar="FOLDER",
+        help="folder with the downloaded sources (default: data)",
+    )
+    parser.add_argument(
+        "-o",
+        "--out",
+        type=Path,
+        default=Path("layouts/mini"),
+        metavar="FOLDER",
+        help="folder to write to (default: layouts/mini)",
+    )
     args = parser.parse_args(argv)
     data = p.load(args.params).data
     if args.dataset not in data:

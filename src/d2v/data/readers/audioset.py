@@ -240,8 +240,8 @@ def _judge(path: Path, missing: int, total: int, most: float, partial: bool) -> 
         raise UserError(f"{text}; put them into clips/, named YTID.flac or YTID.wav")
     if missing > most * total:
         raise UserError(
-            f"{text}; get more of them, or say `partial: true` at the set in the"
-            " parameter file (by hand: --most-missing SHARE)"
+            f"{text}; download more of them, or set `partial: true` in the set's entry in the"
+            " parameter file (d2v prepare: --most-missing SHARE)"
         )
     print(f"warning: {text}", file=sys.stderr)
     return missing < total

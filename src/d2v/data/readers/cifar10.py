@@ -85,7 +85,7 @@ def _records(path: Path, classes: list[str], images: int) -> Iterator[Item]:
     if size != images * RECORD:
         raise UserError(
             f"{path}: {size:,} bytes instead of {images * RECORD:,} ({images:,} records of"
-            f" {RECORD:,}); get it again"
+            f" {RECORD:,}); download it again"
         )
     labels = np.memmap(path, np.uint8, "r")[::RECORD]
     if (labels > 9).any():

@@ -124,7 +124,7 @@ class SplitFile:
         if broken > _BROKEN * (good + broken):
             raise UserError(
                 f"{self.path}: {broken} of {good + broken} rows do not have {len(self.columns)}"
-                " columns, many more than in the official file; get it again"
+                " columns, many more than in the official file; download it again"
             )
         if not good:
             raise UserError(f"{self.path}: an empty split: it contains no rows")

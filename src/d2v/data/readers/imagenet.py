@@ -242,7 +242,7 @@ def _members(archive: tarfile.TarFile, where: Path | str) -> list[tarfile.TarInf
     try:
         return [member for member in archive if member.isfile()]
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise UserError(f"{where}: truncated archive ({error}); get it again") from None
+        raise UserError(f"{where}: truncated archive ({error}); download it again") from None
 
 
 def _files(archive: tarfile.TarFile, path: Path, where: str) -> list[tuple[str, Place]]:

@@ -89,4 +89,4 @@ def _copy(model: Path, target: Path) -> None:
             out.write(first)
             shutil.copyfileobj(file, out, 2**24)
     except (EOFError, OSError, zlib.error) as error:
-        raise UserError(f"{model}: truncated or unreadable ({error}); get it again") from None
+        raise UserError(f"{model}: truncated or unreadable ({error}); download it again") from None

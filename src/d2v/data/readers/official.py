@@ -94,8 +94,8 @@ def tell(dataset: str, faults: list[str], allow_partial: bool) -> bool:
     text = f"{dataset} is not the whole official set: {'; '.join(faults)}"
     if not allow_partial:
         raise UserError(
-            f"{text}; get what is missing or, to use a part, say `partial: true` at the set in the"
-            " parameter file (by hand: --allow-partial)"
+            f"{text}; add what is missing or, to use only this part, set `partial: true` in the"
+            " set's entry in the parameter file (d2v prepare: --allow-partial)"
         )
     print(f"warning: {text}", file=sys.stderr)
     return False

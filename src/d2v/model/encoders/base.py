@@ -36,6 +36,7 @@ class Encoder(nn.Module):
 
     prefix = 0  # leading positions without a target
     dim: int  # D
+    length: int | None = None  # number of positions T of every example; None if examples differ
     features: nn.Module
     cls: nn.Parameter | None  # the leading positions (1, P, D)
 

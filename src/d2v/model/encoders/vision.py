@@ -23,6 +23,7 @@ class VisionEncoder(Encoder):
         super().__init__()
         self.dim = dim = backbone.dim
         self.prefix = int(p.cls_token) + p.extra_tokens
+        self.length = p.length
         self.patch_size, self.channels = p.patch_size, p.channels
         self.features = nn.Conv2d(p.channels, dim, p.patch_size, p.patch_size)
         self.shape = (p.channels, p.image_size, p.image_size)

@@ -180,7 +180,7 @@ def _states(found: Sequence[records.Record]) -> str:
     """Summary of which runs have finished."""
     done = sum(record.finished for record in found)
     counts = Counter(KINDS[r.run.kind] for r in found if r.run.kind in KINDS)
-    kinds = ", ".join(f"{n} {kind}" + "s" * (n > 1) for kind, n in counts.items())
+    kinds = ", ".join(f"{n} {kind} run" + "s" * (n > 1) for kind, n in counts.items())
     return f"{done} of {len(found)} runs are finished ({kinds})."
 
 

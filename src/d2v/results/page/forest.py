@@ -56,7 +56,9 @@ def forests(tables: Sequence[Table]) -> list[Forest]:
         found.append(_forest("Does pre-training pay?", caption, gains))
     if compared := against_input(tables):
         caption = "data2vec against targets of the input (input targets → data2vec)"
-        found.append(_forest("Are a teacher's targets better than the input?", caption, compared))
+        found.append(
+            _forest("Are the teacher's targets better than input targets?", caption, compared)
+        )
     if gaps := against_reported(tables):
         caption = "this run against the value that the paper reports (reported → this run)"
         found.append(_forest("How close is it to the paper?", caption, gaps))

@@ -1,0 +1,192 @@
+"""`d2v probe`: what the frozen features of a checkpoint tell about the classes of a prepared set.
+
+Modules that import PyTorch are imported only after the command line has been parsed.
+"""
+
+import argparse
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from d2v import params
+from d2v.util.errors import UserError
+from d2v.util.files import read_json, write_json, write_text
+from d2v.util.outputs import check_new
+
+if TYPE_CHECKING:
+    from d2v.interop.module import Model
+
+COLUMNS = ("probe", "layer", "split", "accuracy", "c")
+PROBES = ("knn", "linear")
+SPLITS = ("train", "dev", "test")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run `d2v probe CKPT --data FOLDER`."""
+    a = _parser().parse_args(argv)
+    p = _settings(a)
+    layers = _layers(a.layers)
+    if a.out is not None:
+        if a.out.suffix not in (".json", ".csv"):
+            raise UserError(f"{a.out}: give a file that ends with .json or .csv")
+        check_new(a.out, [a.checkpoint, a.data], ours=_is_probe)
+    from d2v.interop.inference import device
+    from d2v.interop.loading import load
+    from d2v.results.columns import aligned
+
+    found = probed(load(a.checkpoint, device(a.device)), a.data, a.splits, a.labels, p, layers)
+    if a.out is not None:
+        _write(a.out, found)
+    print("\n".join(aligned([*_shown(found)])))
+    weights = ", ".join(f"{weight:.2f}" for weight in found["weighted"]["weights"])
+    print(f"best layer of the linear probe on {a.splits[1]}: {found['best']}")
+    print(f"weights of the layers: {weights}")
+    if a.out is not None:
+        print(f"{a.out}: written")
+
+
+def probed(
+    model: "Model",
+    data: Path,
+    splits: Sequence[str],
+    labels: str | None,
+    p: params.Probe,
+    layers: tuple[int, ...] | None,
+) -> dict[str, Any]:
+    """Probes of a loaded model on the splits (train, dev, test) of the prepared set `data`.
+
+    Raises UserError if the set cannot be read, does not fit the model, or lacks a layer.
+    """
+    from d2v.data import labelled_for
+    from d2v.evaluation import probing
+    from d2v.interop import matching
+
+    depth = model.params.backbone.depth
+    if strange := [layer for layer in layers or () if layer > depth]:
+        raise UserError(
+            f"--layers {strange[0]}: this model has layers 0 (the input of the first block) to"
+            f" {depth}"
+        )
+    parts: list[probing.Features] = []
+    for split in splits:
+        examples, how = labelled_for(model, data, split, None if parts else labels)
+        if not parts:
+            source = model.content.source
+            for line in matching.check_inputs(matching.described(model.content), how, source):
+                print(line)
+        parts.append(probing.features(model.student, examples, p.positions, layers=layers))
+    train, dev, test = parts
+    return {
+        "checkpoint": str(model.content.source),
+        "data": str(data),
+        "data_sha256": (read_json(data / "meta.json") or {}).get("sha256"),
+        "splits": dict(zip(SPLITS, splits, strict=True)),
+        "labels": labels,
+        "positions": p.positions,
+        "neighbours": p.neighbours,
+        **probing.probe(p, train, dev, test),
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="d2v probe",
+        description="probe the frozen features of a checkpoint: k-NN and linear by layer, and a"
+        " linear classifier on a weighted sum of the layers",
+    )
+    parser.add_argument(
+        "checkpoint", type=Path, metavar="CKPT", help="checkpoint in any supported format"
+    )
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="FOLDER",
+        help="prepared set with classes, for example prepared/mini/digits",
+    )  # fmt: skip
+    parser.add_argument(
+        "--splits", nargs=3, default=list(SPLITS), metavar=("TRAIN", "DEV", "TEST"),
+        help="splits to fit, to choose the regularisation on, and to report (default: train dev"
+        " test)",
+    )  # fmt: skip
+    parser.add_argument("--labels", metavar="LIST", help="list of training examples (default: all)")
+    parser.add_argument(
+        "--layers", default="all", metavar="all|K,K,…",
+        help="layers to probe; 0 is the input of the first block (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--positions", choices=("mean", "keep"), default="mean",
+        help="mean over positions, or all positions side by side (default: %(default)s)",
+    )  # fmt: skip
+    usual = params.Probe.model_validate({})
+    parser.add_argument(
+        "--neighbours", type=int, default=usual.neighbours, metavar="K",
+        help="number of neighbours (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--c", type=float, nargs="+", default=usual.c, metavar="C",
+        help="inverse strengths of regularisation to choose from (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--device", help="device to use (default: cuda if available, else cpu)")
+    parser.add_argument("-o", "--out", type=Path, help="file to write, .json or .csv")
+    return parser
+
+
+def _settings(a: argparse.Namespace) -> params.Probe:
+    try:
+        return params.Probe(positions=a.positions, neighbours=a.neighbours, c=a.c)
+    except ValueError as error:  # of pydantic
+        first = error.errors()[0]  # type: ignore[attr-defined]
+        raise UserError(f"--{first['loc'][0]} {first['input']}: {first['msg']}") from None
+
+
+def _layers(text: str) -> tuple[int, ...] | None:
+    """Layer numbers in ascending order; None for all."""
+    if text == "all":
+        return None
+    numbers = text.split(",")
+    if not all(number.isdecimal() for number in numbers):
+        raise UserError(f"--layers {text}: give all, or numbers of layers, for example 0,6,12")
+    return tuple(sorted({int(number) for number in numbers}))
+
+
+def _rows(found: dict[str, Any]) -> Iterator[tuple[str, int | str, str, float, float | str]]:
+    """One row per probe, layer and split; see COLUMNS."""
+    for split in SPLITS[1:]:
+        for entry in found["layers"]:
+            for kind in PROBES:
+                c = entry[kind].get("c", "")
+                yield kind, entry["layer"], split, entry[kind][split], c
+        yield "weighted", "all", split, found["weighted"][split], found["weighted"]["c"]
+
+
+def _shown(found: dict[str, Any]) -> Iterator[list[str]]:
+    """Rows of the printed table: accuracy in % by layer."""
+    dev, test = (found["splits"][name] for name in SPLITS[1:])
+    yield ["layer", f"k-NN {dev}", f"k-NN {test}", f"linear {dev}", f"linear {test}", "C"]
+    for entry in found["layers"]:
+        scores = [f"{100 * entry[kind][s]:.1f}" for kind in PROBES for s in SPLITS[1:]]
+        yield [str(entry["layer"]), *scores, f"{entry['linear']['c']:g}"]
+    both = [f"{100 * found['weighted'][s]:.1f}" for s in SPLITS[1:]]
+    yield ["weighted sum", "", "", *both, f"{found['weighted']['c']:g}"]
+
+
+def _write(out: Path, found: dict[str, Any]) -> None:
+    if out.suffix == ".json":
+        write_json(out, found)
+        return
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([COLUMNS, *_rows(found)])
+    write_text(out, text.getvalue())
+
+
+def _is_probe(path: Path) -> bool:
+    """Whether `d2v probe` wrote a file."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".csv":
+            return text.startswith(",".join(COLUMNS) + "\n")
+        return {"checkpoint", "layers", "weighted"} <= json.loads(text).keys()
+    except (OSError, ValueError, AttributeError):
+        return False
