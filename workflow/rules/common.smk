@@ -58,14 +58,10 @@ RUNS, TABLES = RESULTS / "runs", RESULTS / "tables"
 known = runs.by_id(experiment)
 
 # Finished runs that lost files which other runs still need (deleted by hand, or by a purge of the
-# file system): Snakemake, which sees their metrics only, is told to run them again.
+# file system): Snakemake, which sees their metrics only, is told to run them again by `needs`.
 lost = purged.lost(experiment)
 if lost and workflow.is_main_process:
     print(f"warning: {purged.sentence(lost)}", file=sys.stderr)
-    workflow.dag_settings.forcerun = {
-        *workflow.dag_settings.forcerun,
-        *(str(known[run].metrics_path) for run in lost),
-    }
 
 
 wildcard_constraints:
@@ -104,6 +100,8 @@ def needs(kind):
 
     def files(wildcards):
         run = run_of(kind, wildcards)
+        if run.id in lost:  # as --forcerun does
+            workflow.dag.forcefiles.add(str(run.metrics_path))
         found = [folders.meta_path(experiment, name) for name in run.datasets]
         if run.previous:
             found.append(after(run))

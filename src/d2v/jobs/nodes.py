@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from d2v.experiment import folders, provenance
-from d2v.jobs import launch, probe
+from d2v.jobs import launch, node_checks
 from d2v.jobs.cluster import Cluster, Resources, SlurmJobs
 from d2v.jobs.followed import Followed
 from d2v.jobs.job import Job
 from d2v.jobs.local import Launcher
-from d2v.jobs.probe import Finding, Probe
+from d2v.jobs.node_checks import Finding, Probe
 from d2v.jobs.work import JobError
 from d2v.util.files import read_json, remove_folder, write_json, write_text
 
@@ -65,8 +65,8 @@ class _Work:
 
     def job(self, attempt: str, launcher: Launcher) -> Job:
         self.reports = self.folder / attempt
-        write_text(self.reports / probe.TOKEN, attempt)
-        write_json(self.reports / probe.HERE, provenance.versions())
+        write_text(self.reports / node_checks.TOKEN, attempt)
+        write_json(self.reports / node_checks.HERE, provenance.versions())
         gpus = self.resources.gpu_count
         head = (Path(), self.name, self.spec, self.folder, attempt)
         return Probe(*head, wanted=gpus, stage=self.resources.stage)
@@ -90,7 +90,7 @@ def _findings(work: _Work, resources: Resources) -> Iterator[Finding]:
         nodes.add(report.get("node"))
         for values in report.get("findings", ()):
             one = Finding(**values)
-            found.setdefault((probe.CHECKS.index(one.check), one.node), []).append(one)
+            found.setdefault((node_checks.CHECKS.index(one.check), one.node), []).append(one)
     for key in sorted(found):
         yield next((one for one in found[key] if not one.ok), found[key][0])
     if len(nodes) < resources.nodes:
