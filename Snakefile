@@ -3,6 +3,7 @@
 #   snakemake -n                     show what would run
 #   snakemake --cores 2              run everything that is missing or out of date
 #   snakemake --config experiment=params/mini-full.yaml ...
+#   snakemake --config set=pretrain.vision.optimiser.lr=1e-3 ...   see docs/overrides.md
 
 from snakemake.utils import min_version
 

@@ -34,7 +34,7 @@ MODEL = (
 )
 HELPS = {
     f"d2v {name} --help".replace("  ", " "): [*D2V, *name.split(), "--help"]
-    for name in ("", *cli.OWN, *cli.COMMANDS)
+    for name in ("", *cli.COMMANDS)
 }
 READING = {
     "d2v check": [*D2V, "check", "--params", "params/paper.yaml"],

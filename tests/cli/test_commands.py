@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from workspace import ROOT
 
+from d2v.cli import check
 from d2v.cli import commands as cli
 from d2v.util.errors import Collapse
 
@@ -20,7 +21,7 @@ def test_help_is_quick_and_names_every_command(capsys: pytest.CaptureFixture[str
         shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         times.append(time.perf_counter() - started)
     assert min(times) < 0.5
-    assert all(name in shown for name in (*cli.OWN, *cli.COMMANDS))
+    assert all(name in shown for name in cli.COMMANDS)
 
 
 @pytest.mark.parametrize("words", [["status"], ["check"], ["run", "x"], ["select", "x"]])
@@ -52,7 +53,7 @@ def test_exit_code_is_the_errors_own(
     def collapse(args: object) -> None:
         raise Collapse("all the same")
 
-    monkeypatch.setitem(cli.COMMANDS, "check", collapse)
+    monkeypatch.setattr(check, "main", collapse)
     assert cli.main(["check"]) == Collapse.exit_code == 3
     assert capsys.readouterr().err == "error: all the same\n"
     monkeypatch.setenv("D2V_DEBUG", "1")

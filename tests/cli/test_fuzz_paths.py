@@ -52,10 +52,7 @@ def test_no_path_of_an_output_does_harm(tmp_path: Path, sources, monkeypatch, ca
         monkeypatch.chdir(box / dice.choice(["", "home"]))
         words = _words(box, dice)
         before, ours = tree(box), _ours(box)
-        try:
-            code = cli.main(words)
-        except SystemExit as error:  # argparse
-            code = error.code
+        code = cli.main(words)
         told = capsys.readouterr().err
         after, said = tree(box), f"seed {seed}, box {count}: {words}: {told}"
         if code:

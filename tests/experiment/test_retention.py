@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from d2v import params
-from d2v.cli import clean
+from d2v.cli import choice, clean
 from d2v.experiment import purged, retention, runs
 from d2v.experiment.run import Run
 from d2v.params import Experiment
@@ -165,7 +165,7 @@ def test_what_was_set_aside_goes_too(experiment: Experiment) -> None:
 def test_the_command_removes_nothing_without_yes(
     experiment: Experiment, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(params, "load", lambda _: experiment)
+    monkeypatch.setattr(choice.Chosen, "load", lambda _: experiment)
     Path("params").mkdir()
     Path("params/cluster.yaml").write_text(
         "disk: {checkpoints: all, overrides: {finetune/*: last}}"

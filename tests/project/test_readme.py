@@ -53,20 +53,18 @@ def test_make_targets_exist() -> None:
 
 
 @pytest.mark.parametrize("line", sorted(set(commands("d2v"))))
-def test_d2v_command_parses(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_d2v_command_parses(line: str) -> None:
     from d2v.cli import commands as cli
 
     words = shlex.split(line)[1:]
-    if words[0] not in cli.OWN:
-        cli.parser().parse_args(words)
+    if words[0].startswith("-"):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(words)
+        assert ended.value.code == 0
         return
-    with pytest.raises(SystemExit) as ended:  # a command line of its own: it names its options
-        cli.main([words[0], *[w for w in words[1:2] if words[0] == "prepare"], "--help"])
-    assert ended.value.code == 0
-    shown = capsys.readouterr().out
-    for word in words[1:]:
-        if word.startswith("-"):
-            assert re.search(rf"(?<![\w-]){re.escape(word.split('=')[0])}\b", shown), word
+    parser = cli.function(words[0], "parser")
+    assert callable(parser)
+    parser().parse(words[1:])
 
 
 @pytest.mark.slow

@@ -9,13 +9,17 @@ from d2v.jobs import cluster, launch, staleness
 from d2v.util import locks
 from d2v import params
 from d2v.data import own_stages
-from d2v.experiment import finished, folders, purged, runs
+from d2v.experiment import finished, folders, overridden, purged, runs
 from d2v.util.errors import UserError
 from d2v.params import prepared
 
-EXPERIMENT = config.get("experiment", "params/mini.yaml")
 LAUNCH = config.get("launch", "local")  # where runs are executed; set by a profile
 try:
+    # With `set=KEY=VALUE`, the experiment is a parameter file with overrides, under its own name.
+    EXPERIMENT = overridden.write(
+        Path(config.get("experiment", "params/mini.yaml")), overridden.words_of(config.get("set"))
+    ).as_posix()
+    config["experiment"] = EXPERIMENT  # read by the executor
     experiment = params.load(EXPERIMENT)
     own_stages.write_stages(Path(EXPERIMENT), experiment)
     prepared.check(experiment, Path(EXPERIMENT), runs.all_datasets(experiment))

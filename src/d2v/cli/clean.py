@@ -1,44 +1,40 @@
 """`d2v clean`: checkpoints that nothing needs any more, listed or removed."""
 
-import argparse
 from collections.abc import Sequence
-from pathlib import Path
-from typing import get_args
 
-from d2v import params
-from d2v.experiment import retention, runs
-from d2v.jobs import cluster
+from d2v.cli import choice
+from d2v.util.arguments import Parser
 
-EXPERIMENT = Path("params/mini.yaml")
+RULES = ("none", "last", "best", "all")
 
 
-def main(argv: Sequence[str]) -> None:
-    """List what the rules of params/cluster.yaml leave to be removed; with --yes, remove it."""
-    parser = argparse.ArgumentParser(
+def parser() -> Parser:
+    """Argument parser of `d2v clean`."""
+    made = Parser(
         prog="d2v clean",
         description="List checkpoints and optimiser states of finished runs that nothing needs any"
-        " more, by the rules under `disk:` in params/cluster.yaml. Nothing is removed without"
-        " --yes.",
+        " more, by the rules under disk: in params/cluster.yaml. Nothing is removed without --yes.",
     )
-    parser.add_argument(
-        "--params",
-        type=Path,
-        default=EXPERIMENT,
-        metavar="FILE",
-        help="parameter file of the experiment (default: %(default)s)",
-    )
-    parser.add_argument(
+    choice.add(made)
+    made.add_argument(
         "--checkpoints",
-        choices=get_args(retention.Rule),
+        choices=RULES,
         help="rule for all runs, instead of those in params/cluster.yaml. all: keep everything;"
         " last: the last checkpoint and the weights of the result; best: the weights of the result,"
         " without the optimiser's state; none: no weights, unless an unfinished run starts from"
         " them",
     )
-    parser.add_argument("--yes", action="store_true", help="remove what is listed")
-    args = parser.parse_args(argv)
-    experiment = params.load(args.params)
-    disk = cluster.load().disk
+    made.add_argument("--yes", action="store_true", help="remove what is listed")
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run `d2v clean [FILE]`."""
+    args = parser().parse(argv)
+    from d2v.experiment import retention, runs
+    from d2v.jobs import cluster
+
+    experiment, disk = choice.of(args).load(), cluster.load().disk
     found = retention.find(experiment, lambda run: args.checkpoints or disk.of(run))
     for note in found.notes:
         print(note)

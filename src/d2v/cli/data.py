@@ -1,22 +1,25 @@
-"""Fetch missing raw sources, and bring the prepared sets up to date with DVC."""
+"""`d2v data`: fetch missing raw sources, and bring the prepared sets up to date with DVC."""
 
-import argparse
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from d2v.data.dvc import STAGES, repro, stage_names
-from d2v.data.fetch.fetch import fetch
-from d2v.data.summary import summary
+from d2v.cli import choice
+from d2v.util.arguments import Parser
 from d2v.util.errors import counted
 
 if TYPE_CHECKING:  # imported late, so that --help is quick
     from d2v import params
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run `d2v data [DATASET...]`."""
-    parser = argparse.ArgumentParser(prog="d2v data", description=__doc__)
+def parser() -> Parser:
+    """Argument parser of `d2v data`."""
+    parser = Parser(
+        prog="d2v data",
+        description="Fetch missing raw sources, and update prepared sets with DVC: all of the"
+        " miniature, or those that the runs of FILE need.",
+    )
+    choice.add(parser, sets=False, default=None)
     parser.add_argument(
         "targets", nargs="*", metavar="DATASET", help="prepared set to update (default: all)"
     )
@@ -28,18 +31,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         " miniature's)",
     )
     parser.add_argument(
-        "--params",
-        type=Path,
-        metavar="FILE",
-        help="parameter file of an experiment: prepare the sets that its runs need",
-    )
-    parser.add_argument(
         "--list",
         action="store_true",
         help="only show what the experiment needs, what is prepared, and what is missing",
     )
-    args = parser.parse_args(argv)
-    experiment = _experiment(args.params) if args.params or args.list else None
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run `d2v data [FILE] [DATASET...]`."""
+    args = parser().parse(argv)
+    from d2v.data.dvc import STAGES, repro, stage_names
+    from d2v.data.fetch.fetch import fetch
+
+    args.targets = choice.shift(args, args.targets)
+    named = args.file or args.params
+    experiment = _experiment(choice.of(args).file) if named or args.list else None
     stages = args.stages or (Path(experiment.stages) if experiment else STAGES)
     known = stage_names(Path(), stages, args.targets)
     if experiment is not None and args.list:
@@ -57,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def listed(experiment: "params.Experiment", targets: Iterable[str] = ()) -> str:
     """One line per prepared set that the experiment's runs read: what there is, or what to do."""
+    from d2v.data.summary import summary
+
     rows: list[tuple[str, str, str]] = []
     for name in [n for n in _needed(experiment) if not targets or n in targets]:
         folder = Path(experiment.prepared) / name
@@ -75,11 +84,10 @@ def listed(experiment: "params.Experiment", targets: Iterable[str] = ()) -> str:
     return "\n".join([*lines, f"{there} of {len(rows)} sets are prepared"])
 
 
-def _experiment(path: Path | None) -> "params.Experiment":
+def _experiment(path: Path) -> "params.Experiment":
     from d2v import params
     from d2v.data.own_stages import write_stages
 
-    path = path or Path("params/mini.yaml")
     experiment = params.load(path)
     write_stages(path, experiment)
     params.check_stages(experiment)
@@ -97,6 +105,7 @@ def _needed(experiment: "params.Experiment | None") -> list[str]:
 
 def _made(stages: Path, targets: Sequence[str]) -> list[str]:
     """One line for each prepared set of the stages, or of the targets among them."""
+    from d2v.data.summary import summary
     from d2v.params.prepared import outputs
 
     folders = sorted(map(Path, outputs(Path(), str(stages)) or ()))

@@ -1,21 +1,19 @@
 """`d2v doctor`: whether this machine, or the nodes of a cluster, can do what d2v needs."""
 
-import argparse
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from d2v import params
-from d2v.experiment import provenance, runs
-from d2v.jobs import cluster
-
-EXPERIMENT = Path("params/mini.yaml")
+from d2v.cli import choice
+from d2v.util.arguments import Parser
 
 
-def main(argv: Sequence[str]) -> None:
-    """Print what works and what does not; exit with code 1 if something does not."""
-    parser = argparse.ArgumentParser(prog="d2v doctor", description=__doc__.split(": ")[1])
-    parser.add_argument(
+def parser() -> Parser:
+    """Argument parser of `d2v doctor`."""
+    made = Parser(
+        prog="d2v doctor",
+        description="Show the versions in use; with --nodes, check the nodes of a Slurm job.",
+    )
+    choice.add(made)
+    made.add_argument(
         "--nodes",
         nargs="?",
         const="",
@@ -23,21 +21,19 @@ def main(argv: Sequence[str]) -> None:
         help="submit a short Slurm job with the resources of a run (default: the first one), and"
         " check its nodes: GPUs, network, shared folder, flock, clocks, names, versions",
     )
-    parser.add_argument(
-        "--params",
-        type=Path,
-        default=EXPERIMENT,
-        metavar="FILE",
-        help="parameter file of the experiment (default: %(default)s)",
-    )
-    args = parser.parse_args(argv)
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `d2v doctor`; the exit code is 1 if something does not work."""
+    args = parser().parse(argv)
+    from d2v.experiment import provenance, runs
+
     if args.nodes is None:
         print(", ".join(f"{name} {version}" for name, version in provenance.versions().items()))
-        return
-    from d2v.jobs import nodes
+        return 0
+    from d2v.jobs import cluster, nodes
 
-    experiment = params.load(args.params)
+    experiment = choice.of(args).load()
     run = runs.parse(experiment, args.nodes) if args.nodes else runs.all_runs(experiment)[0]
-    code = nodes.main(cluster.load(), run.id)
-    if code:
-        sys.exit(code)
+    return nodes.main(cluster.load(), run.id)

@@ -9,19 +9,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from d2v import params
+from d2v.util.arguments import Parser
 from d2v.util.errors import UserError, counted
 from d2v.util.outputs import check_new
 
 if TYPE_CHECKING:
     from d2v.interop.inference import Features, Layers
     from d2v.interop.module import Model
+    from d2v.params import Decode
 
 DECODING = {"beam": int, "lm_weight": float, "word_score": float, "silence_score": float}
 
 
-def features_main(argv: Sequence[str] | None = None) -> None:
-    """Run `d2v features`, which writes hidden states and logits to a safetensors file."""
+def features_parser() -> Parser:
+    """Argument parser of `d2v features`."""
     parser = _parser("features", "write hidden states and logits to a safetensors file")
     parser.add_argument(
         "--layers",
@@ -36,7 +37,12 @@ def features_main(argv: Sequence[str] | None = None) -> None:
         default=Path("features.safetensors"),
         help="file to write (default: %(default)s)",
     )
-    a = parser.parse_args(argv)
+    return parser
+
+
+def features_main(argv: Sequence[str] | None = None) -> None:
+    """Run `d2v features`, which writes hidden states and logits to a safetensors file."""
+    a = features_parser().parse(argv)
     if a.layers != "all" and not a.layers.isdecimal():
         raise UserError(f"--layers {a.layers}: give all, or the number of one layer")
     check_new(a.out, [a.checkpoint], ours=_is_features)
@@ -66,17 +72,21 @@ def _is_features(path: Path) -> bool:
         return False
 
 
-def transcribe_main(argv: Sequence[str] | None = None) -> None:
-    """Run `d2v transcribe`, which prints one line per file: name and words."""
+def transcribe_parser() -> Parser:
+    """Argument parser of `d2v transcribe`."""
     parser = _parser("transcribe", "print transcripts of audio files")
     parser.add_argument(
         "--lm", type=Path, metavar="FOLDER", help="folder with a lexicon and a language model"
     )
     for name, kind in DECODING.items():
-        usual = getattr(params.Decode(), name)
-        text = f"decoding parameter, only with --lm (default: {usual})"
+        text = "decoding parameter, only with --lm (default: that of `decode` in parameter files)"
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="NUMBER", help=text)
-    a = parser.parse_args(argv)
+    return parser
+
+
+def transcribe_main(argv: Sequence[str] | None = None) -> None:
+    """Run `d2v transcribe`, which prints one line per file: name and words."""
+    a = transcribe_parser().parse(argv)
     decode = _decode(a)
     from d2v.interop.inference import transcribe
 
@@ -84,8 +94,10 @@ def transcribe_main(argv: Sequence[str] | None = None) -> None:
         print(f"{name}\t{words}", flush=True)
 
 
-def _decode(a: argparse.Namespace) -> params.Decode:
+def _decode(a: argparse.Namespace) -> "Decode":
     """The decoding settings given; raises UserError for an invalid one, or one without --lm."""
+    from d2v import params
+
     given = {name: getattr(a, name) for name in DECODING if getattr(a, name) is not None}
     for name, value in given.items():
         option = f"--{name.replace('_', '-')} {value}"
@@ -98,12 +110,17 @@ def _decode(a: argparse.Namespace) -> params.Decode:
     return params.Decode(**given)
 
 
+def classify_parser() -> Parser:
+    """Argument parser of `d2v classify`."""
+    return _parser("classify", "print the predicted class of files or texts")
+
+
 def classify_main(argv: Sequence[str] | None = None) -> None:
     """Run `d2v classify`, which prints one line per input: name, class and probability.
 
     For a regression model, the line has a name and a number.
     """
-    a = _parser("classify", "print the predicted class of files or texts").parse_args(argv)
+    a = classify_parser().parse(argv)
     from d2v.interop.inference import classify
 
     for found in classify(_model(a), a.inputs):
@@ -113,10 +130,8 @@ def classify_main(argv: Sequence[str] | None = None) -> None:
             print(f"{found.name}\t{found.prediction:.4f}", flush=True)
 
 
-def _parser(name: str, text: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=f"d2v {name}", description=f"{text[0].upper()}{text[1:]}."
-    )
+def _parser(name: str, text: str) -> Parser:
+    parser = Parser(prog=f"d2v {name}", description=f"{text[0].upper()}{text[1:]}.")
     parser.add_argument(
         "checkpoint", type=Path, metavar="CKPT", help="checkpoint in any supported format"
     )

@@ -1,25 +1,22 @@
 """`d2v plan`: the cost of an experiment, before any run is started."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from d2v import params
-from d2v.jobs import plan
-from d2v.results import budget
+from d2v.cli import choice
+from d2v.util.arguments import Parser
+
+DEVICES = ("v100", "a100", "h100", "h200")  # those of d2v.jobs.plan
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run `d2v plan [FILE]`."""
-    parser = argparse.ArgumentParser(
+def parser() -> Parser:
+    """Argument parser of `d2v plan`."""
+    parser = Parser(
         prog="d2v plan", description="Estimate the cost of an experiment before starting it."
     )
+    choice.add(parser)
     parser.add_argument(
-        "experiment", nargs="?", type=Path, default=Path("params/mini.yaml"), metavar="FILE",
-        help="parameter file of the experiment (default: %(default)s)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--device", default="h100", help=f"GPU model: {', '.join(plan.PEAK)} (default: h100)"
+        "--device", default="h100", help=f"GPU model: {', '.join(DEVICES)} (default: h100)"
     )
     parser.add_argument(
         "--utilisation", metavar="SHARE",
@@ -36,9 +33,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="runs to include (default: all), for example pretrain/text-base 'finetune/*'",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print every run as JSON")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run `d2v plan [FILE]`."""
+    args = parser().parse(argv)
+    from d2v.jobs import plan
+    from d2v.results import budget
+
     utilisation = None if args.utilisation is None else plan.shares(args.utilisation)
-    experiment = params.load(args.experiment)
+    experiment = choice.of(args).load()
     speed = plan.speed_of(args.device, utilisation, args.measured)
     jobs = plan.plan(experiment, speed)
     if args.only:

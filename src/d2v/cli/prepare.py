@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises UserError if the source is invalid, with the file (and line), or if OUT contains files
     that d2v did not write. In both cases, nothing is written. Ends with a summary of what it made.
     """
-    args = parser().parse_args(argv)
+    args = parser().parse(argv)
     read = (args.source, getattr(args, "tokenizer", None), getattr(args, "limited", None))
     check_folder(args.out, read)  # checked first, since reading may take hours
     began = time.monotonic()

@@ -3,14 +3,16 @@
 import argparse
 from pathlib import Path
 
+from d2v.util.arguments import Parser
+
 DESCRIPTION = (
     "Convert data sets in their official layouts to shards; build tokenizers and language models."
 )
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Argument parser of `d2v prepare`."""
-    top = argparse.ArgumentParser(prog="d2v prepare", description=DESCRIPTION)
+    top = Parser(prog="d2v prepare", description=DESCRIPTION)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     images = _command(
@@ -126,7 +128,7 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _add_text(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_text(commands: "argparse._SubParsersAction[Parser]") -> None:
     tokenizer = _command(commands, "tokenizer", "train a sentencepiece BPE model")
     corpus = _command(commands, "corpus", "convert plain text to blocks of tokens")
     for command in (tokenizer, corpus):
@@ -195,7 +197,7 @@ def _add_text(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         _add_workers(command)
 
 
-def _add_own(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_own(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add the commands for users' own data sets, whose options are in a parameter file."""
     for name, help in {
         "image-folder": "your own images",
@@ -234,7 +236,7 @@ def _add_own(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     )
 
 
-def _add_partial(command: argparse.ArgumentParser) -> None:
+def _add_partial(command: Parser) -> None:
     command.add_argument(
         "--allow-partial",
         action="store_true",
@@ -255,15 +257,13 @@ def _bool(word: str) -> bool:
     return word == "true"
 
 
-def _add_workers(command: argparse.ArgumentParser) -> None:
+def _add_workers(command: Parser) -> None:
     command.add_argument(
         "--workers", type=int, metavar="N", help="number of processes (default: one per core)"
     )
 
 
-def _command(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, help: str
-) -> argparse.ArgumentParser:
+def _command(commands: "argparse._SubParsersAction[Parser]", name: str, help: str) -> Parser:
     command = commands.add_parser(name, help=help, description=help)
     command.add_argument(
         "-o", "--out", type=Path, required=True, metavar="OUT", help="folder to write"

@@ -11,13 +11,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from d2v import params
+from d2v.util.arguments import Parser
 from d2v.util.errors import UserError
 from d2v.util.files import read_json, write_json, write_text
 from d2v.util.outputs import check_new
 
 if TYPE_CHECKING:
     from d2v.interop.module import Model
+    from d2v.params import Probe
 
 COLUMNS = ("probe", "layer", "split", "accuracy", "c")
 PROBES = ("knn", "linear")
@@ -26,7 +27,7 @@ SPLITS = ("train", "dev", "test")
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run `d2v probe CKPT --data FOLDER`."""
-    a = _parser().parse_args(argv)
+    a = parser().parse(argv)
     p = _settings(a)
     layers = _layers(a.layers)
     if a.out is not None:
@@ -53,7 +54,7 @@ def probed(
     data: Path,
     splits: Sequence[str],
     labels: str | None,
-    p: params.Probe,
+    p: "Probe",
     layers: tuple[int, ...] | None,
 ) -> dict[str, Any]:
     """Probes of a loaded model on the splits (train, dev, test) of the prepared set `data`.
@@ -91,8 +92,9 @@ def probed(
     }
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> Parser:
+    """Argument parser of `d2v probe`."""
+    parser = Parser(
         prog="d2v probe",
         description="probe the frozen features of a checkpoint: k-NN and linear by layer, and a"
         " linear classifier on a weighted sum of the layers",
@@ -118,23 +120,25 @@ def _parser() -> argparse.ArgumentParser:
         "--positions", choices=("mean", "keep"), default="mean",
         help="mean over positions, or all positions side by side (default: %(default)s)",
     )  # fmt: skip
-    usual = params.Probe.model_validate({})
     parser.add_argument(
-        "--neighbours", type=int, default=usual.neighbours, metavar="K",
-        help="number of neighbours (default: %(default)s)",
+        "--neighbours", type=int, metavar="K",
+        help="number of neighbours (default: that of `probe` in parameter files)",
     )  # fmt: skip
     parser.add_argument(
-        "--c", type=float, nargs="+", default=usual.c, metavar="C",
-        help="inverse strengths of regularisation to choose from (default: %(default)s)",
+        "--c", type=float, nargs="+", metavar="C",
+        help="inverse strengths of regularisation to choose from (default: those of `probe`)",
     )  # fmt: skip
     parser.add_argument("--device", help="device to use (default: cuda if available, else cpu)")
     parser.add_argument("-o", "--out", type=Path, help="file to write, .json or .csv")
     return parser
 
 
-def _settings(a: argparse.Namespace) -> params.Probe:
+def _settings(a: argparse.Namespace) -> "Probe":
+    from d2v import params
+
+    given = {"positions": a.positions, "neighbours": a.neighbours, "c": a.c}
     try:
-        return params.Probe(positions=a.positions, neighbours=a.neighbours, c=a.c)
+        return params.Probe(**{key: value for key, value in given.items() if value is not None})
     except ValueError as error:  # of pydantic
         first = error.errors()[0]  # type: ignore[attr-defined]
         raise UserError(f"--{first['loc'][0]} {first['input']}: {first['msg']}") from None

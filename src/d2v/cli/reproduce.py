@@ -4,31 +4,65 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from d2v import params
-from d2v.cli import following
-from d2v.experiment import folders, runs
-from d2v.params import prepared
+from d2v.cli import choice
 from d2v.util import locks
+from d2v.util.arguments import Parser
+from d2v.util.errors import UserError
 from d2v.util.files import read_json
+
+if TYPE_CHECKING:  # imported late, so that --help is quick
+    from d2v.cli.following import Follower
+    from d2v.params import Experiment
 
 PROFILE = Path("workflow/profiles/local")
 PAUSE_S = 0.5  # between two looks at Snakemake's log
 CANCEL_S = 30.0  # time that Snakemake has to cancel its jobs after Ctrl-C
 
 
-def reproduce(experiment_path: Path, cores: str) -> int:
+def parser() -> Parser:
+    """Argument parser of `d2v reproduce`."""
+    made = Parser(
+        prog="d2v reproduce",
+        description="Run the whole workflow of an experiment and print its tables.",
+    )
+    choice.add(made)
+    made.add_argument(
+        "--cores", default="all", metavar="N", help="number of CPU cores to use (default: all)"
+    )
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `d2v reproduce [FILE]`; returns Snakemake's exit code."""
+    args = parser().parse(argv)
+    from d2v import params
+    from d2v.experiment import runs
+    from d2v.params import prepared
+
+    chosen = choice.of(args)
+    experiment = chosen.load()
+    if not Path("Snakefile").is_file():
+        raise UserError(f"{Path.cwd()}: no Snakefile here; run d2v in the project folder")
+    prepared.check(experiment, chosen.file, runs.all_datasets(experiment))
+    params.check_stages(experiment)
+    return reproduce(experiment, chosen.path(), args.cores)
+
+
+def reproduce(experiment: "Experiment", experiment_path: Path, cores: str) -> int:
     """Run whatever is missing or out of date, then print tables, folders, time and memory.
 
-    Returns Snakemake's exit code. Raises UserError before anything runs if the parameters are
-    invalid.
+    The parameters, read from the file `experiment_path`, have been checked. Returns Snakemake's
+    exit code.
     """
+    from d2v.cli import following
+    from d2v.experiment import folders
+
     started = time.perf_counter()
-    experiment = params.load(experiment_path)
-    prepared.check(experiment, experiment_path, runs.all_datasets(experiment))
-    params.check_stages(experiment)
     # a Snakemake whose caller was killed continues: wait for it, and pass the claim on to the new
     # Snakemake, so that the next call waits for that one, too
     locks.claim(Path(".snakemake"), wait=True)
@@ -56,7 +90,7 @@ def reproduce(experiment_path: Path, cores: str) -> int:
     return 0
 
 
-def _run(command: list[str], follower: following.Follower) -> int:
+def _run(command: list[str], follower: "Follower") -> int:
     """Run Snakemake with its output in the follower's log; return its exit code.
 
     After Ctrl-C, which Snakemake receives as well, wait until it has cancelled its jobs.
@@ -82,8 +116,10 @@ def _run(command: list[str], follower: following.Follower) -> int:
     return process.returncode
 
 
-def _cost(experiment: params.Experiment, seconds: float) -> str:
+def _cost(experiment: "Experiment", seconds: float) -> str:
     """Duration of this call, and total time and peak memory of all runs, in one line."""
+    from d2v.experiment import runs
+
     found = [read_json(run.metrics_path) for run in runs.all_runs(experiment)]
     told = [metrics["provenance"] for metrics in found if metrics]
     spent = timedelta(seconds=round(sum(p["wall_s"] for p in told)))

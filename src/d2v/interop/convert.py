@@ -3,11 +3,11 @@
 Modules that import PyTorch are imported only after the command line has been validated.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from d2v.util.arguments import Parser
 from d2v.util.files import sha256
 from d2v.util.outputs import check_new
 
@@ -75,11 +75,9 @@ def describe(content: "Content") -> str:
     )
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Command line of `d2v convert`."""
-    top = argparse.ArgumentParser(
-        prog="d2v convert", description=__doc__.split("\n")[0].split(": ")[1]
-    )
+    top = Parser(prog="d2v convert", description=__doc__.split("\n")[0].split(": ")[1])
     top.add_argument("source", type=Path, metavar="SRC", help="checkpoint file or folder")
     top.add_argument(
         "--to", choices=("d2v", "hf", "tokenizer"), required=True, help="format to write"
@@ -97,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run `d2v convert`."""
-    a = parser().parse_args(argv)
+    a = parser().parse(argv)
     convert(a.source, a.to, a.out, a.drop_head, say=True)
 
 

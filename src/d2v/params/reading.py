@@ -55,10 +55,20 @@ def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         if not isinstance(name, str):
             raise ParamsError(f"{path}: base: expected a file or a list of files, got {base!r}")
         found = _merge(found, read_yaml(path.parent / name, (*seen, where)))
-    return _merge(found, _without_removed(found, raw, path)) if base else raw
+    return overridden(found, raw, path) if base else raw
 
 
-def _without_removed(found: dict[str, Any], raw: dict[str, Any], path: Path) -> dict[str, Any]:
+def overridden(found: dict[str, Any], raw: dict[str, Any], path: str | Path) -> dict[str, Any]:
+    """Override the values `found` key by key with those of `raw`, which the file `path` contains.
+
+    Raises ParamsError if `raw` removes an entry that `found` does not have.
+    """
+    return _merge(found, _without_removed(found, raw, path))
+
+
+def _without_removed(
+    found: dict[str, Any], raw: dict[str, Any], path: str | Path
+) -> dict[str, Any]:
     """Remove from `found`, in place, the entries that `raw` sets to null; return the others of it.
 
     Raises ParamsError for an entry that no base file has.
@@ -90,6 +100,16 @@ def base_files(path: Path) -> list[tuple[Path, dict[str, Any]]]:
     names = [base] if isinstance(base, str) else base
     found = [entry for name in names for entry in base_files(path.parent / name)]
     return [(path, raw), *found]
+
+
+def value_of(text: str) -> Any:
+    """Read one value as a parameter file would; raises yaml.YAMLError or ValueError."""
+    return yaml.load(text, _Loader)
+
+
+def written(values: dict[str, Any]) -> str:
+    """YAML text of the values, which a parameter file gives back unchanged."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
 def _mapping(path: Path) -> dict[str, Any]:
@@ -150,6 +170,15 @@ _Loader.yaml_implicit_resolvers = {
     first: sorted(resolvers, key=lambda r: r[0] != "tag:yaml.org,2002:int")
     for first, resolvers in _Loader.yaml_implicit_resolvers.items()
 }
+
+
+class _Dumper(yaml.SafeDumper):
+    """Safe YAML dumper that quotes text which the loader above would read as a number."""
+
+    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -1,26 +1,26 @@
 """`d2v compare A B`: compare two runs on the same examples, or two arms over their seeds."""
 
-import argparse
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from d2v.evaluation.metrics import named
 from d2v.results.wording import number
+from d2v.util.arguments import Parser
 from d2v.util.errors import UserError
 
 SAID = ("name", "arm", "seed", "setting", "pretrain_run", "steps")  # keys of metrics.json
 SOURCES = ("git_commit", "params_sha256", "data_sha256", "versions", "device")  # of provenance
 
 
-def main(argv: Sequence[str]) -> None:
-    """Print the metric of both runs, and the difference with its interval and p-value.
-
-    Folders of arms, which hold one folder per seed, are compared over their seeds.
-    """
-    parser = argparse.ArgumentParser(prog="d2v compare", description=main.__doc__)
+def parser() -> Parser:
+    """Argument parser of `d2v compare`."""
+    parser = Parser(
+        prog="d2v compare",
+        description="Print the metric of both runs, and the difference with its interval and"
+        " p-value. Arms (folders with one folder per seed) are compared over their seeds.",
+    )
     parser.add_argument(
         "a", type=Path, metavar="A", help="folder of a run or an arm, under results/*/runs/"
     )
@@ -29,7 +29,12 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--split", default="test", help="split to compare on (default: %(default)s)"
     )
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run `d2v compare A B`."""
+    args = parser().parse(argv)
     both = arms if all(any(d.glob("seed*/metrics.json")) for d in (args.a, args.b)) else lines
     print("\n".join(both(args.a, args.b, args.split, args.metric)))
 
@@ -39,6 +44,7 @@ def arms(a: Path, b: Path, split: str = "test", name: str | None = None) -> Iter
 
     Where the runs of an arm start from several pre-trainings, each pre-training counts once.
     """
+    from d2v.evaluation.metrics import named
     from d2v.results.statistics import Estimate, estimate, welch
 
     found: list[Estimate] = []
@@ -78,6 +84,7 @@ def arms(a: Path, b: Path, split: str = "test", name: str | None = None) -> Iter
 
 def lines(a: Path, b: Path, split: str = "test", name: str | None = None) -> Iterator[str]:
     """Lines of the comparison; raises UserError if the runs cannot be compared."""
+    from d2v.evaluation.metrics import named
     from d2v.evaluation.predictions import read_predictions
     from d2v.results import statistics
 

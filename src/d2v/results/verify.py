@@ -1,15 +1,17 @@
 """`d2v verify`: recompute every number of an experiment from its stored predictions."""
 
-import argparse
 import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from d2v import params
+from d2v.util.arguments import Parser
 from d2v.util.errors import UserError, counted
+
+if TYPE_CHECKING:  # imported late, so that --help is quick
+    from d2v.params import Experiment
 
 KEY = ["row", "column", "metric", "split", "kind"]
 SHOWN = ["value", "stderr", "n", "runs"]
@@ -25,31 +27,57 @@ class Report:
     faults: list[str] = field(default_factory=list)
 
 
-def main(argv: Sequence[str]) -> None:
-    """Recompute the metrics of all runs from their predictions, and all cells from the metrics."""
-    parser = argparse.ArgumentParser(prog="d2v verify", description=main.__doc__)
-    parser.add_argument(
-        "results", type=Path, metavar="FOLDER", help="results folder: results/<experiment>"
+def parser() -> Parser:
+    """Argument parser of `d2v verify`."""
+    made = Parser(
+        prog="d2v verify",
+        description="Recompute the metrics of all runs from their predictions, and all table cells"
+        " from the metrics.",
     )
-    parser.add_argument(
+    made.add_argument(
+        "results",
+        type=Path,
+        metavar="FOLDER|FILE",
+        help="results folder: results/<experiment>, or the parameter file of the experiment",
+    )
+    made.add_argument(
         "--params",
         type=Path,
         metavar="FILE",
-        help="parameter file (default: params/<experiment>.yaml)",
+        help="parameter file of the results (default: params.yaml in FOLDER, or"
+        " params/<experiment>.yaml)",
     )
-    args = parser.parse_args(argv)
-    path = args.params or Path("params") / f"{args.results.resolve().name}.yaml"
-    report = verify(params.load(path), args.results)
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run `d2v verify`; raises UserError, after the list of errors, if there are any."""
+    args = parser().parse(argv)
+    experiment, folder = _named(args.results, args.params)
+    report = verify(experiment, folder)
     for fault in report.faults:
         print(fault)
     said = f"{report.numbers} numbers of {report.runs} runs and {report.cells} cells"
     if report.faults:
         errors = counted(len(report.faults), "error")
-        raise UserError(f"{args.results}: {errors} (above); {said} were checked")
-    print(f"{args.results}: {said} are what the stored predictions give")
+        raise UserError(f"{folder}: {errors} (above); {said} were checked")
+    print(f"{folder}: {said} are what the stored predictions give")
 
 
-def verify(experiment: params.Experiment, results: Path) -> Report:
+def _named(place: Path, file: Path | None) -> "tuple[Experiment, Path]":
+    """Parameters and results folder of the experiment that the arguments name."""
+    from d2v import params
+    from d2v.experiment import folders
+
+    if place.suffix in (".yaml", ".yml"):
+        experiment = params.load(place)
+        return experiment, folders.results(experiment)
+    kept = place / "params.yaml"  # of an experiment with overrides
+    usual = kept if kept.is_file() else Path("params") / f"{place.resolve().name}.yaml"
+    return params.load(file or usual), place
+
+
+def verify(experiment: "Experiment", results: Path) -> Report:
     """Check all finished runs and the stored tables.
 
     Raises UserError if there are no runs.
@@ -85,7 +113,7 @@ def _run(path: Path, report: Report) -> Iterator[str]:
                 yield f"{path}: {split} {name} is {value}, its predictions give {found[name]}"
 
 
-def _cells(experiment: params.Experiment, results: Path, report: Report) -> Iterator[str]:
+def _cells(experiment: "Experiment", results: Path, report: Report) -> Iterator[str]:
     from d2v.results.collect import collect
     from d2v.results.tables import as_csv, read_csv
 

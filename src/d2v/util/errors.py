@@ -35,6 +35,21 @@ class Rebound(UserError):
     exit_code = 6
 
 
+# exit codes of `d2v`; those from 3 on, of UserError's subclasses, are also those of failed jobs
+EXIT_CODES = {
+    0: "success",
+    1: "unexpected error (a bug: please report it), or failed workflow",
+    2: "error that the user can fix: arguments, parameters, data, files",
+    3: "targets or predictions have collapsed",
+    4: "loss or gradient is not finite",
+    5: "out of GPU memory",
+    6: "training has diverged (the loss rebounded)",
+    7: "requested GPUs are missing",
+    130: "cancelled (Ctrl-C)",
+    141: "output pipe closed (`d2v status | head`)",
+}
+
+
 def counted(count: int, noun: str) -> str:
     """A number with its noun: 1 error, 3 errors, 2 processes, 1,000 files."""
     ending = "" if count == 1 else "es" if noun.endswith("s") else "s"

