@@ -72,7 +72,7 @@ def test_only_what_was_purged_and_is_needed_runs_again(copied: Path) -> None:
     )
     assert named in said
     states = {line.split()[0]: line.split()[1] for line in said.splitlines() if "/seed" in line}
-    assert [states[run] for run in (SOURCE, ONE, OTHER)] == ["purged", "missing", "done"]
+    assert [states[run] for run in (SOURCE, ONE, OTHER)] == ["purged", "stopped", "done"]
     assert f"warning: {named}" in snakemake(copied, "-n").stderr
     assert planned(copied) == {"pretrain": 1, "finetune": 1, "tables": 1}
 
