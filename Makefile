@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet --no-input install
 
-.PHONY: help demo demo-full test fuzz lint format data dag docs report lock bench gpu-wheels smoke named
+.PHONY: help demo demo-full test fuzz lint format data dag docs dist report lock bench gpu-wheels smoke named
 .DELETE_ON_ERROR:
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo "make lint       check with ruff, mypy and snakefmt, and check the deps of the data stages"
 	@echo "make format     format files with ruff and snakefmt"
 	@echo "make docs       build the documentation site in site/"
+	@echo "make dist       build the source archive and the wheel in dist/"
 	@echo "make lock       write requirements.lock from pyproject.toml"
 	@echo "make dag        print the graph of the workflow's rules as Mermaid text"
 	@echo "make bench      compare speed and memory with a peer (10 minutes); BASELINE=file shows slowdowns"
@@ -64,6 +65,9 @@ format: $(READY)
 docs: $(READY)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 	@echo "site/index.html"
+
+dist: $(READY)
+	@$(BIN)/python -m build --no-isolation
 
 dag: $(READY)
 	@$(BIN)/snakemake --rulegraph mermaid-js

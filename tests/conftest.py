@@ -17,7 +17,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--shuffle", type=int, metavar="SEED", help="shuffle files and tests")
 
 
+# rooms whose files may take minutes; with two processes, one that starts last leaves a core idle
+LONG = ("workflow", "jobs/slurm", "project", "experiment")
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    if config.pluginmanager.hasplugin("xdist"):  # would start files with few tests last
+        config.option.loadscopereorder = False
     if worker := getattr(config, "workerinput", None):
         _share_cores(worker["workercount"])
     if config.getoption("no_onednn"):
@@ -39,16 +45,26 @@ def _share_cores(workers: int) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Shuffle the files, and the tests within each file, so that its fixtures are still shared."""
-    seed = config.getoption("shuffle")
-    if seed is None:
-        return
+    """With several processes, start with the long files; or shuffle files and tests.
+
+    The tests of a file stay together, so that its fixtures are shared.
+    """
     files = [list(tests) for _, tests in groupby(items, key=lambda item: item.path)]
-    order = random.Random(seed)
-    order.shuffle(files)
-    for tests in files:
-        order.shuffle(tests)
+    seed = config.getoption("shuffle")
+    if seed is not None:
+        order = random.Random(seed)
+        order.shuffle(files)
+        for tests in files:
+            order.shuffle(tests)
+    elif hasattr(config, "workerinput"):
+        files.sort(key=lambda tests: _room(tests[0].path))
     items[:] = [test for tests in files for test in tests]
+
+
+def _room(path: Path) -> int:
+    """Place of a test's room in LONG; all others come after these."""
+    room = path.parent.relative_to(Path(__file__).parent).as_posix()
+    return LONG.index(room) if room in LONG else len(LONG)
 
 
 @pytest.fixture(autouse=True, scope="session")

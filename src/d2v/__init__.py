@@ -1,29 +1,52 @@
 """data2vec: one model, one task, one trainer for vision, speech and text.
 
 model = d2v.load("checkpoint")            a model from a checkpoint of any known format
-d2v.features(model, ["a.wav", "b.flac"])  hidden states and logits
+model.features(["a.wav", "b.flac"])       hidden states and logits
 d2v.transcribe(model, ["a.wav"])          words
 d2v.classify(model, ["a.jpg"])            classes
+d2v.finetune(model, train, dev, task=...) a model for a task, with its metrics and predictions
+d2v.pretrain(recipe, data)                a pre-trained model
 d2v.convert("checkpoint", to="hf")        a folder that Hugging Face's classes can load
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from d2v.experiment.library import Result, finetune, pretrain
     from d2v.interop.convert import convert
-    from d2v.interop.inference import classify, features, save_features, transcribe
+    from d2v.interop.inference import Class, Features, classify, features, save_features, transcribe
     from d2v.interop.loading import load
+    from d2v.interop.module import Model
+    from d2v.util.errors import UserError
 
-__version__ = "0.1.0"
-__all__ = ["classify", "convert", "features", "load", "save_features", "transcribe"]
+__version__ = "0.2.0"
+__all__ = [
+    "Class",
+    "Features",
+    "Model",
+    "Result",
+    "UserError",
+    "classify",
+    "convert",
+    "features",
+    "finetune",
+    "load",
+    "pretrain",
+    "save_features",
+    "transcribe",
+]
 
 # these names import torch on first use, so that the command line starts quickly
 _PLACES = {
     "load": "d2v.interop.loading",
     "convert": "d2v.interop.convert",
+    "Model": "d2v.interop.module",
+    "UserError": "d2v.util.errors",
     **dict.fromkeys(
-        ("features", "transcribe", "classify", "save_features"), "d2v.interop.inference"
+        ("Class", "Features", "classify", "features", "save_features", "transcribe"),
+        "d2v.interop.inference",
     ),
+    **dict.fromkeys(("Result", "finetune", "pretrain"), "d2v.experiment.library"),
 }
 
 
@@ -33,3 +56,7 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     return getattr(importlib.import_module(_PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

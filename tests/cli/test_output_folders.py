@@ -159,6 +159,7 @@ def refused(words: list[str], box: Path, before: dict[str, object], capsys) -> N
     assert tree(box) == before, words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*PREPARED, "convert", "features"])
 def test_what_is_not_ours_stays(box: Path, commands, name: str, monkeypatch, capsys) -> None:
     words, source = commands[name]

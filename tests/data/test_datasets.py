@@ -147,6 +147,7 @@ def test_several_splits_are_read_like_one(small_prepared: Path) -> None:
     assert_equal(batch_of(pickle.loads(pickle.dumps(both)), 4), batch_of(both, 4))
 
 
+@pytest.mark.slow
 def test_loader_processes_give_the_same_batches(small_prepared: Path) -> None:
     data = build(small_prepared / "images", AUGMENTED, PATCHES, mask=BLOCKS)
     data[0, 0]  # files are mapped and items kept before the processes start

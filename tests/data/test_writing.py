@@ -75,6 +75,7 @@ def undisturbed(tmp_path_factory) -> str:
     return hash_of(out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [2, 3])
 def test_the_same_bytes_and_counts_for_any_number_of_workers(tmp_path, undisturbed, workers):
     counts = write(tmp_path / "set", workers)
@@ -209,6 +210,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_killed_preparation_goes_on_and_gives_the_same_bytes(tmp_path, undisturbed, workers):
     out, log = tmp_path / "set", tmp_path / "log"
@@ -255,6 +257,7 @@ def test_workers_end_with_a_killed_parent(tmp_path):
     assert len(log.read_text().split()) < 60
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_told(tmp_path):
     with pytest.raises(UserError, match="a worker process was killed"):
         write(tmp_path / "set", 2, killed)

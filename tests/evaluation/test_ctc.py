@@ -130,6 +130,7 @@ def test_many_weights_need_one_language(many_words):
         assert [shared(e) for e in heard] == [own(e) for e in heard]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cpus", [1, 2, 3])
 def test_processes_change_nothing(many_words, cpus):
     heard = noise(200)
@@ -176,6 +177,7 @@ def test_a_killed_process_is_told(many_words):
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_processes_end_with_a_killed_parent(many_words):
     code = f"""
 import multiprocessing, sys

@@ -62,6 +62,7 @@ def heard(seed, count=12):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("way", WAYS)
 def test_words_and_scores_are_flashlights(tmp_path, seed, way):

@@ -83,6 +83,7 @@ def test_better_knows_the_direction_and_nan():
     assert not metrics.better("wer", math.nan, math.nan)
 
 
+@pytest.mark.slow
 def test_import_is_light():
     code = (
         "import sys, d2v.evaluation.metrics; print([m for m in sys.modules if m in"

@@ -4,6 +4,7 @@ import copy
 from dataclasses import replace
 
 import compare
+import pytest
 import torch.nn.functional as F
 from replay import CASES, Case, replay
 
@@ -12,6 +13,8 @@ from d2v.model import data2vec, ema
 from d2v.model.encoders.speech import SpeechEncoder
 from d2v.model.encoders.vision import VisionEncoder
 from d2v.training import optim
+
+pytestmark = pytest.mark.slow
 
 
 def change(case, **groups):

@@ -13,6 +13,8 @@ from d2v.model.decoder import Decoder
 from d2v.model.encoders import speech
 from d2v.training import task as tasks
 
+pytestmark = pytest.mark.slow
+
 
 def change(case, **groups):
     """Replace keys of the case's parameters: change(case, decoder={"residual": False})."""

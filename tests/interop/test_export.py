@@ -25,6 +25,7 @@ def exported(tmp_path, kind, tokenizer=None):
     return made, d2v.convert(made, "hf", tmp_path / "hf")
 
 
+@pytest.mark.slow
 def test_transcripts_of_the_pipeline_are_ours(tmp_path):
     made, out = exported(tmp_path, "speech")
     pipeline = transformers.pipeline("automatic-speech-recognition", str(out), device="cpu")

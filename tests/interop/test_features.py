@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import torch
 from closeness import LIMIT, apart
-from own_builds import folder, images, waves
+from own_builds import architecture, folder, images, waves
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 import d2v
 from d2v import params
 from d2v.cli import commands as cli
-from d2v.data import files_of, inputs
+from d2v.data import inputs
 from d2v.params import ImageInput
 from d2v.util.errors import UserError
 from d2v.util.files import sha256
@@ -36,12 +36,11 @@ def tokenizer(small_prepared: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["speech", "vision", "text"])
-def test_a_batch_gives_what_each_input_gives_alone(tmp_path, tokenizer, kind, monkeypatch):
+def test_a_batch_gives_what_each_input_gives_alone(tmp_path, tokenizer, kind):
     model = d2v.load(folder(tmp_path / "c", kind, tokenizer))
     files = given(kind, tmp_path)
     together = list(d2v.features(model, files))
-    monkeypatch.setattr(type(files_of(model)), "portion", 1)
-    alone = list(d2v.features(model, files))
+    alone = list(d2v.features(model, files, batch_size=1))
     assert [found.name for found in together] == [str(file) for file in files]
     for a, b in zip(together, alone, strict=True):
         assert sorted(a.hidden) == list(range(model.params.backbone.depth + 1))
@@ -57,24 +56,28 @@ def test_a_batch_gives_what_each_input_gives_alone(tmp_path, tokenizer, kind, mo
         ]
 
 
-def batch_sizes(model, files):
-    return [len(names) for names, _ in inputs.batches(model, files)]
+def batch_sizes(model, files, size=None):
+    return [len(group.names) for group in inputs.batches(model, files, size)]
 
 
-def test_utterances_go_together_where_padding_changes_nothing(tmp_path):
-    files = waves(tmp_path, (8000, 8000, 5000, 5000))
-    model = d2v.load(folder(tmp_path / "once", "speech"))
-    assert batch_sizes(model, files) == [2, 2]
-    encoder = model.params.encoder.model_copy(update={"position_padding": "each"})
-    model = d2v.load(folder(tmp_path / "each", "speech", encoder=encoder))
-    assert batch_sizes(model, files) == [4]
-    found = list(d2v.features(model, files))
-    (lone,) = d2v.features(model, files[2:3])
-    assert apart(found[2].hidden[2], lone.hidden[2]) < LIMIT
+@pytest.mark.parametrize("padding", ["once", "each", "never"])
+def test_padding_changes_no_utterance(tmp_path, padding):
+    files = waves(tmp_path, (8000, 5000, 8000, 5000))
+    encoder = architecture("speech").encoder.model_copy(update={"position_padding": padding})
+    model = d2v.load(folder(tmp_path / padding, "speech", encoder=encoder))
+    assert batch_sizes(model, files) == [2, 2]  # those of one length
+    assert batch_sizes(model, files, 3) == [3, 1]
+    alone = list(d2v.features(model, files, batch_size=1))
+    for size in (None, 3, 4):
+        found = list(d2v.features(model, files, batch_size=size))
+        assert [f.name for f in found] == list(map(str, files))
+        for a, b in zip(found, alone, strict=True):
+            assert all(apart(a.hidden[k], b.hidden[k]) < LIMIT for k in a.hidden)
+    assert model.student.encoder.positions.padding == padding
 
 
 @pytest.mark.parametrize("kind", ["speech", "vision", "text"])
-@pytest.mark.parametrize("layers", ["all", "1"])
+@pytest.mark.parametrize("layers", ["all", "1", "-2"])
 def test_the_file_of_features(tmp_path, tokenizer, kind, layers, capsys):
     checkpoint, out = folder(tmp_path / "c", kind, tokenizer), tmp_path / "out.safetensors"
     files = [str(file) for file in given(kind, tmp_path)]
@@ -82,7 +85,9 @@ def test_the_file_of_features(tmp_path, tokenizer, kind, layers, capsys):
     assert cli.main([*words, "--device", "cpu"]) == 0
     assert f"{len(files)} inputs" in capsys.readouterr().out
     first = out.read_bytes()
-    assert cli.main([*words, "--device", "cpu"]) == 0
+    assert cli.main([*words, "--device", "cpu"]) == 2
+    assert "already exists" in capsys.readouterr().err
+    assert cli.main([*words, "--device", "cpu", "--overwrite"]) == 0
     assert out.read_bytes() == first
     tensors = load_file(out)
     for i, found in enumerate(d2v.features(d2v.load(checkpoint), files)):
@@ -257,6 +262,7 @@ def test_images_are_sized_as_the_checkpoint_says(tmp_path):
         assert [len(f.hidden[0]) for f in d2v.features(model, files)] == [17, 17, 17]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("turned", [False, True])
 def test_images_are_cut_as_torchvision_cuts_them(turned):
     """Sides of 300 to 500 x 500: all of which have the middle at another place."""
@@ -280,6 +286,7 @@ PAGES = ("README.md", "docs/checkpoints.md")
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_snippets_of_the_pages_run(tmp_path, small_prepared, monkeypatch):
     """Blocks called py, in a folder that has the files that they name."""
     pytest.importorskip("transformers")

@@ -14,6 +14,8 @@ from stand_in import RUN, Place, ended
 
 from d2v.util import locks
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:

@@ -146,6 +146,7 @@ def test_spans_of_single_rows(length):
     assert not masks[:, -1].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(REFERENCE["speech"]["batches"]))
 def test_spans_with_equal_counts(name):
     reference = REFERENCE["speech"]["batches"][name]

@@ -62,6 +62,7 @@ def test_every_recipe_is_used_and_says_what_it_serves(path):
     assert not unused
 
 
+@pytest.mark.slow
 def test_models_have_the_published_sizes(paper):
     for name, (exact, published) in SIZES.items():
         found = flops.parameter_count(paper.pretrain[name], 16_000 if "text" not in name else 8)

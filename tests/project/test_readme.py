@@ -84,6 +84,7 @@ def test_options_exist(program: str) -> None:
         assert option in shown.stdout, f"{program} has no {option}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("page", "code"), blocks("python"))
 def test_snippet_runs(page: str, code: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

@@ -89,7 +89,7 @@ def test_the_commands_in_the_sentences(folder: Path) -> None:
         f"results/mini/runs/finetune/digits/{arm}/seed0" for arm in ("scratch", "data2vec")
     )
     commands = {line.replace(" A B", f" {scratch} {ours}") for line in named("d2v")}
-    assert {line.split()[1] for line in commands} == {"verify", "compare", "plan"}
+    assert {line.split()[1] for line in commands} == {"verify", "compare", "plan", "init"}
     shell(folder, ". .venv/bin/activate", *sorted(commands))
     for line in named("snakemake"):
         assert "pretrain" in shell(

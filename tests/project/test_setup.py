@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+import d2v
 from d2v import params
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,10 +69,12 @@ def locked(text: str) -> dict[str, list[Entry]]:
 
 
 def declared() -> list[Requirement]:
-    """What pyproject.toml asks for: dependencies and every extra."""
+    """What pyproject.toml asks for: dependencies and every extra, of which some name others."""
     project = PYPROJECT["project"]
     extras = project["optional-dependencies"].values()
-    return [Requirement(r) for group in [project["dependencies"], *extras] for r in group]
+    groups = [project["dependencies"], *extras]
+    found = [Requirement(r) for group in groups for r in group]
+    return [requirement for requirement in found if requirement.name != project["name"]]
 
 
 def mismatches(entries: dict[str, list[Entry]], wanted: list[Requirement]) -> list[str]:
@@ -168,7 +171,8 @@ def test_every_tracked_yaml_is_yaml() -> None:
 
 def test_citation_names_version_and_paper() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert citation["version"] == PYPROJECT["project"]["version"]
+    assert citation["version"] == d2v.__version__
+    assert "version" in PYPROJECT["project"]["dynamic"]
     (paper,) = citation["references"]
     assert "2202.03555" in paper["identifiers"][0]["value"]
     assert [a["family-names"] for a in paper["authors"]][:2] == ["Baevski", "Hsu"]

@@ -29,6 +29,13 @@ def walk(title: str) -> list[str]:
     return re.findall(r"^\| \d+ \| `([^`]+)` \|", part, re.M)
 
 
+def test_every_module_of_the_largest_room_has_a_topic() -> None:
+    part = PAGE.split("| topic |", 1)[1].split("\n\n", 1)[0]
+    listed = re.findall(r"`(\w+\.py)`", part)
+    there = {path.name for path in (PACKAGE / "data").glob("*.py")} - {"__init__.py"}
+    assert sorted(listed) == sorted(there)
+
+
 TITLES = {match[1]: int(match[2]) for match in HEADING.finditer(PAGE)}
 MODALITY, OBJECTIVE, TASK = "A fourth modality", "Another objective", "Another downstream task"
 

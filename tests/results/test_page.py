@@ -90,6 +90,7 @@ def test_an_undefined_metric_is_said_and_breaks_its_curve(tmp_path: Path) -> Non
     assert math.isnan(curve[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "places"),
     [
@@ -211,6 +212,7 @@ CLIPPED = """return [...document.querySelectorAll('main *')].filter(e => {
 }).map(e => e.outerHTML.slice(0, 80))"""
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [400, 900, 1400])
@@ -235,6 +237,7 @@ def test_charts_show_and_nothing_overflows(
     assert [e for e in chromium.get_log("browser") if e["level"] in ("SEVERE", "WARNING")] == []
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_a_wide_table_scrolls_in_its_box_and_says_so(
     mini: tuple[params.Experiment, Path], chromium: Any
@@ -251,6 +254,7 @@ def test_a_wide_table_scrolls_in_its_box_and_says_so(
         assert box.get_attribute("tabindex") == "0"
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_without_scripts_it_is_the_same_page_and_on_paper_it_is_light(
     mini: tuple[params.Experiment, Path], chromium: Any
@@ -273,6 +277,7 @@ def test_without_scripts_it_is_the_same_page_and_on_paper_it_is_light(
     assert (body, nav) == ("rgb(255, 255, 255)", "none")
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_tables_sort_within_their_groups_and_tell_sources(
     mini: tuple[params.Experiment, Path], chromium: Any

@@ -102,6 +102,7 @@ def test_every_reported_row_cites_an_entry() -> None:
         assert all(line.count("{") == line.count("}") for line in body.splitlines()), key
 
 
+@pytest.mark.slow
 @pytest.mark.latex
 @pytest.mark.parametrize("name", ["paper", "ablations", "mini"])
 def test_latex_compiles(name: str, tmp_path: Path) -> None:

@@ -108,6 +108,7 @@ def with_optimiser(p: params.Pretrain, **changes: Any) -> params.Pretrain:
     return p.model_copy(update={"optimiser": p.optimiser.model_copy(update=changes)})
 
 
+@pytest.mark.slow
 def test_a_fresh_speech_model_learns_as_with_fairseqs_formula() -> None:
     p = recipe()
     assert p.optimiser.eps_before_correction

@@ -39,6 +39,7 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step_module, "fills", lambda device: True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_micro_batch_needs_nothing_of_the_host(kind: str, half: bool) -> None:

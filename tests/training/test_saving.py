@@ -159,6 +159,7 @@ def test_a_run_that_is_let_live_goes_on(tmp_path: Path) -> None:
     assert curve(tmp_path / "a") == curve(tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_the_default_of_a_signal_ends_the_process_after_the_step(tmp_path: Path) -> None:
     settings = json.dumps({"steps": 4000, "checkpoint_every": 4000})
     command = [sys.executable, str(TINY), "--train", settings, "--pause", "0.01", str(tmp_path)]

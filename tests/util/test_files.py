@@ -152,3 +152,19 @@ def test_json_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "half").write_text('{"a')
     for name in ("folder", "latin", "half", "missing", "half/x"):
         assert files.read_json(tmp_path / name) is None
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_tensor_files_are_as_open_as_other_new_files(tmp_path, umask, mode):
+    """safetensors creates its files with 0600, so that a colleague could not read a checkpoint."""
+    import torch
+    from safetensors.torch import save_file
+
+    before = os.umask(umask)
+    try:
+        save_file({"a": torch.zeros(2)}, tmp_path / "model.safetensors")
+        files.open_to_others(tmp_path / "model.safetensors")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == mode
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]

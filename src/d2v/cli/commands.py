@@ -14,6 +14,7 @@ import d2v
 from d2v.util import verbosity
 from d2v.util.arguments import Parser, UsageError
 from d2v.util.errors import EXIT_CODES, UserError, shortened
+from d2v.util.extras import explained
 
 # commands, in the order of their use: name to (module:function that runs it with its words, what it
 # does); of a function NAME_main (or main), the argument parser is NAME_parser (or parser)
@@ -57,6 +58,7 @@ COMMANDS = {
     ),
     "layout": ("d2v.data.mini.mini", "write a miniature set in its official on-disk layout"),
     "prepare": ("d2v.cli.prepare", "convert a data set from its official layout to shards"),
+    "init": ("d2v.cli.init", "write a project of your own: parameters, workflow, data stages"),
 }
 
 MENDED_BY = {
@@ -120,6 +122,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"error: {shortened(str(error))}", file=sys.stderr)
         return error.exit_code
+    except ImportError as error:
+        told = explained(error)
+        if told is None or os.environ.get("D2V_DEBUG"):
+            raise
+        print(f"error: {told}", file=sys.stderr)
+        return told.exit_code
     except KeyboardInterrupt:
         print("cancelled", file=sys.stderr)
         return 130

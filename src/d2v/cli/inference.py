@@ -5,6 +5,7 @@ Modules that import PyTorch are imported only after the command line has been pa
 
 import argparse
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,8 +28,8 @@ def features_parser() -> Parser:
     parser.add_argument(
         "--layers",
         default="all",
-        metavar="all|K",
-        help="layers to write: all, or one number; 0 is the input of the first block",
+        metavar="all|K[,K...]",
+        help="layers to write: all, or numbers; 0 is the input of the first block, -1 the last",
     )
     parser.add_argument(
         "-o",
@@ -37,26 +38,29 @@ def features_parser() -> Parser:
         default=Path("features.safetensors"),
         help="file to write (default: %(default)s)",
     )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace an earlier file of features"
+    )
     return parser
 
 
 def features_main(argv: Sequence[str] | None = None) -> None:
     """Run `d2v features`, which writes hidden states and logits to a safetensors file."""
     a = features_parser().parse(argv)
-    if a.layers != "all" and not a.layers.isdecimal():
-        raise UserError(f"--layers {a.layers}: give all, or the number of one layer")
-    check_new(a.out, [a.checkpoint], ours=_is_features)
+    if a.layers != "all" and not re.fullmatch(r"-?\d+(,-?\d+)*", a.layers):
+        raise UserError(f"--layers {a.layers}: give all, or numbers of layers, such as 0,6,-1")
+    check_new(a.out, [a.checkpoint], ours=_is_features if a.overwrite else lambda path: False)
     from d2v.data.inputs import expanded
     from d2v.data.layout import progress
     from d2v.interop.inference import save_features
 
     model = _model(a)
-    total = len(expanded(model, a.inputs))
+    total = len(list(expanded(model, a.inputs)))
 
     def shown(found: Iterator["Features"]) -> Iterator["Features"]:
         return progress(found, "features", total)
 
-    layers: Layers = "all" if a.layers == "all" else int(a.layers)
+    layers: Layers = "all" if a.layers == "all" else [int(k) for k in a.layers.split(",")]
     count = save_features(model, a.inputs, a.out, layers, shown)
     print(f"{a.out}: {counted(count, 'input')}")
 

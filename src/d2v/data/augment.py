@@ -78,16 +78,31 @@ def resized(
 
     `shape` (H, W) is the shape of the file, which was decoded `by` times smaller.
     """
-    from torchvision.transforms.v2 import functional as v2
-
     if by == 1:
-        whole = v2.resize(picture, [shorter], v2.InterpolationMode(resampling))
+        width, height = picture.size
+        longer = int(shorter * max(width, height) / min(width, height))
+        sides = (shorter, longer) if width <= height else (longer, shorter)
+        whole = picture.resize(sides, Image.Resampling[resampling.upper()])
     else:  # use the aspect ratio of the file, since reduced sides are rounded up
         longer = int(shorter * max(shape) / min(shape))
         sides = (longer, shorter) if shape[1] >= shape[0] else (shorter, longer)
         edges = (0.0, 0.0, shape[1] / by, shape[0] / by)
         whole = picture.resize(sides, Image.Resampling.BICUBIC, edges)
-    return array(v2.center_crop(whole, [size, size]))
+    return _centre(array(whole), size)
+
+
+def _centre(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Centre (size, size, C) of pixels (H, W, C), padded with zeros where they are too few.
+
+    As torchvision's `center_crop`, it rounds half a pixel to even.
+    """
+    few = [max(size - length, 0) for length in pixels.shape[:2]]
+    if any(few):
+        pixels = np.pad(
+            pixels, ((few[0] // 2, -(-few[0] // 2)), (few[1] // 2, -(-few[1] // 2)), (0, 0))
+        )
+    top, left = (round((length - size) / 2) for length in pixels.shape[:2])
+    return pixels[top : top + size, left : left + size]
 
 
 def erase(images: Tensor, probability: float, seeds: Sequence[int]) -> None:

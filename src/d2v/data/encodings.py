@@ -59,7 +59,7 @@ def _tokenizers(kind: Kind, files: Mapping[str, bytes]) -> Any:
         import tokenizers
     except ImportError:
         raise UserError(
-            "this tokenizer needs the package tokenizers: pip install 'd2v[hf]'"
+            'this tokenizer needs the package tokenizers: pip install "d2v[hf]"'
         ) from None
     if kind == "tokenizers":
         made = tokenizers.Tokenizer.from_str(files["tokenizer.json"].decode())

@@ -53,14 +53,16 @@ class Files:
     """How files of one modality become inputs of a loaded model, and how many make a batch."""
 
     portion = 1  # largest batch per forward pass: samples or tokens including padding, or images
-    alike = False  # whether padding would change outputs, so that a batch has inputs of one length
 
     def expanded(self, item: str | Path) -> list[tuple[str, str]]:
         """The name and the content (a file, or a text itself) of each input that `item` gives."""
         return [(str(item), str(item))]
 
-    def read(self, content: str) -> np.ndarray:
-        """The values of one input; raises UserError naming one that cannot be read."""
+    def read(self, content: Any, name: str) -> np.ndarray:
+        """The values of one input: of a path, a text, or something in memory (d2v.data.given).
+
+        Raises UserError with the name of one that cannot be read.
+        """
         raise NotImplementedError
 
     def size(self, value: np.ndarray) -> int:

@@ -5,8 +5,6 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from tqdm import tqdm
-
 from d2v.data.walk import check_name, refuse_dangling, warn_unused
 from d2v.util.errors import UserError, quoted
 
@@ -103,7 +101,14 @@ def copy_lists(source: Path, out: Path, ids: Collection[str]) -> None:
 
 
 def progress(items: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
-    """Iterate over items, with a progress bar and a rate on standard error if it is a terminal."""
-    return iter(
-        tqdm(items, desc=label, total=total, unit=" examples", disable=not sys.stderr.isatty())
-    )
+    """Iterate over items, with a progress bar and a rate on standard error if it is a terminal.
+
+    There is no bar without tqdm, which the core does not need.
+    """
+    if not sys.stderr.isatty():
+        return iter(items)
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return iter(items)
+    return iter(tqdm(items, desc=label, total=total, unit=" examples"))

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-import zstandard
-
 from d2v.util.errors import UserError
 
 
@@ -65,9 +63,18 @@ def lines_of(piece: Piece) -> Iterator[tuple[int, str]]:
             while (piece.stop is None or at < piece.stop) and (raw := file.readline()):
                 yield number, _decode(raw, at == 0, f"{path}:{number}")
                 number, at = number + 1, at + len(raw)
-        except (gzip.BadGzipFile, EOFError, zlib.error, zstandard.ZstdError) as error:
+        except _faults(path) as error:
             kind = "gzip" if path.suffix == ".gz" else "Zstandard"
             raise UserError(f"{path}:{number}: damaged {kind} file ({error}); replace it") from None
+
+
+def _faults(path: Path) -> tuple[type[Exception], ...]:
+    """What reading a damaged compressed file raises."""
+    if path.suffix != ".zst":
+        return gzip.BadGzipFile, EOFError, zlib.error
+    import zstandard
+
+    return EOFError, zstandard.ZstdError
 
 
 @contextmanager
@@ -88,7 +95,7 @@ class _Zstandard(io.RawIOBase):
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.left, self.within = file, io.BytesIO(), False
-        self.frame = zstandard.ZstdDecompressor().decompressobj()
+        self.frame = self._new_frame()
 
     def readable(self) -> bool:
         return True
@@ -109,7 +116,13 @@ class _Zstandard(io.RawIOBase):
             yield self.frame.decompress(packed)
             packed, self.within = self.frame.unused_data, not self.frame.eof
             if self.frame.eof:
-                self.frame = zstandard.ZstdDecompressor().decompressobj()
+                self.frame = self._new_frame()
+
+    @staticmethod
+    def _new_frame() -> Any:
+        import zstandard  # only for such files
+
+        return zstandard.ZstdDecompressor().decompressobj()
 
 
 def _decode(raw: bytes, first: bool, where: str) -> str:

@@ -1,7 +1,8 @@
-"""Images resized to a model's input size, with torchvision's or transformers' transforms."""
+"""Images resized to a model's input size, as torchvision or transformers would."""
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from d2v.data.augment import crop, image, resized
@@ -20,16 +21,34 @@ def sized(pixels: np.ndarray, side: int, how: ImageInput) -> np.ndarray:
 
 
 def _resized(pixels: Tensor, how: ImageInput) -> Tensor:
-    """Resize pixels (C, H, W) uint8; unchanged if no size is given or they already have it."""
-    from torchvision.transforms.v2 import InterpolationMode
-    from torchvision.transforms.v2.functional import resize
+    """Resize pixels (C, H, W) uint8; unchanged if no size is given or they already have it.
 
-    wanted = how.stretch or ([how.resize] if how.resize else None)
-    if wanted is None or wanted == list(pixels.shape[1:]):
+    The result is that of torchvision's `resize` with antialiasing, which is what transformers uses.
+    """
+    height, width = pixels.shape[1:]
+    wanted = how.stretch
+    if wanted is None and how.resize:
+        longer = int(how.resize * max(height, width) / min(height, width))
+        wanted = [longer, how.resize] if width <= height else [how.resize, longer]
+    if wanted is None or wanted == [height, width]:
         return pixels
-    name = "nearest-exact" if how.resampling == "nearest" else how.resampling  # as Pillow does it
-    changed: Tensor = resize(pixels, wanted, InterpolationMode(name), antialias=True)
-    return changed
+    if how.resampling == "nearest":  # as Pillow does it
+        return F.interpolate(pixels[None], wanted, mode="nearest-exact")[0]
+    # bilinear kernels for integers round differently without AVX2, so torchvision uses none there
+    whole = how.resampling != "bilinear" or "AVX" in torch.backends.cpu.get_cpu_capability()
+    changed = F.interpolate(
+        _last(pixels if whole else pixels.float()),
+        wanted,
+        mode=how.resampling,
+        align_corners=False,
+        antialias=True,
+    )[0]
+    return changed if whole else changed.round().to(torch.uint8)
+
+
+def _last(pixels: Tensor) -> Tensor:
+    """Pixels (1, C, H, W) in the memory order of `pixels` (C, H, W), which decides the kernel."""
+    return pixels[None].as_strided((1, *pixels.shape), (pixels.numel(), *pixels.stride()))
 
 
 def _centre(pixels: Tensor, side: int) -> Tensor:
@@ -37,12 +56,9 @@ def _centre(pixels: Tensor, side: int) -> Tensor:
 
     torchvision's center_crop rounds half a pixel to even instead.
     """
-    from torchvision.transforms.v2.functional import crop, pad
-
     height, width = (max(side - length, 0) for length in pixels.shape[1:])
     if height or width:
-        edges = [width // 2, height // 2, (width + 1) // 2, (height + 1) // 2]
-        pixels = pad(pixels, edges, fill=0)
+        edges = [width // 2, (width + 1) // 2, height // 2, (height + 1) // 2]
+        pixels = F.pad(pixels, edges)
     top, left = ((length - side) // 2 for length in pixels.shape[1:])
-    found: Tensor = crop(pixels, top, left, side, side)
-    return found
+    return pixels[:, top : top + side, left : left + side]

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,9 @@ from torch import Tensor
 from d2v import params
 from d2v.data.examples import Batch, Decoded, Example, Examples, Place, Source, hiding, removing
 from d2v.data.files import Files, Prepared
+from d2v.data.given import wave_of
 from d2v.data.letters import LETTERS, PADDING, encode, ids_of, letters_of
-from d2v.data.sound import FLAC, RATE, normalise, range_of, samples, samples_of
+from d2v.data.sound import FLAC, RATE, normalise, range_of, samples_of
 from d2v.model.exact_masks import copied, removed_masks
 from d2v.model.frames import frame_count
 from d2v.model.masking import Key, channel_masks, rng, span_masks
@@ -250,22 +250,18 @@ class WaveFiles(Files):
 
     def __init__(self, encoder: params.WaveEncoder, how: params.WaveInput) -> None:
         self.encoder, self.how = encoder, how
-        # if padding is zeroed only once, as in the released models, it leaks through the stacked
-        # convolutional position layers into the last frames of an utterance
-        self.alike = encoder.position_padding == "once" and encoder.position_depth > 1
 
-    def read(self, content: str) -> np.ndarray:
-        """A waveform (S,); raises UserError for a file that is no sound or too short."""
-        path, encoder, how = Path(content), self.encoder, self.how
+    def read(self, content: Any, name: str) -> np.ndarray:
+        """A waveform (S,); raises UserError for what is no sound, or too short."""
+        encoder, how = self.encoder, self.how
         if how.rate != RATE:
             raise UserError(f"this model takes {how.rate} Hz, but audio is read at {RATE} Hz")
         try:
-            payload = path.read_bytes()
+            wave = wave_of(content, RATE, name)
         except OSError as error:
-            raise UserError(f"{path}: not a readable audio file ({error.strerror})") from None
-        wave = samples(payload, path)
+            raise UserError(f"{name}: not a readable audio file ({error.strerror})") from None
         if frame_count(len(wave), encoder.conv_layers) < 1:
-            raise UserError(f"{path}: {len(wave)} samples, too few for one frame")
+            raise UserError(f"{name}: {len(wave)} samples, too few for one frame")
         return normalised(wave, how.eps) if how.normalise else wave
 
     def batch(self, values: list[np.ndarray]) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ from torch import Tensor
 from d2v import params
 from d2v.data.examples import Batch, Example, Examples, Place, Source, hiding, removing
 from d2v.data.files import Files, Prepared, Reading
+from d2v.data.given import ids_of
 from d2v.data.layout import lines
 from d2v.data.record import pieces_hash, tokenizer_files
 from d2v.data.shards import read_meta
@@ -231,8 +233,18 @@ class Texts(Files):
             raise UserError(f"{item}: contains no text")
         return rows
 
-    def read(self, content: str) -> np.ndarray:
-        """Return the token ids of a text, or of a tab-separated pair, with boundary tokens."""
+    def read(self, content: Any, name: str) -> np.ndarray:
+        """Return the token ids of a text or a tab-separated pair, with boundary tokens.
+
+        A pair may also be a tuple; arrays and tensors are taken as ids.
+        """
+        known = ids_of(content, self.model.params.encoder.vocab_size, name)  # type: ignore[union-attr]
+        if known is not None:
+            return known
+        if isinstance(content, tuple | list) and len(content) == 2:
+            content = "\t".join(map(str, content))
+        if not isinstance(content, str):
+            raise UserError(f"{name}: {type(content).__name__} cannot be a text")
         tokenizer = self.model.tokenizer
         first, tab, second = content.partition("\t")
         pair = tokenizer(second) if tab else None

@@ -1,6 +1,6 @@
 """Images for training: views, standardisation, block masks (paper 4.1), mixing (BEiT)."""
 
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from d2v.data import on_device
 from d2v.data.augment import array, crop, erase, image, mixing, resized, seed_of
 from d2v.data.examples import Batch, Decoded, Example, Examples, Place, Source, hiding, removing
 from d2v.data.files import Files, Prepared
+from d2v.data.given import picture_of
 from d2v.data.readers.imagefolder import picture
 from d2v.data.record import NORMALISATIONS, colours
 from d2v.data.sizing import sized
@@ -230,13 +231,12 @@ class ImageFiles(Files):
     def __init__(self, encoder: params.PatchEncoder, how: params.ImageInput) -> None:
         self.encoder, self.how = encoder, how
 
-    def read(self, content: str) -> np.ndarray:
-        """Pixels (C, H, W), standardised; raises UserError for a file that is no picture."""
-        path = Path(content)
+    def read(self, content: Any, name: str) -> np.ndarray:
+        """Pixels (C, H, W), standardised; raises UserError for what is no picture."""
         try:
-            whole = picture(path.read_bytes(), path, upright=True)
+            whole = picture_of(content, name)
         except OSError as error:
-            raise UserError(f"{path}: {error.strerror}") from None
+            raise UserError(f"{name}: {error.strerror}") from None
         return self.standardised(whole)
 
     def standardised(self, whole: Image.Image) -> np.ndarray:

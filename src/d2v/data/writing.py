@@ -26,7 +26,6 @@ from typing import IO, Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from d2v.data.parallel import Advance, cores, run_all
 from d2v.data.repeats import BYTES, content_hash
@@ -249,6 +248,8 @@ def progress_of(label: str, total: int, done: int) -> Iterator[Advance]:
     once every LOG_S seconds.
     """
     if sys.stderr.isatty():
+        from tqdm import tqdm
+
         with tqdm(total=total, initial=done, desc=label, unit=" items") as bar:
 
             def move(count: int) -> None:

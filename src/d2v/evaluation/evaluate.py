@@ -14,7 +14,7 @@ from d2v import params
 from d2v.data.sampler import cut
 from d2v.evaluation.predictions import Prediction, score_rows
 from d2v.util.errors import NotFinite
-from d2v.util.files import whole
+from d2v.util.files import open_to_others, whole
 
 Keep = Callable[[str, Tensor], None]  # id of an example, log-probabilities (T, letters)
 
@@ -117,6 +117,7 @@ def write_emissions(path: Path, emissions: Mapping[str, Tensor]) -> None:
     tensors = {id: e.to("cpu", torch.float32).contiguous() for id, e in emissions.items()}
     with whole(path) as draft:
         save_file(tensors, draft)
+        open_to_others(draft)
 
 
 def validator(

@@ -26,17 +26,20 @@ from d2v.util.errors import UserError, spared
 from d2v.util.files import read_json, remove_folder, write_json
 
 Weights = dict[str, torch.Tensor]
+# student and head, what identifies them (the hash of their file), the record of their inputs
+Start = tuple[Weights, str, dict[str, Any] | None]
 
 
-def execute(run: Run) -> None:
+def execute(run: Run, given: Start | None = None) -> None:
     """Execute a run, resuming where an earlier attempt ended.
 
-    Raises UserError for anything the user can fix; no metrics are written then.
+    It starts from the weights `given` or, without them, from those of the run before it. Raises
+    UserError for anything the user can fix; no metrics are written then.
     """
     started = time.perf_counter()
     defining = run.resolved()
     data = contents.contents(run)
-    weights = _pretrained(run.source) if run.source else None
+    weights = given or (_pretrained(run.source) if run.source else None)
     loaded, weights_sha256, known = weights or (None, None, None)
     inputs = compatible.inputs(run)
     lines = compatible.compared(run, known) if weights else []
@@ -128,7 +131,7 @@ def _partial_data(run: Run) -> dict[str, str]:
     return {name: what for name, what in found.items() if what}
 
 
-def _pretrained(source: PretrainRun) -> tuple[Weights, str, dict[str, Any] | None]:
+def _pretrained(source: PretrainRun) -> Start:
     """Student and head of a pre-training, the hash of their file, and the record of its inputs.
 
     Raises UserError if the pre-training is not done or its checkpoint is missing.

@@ -20,6 +20,7 @@ from d2v.interop.own import TOKENIZER_SETTINGS, distinct
 from d2v.interop.tokenizing import readable_tokenizer
 from d2v.params import ImageInput, TokenInput, WaveInput
 from d2v.util.errors import UserError
+from d2v.util.files import open_to_others
 from d2v.util.outputs import new_folder
 
 BARE = {
@@ -48,6 +49,7 @@ def write(content: Content, out: Path, drop_head: bool = False) -> list[str]:
     config |= hf_config.config(a) | _outputs(content, with_head)
     with new_folder(out) as part:
         save_file(_theirs(content, pairs), part / SAFE, metadata={"format": "pt"})
+        open_to_others(part / SAFE)
         _write_json(part / CONFIG, config)
         notes += _write_inputs(content, part, with_head)
         card = model_card(content, config["architectures"][0], notes)

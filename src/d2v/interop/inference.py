@@ -4,23 +4,30 @@ Outputs are deterministic. Up to rounding, the outputs of an input do not depend
 inputs.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from d2v import params
-from d2v.data.inputs import batches
+from d2v.data.inputs import batches, count_of
+from d2v.data.layout import progress as shown
 from d2v.evaluation.ctc import BeamSearch, Language, greedy, letters_in
 from d2v.interop.matching import places
-from d2v.interop.module import Model
 from d2v.util.errors import UserError
+from d2v.util.extras import named
 
-Inputs = Sequence[str | Path]
-Layers = Literal["all"] | int
+if TYPE_CHECKING:  # whose `features` calls the function here
+    from d2v.interop.module import Model
+
+# paths, texts, arrays (samples or pairs of samples and rate, pixels, token ids), tensors, Pillow
+# images, rows of data sets: a list, column, series or generator of them, or a single one
+Inputs: TypeAlias = Iterable[Any]
+Layers: TypeAlias = Literal["all"] | int | Sequence[int]
+Pool: TypeAlias = Literal["mean", "first"]
 
 
 @dataclass(frozen=True)
@@ -28,13 +35,19 @@ class Features:
     """Outputs for one input: `hidden` by layer, (T, D) float32 on the CPU, and optional `logits`.
 
     Layer 0 is the input of the first block, layer l the output of block l. A class token is the
-    first position. Padding is removed. Logits have shape (outputs,), or (T, letters) for CTC; they
-    are None without a head.
+    first position. Padding is removed. With pooling, the states are (D,). Logits have shape
+    (outputs,), or (T, letters) for CTC; they are None without a head.
     """
 
     name: str
     hidden: dict[int, Tensor]
     logits: Tensor | None
+
+    @property
+    def states(self) -> Tensor:
+        """The hidden states of the only layer; raises ValueError if there are several."""
+        (only,) = self.hidden.values()
+        return only
 
 
 @dataclass(frozen=True)
@@ -46,32 +59,99 @@ class Class:
     scores: dict[str, float]  # probability of each class; empty for a number
 
 
-def features(model: Model, inputs: Inputs, layers: Layers = "all") -> Iterator[Features]:
-    """Hidden states and logits of each input, in order.
+def features(
+    model: "Model",
+    inputs: Inputs,
+    layers: Layers = "all",
+    pool: Pool | None = None,
+    batch_size: int | None = None,
+    progress: bool = False,
+) -> Iterator[Features]:
+    """Hidden states and logits of each input, in order; inputs are read while results are used.
 
-    `inputs` are paths or texts; a path to a text file stands for its lines. Raises UserError for a
-    layer that the model does not have, and for an input that cannot be read or whose outputs are
-    NaN, which it names.
+    `inputs` are paths, texts, arrays, tensors, Pillow images or rows of data sets, in a list, a
+    column, a series or a generator; a path to a text file stands for its lines. `layers` are
+    numbers, of which negative ones count from the last block. `pool` gives one vector (D,) for each
+    layer: the mean over positions without class token, or the first position. By default, a batch
+    is as large as its memory allows; the results do not depend on it, up to rounding. Raises
+    UserError for a layer that the model does not have, and for an input that cannot be read or
+    whose outputs are NaN, which it names.
     """
+    chosen = _layers(model, layers)
+    if pool not in (None, "mean", "first"):
+        raise UserError(f"pool {pool!r}: give mean or first, or leave it out")
+    if batch_size is not None and batch_size < 1:
+        raise UserError(f"batch_size {batch_size}: give a number from 1 on")
+    found = _features(model, inputs, chosen, pool, batch_size)
+    return shown(found, "features", count_of(inputs)) if progress else found
+
+
+def _layers(model: "Model", layers: Layers) -> list[int]:
+    """Numbers of the layers, from 0; raises UserError for one that the model does not have."""
     depth = model.params.backbone.depth
-    if layers != "all" and not 0 <= layers <= depth:
-        raise UserError(
-            f"no layer {layers}: this model has layers 0 (the input of the first) to {depth}"
-        )
-    chosen = range(depth + 1) if layers == "all" else [layers]
-    device = next(model.parameters()).device
-    for names, batch in batches(model, inputs):
-        batch = {key: tensor.to(device) for key, tensor in batch.items()}
-        hidden, logits, padding = model.hidden(batch)
-        prefix = model.student.encoder.prefix
-        lengths = [hidden[0].shape[1]] * len(names)
-        if padding is not None:
-            lengths = (prefix + (~padding).sum(1)).tolist()
-        for i, (name, length) in enumerate(zip(names, lengths, strict=True)):
-            states = {layer: hidden[layer][i, :length].float().cpu() for layer in chosen}
-            row = _logits(logits, i, length - prefix)
-            _check_defined(name, hidden[-1][i, :length] if row is None else row)
-            yield Features(name, states, row)
+    if isinstance(layers, str):
+        if layers != "all":
+            raise UserError(f'layers {layers!r}: give "all", a number, or a list of numbers')
+        return list(range(depth + 1))
+    numbers = [layers] if isinstance(layers, int) else list(layers)
+    for number in numbers:
+        if not -depth - 1 <= number <= depth:
+            raise UserError(
+                f"no layer {number}: this model has layers 0 (the input of the first) to {depth};"
+                " -1 is the last"
+            )
+    return [number % (depth + 1) for number in numbers]
+
+
+def _features(
+    model: "Model", inputs: Inputs, layers: list[int], pool: Pool | None, size: int | None
+) -> Iterator[Features]:
+    parameter = next(model.parameters())
+    waiting: dict[int, Features] = {}  # by the place among inputs that were read together
+    with named():
+        for names, batch, places, last in batches(model, inputs, size):
+            moved = {key: _moved(tensor, parameter) for key, tensor in batch.items()}
+            found = _of_batch(model, names, moved, layers, pool)
+            waiting.update(zip(places, found, strict=True))
+            if last:
+                yield from (waiting[place] for place in sorted(waiting))
+                waiting.clear()
+
+
+def _moved(tensor: Tensor, like: Tensor) -> Tensor:
+    """A tensor on the model's device, with its precision if it has fractions."""
+    return tensor.to(like.device, like.dtype if tensor.is_floating_point() else None)
+
+
+def _of_batch(
+    model: "Model",
+    names: list[str],
+    batch: dict[str, Tensor],
+    layers: list[int],
+    pool: Pool | None,
+) -> list[Features]:
+    hidden, logits, padding = model.hidden(batch, alone=True)
+    prefix = model.student.encoder.prefix
+    lengths = [hidden[0].shape[1]] * len(names)
+    if padding is not None:
+        lengths = (prefix + (~padding).sum(1)).tolist()
+    found = []
+    for i, (name, length) in enumerate(zip(names, lengths, strict=True)):
+        states = {
+            layer: _pooled(hidden[layer][i, :length], pool, prefix).float().cpu()
+            for layer in layers
+        }
+        row = _logits(logits, i, length - prefix)
+        _check_defined(name, hidden[-1][i, :length] if row is None else row)
+        found.append(Features(name, states, row))
+    return found
+
+
+def _pooled(states: Tensor, pool: Pool | None, prefix: int) -> Tensor:
+    """States (P + T, D), their mean (D,) without the P leading positions, or the first one (D,)."""
+    if pool is None:
+        return states.clone()  # not a view, which would keep the whole batch
+    return states[0].clone() if pool == "first" else states[prefix:].float().mean(0)
 
 
 def _check_defined(name: str, outputs: Tensor) -> None:
@@ -91,10 +171,11 @@ def _logits(logits: Tensor | None, i: int, length: int) -> Tensor | None:
 
 
 def transcribe(
-    model: Model,
+    model: "Model",
     inputs: Inputs,
     lm: str | Path | None = None,
     decode: params.Decode | None = None,
+    batch_size: int | None = None,
 ) -> Iterator[tuple[str, str]]:
     """Name and transcript of each utterance, from the best path or from a beam search with `lm`.
 
@@ -111,13 +192,13 @@ def transcribe(
         known = letters_in(lm)
         order = places(letters, known, f"{model.content.source}: letters")
         search = BeamSearch(Language(lm, known), decode or params.Decode())
-    for found in features(model, inputs, model.params.backbone.depth):
+    for found in features(model, inputs, -1, batch_size=batch_size):
         assert found.logits is not None
         log_probs = found.logits.log_softmax(-1)
         yield found.name, search(log_probs[:, order]) if search else greedy(log_probs, letters)
 
 
-def classify(model: Model, inputs: Inputs) -> Iterator[Class]:
+def classify(model: "Model", inputs: Inputs, batch_size: int | None = None) -> Iterator[Class]:
     """Class or number of each input; for tags, the most probable tag and all scores.
 
     For tasks on pairs of texts, the two texts are separated by a tab. Raises UserError for a model
@@ -130,7 +211,7 @@ def classify(model: Model, inputs: Inputs) -> Iterator[Class]:
             " such head"
         )
     names = model.classes or [str(i) for i in range(model.params.outputs or 0)]
-    for found in features(model, inputs, model.params.backbone.depth):
+    for found in features(model, inputs, -1, batch_size=batch_size):
         assert found.logits is not None
         if isinstance(task, params.Regress):
             yield Class(found.name, found.logits.item() * task.scale, {})
@@ -142,7 +223,7 @@ def classify(model: Model, inputs: Inputs) -> Iterator[Class]:
 
 
 def save_features(
-    model: Model,
+    model: "Model",
     inputs: Inputs,
     out: str | Path,
     layers: Layers = "all",
@@ -153,11 +234,12 @@ def save_features(
     The file is written while the inputs are read, and appears only when it is complete. Its
     metadata holds the names of the inputs. Returns the number of inputs.
     """
-    from d2v.data.inputs import expanded
+    from d2v.data.inputs import expanded, single
     from d2v.interop.streaming import TensorFile
 
+    inputs = list(single(inputs))
     names = [name for name, _ in expanded(model, inputs)]
-    per_input = 1 + (model.params.backbone.depth + 1 if layers == "all" else 1)
+    per_input = 1 + len(_layers(model, layers))
     with TensorFile(Path(out), {"inputs": names}, len(names) * per_input) as file:
         count = 0
         for i, found in enumerate(progress(features(model, inputs, layers))):

@@ -6,16 +6,26 @@ import torch
 
 from d2v.interop.module import Model, filled
 from d2v.interop.reading import read
+from d2v.util.extras import named
 
 
-def load(path: str | Path, device: str | torch.device = "cpu") -> Model:
+def load(
+    path: str | Path,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> Model:
     """Load the modules of a checkpoint with their weights, in evaluation mode.
 
     `path` is a d2v folder (converted, or a run's checkpoint), a Hugging Face folder, or a file of
-    fairseq or data2vec_vision. The result has the attributes `student`, `head`, `regression` and
+    fairseq or data2vec_vision. Without a device, a GPU is used if there is one; without a dtype,
+    the weights are float32. The result has the attributes `student`, `head`, `regression` and
     `teacher` (each but `student` is None if the checkpoint has none), `params`, `inputs`,
     `letters`, `classes` and `tokenizer`. Raises UserError with a one-sentence message for a file
     whose format is unknown, that is incomplete, or whose tensors do not fit.
     """
-    model = filled(read(path))
-    return model if str(device) == "cpu" else model.to(device)
+    with named():
+        model = filled(read(path))
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if place.type == "cpu" and dtype in (None, torch.float32):
+        return model  # its weights stay mapped from the file
+    return model.to(place, dtype)

@@ -1,9 +1,9 @@
 """Build the modules of a checkpoint without memory for weights, then assign its weights."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ from d2v.model.heads import LetterHead
 from d2v.model.heads import build as build_head
 from d2v.model.transformer import Kept
 from d2v.util.errors import UserError
+
+if TYPE_CHECKING:
+    from d2v.interop.inference import Features, Inputs, Layers, Pool
 
 BACKBONE = "teacher.backbone."
 
@@ -59,12 +62,14 @@ class Model(nn.Module):
     @property
     def letters(self) -> list[str] | None:
         """Letters of a CTC head's outputs, in order; None for other models."""
-        return getattr(self.inputs, "letters", None)
+        found: list[str] | None = getattr(self.inputs, "letters", None)
+        return found
 
     @property
     def classes(self) -> list[str] | None:
         """Names of the classes, in order; None if they are unknown."""
-        return self.inputs.classes
+        found: list[str] | None = self.inputs.classes
+        return found
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -73,16 +78,33 @@ class Model(nn.Module):
 
         return tokenizer(self.content)
 
+    def features(
+        self,
+        inputs: "Inputs",
+        layers: "Layers" = "all",
+        pool: "Pool | None" = None,
+        batch_size: int | None = None,
+        progress: bool = False,
+    ) -> Iterator["Features"]:
+        """Hidden states and logits of each input; see `d2v.features`."""
+        from d2v.interop.inference import features
+
+        return features(self, inputs, layers, pool, batch_size, progress)
+
     @torch.inference_mode()
-    def hidden(self, batch: dict[str, Tensor]) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
+    def hidden(
+        self, batch: dict[str, Tensor], alone: bool = False
+    ) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
         """Hidden states (B, P + T, D), logits, and padding (B, T) of a batch.
 
         The hidden states are the input of the first block and the output of each block. Logits are
         taken before the softmax and have shape (B, outputs), or (B, T, letters) for CTC; they are
-        None without a head.
+        None without a head. With `alone`, no input is influenced by its padding, while by default
+        padding acts as in training, which released speech models do not prevent.
         """
         x, padding = self.student.encoder.local_features(batch)
-        h, padding = self.student.encoder(x, padding)
+        with self.student.encoder.without_padding() if alone else nullcontext():
+            h, padding = self.student.encoder(x, padding)
         output = self.student.backbone(h, padding, keep=Kept(("block",)))
         if padding is not None:
             padding = padding[:, self.student.encoder.prefix :]
@@ -93,8 +115,10 @@ class Model(nn.Module):
             return None
         prefix = self.student.encoder.prefix
         if isinstance(self.head, LetterHead):
-            return self.head.out(x[:, prefix:])
-        return self.head(x, prefix, padding)
+            logits: Tensor = self.head.out(x[:, prefix:])
+        else:
+            logits = self.head(x, prefix, padding)
+        return logits
 
 
 class _NoValues(TorchFunctionMode):

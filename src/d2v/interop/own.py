@@ -27,7 +27,7 @@ from d2v.training import checkpoint
 from d2v.training.checkpoint import SCHEMA_VERSION
 from d2v.training.layout import META, MODEL
 from d2v.util.errors import UserError
-from d2v.util.files import read_json, sha256
+from d2v.util.files import open_to_others, read_json, sha256
 from d2v.util.outputs import new_folder
 
 # settings files that accompany a Hugging Face tokenizer
@@ -81,6 +81,7 @@ def write(content: Content, out: Path) -> None:
     """
     with new_folder(out) as part:
         save_file(distinct(content.tensors), part / MODEL)
+        open_to_others(part / MODEL)
         for name, data in content.files.items():
             (part / name).write_bytes(data)
         meta = {

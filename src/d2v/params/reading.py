@@ -10,12 +10,15 @@ import yaml
 from d2v.params.base import ParamsError
 from d2v.params.faults import nearest
 from d2v.util.errors import counted
+from d2v.util.shipped import recipe
 
 REMOVABLE = ("data", "pretrain", "finetune")  # groups with entries that null removes
 
 
 def read_params(path: Path) -> dict[str, Any]:
     """Read a parameter file, with its base files and templates.
+
+    A path params/NAME that does not exist stands for the recipe that is shipped with d2v.
 
     `base: FILE` (one file or a list, relative to the parameter file) is read first. Later files
     override earlier ones key by key, and the file itself overrides all of them. A group of another
@@ -27,7 +30,7 @@ def read_params(path: Path) -> dict[str, Any]:
     Raises ParamsError if a file cannot be read or a template does not exist.
     """
     try:
-        raw = read_yaml(path)
+        raw = read_yaml(recipe(path))
         templates = raw.pop("templates", None) or {}
         if not isinstance(templates, dict):
             raise ParamsError(f"{path}: templates: expected a mapping of names to groups")

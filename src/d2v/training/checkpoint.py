@@ -26,7 +26,7 @@ from torch import Tensor
 
 from d2v.training.layout import META, MODEL, REMOVED, TRAINING, folders
 from d2v.util.errors import UserError
-from d2v.util.files import remove_folder, rename, sha256
+from d2v.util.files import open_to_others, remove_folder, rename, sha256
 
 SCHEMA_VERSION = 2
 
@@ -84,6 +84,7 @@ def _write(
     hashes = {}
     for name, tensors in ((MODEL, model), (TRAINING, training)):
         save_file(_unshared(tensors), part / name)
+        open_to_others(part / name)
         hashes[name] = sha256(part / name)
     head = {
         "schema_version": SCHEMA_VERSION,

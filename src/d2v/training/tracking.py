@@ -8,7 +8,9 @@ not affect results.
 import importlib
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +18,7 @@ from d2v.util.errors import UserError, spared
 from d2v.util.files import remove_folder
 
 HOOK = "D2V_TRACKER"
+_CALLBACKS: ContextVar[tuple[Any, ...]] = ContextVar("callbacks", default=())
 FLUSH_S = 30.0  # how often TensorBoard gets to see new events
 
 
@@ -34,9 +37,30 @@ def open_all(work: Path, params: Mapping[str, Any] | None, step: int) -> list[Tr
     trackers: list[Tracker] = []
     with spared("TensorBoard"):
         trackers.append(TensorBoard(work / "tensorboard", step))
+    trackers += map(Listener, _CALLBACKS.get())
     if name := os.environ.get(HOOK):
         trackers.append(_hook(name)(work.as_posix(), dict(params or {}), step))
     return trackers
+
+
+@contextmanager
+def listening(callbacks: Sequence[Callable[[Mapping[str, Any]], None]]) -> Iterator[None]:
+    """In the block, every run passes the lines of its log to these functions."""
+    token = _CALLBACKS.set(tuple(callbacks))
+    try:
+        yield
+    finally:
+        _CALLBACKS.reset(token)
+
+
+class Listener:
+    """A function that is called with each line."""
+
+    def __init__(self, callback: Callable[[Mapping[str, Any]], None]) -> None:
+        self.log = callback
+
+    def close(self) -> None:
+        """There is nothing to close."""
 
 
 class TensorBoard:

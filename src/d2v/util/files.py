@@ -78,6 +78,16 @@ def sha256(path: Path) -> str:
         return file_digest(file, "sha256").hexdigest()
 
 
+def open_to_others(path: Path) -> None:
+    """Give a file the mode that new files have in its folder; safetensors creates 0600."""
+    probe = path.with_name(f".{path.name}.mode.{os.getpid()}")
+    try:
+        probe.touch(exist_ok=False)
+        path.chmod(probe.stat().st_mode)
+    finally:
+        probe.unlink(missing_ok=True)
+
+
 def rename(path: Path, name: Path) -> None:
     """Rename a file or folder within a file system; an existing file `name` is replaced."""
     os.replace(path, name)

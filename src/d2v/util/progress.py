@@ -4,9 +4,10 @@ import re
 import sys
 import time
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 _LINE = re.compile(
     r"[-\d]+ [:\d]+  (?P<unit>\w+) (?P<done>\d+)/(?P<total>\d+)  (?P<text>.*?)(  ETA .*)?"
@@ -25,7 +26,9 @@ class Progress:
         self.total, self.unit, self.quiet = total, unit, quiet
         self.bar: tqdm[Any] | None = None
         if sys.stdout.isatty() and not quiet:
-            self.bar = tqdm(
+            from tqdm import tqdm as bar
+
+            self.bar = bar(
                 initial=done, total=total, unit=unit, file=sys.stdout, dynamic_ncols=True
             )
 

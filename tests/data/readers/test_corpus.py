@@ -176,6 +176,7 @@ def test_the_same_bytes_for_any_number_of_workers(tmp_path, model, small_shards)
     assert hash_of(tmp_path / "1") == hash_of(tmp_path / "3")
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_gives_the_same_bytes(tmp_path, model, small_shards) -> None:
     source = write(tmp_path / "a.txt", as_text(DOCUMENTS))
     command = ("corpus", source, "--tokenizer", model, "--block", 24)

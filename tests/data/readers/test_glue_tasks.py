@@ -268,6 +268,7 @@ def test_either_archive_of_qqp_is_whole() -> None:
 # --- the same bytes ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_same_bytes_however_they_are_made(tmp_path: Path, model, run, monkeypatch) -> None:
     source = qqp(tmp_path / "x", "it?\tWhat?\t0", count=2000)
     whole = run("QQP", source, out="whole")

@@ -4,6 +4,7 @@ import io
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -331,7 +332,7 @@ def test_killed_and_resumed_or_with_two_processes_it_is_the_same(
     first = subprocess.Popen([sys.executable, "-c", SLOW, "0.3", *words, "1"])
     parts = out.with_name("speech.tmp") / PARTS / "train"
     while first.poll() is None and len(list(parts.glob("*.npz"))) < 2:
-        pass
+        time.sleep(0.01)
     first.kill()
     assert first.wait() == -9
     assert not out.exists()

@@ -129,6 +129,7 @@ prepare.main(sys.argv[2:])
 """
 
 
+@pytest.mark.slow
 def test_a_killed_preparation_goes_on_and_gives_the_same_bytes(tmp_path, monkeypatch):
     for number in range(5):
         sound(tmp_path / "light" / "medium" / str(number) / "book" / "a.flac", 2.1, number)

@@ -7,15 +7,17 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import requests
 import urllib3
-from tqdm import tqdm
 
 from d2v.data.writing import LOG_S
 from d2v.util.errors import UserError
 from d2v.util.files import read_json, remove_file, rename, write_json
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 RETRIES = 5  # consecutive attempts that bring no new data
 PAUSE_S = 2.0  # seconds before the first retry; doubled each time
@@ -158,6 +160,8 @@ def _keep(remote: Remote, part: Path, answer: requests.Response, have: int, tota
 
 def _progress(name: str, have: int, total: int) -> "tqdm[NoReturn]":
     """Show rate and time left: a bar on a terminal, otherwise a line at regular intervals."""
+    from tqdm import tqdm
+
     options: dict[str, Any] = {}
     if not sys.stderr.isatty():
         options = {"file": _Lines(), "ncols": 0, "mininterval": LOG_S, "maxinterval": LOG_S}

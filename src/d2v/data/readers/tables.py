@@ -168,7 +168,7 @@ def _parquet(path: Path) -> Iterator[Row]:
         from pyarrow import parquet
     except ImportError:
         raise UserError(
-            f"{path}: reading Parquet needs the package pyarrow: pip install 'd2v[parquet]'"
+            f'{path}: reading Parquet needs the package pyarrow: pip install "d2v[train]"'
         ) from None
     try:
         with parquet.ParquetFile(path) as file:

@@ -1,5 +1,7 @@
 """Interface of every encoder, so that the model does not depend on the modality."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -59,6 +61,11 @@ class Encoder(nn.Module):
                 f"setting.freeze: {which}, but this encoder has none; use true to freeze all"
             )
         self.features.requires_grad_(not which)
+
+    @contextmanager
+    def without_padding(self) -> Iterator[None]:
+        """In the block, padding does not influence other positions."""
+        yield
 
     def input_targets(self, p: params.InputTarget) -> InputTargets:
         """The targets `p` of this encoder's input; params.targets refuses those of others."""

@@ -1,6 +1,8 @@
 """16 kHz waveforms to 50 Hz frames (paper 4.2; wav2vec 2.0 front end with layer norms)."""
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -87,6 +89,16 @@ class SpeechEncoder(Encoder):
         else:
             super().freeze(which)
 
+    @contextmanager
+    def without_padding(self) -> Iterator[None]:
+        """In the block, padding is zero in every convolution, as if an utterance were alone."""
+        kept = self.zeroed, self.positions.padding
+        self.zeroed, self.positions.padding = True, "each"
+        try:
+            yield
+        finally:
+            self.zeroed, self.positions.padding = kept
+
     def input_targets(self, p: params.InputTarget) -> InputTargets:
         """Log-mel bands or k-means units of MFCCs, one target per frame."""
         if p.of == "log_mel":
@@ -170,7 +182,7 @@ class ConvPositions(nn.Module):
     def __init__(self, p: params.WaveEncoder, dim: int) -> None:
         super().__init__()
         self.kernel = max(3, p.position_kernel // p.position_depth)
-        self.padding = p.position_padding
+        self.padding: Literal["once", "each", "never"] = p.position_padding
         self.convs = nn.ModuleList(
             nn.Conv1d(dim, dim, self.kernel, padding=self.kernel // 2, groups=p.position_groups)
             for _ in range(p.position_depth)
