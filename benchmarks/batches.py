@@ -70,6 +70,8 @@ def without_chance(p: params.Pretrain) -> params.Pretrain:
     """The same without dropout, skipped blocks and dropped paths, so that losses can be equal."""
     off = {"dropout": 0.0, "attention_dropout": 0.0, "layer_drop": 0.0, "drop_path": 0.0}
     changes: dict[str, Any] = {"backbone": {**off, "activation_dropout": 0.0}}
+    if p.decoder is not None:
+        changes["decoder"] = {"dropout": 0.0, "noise": None}
     if not isinstance(p.encoder, params.PatchEncoder):
         changes["encoder"] = {"dropout": 0.0}
     return params.Pretrain.model_validate(over(p.model_dump(), changes))

@@ -8,6 +8,8 @@ equality   Three steps of the recipes without chance, two blocks deep: float32 e
 recipes    The three recipes at their micro-batch: ours compiled, as the trainer computes it (CUDA
            graphs), the peer eager, compiled, and compiled with mode reduce-overhead. Under bfloat16
            autocast on a GPU. This is the end of the essential part.
+second     data2vec 2.0, as for version 1: equality, then the compiled step at the recipes'
+           micro-batch; masked copies per second, beside the examples per second of version 1.
 trainer    A pre-training through d2v.training.trainer.fit, with compilation and graphs, undisturbed
            and killed by SIGKILL in the middle and resumed. The losses have to be equal (otherwise
            exit code 1), and the rate is compared with that of the step.
@@ -42,7 +44,10 @@ EQUALITY_S = 40.0
 # dense bfloat16, NVIDIA's data sheets; H200 has the arithmetic of H100
 PEAK_GFLOPS = {"A100": 312_000, "H100": 989_000, "H200": 989_000}
 # micro-batches of the recipes (speech: 3.8M samples), and how many times as much is tried
-BATCHES = {"speech": 24, "vision": 128, "text": 16}
+BATCHES = {
+    1: {"speech": 24, "vision": 128, "text": 16},
+    2: {"speech": 6, "vision": 16, "text": 4},  # examples, of which each has many copies
+}
 LARGER = (4, 2)
 WARM_UP = 6  # steps that compile, capture and fill the allocator
 PEERS = {"peer eager": None, "peer compiled": "default", "peer reduce-overhead": "reduce-overhead"}
@@ -52,8 +57,8 @@ MISSING = {"missing": "no time was left"}
 
 
 def shallow(p: params.Pretrain) -> params.Pretrain:
-    """The recipe with two blocks and without chance."""
-    changes = {"backbone": {"depth": 2}, "target": {"top_k": 2}}
+    """The recipe with two blocks that make targets, and without chance."""
+    changes = {"backbone": {"depth": p.backbone.prenet_depth + 2}, "target": {"top_k": 2}}
     return batches.without_chance(
         params.Pretrain.model_validate(batches.over(p.model_dump(), changes))
     )
@@ -62,7 +67,7 @@ def shallow(p: params.Pretrain) -> params.Pretrain:
 def loss_of_steps(kind: str, a: argparse.Namespace, mixed: bool, compiled: bool) -> list[float]:
     """Losses of STEPS steps from the same weights on the same batches, without chance."""
     torch.manual_seed(0)
-    p = shallow(batches.recipe(kind, a.tiny))
+    p = shallow(batches.recipe(kind, a.tiny, a.version))
     stepper = Ours(p, a.device, mixed=mixed, backend=a.backend if compiled else "")
     return [float(stepper.step(on_device(kind, 2, a, step, p))) for step in range(STEPS)]
 
@@ -83,19 +88,40 @@ def equality(kind: str, a: argparse.Namespace, until: float) -> Row:
         losses = loss_of_steps(kind, a, mixed, compiled)
         differs = max(abs(x - y) / abs(y) for x, y in zip(losses, reference, strict=True))
         found[name] = {"differs": differs, "allowed": allowed, "equal": differs <= allowed}
-        print(f"equality, {kind}, {name}: {differs:.1e} (at most {allowed:.0e})", flush=True)
+        side = f"version {a.version}, {kind}, {name}"
+        print(f"equality, {side}: {differs:.1e} (at most {allowed:.0e})", flush=True)
     return found
 
 
 def recipe(kind: str, a: argparse.Namespace) -> Row:
     """Ours and the peers at the recipe's micro-batch."""
-    examples = 2 if a.tiny else BATCHES[kind]
+    examples = _examples(kind, a)
     row: Row = {"kind": kind, "examples": examples, "gflop": _gflop(kind, examples, a)}
     for name in ("ours", *PEERS):
         row[name] = timed(name, kind, examples, a)
     ours = row["ours"].get("seconds")
     peers = [row[name]["seconds"] for name in PEERS if "seconds" in row[name]]
     return row | ({"ratio": min(peers) / ours} if ours and peers else {})
+
+
+def second(kind: str, first: Row, a: argparse.Namespace) -> Row:
+    """Version 2, and its rate and memory per masked copy over version 1's, whose figures are given.
+
+    An example of version 1 is one masked copy.
+    """
+    b = argparse.Namespace(**{**vars(a), "version": 2})
+    examples, copies = _examples(kind, b), batches.recipe(kind, a.tiny, 2).copies
+    row: Row = {"examples": examples, "copies": copies, "gflop": _gflop(kind, examples, b)}
+    row["equality"] = equality(kind, b, min(time.monotonic() + EQUALITY_S / 2, a.until))
+    row["ours"] = timed("ours", kind, examples, b)
+    if "seconds" in row["ours"] and "seconds" in first:
+        row["copies_per_s"] = copies * row["ours"]["examples_per_s"]
+        row["ratio"] = row["copies_per_s"] / first["examples_per_s"]
+    if "peak_mib" in row["ours"] and "peak_mib" in first:
+        each = row["ours"]["peak_mib"] / (examples * copies)
+        row["ratio_mib"] = each / (first["peak_mib"] / _examples(kind, a))
+    print(f"{kind}, copies per second over version 1: {row.get('ratio')}", flush=True)
+    return row
 
 
 def timed(name: str, kind: str, examples: int, a: argparse.Namespace) -> Row:
@@ -114,13 +140,13 @@ def timed(name: str, kind: str, examples: int, a: argparse.Namespace) -> Row:
         rate = _gflop(kind, examples, a) / found["seconds"]
         found |= {"gflops": rate, "fraction_of_gemm": rate / a.product}
         found |= {"utilisation": rate / a.peak} if a.peak else {}
-    print(f"{kind} x {examples}, {name}: {said(found)}", flush=True)
+    print(f"version {a.version}, {kind} x {examples}, {name}: {said(found)}", flush=True)
     return found
 
 
 def side(name: str, kind: str, examples: int, a: argparse.Namespace) -> Row:
     """Seconds of a step (best of two rounds) and peak memory of one side."""
-    p, gpu = batches.recipe(kind, a.tiny), a.device.type == "cuda"
+    p, gpu = batches.recipe(kind, a.tiny, a.version), a.device.type == "cuda"
     if gpu:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -180,7 +206,13 @@ def _wait(a: argparse.Namespace) -> None:
 
 
 def _gflop(kind: str, examples: int, a: argparse.Namespace) -> float:
-    return examples * flops.pretraining(batches.recipe(kind, a.tiny), size_of(kind, a)) / 1e9
+    p = batches.recipe(kind, a.tiny, a.version)
+    return examples * flops.pretraining(p, size_of(kind, a)) / 1e9
+
+
+def _examples(kind: str, a: argparse.Namespace) -> int:
+    """Examples of a micro-batch."""
+    return 2 if a.tiny else BATCHES[a.version][kind]
 
 
 def said(found: Row) -> str:
@@ -214,7 +246,7 @@ def measure(a: argparse.Namespace) -> Row:
     )
     found: Row = {"device": name, "torch": torch.__version__}
     found |= {"date": datetime.now(UTC).date().isoformat(), "gemm_gflops": a.product}
-    for part in ("equality", "step", "trainer", "larger", "kernels"):
+    for part in ("equality", "step", "second", "trainer", "larger", "kernels"):
         found[part] = {}
     found["recipes"] = []
     equal_until = min(time.monotonic() + EQUALITY_S, a.until)
@@ -225,13 +257,16 @@ def measure(a: argparse.Namespace) -> Row:
         found["recipes"].append(recipe(kind, a))
         found["step"] = summary(found["recipes"], a.product)
         write(found, a)
+    for kind, row in zip(a.kinds, found["recipes"], strict=True):
+        found["second"][kind] = second(kind, row["ours"], a) if _left(a) else MISSING
+        write(found, a)
     for kind in a.kinds:
         step = found["step"].get(kind, {}).get("seconds")
         found["trainer"][kind] = through.measured(kind, step, a) if _left(a) else MISSING
         print(f"trainer, {kind}: {found['trainer'][kind]}", flush=True)
         write(found, a)
     for kind in a.kinds:
-        sizes = [4] if a.tiny else [times * BATCHES[kind] for times in LARGER]
+        sizes = [4] if a.tiny else [times * _examples(kind, a) for times in LARGER]
         found["larger"][kind] = {size: timed("ours", kind, size, a) for size in sizes}
         write(found, a)
     for kind in a.kinds:
@@ -241,9 +276,9 @@ def measure(a: argparse.Namespace) -> Row:
 
 
 def _kernels(kind: str, a: argparse.Namespace) -> Row:
-    p = batches.recipe(kind, a.tiny)
+    p = batches.recipe(kind, a.tiny, a.version)
     stepper = build("ours", p, a)
-    batch = on_device(kind, 2 if a.tiny else BATCHES[kind], a, 0, p)
+    batch = on_device(kind, _examples(kind, a), a, 0, p)
     for _ in range(WARM_UP):
         stepper.step(batch)
     return kernels.by_group(lambda: stepper.step(batch), a.device)
@@ -291,8 +326,11 @@ def main() -> int:
     if a.device.type == "cuda" and not torch.cuda.is_available():
         parser.error("PyTorch sees no GPU here; --device cpu --tiny tries the command out")
     a.until = time.monotonic() + 60 * a.minutes - MARGIN_S
+    a.version = 1
     found = measure(a)
-    ways = [way for row in found["equality"].values() for way in row.values()]
+    compared = [*found["equality"].values()]
+    compared += [row.get("equality", {}) for row in found["second"].values()]
+    ways = [way for row in compared for way in row.values()]
     wrong = [way for way in ways if isinstance(way, dict) and not way.get("equal", True)]
     wrong += [row for row in found["trainer"].values() if not row.get("equal", True)]
     print(f"{len(wrong)} results differ by more than allowed" if wrong else "all equal")

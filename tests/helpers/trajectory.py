@@ -85,7 +85,7 @@ class Dying(Pretraining):
 def train(prepared: Path, work: Path, kind: str, lives: int | None = None) -> Summary:
     """All steps that are left, or until `lives` are finished."""
     p = params.Pretrain(**{**COMMON, **KINDS[kind]})
-    data = build(prepared / p.data, p.view, p.encoder, mask=p.mask)
+    data = build(prepared / p.data, p.view, p.encoder, mask=p.mask, copies=p.copies)
     torch.manual_seed(5)
     task = Dying(p)
     task.lives = lives

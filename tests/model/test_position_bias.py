@@ -9,7 +9,8 @@ from tiny_models import BACKBONE
 from d2v import params
 from d2v.model.alibi import Alibi
 from d2v.model.kernels import attention
-from d2v.model.position_bias import ALIGNED, DistanceBias, GridBias, attention_mask, out_of_reach
+from d2v.model.kernels.attention import ALIGNED
+from d2v.model.position_bias import DistanceBias, GridBias, attention_mask, out_of_reach
 from d2v.model.transformer import Transformer
 
 LENGTH = 17
@@ -38,11 +39,15 @@ def test_a_bias_is_contiguous(kind: str, length: int) -> None:
     assert bias.is_contiguous()
 
 
-@pytest.mark.parametrize("kind", BIASES)
+@pytest.mark.parametrize("kind", [*BIASES, "alibi", "alibi of visible positions"])
 def test_elsewhere_than_on_a_cpu_its_rows_are_aligned(kind: str) -> None:
     """Else PyTorch copies the mask in every block; the gradient stays that of the table."""
-    bias = BIASES[kind]().to("meta")(LENGTH)
-    assert bias.shape == (1, 2, LENGTH, LENGTH)
+    if kind in BIASES:
+        bias = BIASES[kind]().to("meta")(LENGTH)
+    else:
+        seen = torch.empty(3, LENGTH - 1, dtype=torch.int64, device="meta")
+        bias = Alibi(heads=2).to("meta")(LENGTH, 1, seen if "visible" in kind else None)
+    assert bias.shape[1:] == (2, LENGTH, LENGTH)
     assert bias.stride(-1) == 1
     assert all(stride % ALIGNED == 0 for stride in bias.stride()[:-1])
 

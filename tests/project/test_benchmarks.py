@@ -245,6 +245,11 @@ def test_the_gpu_command_runs_through_on_a_cpu(tmp_path: Path) -> None:
     assert row["ratio"] == min(row[name]["seconds"] for name in peers) / row["ours"]["seconds"]
     assert row["ours"]["breaks"] == row["ours"]["compiled_later"] == row["ours"]["replays"] == 0
     assert found["step"]["vision"]["seconds"] == row["ours"]["seconds"]
+    second = found["second"]["vision"]
+    assert second["equality"]["bfloat16 compiled"]["equal"]
+    rates = second["copies"] * second["ours"]["examples_per_s"], row["ours"]["examples_per_s"]
+    assert second["ratio"] == pytest.approx(rates[0] / rates[1])
+    assert second["ours"]["breaks"] == 0
     through = found["trainer"]["vision"]
     assert through["equal"]
     assert through["differs"] == 0  # on a CPU a resumed run is the same to the bit

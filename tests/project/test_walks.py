@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,7 @@ TITLES = {match[1]: int(match[2]) for match in HEADING.finditer(PAGE)}
 MODALITY, OBJECTIVE, TASK = "A fourth modality", "Another objective", "Another downstream task"
 
 
+@cache
 def names(path: Path) -> set[str]:
     """Names and attributes that a file uses or imports."""
     found = set()

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import second_models
 import torch
 from tiny_models import BACKBONE, KINDS, make
 
@@ -17,7 +18,8 @@ from d2v.training.task import Pretraining
 
 
 def batch_of(data: dict[str, torch.Tensor], times: int) -> dict[str, torch.Tensor]:
-    return {name: torch.cat([value] * times) for name, value in data.items()}
+    kept = {name: value for name, value in data.items() if name != "masked"}
+    return {name: torch.cat([value] * times) for name, value in kept.items()}
 
 
 def learn(task: Pretraining, data: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict]:
@@ -33,11 +35,21 @@ def _afresh() -> None:
     torch._dynamo.utils.counters.clear()
 
 
+def quiet(kind: str, version: int) -> tuple[Pretraining, dict[str, torch.Tensor]]:
+    """A task without chance, and a batch."""
+    backbone = BACKBONE.model_copy(update={"dropout": 0.0})
+    if version == 1:
+        return make(kind, backbone=backbone)
+    decoder = second_models.DECODER.model_copy(update={"dropout": 0.0, "noise": None})
+    return second_models.make(kind, backbone=backbone, decoder=decoder)
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("kind", KINDS)
-def test_compiled_parts_equal_eager_ones(kind: str) -> None:
-    """Losses and gradients of two shapes; the third shape compiles nothing more."""
-    task, data = make(kind, backbone=BACKBONE.model_copy(update={"dropout": 0.0}))
+def test_compiled_parts_equal_eager_ones(kind: str, version: int) -> None:
+    """Losses and gradients of two shapes; in version 1, the third shape compiles nothing more."""
+    task, data = quiet(kind, version)
     task.train()
     eager = [learn(task, batch_of(data, times)) for times in (1, 2)]
     compiling.compile_parts(task, backend="aot_eager")
@@ -57,8 +69,10 @@ def test_compiled_parts_equal_eager_ones(kind: str) -> None:
     assert f"{before['graphs']} in total, with 0 graph breaks" in news
     assert before["graphs"] < 25
     learn(task, batch_of(data, 3))
-    assert compiling.counts() == before
-    assert watch.news() is None
+    now = compiling.counts()
+    # number of rows and number of examples: PyTorch first takes them for independent
+    assert now["graphs"] - before["graphs"] <= (0 if version == 1 else 2)
+    assert now["breaks"] == 0
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import second_models
 import torch
 import trajectory
 from recording import Recordings, Watched
@@ -41,10 +42,11 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_micro_batch_needs_nothing_of_the_host(kind: str, half: bool) -> None:
+def test_a_micro_batch_needs_nothing_of_the_host(kind: str, version: int, half: bool) -> None:
     """On PyTorch's meta device, as on a GPU, the host has no values; dropout and skips included."""
-    task, batch = make(kind, backbone=RANDOM)
+    task, batch = (make if version == 1 else second_models.make)(kind, backbone=RANDOM)
     task.to("meta").train()
     batch["masked"] = batch["mask"].flatten().nonzero().flatten()
     inputs = {k: v.to("meta") for k, v in filled_up(batch).items()}
@@ -65,13 +67,18 @@ def test_a_micro_batch_needs_nothing_of_the_host(kind: str, half: bool) -> None:
 
 def run(
     prepared: Path, work: Path, kind: str, monkeypatch: pytest.MonkeyPatch,
-    capture: Recordings | None, **changes: Any,
+    capture: Recordings | None, version: int = 1, **changes: Any,
 ) -> list[float]:  # fmt: skip
     """Losses of a pre-training."""
     for name, value in changes.items():
         old = trajectory.COMMON[name]
         update = value if isinstance(value, dict) else value.model_dump()
         monkeypatch.setitem(trajectory.COMMON, name, old.model_copy(update=update))
+    if version == 2:
+        first = trajectory.KINDS[kind]
+        if first.get("decoder") is None:
+            new = second_models.changes(kind, first["encoder"], trajectory.COMMON["backbone"])
+            monkeypatch.setitem(trajectory.KINDS, kind, first | new)
     monkeypatch.setattr(trainer._Loop, "capture", capture)
     trajectory.train(prepared, work, kind)
     return [line["loss"] for line in log.read(work / "log.jsonl")]
@@ -87,19 +94,22 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("version", "way"), [(1, way) for way in WAYS] + [(2, "dropout"), (2, "skipped blocks")]
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_captured_run_is_the_run(
-    kind: str, way: str, small_prepared: Path, tmp_path: Path, as_on_a_gpu: None,
+    kind: str, version: int, way: str, small_prepared: Path, tmp_path: Path, as_on_a_gpu: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Accumulation, dropout, skipped blocks, batches of several shapes, resuming in the middle."""
     encoder = trajectory.KINDS["speech"]["encoder"].model_copy(update={"dropout": 0.0})
     if way == "skipped blocks":  # on a CPU both kinds of draws are from one generator
         monkeypatch.setitem(trajectory.KINDS["speech"], "encoder", encoder)
-    plain = run(small_prepared, tmp_path / "plain", kind, monkeypatch, None, **WAYS[way])
+    ways = WAYS[way]
+    plain = run(small_prepared, tmp_path / "plain", kind, monkeypatch, None, version, **ways)
     recordings = Recordings()
-    found = run(small_prepared, tmp_path / "graph", kind, monkeypatch, recordings, **WAYS[way])
+    found = run(small_prepared, tmp_path / "graph", kind, monkeypatch, recordings, version, **ways)
     assert recordings.captures >= 2
     assert recordings.replays > 20
     rough = 2e-2 if way == "bfloat16" else 1e-4
@@ -171,9 +181,15 @@ def test_masked_positions_are_filled_up_to_few_lengths(count: int) -> None:
     assert float(found["weight"].sum()) == count
 
 
+@pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("kind", KINDS)
-def test_positions_that_were_added_do_not_count(kind: str) -> None:
-    task, batch = make(kind, backbone=BACKBONE.model_copy(update={"dropout": 0.0}))
+def test_positions_that_were_added_do_not_count(kind: str, version: int) -> None:
+    quiet = BACKBONE.model_copy(update={"dropout": 0.0})
+    if version == 1:
+        task, batch = make(kind, backbone=quiet)
+    else:
+        decoder = second_models.DECODER.model_copy(update={"dropout": 0.0, "noise": None})
+        task, batch = second_models.make(kind, backbone=quiet, decoder=decoder)
     task.train()
     batch["masked"] = batch["mask"].flatten().nonzero().flatten()
     found, other = task(batch), task(filled_up(batch))

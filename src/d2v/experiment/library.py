@@ -14,13 +14,15 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from d2v import params
+from d2v.data import in_memory
 from d2v.evaluation.predictions import read_predictions
-from d2v.experiment import execute, in_memory
+from d2v.experiment import execute
 from d2v.experiment.run import PretrainRun
 from d2v.experiment.task_runs import FinetuneRun
 from d2v.interop.loading import load
 from d2v.interop.matching import described
 from d2v.interop.module import Model
+from d2v.interop.tokenizing import write_tokenizer
 from d2v.params.faults import explain
 from d2v.training import log, tracking
 from d2v.util.errors import UserError
@@ -227,7 +229,14 @@ def _prepared(
     labels = {str(label) for _, label in splits["train"]}
     classes = len(labels) if _kind(task) == "classify" else None
     prepared = folder / "prepared"
-    in_memory.write(prepared, model.params.encoder.kind, splits, model, classes=classes)
+    in_memory.write(
+        prepared,
+        model.params.encoder.kind,
+        splits,
+        model.inputs,
+        lambda folder: write_tokenizer(model.content, folder),
+        classes=classes,
+    )
     return prepared, in_memory.SET
 
 
@@ -241,10 +250,10 @@ def _write_unlabelled(prepared: Path, p: params.Pretrain, data: Any) -> None:
     examples = [(item, None) for item in data]
     if not examples:
         raise UserError("no examples")
-    more = {}
+    more: dict[str, Any] = {}
     if isinstance(p.encoder, params.TokenEncoder):
         more = {"vocab_size": p.encoder.vocab_size, "block": p.view.longest}
-    in_memory.write(prepared, p.encoder.kind, {"train": examples}, None, **more)
+    in_memory.write(prepared, p.encoder.kind, {"train": examples}, **more)
 
 
 # --- parameters -------------------------------------------------------------------------------
@@ -265,7 +274,7 @@ def _recipe(
     meta = read_json(data / "meta.json") or {}
     head: dict[str, Any] = {"kind": kind}
     if kind != "ctc":
-        head["pool"] = "first" if model.params.encoder.kind == "text" else "mean"
+        head["pool"] = "first" if isinstance(model.inputs, params.TokenInput) else "mean"
     if kind == "classify":
         head["classes"] = len(meta.get("classes") or ())
     view: dict[str, Any] = {"kind": model.params.encoder.kind}

@@ -6,7 +6,6 @@ not, and what to do about it.
 
 import secrets
 import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from d2v.jobs.job import Job
 from d2v.jobs.local import Launcher
 from d2v.jobs.node_checks import Finding, Probe
 from d2v.jobs.work import JobError
+from d2v.util.errors import UserError
 from d2v.util.files import read_json, remove_folder, write_json, write_text
 
 HOURS = 0.1  # time limit of the job
@@ -30,6 +30,8 @@ def check(cluster: Cluster, run_id: str) -> Iterator[Finding]:
 
     Yields one finding per check and node. Raises UserError if Slurm refuses the job.
     """
+    if shutil.which("sbatch") is None:
+        raise UserError("unknown command `sbatch`; is this machine part of a cluster?")
     resources = cluster.slurm.of(run_id)
     changes = {"hours": HOURS, "requeue": False, "retries": 0}
     asked = SlurmJobs.model_validate({**resources.model_dump(), **changes})
@@ -97,19 +99,3 @@ def _findings(work: _Work, resources: Resources) -> Iterator[Finding]:
         missing = resources.nodes - len(nodes)
         remedy = "look at the job's output in work/doctor/submitit, or exclude the node"
         yield Finding("job", "-", False, f"{missing} of the nodes did not report", remedy)
-
-
-def main(cluster: Cluster, run_id: str) -> int:
-    """Print one line per check and node; return 1 if something does not work, otherwise 0."""
-    if shutil.which("sbatch") is None:
-        print("unknown command `sbatch`: this machine is not part of a Slurm cluster")
-        return 1
-    bad = 0
-    for one in check(cluster, run_id):
-        mark = "ok  " if one.ok else "FAIL"
-        what = f"; {one.remedy}" if one.remedy and not one.ok else ""
-        print(f"{mark}  {one.node:<16}  {one.check}: {one.said}{what}", flush=True)
-        bad += not one.ok
-    if bad:
-        print(f"{bad} checks failed", file=sys.stderr)
-    return int(bad > 0)

@@ -9,10 +9,9 @@ evaluation and data loading are not counted.
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 from d2v import params
 from d2v.data.summary import summary
@@ -260,9 +259,3 @@ def speed_of(
             f"{measured}: not a result file of a benchmark of training steps"
             f" ({type(error).__name__}: {error})"
         ) from None
-
-
-def as_json(jobs: Sequence[Job], speed: Speed) -> str:
-    """Speed and jobs as JSON text, for other programs."""
-    content: dict[str, Any] = {"speed": asdict(speed), "jobs": [asdict(job) for job in jobs]}
-    return json.dumps(content, indent=1)

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from d2v.model.kernels.attention import laid_out
+
 
 class Alibi(nn.Module):
     """Bias of all heads for pairs of positions; extra tokens in front have none."""
@@ -30,8 +32,8 @@ class Alibi(nn.Module):
             visible = torch.arange(length - prefix, device=self.scale.device).unsqueeze(0)
         distance = (visible.unsqueeze(2) - visible.unsqueeze(1)).abs()
         slope = self.slopes * self.scale.clamp(min=0.0)
-        bias = distance.unsqueeze(1) * -slope.view(1, -1, 1, 1)
-        return F.pad(bias, (prefix, 0, prefix, 0)) if prefix else bias
+        bias = (distance.unsqueeze(1) * -slope.view(1, -1, 1, 1)).to(self.scale.dtype)
+        return laid_out(F.pad(bias, (prefix, 0, prefix, 0)) if prefix else bias)
 
 
 def slopes(heads: int) -> list[float]:

@@ -1,13 +1,11 @@
 """Additive attention terms: learned position biases, and masks that hide padding."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d2v import params
 from d2v.model.alibi import Alibi
-
-ALIGNED = 8  # elements: 16 bytes of bfloat16 (PyTorch's memory-efficient attention)
+from d2v.model.kernels.attention import laid_out
 
 
 class GridBias(nn.Module):
@@ -106,19 +104,8 @@ def out_of_reach(length: int, context: int, padding: Tensor | None, device: torc
 
 
 def _heads_first(bias: Tensor) -> Tensor:
-    """Reorder (T, T, heads) to (1, heads, T, T); the last stride is 1.
-
-    PyTorch's fused attention on a GPU rejects masks whose last stride is not 1. It also wants rows
-    that start at multiples of ALIGNED numbers and copies any other mask in every block, so on a GPU
-    rows are laid out that way here, in the type in which attention computes.
-    """
-    found = bias.permute(2, 0, 1).unsqueeze(0)
-    if bias.device.type == "cpu":
-        return found.contiguous()
-    if bias.is_cuda and torch.is_autocast_enabled("cuda"):
-        found = found.to(torch.get_autocast_dtype("cuda"))
-    length = found.shape[-1]
-    return F.pad(found, (0, -length % ALIGNED))[..., :length]
+    """Reorder (T, T, heads) to (1, heads, T, T), laid out for attention."""
+    return laid_out(bias.permute(2, 0, 1).unsqueeze(0))
 
 
 def _grid_index(rows: int, columns: int) -> Tensor:

@@ -67,7 +67,7 @@ class VisionEncoder(Encoder):
 
     def placed(self, x: Tensor, padding: Tensor | None) -> Features:
         """Add the fixed positions, if there are any: (B, T, D)."""
-        return x if self.fixed is None else x + self.fixed, None
+        return x if self.fixed is None else x + self.fixed.to(x.dtype), None
 
     def enter(self, x: Tensor, padding: Tensor | None) -> Features:
         """Prepend the tokens, add learned positions and normalise: (B, P + T, D)."""

@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 from d2v.model.kernels.dropout import kept, own
 
 HEADS = 4  # heads processed at a time
+ALIGNED = 8  # elements: 16 bytes of bfloat16 (PyTorch's memory-efficient attention)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
@@ -31,6 +32,21 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float)
         mask = q.new_zeros(mask.shape).masked_fill(~mask, float("-inf"))
     found: Tensor = _Attention.apply(q, k, v, mask, dropout)
     return found
+
+
+def laid_out(bias: Tensor) -> Tensor:
+    """Lay out an additive bias (..., T, T) for the kernels of all blocks; its last stride is 1.
+
+    PyTorch's fused attention on a GPU rejects masks whose last stride is not 1. It also wants rows
+    that start at multiples of ALIGNED numbers and copies any other mask in every block, so on a GPU
+    rows are laid out that way here, in the type in which attention computes.
+    """
+    if bias.device.type == "cpu":
+        return bias.contiguous()
+    if bias.is_cuda and torch.is_autocast_enabled("cuda"):
+        bias = bias.to(torch.get_autocast_dtype("cuda"))
+    length = bias.shape[-1]
+    return F.pad(bias, (0, -length % ALIGNED))[..., :length]
 
 
 def takes_plain_kernel(

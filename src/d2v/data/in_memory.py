@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,6 @@ import numpy as np
 from d2v import params
 from d2v.data.given import array_of, payload_of, picture_of
 from d2v.data.sound import RATE
-from d2v.interop.module import Model
-from d2v.interop.tokenizing import write_tokenizer
 from d2v.params import ImageInput
 from d2v.util.errors import UserError
 from d2v.util.files import read_json, write_json
@@ -43,13 +41,19 @@ def pairs(data: Any) -> list[Example]:
 
 
 def write(
-    prepared: Path, kind: str, splits: Mapping[str, list[Example]], model: Model | None, **more: Any
+    prepared: Path,
+    kind: str,
+    splits: Mapping[str, list[Example]],
+    inputs: params.Inputs | None = None,
+    tokenizer: Callable[[Path], None] | None = None,
+    **more: Any,
 ) -> None:
     """Write the set SET below `prepared` for an encoder of this kind.
 
-    Images and recordings are copied, or written as PNG and FLAC. `model` gives the colours that
-    pixels are standardised with, and the tokenizer; without it, `more` has `vocab_size` and `block`
-    of a corpus. Raises UserError as the readers of data sets of one's own do.
+    Images and recordings are copied, or written as PNG and FLAC. `inputs` are those of the weights:
+    their colours replace those of the set. `tokenizer` writes the tokenizer of labelled texts;
+    `more` has their `classes`, or `vocab_size` and `block` of a corpus. Raises UserError as the
+    readers of data sets of one's own do.
     """
     source = prepared.with_name("source")
     labelled = splits["train"][0][1] is not None
@@ -71,8 +75,7 @@ def write(
             prepared / SET,
             workers=1,
         )  # fmt: skip
-        if model is not None:
-            _with_colours(prepared / SET / "meta.json", model.inputs)
+        _with_colours(prepared / SET / "meta.json", inputs)
     elif kind == "speech":
         from d2v.data.readers.own_audio import prepare_own_audio
 
@@ -88,8 +91,8 @@ def write(
     elif labelled:
         from d2v.data.readers.own_text import prepare_labelled_text
 
-        assert model is not None
-        write_tokenizer(model.content, prepared / "tokenizer")
+        assert tokenizer is not None
+        tokenizer(prepared / "tokenizer")
         first = next(iter(splits["train"]))
         two = isinstance(first[0], tuple | list)
         prepare_labelled_text(
