@@ -51,14 +51,13 @@ COMMANDS = {
     "classify": ("d2v.cli.inference:classify_main", "print the predicted class of files or texts"),
     "probe": ("d2v.cli.probe", "probe the frozen features of a checkpoint, layer by layer"),
     "convert": ("d2v.interop.convert", "convert a checkpoint between supported formats"),
-    "doctor": ("d2v.cli.doctor", "check this machine, or with --nodes the nodes of a Slurm job"),
     "fetch": (
         "d2v.data.fetch.fetch",
         "download the raw sources of the miniature or of an official set",
     ),
     "layout": ("d2v.data.mini.mini", "write a miniature set in its official on-disk layout"),
     "prepare": ("d2v.cli.prepare", "convert a data set from its official layout to shards"),
-    "doctor": ("d2v.cli.doctor", "check this machine: what works, what does not, what to do"),
+    "doctor": ("d2v.cli.doctor", "check this machine or, with --nodes, those of a Slurm job"),
     "completion": ("d2v.cli.completion", "print a script that completes commands in a shell"),
     "init": ("d2v.cli.init", "write a project of your own: parameters, workflow, data stages"),
 }
