@@ -36,7 +36,8 @@ def verify(experiment: "Experiment", results: Path) -> Report:
         report.faults += _run(path, report)
     if not report.runs and not report.faults:
         raise UserError(
-            f"{results}/runs: no metrics.json of any run; nothing to verify (run `d2v reproduce` first)"
+            f"{results}/runs: no metrics.json of any run; nothing to verify (run `d2v reproduce`"
+            " first)"
         )
     report.faults += _cells(experiment, results, report)
     return report
