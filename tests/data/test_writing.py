@@ -89,6 +89,7 @@ def test_cut_fills_shards_and_never_splits_an_item():
     assert cut([99], 10) == [(0, 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_fault_is_told_and_what_was_finished_is_used_later(
     tmp_path, undisturbed, workers, monkeypatch
@@ -104,6 +105,7 @@ def test_a_fault_is_told_and_what_was_finished_is_used_later(
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_all_broken_items_are_told_and_the_other_shards_kept(
     tmp_path, undisturbed, workers, monkeypatch, capfd

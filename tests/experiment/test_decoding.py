@@ -136,6 +136,7 @@ def test_the_search_pays(place):
     assert found["wer"] < 0.7 * found["greedy_wer"]
 
 
+@pytest.mark.slow
 def test_processes_change_nothing(place, tmp_path):
     one = run()
     experiment_file(tmp_path, cpus=3)

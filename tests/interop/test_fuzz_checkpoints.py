@@ -62,6 +62,7 @@ def words_of(command: str, path: Path, given: str, out: Path) -> list[str]:
     return [command, str(path), given, *extra]
 
 
+@pytest.mark.slow
 def test_whole_checkpoints_work(
     made: Kinds, inputs: dict[str, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -71,6 +72,7 @@ def test_whole_checkpoints_work(
         assert cli.main(words) == 0, capfd.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.fuzz
 def test_a_fault_is_one_sentence(
     made: Kinds,

@@ -242,6 +242,7 @@ def released(path: str, **view: Any) -> Any:
     return change
 
 
+@pytest.mark.slow
 def test_released_classes_in_another_order_score_as_their_names_say(
     done: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

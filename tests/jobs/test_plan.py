@@ -24,6 +24,7 @@ def jobs(paper):
     return plan.plan(paper, plan.speed_of("h100", 0.5, None))
 
 
+@pytest.mark.slow
 def test_operations_of_a_small_model_are_those_of_its_formula():
     mini = params.load(ROOT / "params" / "mini.yaml").pretrain["vision"]
     b, patches = mini.backbone, mini.encoder.grid**2
@@ -37,6 +38,7 @@ def test_operations_of_a_small_model_are_those_of_its_formula():
     assert flops.finetuning(mini, 1, 10, frozen=False) == 3 * (student + 20 * patches * b.dim)
 
 
+@pytest.mark.slow
 def test_totals_of_the_papers_pretrainings(jobs):
     """About 1.4e20, 0.8e20 and 1e20 operations by an estimate made by hand."""
     work = {job.run: 1e15 * job.pflop for job in jobs}

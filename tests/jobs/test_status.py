@@ -69,6 +69,7 @@ def crowd(tmp_path: Path) -> Crowd:
     return Crowd(tmp_path)
 
 
+@pytest.mark.slow
 def test_five_hundred_runs_take_two_seconds_and_one_question(crowd: Crowd) -> None:
     for seed in range(COUNT):
         crowd.run(seed, "RUNNING", step=3)

@@ -138,6 +138,7 @@ def refused(p_values):
 # --- distributions ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [49, 99, 249, 499, 749, 999])
 def test_spans_of_single_rows(length):
     mask = SPAN.model_copy(update={"equal_counts": False})
@@ -162,6 +163,7 @@ def test_spans_with_equal_counts(name):
         assert not refused(compare_row(batches[:, row, :length], reference["rows"][row])), row
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(REFERENCE["vision"]))
 def test_blocks(name):
     reference = REFERENCE["vision"][name]

@@ -409,6 +409,7 @@ def test_a_constant_decay_has_no_start(tmp_path: Path) -> None:
     assert concerned(tmp_path, constant, (f"{V}.ema.end", 0.5))
 
 
+@pytest.mark.slow
 def test_released_weights_are_not_trained(tmp_path: Path) -> None:
     raw = changed((f"{V}.released", {"path": "weights"}))
     for key, value in (("loss.beta", 1.0), ("mask.patches", 9), ("released.url", "x")):

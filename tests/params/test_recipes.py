@@ -41,6 +41,7 @@ def paper() -> params.Experiment:
     return params.load(PARAMS / "paper.yaml")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.name)
 def test_every_experiment_loads_and_its_runs_resolve(path):
     experiment = params.load(path)
@@ -127,6 +128,7 @@ def test_fine_tuning_has_the_details_of_the_reference(paper):
     assert rte.validate_every / epoch == pytest.approx(1, abs=0.03)
 
 
+@pytest.mark.slow
 def test_rows_and_columns_are_those_of_the_reported_values(paper):
     reported = collect.read_reported(PARAMS / "reported.csv")
     places = set(zip(reported["table"], reported["method"], reported["column"], strict=True))

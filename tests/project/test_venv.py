@@ -214,6 +214,7 @@ def olds() -> list[Path]:
     return [p / "bin/python" for p, v in numbered if tuple(map(int, v)) < (3, 11)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("python", olds(), ids=lambda p: p.parts[-3])
 def test_an_old_python_refuses_itself_and_chooses_another(python: Path, tmp_path: Path) -> None:
     command = [str(python), str(TOOLS / "venv.py"), str(tmp_path / "v"), str(python)]

@@ -45,7 +45,7 @@ class Page(HTMLParser):
         return [attributes for tag, attributes, _ in self.found if tag in tags]
 
 
-@pytest.fixture(scope="module", params=["mini", "paper"])
+@pytest.fixture(scope="module", params=["mini", pytest.param("paper", marks=pytest.mark.slow)])
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an experiment whose runs have a short log each."""
     folder = tmp_path_factory.mktemp(request.param)

@@ -18,7 +18,7 @@ from d2v import params
 from d2v.cli import prepare
 from d2v.data.ngram import write_arpa
 from d2v.data.readers.cifar10 import prepare_cifar10
-from d2v.experiment import execute, folders, runs
+from d2v.experiment import execute, folders, pretraining, runs
 
 pytestmark = pytest.mark.slow
 SMALL = {"dim": 32, "depth": 2, "heads": 2, "ffn_dim": 64}
@@ -42,26 +42,30 @@ def toy(whole: params.Experiment) -> dict[str, Any]:
             tasks[name]["settings"] = arms
     channels = [[16, width, stride] for width, stride in (
         (10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2))]  # fmt: skip
-    common = {"backbone": SMALL, "target": {"top_k": 1}, "cpus": 1}
+    common = {"backbone": SMALL, "cpus": 1}
+    small = {
+        "vision": {**common, "train": {**SHORT, **in_batches, "steps": 4}},
+        "speech": {
+            **common,
+            "encoder": {"conv_layers": channels, "position_kernel": 15, "position_groups": 2},
+            "view": {"min_samples": 6400, "max_samples": 16000},
+            "train": {**SHORT, **by_size, "steps": 4},
+        },
+        "text": {
+            **common,
+            "encoder": {"vocab_size": VOCABULARY},
+            "train": {**SHORT, **in_batches, "steps": 4},
+        },
+    }
+    pretrain = {name: {**values, "target": {"top_k": 1}} for name, values in small.items()}
+    pretrain |= {f"{name}-input": values for name, values in small.items()}
+    pretrain["speech-input"] = {**small["speech"], "target": {"units": 20}}
     return {
         "base": "public.yaml",
         "name": "toy",
         "prepared": "prepared/toy",
         "data": {"text": {"vocab_size": VOCABULARY, "block": 32}},
-        "pretrain": {
-            "vision": {**common, "train": {**SHORT, **in_batches, "steps": 4}},
-            "speech": {
-                **common,
-                "encoder": {"conv_layers": channels, "position_kernel": 15, "position_groups": 2},
-                "view": {"min_samples": 6400, "max_samples": 16000},
-                "train": {**SHORT, **by_size, "steps": 4},
-            },
-            "text": {
-                **common,
-                "encoder": {"vocab_size": VOCABULARY},
-                "train": {**SHORT, **in_batches, "steps": 4},
-            },
-        },
+        "pretrain": pretrain,
         "finetune": tasks,
     }
 
@@ -80,6 +84,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
     with contextlib.chdir(folder):
         experiment = params.load("params/toy.yaml")
+        pretraining.make_units(experiment, "speech-input")
         for kind in ("pretrain", "select"):
             _carry_out(experiment, kind)
         chosen = [
@@ -138,9 +143,11 @@ def table(done: Path, name: str) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("name", ["imagenet", "librispeech", "glue"])
-def test_every_cell_of_both_rows_has_a_number(done: Path, name: str) -> None:
+def test_every_cell_of_the_three_rows_has_a_number(done: Path, name: str) -> None:
     frame = table(done, name)
-    assert set(frame["row"]) == {"from scratch", "data2vec (this run)"}
+    rows = ["from scratch", "input targets (this run)", "data2vec (this run)"]
+    assert list(dict.fromkeys(frame["row"])) == rows
+    assert set(frame.groupby("column")["row"].nunique()) == {3}
     assert (frame["value"] != "").all(), frame[frame["value"] == ""]
     assert set(frame["scale"]) == {"own"}
     page = (done / "results" / "toy" / "tables" / f"{name}.md").read_text()
@@ -161,7 +168,7 @@ def test_accuracy_follows_from_the_stored_predictions(done: Path) -> None:
     rows = pd.read_csv(path, sep="\t", dtype=str)
     value = 100 * np.mean(rows["prediction"] == rows["reference"])
     frame = table(done, "imagenet")
-    mine = frame[(frame["row"] != "from scratch") & frame["column"].str.contains("45,000")]
+    mine = frame[frame["row"].str.startswith("data2vec") & frame["column"].str.contains("45,000")]
     assert float(mine["value"].item()) == pytest.approx(value, abs=1e-3)
 
 

@@ -18,13 +18,19 @@ def parser() -> Parser:
     """Argument parser of `d2v check`."""
     made = Parser(prog="d2v check", description=TEXT)
     choice.add(made)
+    choice.add_json(made)
     return made
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run `d2v check [FILE]`; raises ParamsError with all errors of the file."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `d2v check [FILE]`; raises ParamsError with all errors of the file.
+
+    With --json, the errors are part of the report, and the exit code is 2.
+    """
     args = parser().parse(argv)
     chosen = choice.of(args)
+    if args.json:
+        return _reported(chosen)
     experiment = chosen.load()
     counts = _counts(chosen, experiment)
     if not verbosity.quiet():
@@ -32,6 +38,30 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{chosen.label}: valid; {said} runs")
         if chosen.sets:
             print(f"experiment {experiment.name}")
+    return 0
+
+
+def _reported(chosen: choice.Chosen) -> int:
+    from d2v.cli.schemas import CheckReport
+    from d2v.params import ParamsError
+
+    name, counts, errors = None, {}, []
+    try:
+        experiment = chosen.load()
+        counts, name = _counts(chosen, experiment), experiment.name
+    except ParamsError as error:
+        head, *lines = str(error).split("\n  ")
+        errors = lines or [head]
+    report = CheckReport(
+        file=str(chosen.file),
+        overrides=list(chosen.sets),
+        valid=not errors,
+        experiment=name,
+        runs=counts,
+        errors=errors,
+    )
+    print(report.text())
+    return 2 if errors else 0
 
 
 def _counts(chosen: choice.Chosen, experiment: "Experiment") -> dict[str, int]:

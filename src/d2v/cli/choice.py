@@ -79,3 +79,10 @@ def shift(args: argparse.Namespace, names: list[str]) -> list[str]:
     if args.file is not None and not args.file.endswith(SUFFIXES):
         names, args.file = [args.file, *names], None
     return names
+
+
+def add_json(parser: Parser) -> None:
+    """Add --json; d2v.cli.schemas describes what is printed."""
+    parser.add_argument(
+        "--json", action="store_true", help="print a JSON report (described in the documentation)"
+    )

@@ -40,9 +40,9 @@ COMMANDS = {
         "fit the k-means units that a pre-training run predicts",
     ),
     "tables": ("d2v.cli.tables", "build the result tables and print them"),
-    "verify": ("d2v.results.verify", "recompute all metrics from the stored predictions"),
+    "verify": ("d2v.cli.verify", "recompute all metrics from the stored predictions"),
     "compare": (
-        "d2v.results.compare",
+        "d2v.cli.compare",
         "compare two runs on the same examples: difference, confidence interval, p-value",
     ),
     "features": ("d2v.cli.inference:features_main", "write hidden states and logits to a file"),
@@ -56,6 +56,8 @@ COMMANDS = {
     ),
     "layout": ("d2v.data.mini.mini", "write a miniature set in its official on-disk layout"),
     "prepare": ("d2v.cli.prepare", "convert a data set from its official layout to shards"),
+    "doctor": ("d2v.cli.doctor", "check this machine: what works, what does not, what to do"),
+    "completion": ("d2v.cli.completion", "print a script that completes commands in a shell"),
     "init": ("d2v.cli.init", "write a project of your own: parameters, workflow, data stages"),
 }
 

@@ -1,6 +1,7 @@
 """`d2v plan`: the cost of an experiment, before any run is started."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from d2v.cli import choice
@@ -32,7 +33,7 @@ def parser() -> Parser:
         "--only", nargs="+", metavar="RUN",
         help="runs to include (default: all), for example pretrain/text-base 'finetune/*'",
     )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="print every run as JSON")
+    choice.add_json(parser)
     return parser
 
 
@@ -49,6 +50,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.only:
         jobs = plan.chosen(jobs, args.only)
     if args.json:
-        print(plan.as_json(jobs, speed))
+        from d2v.cli.schemas import PlannedRun, PlannedSpeed, PlanReport
+
+        report = PlanReport(
+            experiment=experiment.name,
+            speed=PlannedSpeed(**asdict(speed)),
+            jobs=[PlannedRun(**asdict(job)) for job in jobs],
+        )
+        print(report.text())
         return
     print(budget.report(experiment, jobs, speed))

@@ -1,19 +1,33 @@
 """Image views made on the model's device: JPEG files decoded, cropped and jittered as tensors."""
 
+import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+from d2v.data.pixels import orientation
 from d2v.data.readers.imagefolder import decode
 from d2v.data.views import Choice
 from d2v.util.errors import UserError
 
 JPEG = b"\xff\xd8"
+# as d2v.data.pixels.TURNS, for tensors (3, H, W)
+TURNS: dict[int, Callable[[Tensor], Tensor]] = {
+    1: lambda image: image,
+    2: lambda image: image.flip(-1),
+    3: lambda image: image.flip(-2, -1),
+    4: lambda image: image.flip(-2),
+    5: lambda image: image.mT,
+    6: lambda image: image.rot90(-1, (-2, -1)),
+    7: lambda image: image.mT.flip(-2, -1),
+    8: lambda image: image.rot90(1, (-2, -1)),
+}
 
 
 @dataclass(frozen=True)
@@ -27,16 +41,27 @@ class Files:
     payload: Tensor  # (N,) uint8
     ends: list[int]
     choices: list[Choice]
+    turns: list[int]  # EXIF orientations to apply; 1: none
 
     def split(self) -> list[Tensor]:
         """Return the bytes of each file."""
         return [self.payload[a:b] for a, b in zip([0, *self.ends], self.ends, strict=False)]
 
 
-def joined(files: Sequence[np.ndarray], choices: list[Choice]) -> Files:
-    """Join the files, each (N,) uint8, and the choices of a batch."""
+def joined(files: Sequence[np.ndarray], choices: list[Choice], *, upright: bool = False) -> Files:
+    """Join the files, each (N,) uint8, and the choices of a batch; `upright` as in `picture`."""
     ends = np.cumsum([len(file) for file in files]).tolist()
-    return Files(torch.from_numpy(np.concatenate(files)), ends, choices)
+    turns = [_turn(file.tobytes()) if upright else 1 for file in files]
+    return Files(torch.from_numpy(np.concatenate(files)), ends, choices, turns)
+
+
+def _turn(payload: bytes) -> int:
+    """EXIF orientation of an image file; 1 for a broken one, which decoding will report."""
+    try:
+        with Image.open(io.BytesIO(payload)) as image:
+            return orientation(image)
+    except (OSError, SyntaxError, ValueError):
+        return 1
 
 
 def views(files: Files, ids: Sequence[str], size: int, device: torch.device) -> Tensor:
@@ -45,7 +70,10 @@ def views(files: Files, ids: Sequence[str], size: int, device: torch.device) -> 
     d2v.data.views makes nearly the same ones from the same choices. Here, images are always decoded
     whole and at full scale, and torchvision's tensor operations round differently from Pillow.
     """
-    images = _decoded(files.split(), ids, device)
+    images = [
+        TURNS[turn](image)
+        for image, turn in zip(_decoded(files.split(), ids, device), files.turns, strict=True)
+    ]
     return torch.stack([_view(i, c, size) for i, c in zip(images, files.choices, strict=True)])
 
 

@@ -11,11 +11,23 @@
 For 16-bit colour files, Pillow itself reads only the upper 8 bits.
 """
 
+import struct
+
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 REFUSED = ("I", "F")
+# how Pillow turns an image that was stored with an EXIF orientation
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def check_mode(picture: Image.Image) -> None:
@@ -26,14 +38,27 @@ def check_mode(picture: Image.Image) -> None:
         )
 
 
+def orientation(picture: Image.Image) -> int:
+    """EXIF orientation of an opened image, 1 to 8; 1 if it has none, or damaged EXIF data.
+
+    Pillow's exif_transpose fails for damaged EXIF data, which say nothing about the pixels.
+    """
+    try:
+        found = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    except (SyntaxError, ValueError, TypeError, LookupError, struct.error):
+        return 1
+    return found if found in TURNS else 1
+
+
 def as_rgb(picture: Image.Image, *, upright: bool = False) -> Image.Image:
     """Convert an opened image to RGB; `upright` rotates it according to its EXIF orientation.
 
     Raises ValueError for a rejected mode.
     """
     check_mode(picture)
-    if upright:
-        picture = ImageOps.exif_transpose(picture)
+    turn = orientation(picture) if upright else 1
+    if turn in TURNS:
+        picture = picture.transpose(TURNS[turn])
     if picture.mode in SIXTEEN_BITS or picture.mode == "I":
         values = np.asarray(picture).astype(np.int64)
         # round(v / 257) in integers; no value is halfway between two, because 257 is odd

@@ -61,6 +61,7 @@ class Images(Examples):
                 raise UserError("view.mixup and view.cutmix mix classes, and there are none")
             self.mix = mixing(view, task)
         self._standardise()
+        self.upright = bool(self.meta.get("upright"))  # whether EXIF orientations are applied
         self.labels = self.shards.numbers("label")
         self.heights, self.widths = self.shards.numbers("height"), self.shards.numbers("width")
         area = (self.heights * self.widths)[self.rows]
@@ -97,7 +98,7 @@ class Images(Examples):
         keys = self.keys(examples)
         if self.on_device:
             files, choices = [e["file"] for e in examples], [e["choice"] for e in examples]
-            batch["files"] = on_device.joined(files, choices)
+            batch["files"] = on_device.joined(files, choices, upright=self.upright)
         else:
             pixels = torch.from_numpy(np.stack([e["pixels"] for e in examples]))
             batch["images"] = self._standardised(pixels.permute(0, 3, 1, 2))
@@ -181,12 +182,12 @@ class Images(Examples):
         """
         if by == 1 and self.pixels.kept:
             return image(self.pixels[row]), 1
-        found = picture(self.shards.payload(row), self._name(row), by)
+        found = picture(self.shards.payload(row), self._name(row), by, upright=self.upright)
         by = by if found.height < self.heights[row] else 1
         return found if self.encoder.channels == 3 else found.convert("L"), by
 
     def _decode(self, row: int) -> np.ndarray:
-        found = picture(self.shards.payload(row), self._name(row))
+        found = picture(self.shards.payload(row), self._name(row), upright=self.upright)
         return array(found if self.encoder.channels == 3 else found.convert("L"))
 
     def _name(self, row: int) -> str:
@@ -274,7 +275,8 @@ class Pictures(Examples):
     def __getitem__(self, place: Place) -> Example:
         """Return standardised pixels (C, H, W) float32."""
         row, name = int(self.rows[place[1]]), self.ids[place[1]]
-        whole = picture(self.shards.payload(row), f"{self.folder}: {name}")
+        upright = bool(self.meta.get("upright"))
+        whole = picture(self.shards.payload(row), f"{self.folder}: {name}", upright=upright)
         return {"place": place, "id": name, "pixels": self.files.standardised(whole)}
 
     def collate(self, examples: list[Example]) -> Batch:

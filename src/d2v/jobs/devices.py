@@ -25,14 +25,14 @@ def check(wanted: int) -> None:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     build = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "for CPUs only"
     raise NoGPU(
-        f"{node}: {wanted} GPU{'s' * (wanted > 1)} requested, {seen} usable: {_driver()}; PyTorch"
+        f"{node}: {wanted} GPU{'s' * (wanted > 1)} requested, {seen} usable: {driver()}; PyTorch"
         f" {torch.__version__} is built {build}; CUDA_VISIBLE_DEVICES is"
         f" {'not set' if visible is None else repr(visible)}. Install a PyTorch build that fits the"
         " driver, exclude the node (sbatch: {exclude: ...}), or set gpus: 0 in params/cluster.yaml"
     )
 
 
-def _driver() -> str:
+def driver() -> str:
     """GPUs and driver according to nvidia-smi."""
     words = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:

@@ -9,17 +9,15 @@ evaluation and data loading are not counted.
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 from d2v import params
-from d2v.data.summary import summary
 from d2v.experiment import runs
 from d2v.experiment.run import PretrainRun, Run
 from d2v.experiment.task_runs import DecodeRun, FinetuneRun, ProbeRun
-from d2v.jobs import cluster
+from d2v.jobs import cluster, space
 from d2v.params import MODALITIES, Experiment, Finetune
 from d2v.util.errors import UserError
 
@@ -33,19 +31,6 @@ MEASURED = {"h200": {"vision": 0.267, "speech": 0.281, "text": 0.296}}
 MEASURED_ON = {"h200": "2026-11-27"}
 # the measured device whose figures stand for another one
 NEAREST = {"v100": "h200", "a100": "h200", "h100": "h200", "h200": "h200"}
-# approximate size of the prepared sets that a group of `data:` makes, GB, by the group's kind
-DISK_GB: dict[str, dict[str, float]] = {
-    "imagenet": {"imagenet": 150},
-    "librispeech": {"librispeech": 62},
-    "librispeech_lm": {"lm": 4},
-    "librilight": {"librilight": 3600},
-    "audioset": {"audioset": 350},
-    "plain_text": {"corpus": 7, "tokenizer": 0.01},
-    "cifar10": {"cifar10": 0.19},
-    "digits": {"digits": 0.006},
-    "spoken_digits": {"spoken_digits": 0.054},
-    "verses": {"corpus": 0.005},
-}
 # beam-search decoding: seconds of one core per second of speech at a beam of 500; twice the value
 # that benchmarks/decoding.py measured with a small language model
 DECODING = 0.1
@@ -126,23 +111,10 @@ def _job(run: Run, speed: Speed, gpus: int) -> Job:
     return Job(run.id, table, steps, examples, work / 1e15, gpus, hours, hours / gpus, 0.0, disk)
 
 
-def disk(experiment: Experiment, jobs: Sequence[Job]) -> dict[str, tuple[float, bool]]:
-    """Size in GB of each prepared set that the jobs read, and whether it was measured.
-
-    Sets that are prepared are measured, others are estimated; those without an estimate are left
-    out.
-    """
+def disk(experiment: Experiment, jobs: Sequence[Job]) -> dict[str, tuple[float | None, bool]]:
+    """Size in GB of each prepared set that the jobs read, as `space.prepared`."""
     known = runs.by_id(experiment)
-    needed = [name for job in jobs for name in known[job.run].datasets]
-    found: dict[str, tuple[float, bool]] = {}
-    for name in dict.fromkeys(needed):
-        there = summary(Path(experiment.prepared) / name)
-        group = experiment.group_of(name)
-        if there is not None:
-            found[name] = there.size / 1e9, True
-        elif group is not None and name in DISK_GB.get(group.kind, {}):
-            found[name] = DISK_GB[group.kind][name], False
-    return found
+    return space.prepared(experiment, [name for job in jobs for name in known[job.run].datasets])
 
 
 def _served(experiment: Experiment, pretrain: str) -> str:
@@ -260,9 +232,3 @@ def speed_of(
             f"{measured}: not a result file of a benchmark of training steps"
             f" ({type(error).__name__}: {error})"
         ) from None
-
-
-def as_json(jobs: Sequence[Job], speed: Speed) -> str:
-    """Speed and jobs as JSON text, for other programs."""
-    content: dict[str, Any] = {"speed": asdict(speed), "jobs": [asdict(job) for job in jobs]}
-    return json.dumps(content, indent=1)

@@ -7,6 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -115,45 +116,99 @@ def state_of(run: Run, queue: Queue | None = None) -> str:
     return "failed" if told and word and word["error"] else "stopped"
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a run; None for what is unknown or does not apply."""
+
+    run: str
+    state: str
+    step: int | None  # latest step in the log
+    steps: int | None
+    age_s: float | None  # since the last step was logged, of a running run
+    examples_per_s: float | None
+    eta_s: float | None
+    loss: float | None
+    target_std: float | None
+    prediction_std: float | None
+    job: str | None  # id of its Slurm job
+    link: int | None  # number of the job in the chain of jobs with a time limit
+    links: int | None  # expected length of the chain
+    node: str | None
+    gpu_mib: float | None  # peak memory of the job's first GPU
+
+
+def all_facts(experiment: Experiment) -> list[Facts]:
+    """What is known of every run, in an order in which the runs can be executed."""
+    found = runs.all_runs(experiment)
+    queue, places = cluster_queue(found), cluster.load().slurm
+    return [_facts(run, queue, places) for run in found]
+
+
 def _row(run: Run, queue: Queue, places: cluster.SlurmJobs) -> Row:
+    return _cells(_facts(run, queue, places))
+
+
+def _facts(run: Run, queue: Queue, places: cluster.SlurmJobs) -> Facts:
     folder = run.work
     state = state_of(run, queue)
     last, age = _last_line(folder / "log.jsonl")
     pulse = read_json(folder / "pulse.json") or {}
     job = read_json(folder / "job.json") or {}
-    step, rate, steps = last.get("step"), last.get("examples_per_s"), run.steps
-    speed = last.get("steps_per_s")
-    spread = [_number(last.get(name), 3) for name in ("target_std", "prediction_std")]
+    step, speed, steps = last.get("step"), last.get("steps_per_s"), run.steps
     running = state == "running"
     left = (steps - step) / speed if running and step and steps and speed else None
     if running and age is not None and age > max(STALL_S, STALL * _report_s(run, speed)):
         state = "stalled"
     on_slurm = job.get("place") == "slurm" and job.get("id")
+    limit = 3600 * places.of(run.id).hours
+    link, links = _link(job, pulse, left, limit) if on_slurm else (None, None)
+    return Facts(
+        run=run.id,
+        state=state,
+        step=step,
+        steps=steps,
+        age_s=age if running else None,
+        examples_per_s=last.get("examples_per_s"),
+        eta_s=left,
+        loss=last.get("loss"),
+        target_std=last.get("target_std"),
+        prediction_std=last.get("prediction_std"),
+        job=str(job["id"]) if on_slurm else None,
+        link=link,
+        links=links,
+        node=pulse.get("node") or None if running else None,
+        gpu_mib=pulse.get("gpu_mib"),
+    )
+
+
+def _cells(f: Facts) -> Row:
+    """A row of the table."""
+    spread = [_number(value, 3) for value in (f.target_std, f.prediction_std)]
     return (
-        run.id,
-        state,
-        "-" if step is None else f"{step}/{steps or '?'}",
-        _short(age) if running else "-",
-        _number(rate, 1),
-        "-" if left is None else str(timedelta(seconds=round(left))),
-        _number(last.get("loss"), 4),
+        f.run,
+        f.state,
+        "-" if f.step is None else f"{f.step}/{f.steps or '?'}",
+        _short(f.age_s),
+        _number(f.examples_per_s, 1),
+        "-" if f.eta_s is None else str(timedelta(seconds=round(f.eta_s))),
+        _number(f.loss, 4),
         "-" if spread == ["-", "-"] else "/".join(spread),
-        str(job["id"]) if on_slurm else "-",
-        _link(job, pulse, left, 3600 * places.of(run.id).hours) if on_slurm else "-",
-        pulse.get("node") or "-" if running else "-",
-        _number(pulse.get("gpu_mib"), 0),
+        f.job or "-",
+        "/".join(str(n) for n in (f.link, f.links) if n is not None) or "-",
+        f.node or "-",
+        _number(f.gpu_mib, 0),
     )
 
 
 def _link(
     job: Mapping[str, Any], pulse: Mapping[str, Any], left: float | None, limit: float
-) -> str:
+) -> tuple[int, int | None]:
     """Position in the chain of jobs, and its length if the remaining seconds are known."""
     link = int(pulse.get("restarts") or job.get("restarts") or 0) + 1
     if left is None or "started" not in pulse:
-        return str(link)
+        return link, None
     here = limit - (time.time() - datetime.fromisoformat(pulse["started"]).timestamp())
-    return f"{link}/{link + max(0, math.ceil((left - here) / limit))}"
+    return link, link + max(0, math.ceil((left - here) / limit))
 
 
 def _report_s(run: Run, speed: float | None) -> float:

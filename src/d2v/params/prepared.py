@@ -50,18 +50,30 @@ def outputs(root: Path, stages: str) -> set[str] | None:
     `${prepared}` in a path stands for that key of the stages' parameter file. None if the file is
     missing or cannot be parsed.
     """
+    commands = _commands(root, stages)
+    return None if commands is None else set(commands)
+
+
+def command_of(root: Path, stages: str, out: str) -> str:
+    """Command of the stage that writes the path `out`, as the DVC file has it; empty if none."""
+    return (_commands(root, stages) or {}).get(normpath(out), "")
+
+
+def _commands(root: Path, stages: str) -> dict[str, str] | None:
+    """The command of each stage of a DVC file, by the paths that it writes."""
     found = _parsed(root / stages)
     try:
         groups = list((found or {})["stages"].values())
     except (LookupError, TypeError, AttributeError):
         return None
     folder = next((f for p in parameter_files(root, stages) if (f := _prepared(root / p))), "")
-    written = set()
+    written = {}
     for stage in groups:
         wdir = PurePosixPath(stages).parent / stage.get("wdir", ".")
         for out in stage.get("outs", []):
             path = out if isinstance(out, str) else next(iter(out))
-            written.add(normpath(wdir / path.replace("${prepared}", folder)))
+            place = normpath(wdir / path.replace("${prepared}", folder))
+            written[place] = str(stage.get("cmd", ""))
     return written
 
 

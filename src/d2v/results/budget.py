@@ -41,18 +41,18 @@ def report(experiment: Experiment, jobs: Sequence[Job], speed: Speed) -> str:
 
 def _disk(experiment: Experiment, jobs: Sequence[Job]) -> str:
     """Line on disk space: sets that are prepared are measured, the others estimated."""
-    sets = plan.disk(experiment, jobs)
-    named: dict[bool, list[str]] = {True: [], False: []}
-    for name, (size, measured) in sets.items():
-        named[measured].append(f"{name} {amount(1e9 * size)}")
-    parts = [
-        f"{words}: {', '.join(named[measured])}"
-        for measured, words in ((True, "prepared"), (False, "estimated"))
-        if named[measured]
-    ]
-    total = amount(1e9 * sum(size for size, _ in sets.values()))
+    named: dict[str, list[str]] = {"prepared": [], "estimated": [], "unknown": []}
+    total = 0.0
+    for name, (size, measured) in plan.disk(experiment, jobs).items():
+        if size is None:
+            named["unknown"].append(name)
+            continue
+        total += size
+        named["prepared" if measured else "estimated"].append(f"{name} {amount(1e9 * size)}")
+    parts = "; ".join(f"{words}: {', '.join(found)}" for words, found in named.items() if found)
+    sets = f"prepared sets {amount(1e9 * total)} ({parts})" if parts else "no prepared sets"
     checkpoints = amount(1e9 * sum(job.disk_gb for job in jobs))
-    return f"disk: prepared sets {total} ({'; '.join(parts)}), checkpoints {checkpoints}"
+    return f"disk: {sets}, checkpoints {checkpoints}"
 
 
 def _grouped(jobs: Iterable[Job], key: Callable[[Job], str]) -> dict[str, list[Job]]:

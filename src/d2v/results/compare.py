@@ -3,61 +3,85 @@
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from d2v.results.wording import number
-from d2v.util.arguments import Parser
 from d2v.util.errors import UserError
 
 SAID = ("name", "arm", "seed", "setting", "pretrain_run", "steps")  # keys of metrics.json
 SOURCES = ("git_commit", "params_sha256", "data_sha256", "versions", "device")  # of provenance
 
 
-def parser() -> Parser:
-    """Argument parser of `d2v compare`."""
-    parser = Parser(
-        prog="d2v compare",
-        description="Print the metric of both runs, and the difference with its interval and"
-        " p-value. Arms (folders with one folder per seed) are compared over their seeds.",
-    )
-    parser.add_argument(
-        "a", type=Path, metavar="A", help="folder of a run or an arm, under results/*/runs/"
-    )
-    parser.add_argument("b", type=Path, metavar="B", help="folder of another run or arm")
-    parser.add_argument("--metric", help="metric to compare (default: the runs' first metric)")
-    parser.add_argument(
-        "--split", default="test", help="split to compare on (default: %(default)s)"
-    )
-    return parser
+@dataclass(frozen=True)
+class Side:
+    """A or B: its value as a fraction, with the 95 % interval of the bootstrap (NaN for an arm)."""
+
+    folder: Path
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+    seeds: tuple[float, ...] = ()  # of an arm
+    shared: bool = False  # whether all seeds of an arm start from one pre-training
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run `d2v compare A B`."""
-    args = parser().parse(argv)
-    both = arms if all(any(d.glob("seed*/metrics.json")) for d in (args.a, args.b)) else lines
-    print("\n".join(both(args.a, args.b, args.split, args.metric)))
+@dataclass(frozen=True)
+class Difference:
+    """B minus A, with its 95 % interval, p-value and test."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+    test: str
 
 
-def arms(a: Path, b: Path, split: str = "test", name: str | None = None) -> Iterator[str]:
-    """Lines that compare two arms over their seeds, as the tables do (Welch's t).
+@dataclass(frozen=True)
+class Outcome:
+    """A comparison of two runs, or of two arms."""
 
-    Where the runs of an arm start from several pre-trainings, each pre-training counts once.
+    split: str
+    metric: str
+    higher_is_better: bool
+    a: Side
+    b: Side
+    difference: Difference | None  # None if a value is undefined
+    examples: int | None  # None for arms
+    # dotted keys of parameters, data and code that differ between runs, with both values
+    changes: Mapping[str, tuple[Any, Any]]
+
+    @property
+    def verdict(self) -> str:
+        """Which run is better; no winner if the interval includes zero or is undefined."""
+        if self.difference is None:
+            return verdict(math.nan, math.nan, self.higher_is_better)
+        return verdict(self.difference.low, self.difference.high, self.higher_is_better)
+
+
+def are_arms(a: Path, b: Path) -> bool:
+    """Whether both folders hold one folder per seed."""
+    return all(any(folder.glob("seed*/metrics.json")) for folder in (a, b))
+
+
+def compare_arms(a: Path, b: Path, split: str = "test", name: str | None = None) -> Outcome:
+    """Compare two arms over their seeds, as the tables do (Welch's t).
+
+    Where the runs of an arm start from several pre-trainings, each pre-training counts once. Raises
+    UserError if a value is undefined.
     """
     from d2v.evaluation.metrics import named
     from d2v.results.statistics import Estimate, estimate, welch
 
+    sides: list[Side] = []
     found: list[Estimate] = []
-    for sign, arm in (("A", a), ("B", b)):
+    for arm in (a, b):
         told = {
             folder: _read(folder)
             for folder in sorted(d.parent for d in arm.glob("seed*/metrics.json"))
         }
         first = next(iter(told))
-        if name is None:
-            name = next(iter(told[first]["metrics"].get(split) or {}), "") or _no_metric(
-                first, split
-            )
+        name = name or _first_metric(first, told[first], split)
         values: dict[str, list[float]] = {}
         for folder, run in told.items():
             value = (run["metrics"].get(split) or {}).get(name)
@@ -67,64 +91,97 @@ def arms(a: Path, b: Path, split: str = "test", name: str | None = None) -> Iter
         seeds = [value for group in values.values() for value in group]
         independent = [sum(g) / len(g) for g in values.values()] if len(values) > 1 else seeds
         found.append(estimate(independent))
-        text = ", ".join(number(100 * value, ".2f") for value in seeds)
-        yield f"{sign}  {arm}: {named(name).label} {number(100 * found[-1].value, '.2f')} ({text})"
-        if len(values) == 1 < len(seeds):
-            yield f"   all seeds of {sign} start from one pre-training, so they are not independent"
-    difference = welch(found[1], found[0])
-    low, high = difference.bounds
+        shared = len(values) == 1 < len(seeds)
+        sides.append(Side(arm, found[-1].value, seeds=tuple(seeds), shared=shared))
     assert name is not None
-    judged = verdict(low, high, named(name).higher_is_better)
-    yield (
-        f"B − A: {number(100 * difference.value, '+.2f')} {_bounds(low, high, '+')},"
-        f" p = {difference.p:.2g} (Welch's t, {difference.freedom:.1f} degrees of freedom):"
-        f" {judged}"
-    )
+    between = welch(found[1], found[0])
+    test = f"Welch's t, {between.freedom:.1f} degrees of freedom"
+    difference = Difference(between.value, *between.bounds, between.p, test)
+    better = named(name).higher_is_better
+    return Outcome(split, name, better, sides[0], sides[1], difference, None, {})
 
 
-def lines(a: Path, b: Path, split: str = "test", name: str | None = None) -> Iterator[str]:
-    """Lines of the comparison; raises UserError if the runs cannot be compared."""
+def compare_runs(a: Path, b: Path, split: str = "test", name: str | None = None) -> Outcome:
+    """Compare two runs on the same examples; raises UserError if they cannot be compared."""
     from d2v.evaluation.metrics import named
     from d2v.evaluation.predictions import read_predictions
     from d2v.results import statistics
 
     told = {folder: _read(folder) for folder in (a, b)}
-    if name is None:
-        name = next(iter(told[a]["metrics"].get(split) or {}), "") or _no_metric(a, split)
+    name = name or _first_metric(a, told[a], split)
     metric = named(name)
     rows = {folder: read_predictions(folder / f"predictions-{split}.tsv") for folder in (a, b)}
     _check_same(a, b, rows)
     if any(getattr(row, metric.column) is None for row in rows[a] + rows[b]):
         raise UserError(f"{a}, {b}: no column {metric.column}, which {name} needs")
-    undefined = []
     for folder in (a, b):
         _check_fits(folder, told[folder]["metrics"], split, name)
-    for sign, folder in (("A", a), ("B", b)):
+    sides = []
+    for folder in (a, b):
         value = _score(folder, rows[folder], split, name)
-        if not math.isfinite(value):
-            undefined.append(sign)
-            yield f"{sign}  {folder}: {metric.label} undefined"
-            continue
-        bounds = _bounds(*statistics.interval(rows[folder], name))
-        yield f"{sign}  {folder}: {metric.label} {number(100 * value, '.2f')} {bounds}"
-    if undefined:
+        interval = statistics.interval(rows[folder], name) if math.isfinite(value) else ()
+        sides.append(Side(folder, value, *interval))
+    difference = None
+    if all(math.isfinite(side.value) for side in sides):
+        found = statistics.compare(rows[a], rows[b], name)
+        difference = Difference(found.difference, found.low, found.high, found.p, found.test)
+    changes = _changes(told[a], told[b])
+    better = metric.higher_is_better
+    return Outcome(split, name, better, sides[0], sides[1], difference, len(rows[a]), changes)
+
+
+def arms(a: Path, b: Path, split: str = "test", name: str | None = None) -> Iterator[str]:
+    """Lines that compare two arms; raises as `compare_arms`."""
+    from d2v.evaluation.metrics import named
+
+    found = compare_arms(a, b, split, name)
+    label = named(found.metric).label
+    for sign, side in (("A", found.a), ("B", found.b)):
+        text = ", ".join(number(100 * value, ".2f") for value in side.seeds)
+        yield f"{sign}  {side.folder}: {label} {number(100 * side.value, '.2f')} ({text})"
+        if side.shared:
+            yield f"   all seeds of {sign} start from one pre-training, so they are not independent"
+    yield _difference(found)
+
+
+def lines(a: Path, b: Path, split: str = "test", name: str | None = None) -> Iterator[str]:
+    """Lines that compare two runs; raises as `compare_runs`."""
+    from d2v.evaluation.metrics import named
+
+    found = compare_runs(a, b, split, name)
+    metric = named(found.metric)
+    sides = (("A", found.a), ("B", found.b))
+    for sign, side in sides:
+        value = "undefined"
+        if math.isfinite(side.value):
+            value = f"{number(100 * side.value, '.2f')} {_bounds(side.low, side.high)}"
+        yield f"{sign}  {side.folder}: {metric.label} {value}"
+    if found.difference is None:
+        undefined = [sign for sign, side in sides if not math.isfinite(side.value)]
         yield (
             f"B − A: not compared, because {metric.label} is undefined for"
             f" {' and '.join(undefined)} (constant predictions, values that are not finite, or"
             " nothing to score)"
         )
     else:
-        found = statistics.compare(rows[a], rows[b], name)
-        yield (
-            f"B − A: {number(100 * found.difference, '+.2f')}"
-            f" {_bounds(found.low, found.high, '+')}, p = {found.p:.2g} ({found.test}):"
-            f" {verdict(found.low, found.high, metric.higher_is_better)}"
-        )
+        yield _difference(found)
     yield (
-        f"{len(rows[a])} examples of split {split}; values times 100 ({metric.unit}), in brackets"
+        f"{found.examples} examples of split {split}; values times 100 ({metric.unit}), in brackets"
         " 95 % of the bootstrap over examples. Another training seed may give another difference."
     )
-    yield from _differences(told[a], told[b])
+    yield "They differ in:" if found.changes else "No difference in parameters, data and code."
+    for key, (first, second) in found.changes.items():
+        yield f"  {key}: {first} -> {second}"
+
+
+def _difference(found: Outcome) -> str:
+    difference = found.difference
+    assert difference is not None
+    return (
+        f"B − A: {number(100 * difference.value, '+.2f')}"
+        f" {_bounds(difference.low, difference.high, '+')}, p = {difference.p:.2g}"
+        f" ({difference.test}): {found.verdict}"
+    )
 
 
 def verdict(low: float, high: float, higher_is_better: bool) -> str:
@@ -175,7 +232,9 @@ def _read(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder}/metrics.json: cannot be read ({error!r})") from None
 
 
-def _no_metric(folder: Path, split: str) -> str:
+def _first_metric(folder: Path, run: Mapping[str, Any], split: str) -> str:
+    for name in run["metrics"].get(split) or {}:
+        return str(name)
     raise UserError(f"{folder}/metrics.json: no metrics of split {split}; give another --split")
 
 
@@ -193,19 +252,17 @@ def _check_same(a: Path, b: Path, rows: Mapping[Path, Sequence[Any]]) -> None:
             raise UserError(f"{a} and {b}: example {id} has another reference in each")
 
 
-def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[str]:
+def _changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     flat = [
         dict(_flat({k: run.get(k) for k in SAID}))
         | dict(_flat({k: run.get("provenance", {}).get(k) for k in SOURCES}))
         for run in (a, b)
     ]
-    found = [
-        f"  {key}: {flat[0].get(key)} -> {flat[1].get(key)}"
+    return {
+        key: (flat[0].get(key), flat[1].get(key))
         for key in dict.fromkeys([*flat[0], *flat[1]])
         if flat[0].get(key) != flat[1].get(key)
-    ]
-    yield "They differ in:" if found else "No difference in parameters, data and code."
-    yield from found
+    }
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

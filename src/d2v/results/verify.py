@@ -2,13 +2,12 @@
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from d2v.util.arguments import Parser
-from d2v.util.errors import UserError, counted
+from d2v.util.errors import UserError
 
 if TYPE_CHECKING:  # imported late, so that --help is quick
     from d2v.params import Experiment
@@ -25,56 +24,6 @@ class Report:
     numbers: int = 0
     cells: int = 0
     faults: list[str] = field(default_factory=list)
-
-
-def parser() -> Parser:
-    """Argument parser of `d2v verify`."""
-    made = Parser(
-        prog="d2v verify",
-        description="Recompute the metrics of all runs from their predictions, and all table cells"
-        " from the metrics.",
-    )
-    made.add_argument(
-        "results",
-        type=Path,
-        metavar="FOLDER|FILE",
-        help="results folder: results/<experiment>, or the parameter file of the experiment",
-    )
-    made.add_argument(
-        "--params",
-        type=Path,
-        metavar="FILE",
-        help="parameter file of the results (default: params.yaml in FOLDER, or"
-        " params/<experiment>.yaml)",
-    )
-    return made
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run `d2v verify`; raises UserError, after the list of errors, if there are any."""
-    args = parser().parse(argv)
-    experiment, folder = _named(args.results, args.params)
-    report = verify(experiment, folder)
-    for fault in report.faults:
-        print(fault)
-    said = f"{report.numbers} numbers of {report.runs} runs and {report.cells} cells"
-    if report.faults:
-        errors = counted(len(report.faults), "error")
-        raise UserError(f"{folder}: {errors} (above); {said} were checked")
-    print(f"{folder}: {said} are what the stored predictions give")
-
-
-def _named(place: Path, file: Path | None) -> "tuple[Experiment, Path]":
-    """Parameters and results folder of the experiment that the arguments name."""
-    from d2v import params
-    from d2v.experiment import folders
-
-    if place.suffix in (".yaml", ".yml"):
-        experiment = params.load(place)
-        return experiment, folders.results(experiment)
-    kept = place / "params.yaml"  # of an experiment with overrides
-    usual = kept if kept.is_file() else Path("params") / f"{place.resolve().name}.yaml"
-    return params.load(file or usual), place
 
 
 def verify(experiment: "Experiment", results: Path) -> Report:

@@ -38,7 +38,7 @@ class Rebound(UserError):
 # exit codes of `d2v`; those from 3 on, of UserError's subclasses, are also those of failed jobs
 EXIT_CODES = {
     0: "success",
-    1: "unexpected error (a bug: please report it), or failed workflow",
+    1: "unexpected error (a bug: please report it), failed workflow, or a finding of `d2v doctor`",
     2: "error that the user can fix: arguments, parameters, data, files",
     3: "targets or predictions have collapsed",
     4: "loss or gradient is not finite",

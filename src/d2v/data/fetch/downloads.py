@@ -6,6 +6,7 @@ import io
 import sys
 import time
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -116,7 +117,8 @@ def _receive(remote: Remote, part: Path) -> None:
 def _request(remote: Remote, part: Path) -> None:
     """Request the missing part, or the whole file if the server's copy may have changed."""
     have, stamp = _size(part), _stamp(part)
-    headers = {"Accept-Encoding": "identity"}
+    # a name of our own: wikitext.smerity.com, for one, refuses those of Python's libraries
+    headers = {"Accept-Encoding": "identity", "User-Agent": f"d2v/{version('d2v')}"}
     known = read_json(stamp)
     if have and known and known["version"]:
         headers |= {"Range": f"bytes={have}-", "If-Range": known["version"]}

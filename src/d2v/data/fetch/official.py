@@ -128,7 +128,8 @@ SETS: dict[str, dict[str, list[Part]]] = {
     },
 }
 # checksums: cs.toronto.edu/~kriz/cifar.html; Hugging Face's dataset_infos.json of wikitext, whose
-# file has moved from its first address. None are published for GPT-2's files in fairseq
+# first address (research.metamind.io on S3) has answered 403 since 2024; this one, of an author of
+# the set, serves the same file. None are published for GPT-2's files in fairseq
 SETS |= {
     "cifar10": {
         "binary": [

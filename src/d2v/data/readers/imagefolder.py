@@ -98,13 +98,20 @@ def _example(headers: bool, item: tuple[Path, int]) -> Iterator[Example]:
 
 
 def image_example(
-    payload: bytes, name: str, label: int, where: Path | str, headers: bool
+    payload: bytes,
+    name: str,
+    label: int,
+    where: Path | str,
+    headers: bool,
+    *,
+    upright: bool = False,
 ) -> Example:
     """Make the example of an image file: its size and, unless `headers`, its colour histograms.
 
-    Raises UserError with `where` if the file is broken.
+    With `upright`, the size is that after rotation (see `picture`). Raises UserError with `where`
+    if the file is broken.
     """
-    image = _unread(payload, where) if headers else picture(payload, where)
+    image = _unread(payload, where) if headers else picture(payload, where, upright=upright)
     columns: Columns = {
         "id": name,
         "label": label,
@@ -127,8 +134,9 @@ def picture(
 ) -> Image.Image:
     """Open an image file as RGB; JPEG files `by` (1, 2, 4, 8) times smaller, sides rounded up.
 
-    `upright` rotates it according to its EXIF orientation. Inference does so; preparation, training
-    and evaluation do not, like torchvision's ImageFolder.
+    `upright` rotates it according to its EXIF orientation. This is done everywhere for images of
+    one's own (`upright` in meta.json), and at inference for all. Training and evaluation on
+    official sets do not, like torchvision's ImageFolder.
 
     Raises UserError with the name if the file is broken.
     """

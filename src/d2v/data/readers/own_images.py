@@ -42,7 +42,8 @@ def prepare_own_images(group: params.ImageFolder, out: Path, workers: int | None
     """Write shards of the unchanged image files, as for an ImageFolder.
 
     The id of an example is its path below the source, without suffix. Classes are numbered in the
-    order of their names. Images stay as their files store them; an EXIF orientation is not applied.
+    order of their names. Files are stored unchanged; `upright` in meta.json says that every reader
+    applies their EXIF orientation.
 
     Raises UserError naming the file (and the line of the manifest) for: a missing or unreadable
     image, another number of classes than `classes`, a class that the train split lacks, content
@@ -70,7 +71,9 @@ def prepare_own_images(group: params.ImageFolder, out: Path, workers: int | None
         copy_lists(Path(group.source), temporary, ids)
         write_left_out(temporary, chosen.left)
         more = {split: chosen.counts(split) for split in written}
-        write_images_meta(temporary, out.name, Path(group.source), written, classes, more)
+        write_images_meta(
+            temporary, out.name, Path(group.source), written, classes, more, upright=True
+        )
 
 
 def _in_place(group: params.ImageFolder, place: Path) -> list[Found]:
@@ -144,7 +147,8 @@ def _examples(skip_bad: bool, item: tuple[Listed, int]) -> Iterator[Example]:
 
 
 def _example(item: Listed, label: int) -> Example:
-    return image_example(item.path.read_bytes(), item.name, label, item.path, headers=False)
+    payload = item.path.read_bytes()
+    return image_example(payload, item.name, label, item.path, headers=False, upright=True)
 
 
 def _reason(item: Listed) -> str:
