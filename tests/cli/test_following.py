@@ -15,6 +15,7 @@ from d2v.cli.following import Follower
 from d2v.experiment import folders, runs
 from d2v.results import tables
 from d2v.util.files import write_json
+from d2v.util.verbosity import QUIET, USUAL, VERBOSE, choose
 
 ROOT = Path(__file__).resolve().parents[2]
 LOG = Path("work/mini/workflow.log")
@@ -39,6 +40,24 @@ def finish(experiment: params.Experiment, run_id: str) -> None:
     mock_paper.write(run, folders.results(experiment))
     content = json.loads(run.metrics_path.read_text())
     write_json(run.metrics_path, content | {"provenance": {"wall_s": 61.0}, "target_std": 0.9})
+
+
+@pytest.mark.parametrize(
+    ("level", "shown"), [(QUIET, ["warning: b"]), (VERBOSE, ["rule data:", "warning: b"])]
+)
+def test_quiet_and_verbose(
+    mini: params.Experiment, capsys: pytest.CaptureFixture[str], level: int, shown: list[str]
+) -> None:
+    follower = Follower(mini, LOG)
+    finish(mini, "pretrain/vision/seed0")
+    write("rule data:\nwarning: b\n")
+    choose(level)
+    try:
+        follower.look()
+    finally:
+        choose(USUAL)
+    lines = [re.sub(r"^[-\d]+ [:\d]+  ", "", x) for x in capsys.readouterr().out.splitlines()]
+    assert lines == shown
 
 
 def test_a_finished_run_is_one_line_with_time_and_score(

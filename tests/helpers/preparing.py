@@ -12,12 +12,18 @@ from d2v.data.shards import PARTS, hash_of
 PIECE_BYTES, SHARD_BYTES = 300, 600  # small, so that a small set has many shards
 SCRIPT = f"""
 import sys, time
-from d2v.data.readers import corpus, glue; from d2v.cli import prepare
+from d2v.data.readers import corpus, glue, own_files, own_images, own_text
+from d2v.cli import prepare
 from d2v.data.tokenizer import Tokenizer
-corpus.PIECE_BYTES = glue.PIECE_BYTES = {PIECE_BYTES}
-corpus.SHARD_BYTES = glue.SHARD_BYTES = {SHARD_BYTES}
-pause, encode = float(sys.argv[1]), Tokenizer.encode
-Tokenizer.encode = lambda self, text: (time.sleep(pause), encode(self, text))[1]
+corpus.PIECE_BYTES = glue.PIECE_BYTES = own_text.PIECE_BYTES = {PIECE_BYTES}
+corpus.SHARD_BYTES = glue.SHARD_BYTES = own_text.SHARD_BYTES = {SHARD_BYTES}
+own_files.SMALLEST_SHARD = {SHARD_BYTES}
+pause = float(sys.argv[1])
+def slow(place, name):
+    read = getattr(place, name)
+    setattr(place, name, lambda *a, **k: (time.sleep(pause), read(*a, **k))[1])
+slow(Tokenizer, "encode")
+slow(own_images, "image_example")
 prepare.main(sys.argv[2:])
 """
 

@@ -77,3 +77,10 @@ def snakemake(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """`snakemake WORDS...` of the tiny experiment on two cores."""
     config = ["--config", "experiment=params/tiny.yaml"]
     return call(folder, "snakemake", "--cores", "2", *words, *config)
+
+
+def planned(folder: Path, *words: str) -> dict[str, int]:
+    """Jobs that `snakemake -n` would run, by rule."""
+    told = snakemake(folder, "-n", *words)
+    assert told.returncode == 0, told.stdout + told.stderr
+    return jobs(told.stdout + told.stderr)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import workspace
-from workspace import snakemake
+from workspace import planned, snakemake
 
 from d2v import params
 from d2v.experiment import runs
@@ -42,13 +42,6 @@ def copied(done: Path, tmp_path: Path) -> Path:
 
 def metrics(folder: Path, run: str) -> dict[str, Any]:
     return json.loads((folder / RESULTS / run / "metrics.json").read_text())
-
-
-def planned(folder: Path, *words: str) -> dict[str, int]:
-    """Jobs that `snakemake -n` would run, by rule."""
-    told = snakemake(folder, "-n", *words)
-    assert told.returncode == 0, told.stdout + told.stderr
-    return workspace.jobs(told.stdout + told.stderr)
 
 
 def test_every_run_has_metrics_with_provenance(done: Path) -> None:

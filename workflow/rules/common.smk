@@ -9,7 +9,7 @@ from d2v.jobs import cluster, launch, staleness
 from d2v.util import locks
 from d2v import params
 from d2v.data import own_stages
-from d2v.experiment import folders, overridden, runs
+from d2v.experiment import finished, folders, overridden, purged, runs
 from d2v.util.errors import UserError
 from d2v.params import prepared
 
@@ -61,6 +61,12 @@ RESULTS, WORK = folders.results(experiment), folders.work(experiment)
 RUNS, TABLES = RESULTS / "runs", RESULTS / "tables"
 known = runs.by_id(experiment)
 
+# Finished runs that lost files which other runs still need (deleted by hand, or by a purge of the
+# file system): Snakemake, which sees their metrics only, is told to run them again by `needs`.
+lost = purged.lost(experiment)
+if lost and workflow.is_main_process:
+    print(f"warning: {purged.sentence(lost)}", file=sys.stderr)
+
 
 wildcard_constraints:
     name="[^/]+",
@@ -81,14 +87,28 @@ def run_of(kind, wildcards):
     return known.get(run_id) or runs.parse(experiment, run_id)
 
 
+def after(run):
+    """Return the metrics of the run before `run`.
+
+    If that run is or was repeated because it lost files, `run` does not have to follow.
+    """
+    path, own = run.previous.metrics_path, run.metrics_path
+    again = run.previous.id in lost
+    if own.exists() and (again or (path.exists() and path.stat().st_mtime > own.stat().st_mtime)):
+        return ancient(path) if finished.stands(run, repeated=again) else path
+    return path
+
+
 def needs(kind):
     """Return an input function: prepared sets, the previous run, and the choice from the grid."""
 
     def files(wildcards):
         run = run_of(kind, wildcards)
+        if run.id in lost:  # as --forcerun does
+            workflow.dag.forcefiles.add(str(run.metrics_path))
         found = [folders.meta_path(experiment, name) for name in run.datasets]
         if run.previous:
-            found.append(run.previous.metrics_path)
+            found.append(after(run))
         if kind == "pretrain" and run.units:
             found.append(run.units)
         if kind == "finetune" and run.params.grid:

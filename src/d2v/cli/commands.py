@@ -40,6 +40,7 @@ COMMANDS = {
         "fit the k-means units that a pre-training run predicts",
     ),
     "tables": ("d2v.cli.tables", "build the result tables and print them"),
+    "clean": ("d2v.cli.clean", "list or remove checkpoints that nothing needs any more"),
     "verify": ("d2v.cli.verify", "recompute all metrics from the stored predictions"),
     "compare": (
         "d2v.cli.compare",
@@ -56,7 +57,7 @@ COMMANDS = {
     ),
     "layout": ("d2v.data.mini.mini", "write a miniature set in its official on-disk layout"),
     "prepare": ("d2v.cli.prepare", "convert a data set from its official layout to shards"),
-    "doctor": ("d2v.cli.doctor", "check this machine: what works, what does not, what to do"),
+    "doctor": ("d2v.cli.doctor", "check this machine or, with --nodes, those of a Slurm job"),
     "completion": ("d2v.cli.completion", "print a script that completes commands in a shell"),
     "init": ("d2v.cli.init", "write a project of your own: parameters, workflow, data stages"),
 }

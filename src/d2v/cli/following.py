@@ -15,7 +15,7 @@ from tqdm import tqdm
 from d2v.experiment import folders, runs
 from d2v.experiment.run import Run
 from d2v.params import Experiment
-from d2v.util import progress
+from d2v.util import progress, verbosity
 from d2v.util.files import read_json
 
 STEPS = re.compile(r"(\d+) of (\d+) steps \(")  # Snakemake's count after each finished job
@@ -65,6 +65,8 @@ class Follower:
         return new.decode(errors="replace")
 
     def _read(self, line: str) -> None:
+        if verbosity.verbose() and line and not TOLD.fullmatch(line):
+            self._print(line)
         if found := STEPS.match(line):
             self.done, self.total = int(found[1]), int(found[2])
             self._finished()
@@ -102,6 +104,8 @@ class Follower:
         return f"[{self.done:>{len(str(self.total))}}/{self.total}]  " if self.total else ""
 
     def _print(self, text: str) -> None:
+        if verbosity.quiet() and not text.startswith("warning: "):
+            return
         if self.bar is not None:
             self.bar.write(text, file=sys.stdout)
         else:
@@ -109,7 +113,7 @@ class Follower:
 
     def _move(self, text: str) -> None:
         """Move the bar to the number of finished jobs and show what runs."""
-        if self.bar is None and sys.stdout.isatty():
+        if self.bar is None and sys.stdout.isatty() and not verbosity.quiet():
             self.bar = tqdm(
                 total=self.total, unit="job", file=sys.stdout, leave=False, dynamic_ncols=True
             )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from d2v.cli import choice
-from d2v.util import locks
+from d2v.util import locks, verbosity
 from d2v.util.arguments import Parser
 from d2v.util.errors import UserError
 from d2v.util.files import read_json
@@ -69,7 +69,8 @@ def reproduce(experiment: "Experiment", experiment_path: Path, cores: str) -> in
     command = [sys.executable, "-m", "snakemake", "--profile", str(PROFILE), "--cores", cores]
     command += ["--config", f"experiment={experiment_path}"]
     log = folders.work(experiment) / "workflow.log"
-    print(f"running the workflow of {experiment.name}; full output: {log}", flush=True)
+    if not verbosity.quiet():
+        print(f"running the workflow of {experiment.name}; full output: {log}", flush=True)
     follower = following.Follower(experiment, log)
     code = _run(command, follower)
     if code:

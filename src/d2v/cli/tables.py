@@ -1,5 +1,6 @@
 """`d2v tables`: tables and results page, from the runs that have finished."""
 
+import shlex
 from collections.abc import Sequence
 
 from d2v.cli import choice
@@ -23,7 +24,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from d2v.results.page import build, records
     from d2v.util.files import remove_file
 
-    experiment = choice.of(args).load()
+    chosen = choice.of(args)
+    experiment = chosen.load()
     check_place(experiment)
     results = folders.results(experiment)
     found = records.collect(experiment, results, folders.work(experiment))
@@ -34,6 +36,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     page = build.build(experiment, results, found, tables.build(experiment, results))
     print(tables.render_console(experiment, results))
     if done < len(found):
-        print(f"preview: {done} of {len(found)} runs are finished; `d2v reproduce` runs the rest")
+        print(f"preview: {done} of {len(found)} runs are finished; {_rest(chosen)}")
     if not verbosity.quiet():
         print(f"page: {page}")
+
+
+def _rest(chosen: choice.Chosen) -> str:
+    """Which command runs what is missing."""
+    words = ["d2v reproduce"]
+    words += [shlex.quote(str(chosen.file))] * (chosen.file != choice.EXPERIMENT)
+    words += [f"--set {shlex.quote(word)}" for word in chosen.sets]
+    return f"`{' '.join(words)}` runs the rest"

@@ -42,10 +42,10 @@ def build_dataset(
     match the data (kind, classes, vocabulary, lengths).
     """
     from d2v import params as p
-    from d2v.data import speech, tags, text, vision
+    from d2v.data import speech, staging, tags, text, vision
     from d2v.data.examples import Source
 
-    source = Source(Path(prepared), split, seed, train, labels)
+    source = Source(staging.local(Path(prepared)), split, seed, train, labels)
     found: Examples | None = None
     match view, encoder:
         case p.ImageAugment() as image, p.PatchEncoder() as patches:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from d2v.data.walk import check_name, refuse_dangling, warn_unused
+from d2v.util import verbosity
 from d2v.util.errors import UserError, quoted
 
 Item = TypeVar("Item")
@@ -105,7 +106,7 @@ def progress(items: Iterable[Item], label: str, total: int | None = None) -> Ite
 
     There is no bar without tqdm, which the core does not need.
     """
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or verbosity.quiet():
         return iter(items)
     try:
         from tqdm import tqdm

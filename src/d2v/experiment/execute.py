@@ -13,6 +13,7 @@ from d2v.experiment import (
     contents,
     coverage,
     finetuning,
+    finished,
     folders,
     pretraining,
     probes,
@@ -20,7 +21,7 @@ from d2v.experiment import (
 )
 from d2v.experiment.run import PretrainRun, Run
 from d2v.experiment.task_runs import DecodeRun, FinetuneRun, ProbeRun
-from d2v.training import checkpoint, distributed
+from d2v.training import checkpoint, distributed, layout
 from d2v.util.errors import UserError, spared
 from d2v.util.files import read_json, remove_folder, write_json
 
@@ -64,6 +65,7 @@ def execute(run: Run, given: Start | None = None) -> None:
         "wall_s": round(time.perf_counter() - started, 2),
         "attempts": history["attempts"],
         "code_versions": history["versions"],
+        "previous": finished.recipe(read_json(run.previous.metrics_path)) if run.previous else None,
     }
     described = provenance.incomplete(noted)
     with spared("the provenance"):
@@ -138,12 +140,14 @@ def _pretrained(source: PretrainRun) -> Start:
     if found is None:
         raise UserError(f"{source.id} has not finished; run it first (`d2v run {source.id}`)")
     folder = Path(found["checkpoint"])
-    if not folder.exists():
-        raise UserError(f"{folder} is missing; run {source.id} again (`d2v run {source.id}`)")
+    if not (folder / layout.MODEL).exists():
+        raise UserError(
+            f"{folder / layout.MODEL} is missing; run {source.id} again (`d2v run {source.id}`)"
+        )
     weights = checkpoint.load_weights(folder, "model.")
     weights = {name: w for name, w in weights.items() if not name.startswith("teacher.")}
-    meta = json.loads((folder / checkpoint.META).read_text())
-    return weights, str(meta["sha256"][checkpoint.MODEL]), meta.get("inputs")
+    meta = json.loads((folder / layout.META).read_text())
+    return weights, str(meta["sha256"][layout.MODEL]), meta.get("inputs")
 
 
 def _enter(work: Path) -> dict[str, Any]:
@@ -165,7 +169,7 @@ def _enter(work: Path) -> dict[str, Any]:
     earlier = [{"after_step": 0, "code_sha256": before.get("code_sha256")}]
     versions = list(before.get("versions", earlier if before["attempts"] else []))
     if not versions or versions[-1]["code_sha256"] != code:
-        step = checkpoint.newest_step(work / "checkpoints")
+        step = layout.newest_step(work / "checkpoints")
         # work of a version that was cut off before its first checkpoint is not part of the result
         versions = [version for version in versions if version["after_step"] < step]
         versions.append({"after_step": step, "code_sha256": code, **provenance.git()})

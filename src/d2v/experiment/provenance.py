@@ -103,10 +103,12 @@ def describe(
     wall_s: float,
     attempts: int,
     code_versions: list[dict[str, Any]],
+    previous: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Provenance of a run that ends now; `wall_s` is the time of its last attempt, in seconds.
 
-    `code_versions` has an entry for every version of the code that computed steps of the run.
+    `code_versions` has an entry for every version of the code that computed steps of the run;
+    `previous` says what the run that it starts from was made of.
     """
     return {
         **git(),
@@ -120,6 +122,7 @@ def describe(
         "wall_s": round(wall_s, 2),
         "attempts": attempts,
         "code_versions": code_versions,
+        "previous": previous,
         "peak_mib": peak_mib(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }

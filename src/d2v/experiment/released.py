@@ -57,7 +57,7 @@ def take_over(p: params.Pretrain, checkpoints: Path, defining: dict[str, Any]) -
     faults += [f"{name}: surplus" for name in tensors if name not in wanted]
     refuse_faults(content.source, faults)
     saved: dict[str, Tensor] = {f"model.{name}": tensor for name, tensor in tensors.items()}
-    without_head = {**defining, "regression": "none"}
+    without_head = {**defining, "regression": "none", "decoder": None}
     inputs = matching.described(content).model_dump(mode="json")
     state = {"identity": identity(defining), "params": without_head, "provenance": origin}
     state["inputs"] = inputs

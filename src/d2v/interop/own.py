@@ -24,7 +24,8 @@ from d2v.data.record import tokenizer_files
 from d2v.interop.content import Architecture, Content, first_fault
 from d2v.params import Inputs, TokenInput
 from d2v.training import checkpoint
-from d2v.training.checkpoint import META, MODEL, SCHEMA_VERSION
+from d2v.training.checkpoint import SCHEMA_VERSION
+from d2v.training.layout import META, MODEL
 from d2v.util.errors import UserError
 from d2v.util.files import open_to_others, read_json, sha256
 from d2v.util.outputs import new_folder

@@ -5,7 +5,7 @@ from typing import Any
 
 from d2v.interop import beit, fairseq, fairseq_second, hf_import, own, pickles
 from d2v.interop.content import Content
-from d2v.training.checkpoint import META, MODEL
+from d2v.training.layout import META, MODEL
 from d2v.util.errors import UserError
 
 FORMATS = (

@@ -1,4 +1,4 @@
 """Runs as jobs on this machine or on Slurm: start, follow and estimate the cost of a run.
 
-Imports: util, params, model, data, interop, experiment.
+Imports: util, params, model, data, training, interop, experiment.
 """

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from d2v import params
+from d2v.experiment.retention import Rule
 
 FILE = Path("params/cluster.yaml")
 # a number of GPUs per node, or their type and number
@@ -39,6 +40,9 @@ class Resources(params.Strict):
     retries: params.Count = 2
     poll_s: params.Rate = 10  # minimum number of seconds between two queries to Slurm
     at_once: params.Positive | None = None  # most jobs of an array that run at the same time
+    # folder on a node's own disk to which a job copies its prepared sets; None: they are read from
+    # where they are
+    stage: str | None = None
     # shell lines that run before Python: modules, variables
     setup: list[str] = Field(default_factory=list)
     # command that starts a container, e.g. `apptainer exec --nv d2v.sif`; python3 is appended
@@ -83,11 +87,26 @@ class SlurmJobs(Resources):
         return Resources.model_validate(given)
 
 
+class Disk(params.Strict):
+    """What `d2v clean` leaves of the checkpoints of finished runs."""
+
+    checkpoints: Rule = "best"  # see d2v.experiment.retention
+    overrides: dict[str, Rule] = Field(default_factory=dict)  # by pattern of run ids
+
+    def of(self, name: str) -> Rule:
+        """The rule of a run; the last pattern that matches counts."""
+        found = self.checkpoints
+        for pattern, rule in self.overrides.items():
+            found = rule if fnmatchcase(name, pattern) else found
+        return found
+
+
 class Cluster(params.Strict):
     """Content of `params/cluster.yaml`."""
 
     local: LocalJobs = LocalJobs()
     slurm: SlurmJobs = SlurmJobs()
+    disk: Disk = Disk()
 
 
 def load() -> Cluster:

@@ -184,9 +184,7 @@ class Followed:
         self.record |= {"state": "submitted", "batch": batch, "index": index}
         self.record |= {"folder": str(folder)}
         self._write()
-        return self.work.job(
-            attempt, self.launcher.requeue, self.launcher.gpus, self.launcher.retries
-        )
+        return self.work.job(attempt, self.launcher)
 
     def search_again(self) -> None:
         """The submission may have been accepted or not: look for its job."""

@@ -14,8 +14,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from d2v.data import staging
 from d2v.experiment import runs
 from d2v.jobs import devices
+from d2v.training import layout
 from d2v.util import locks
 from d2v.util.errors import UserError, spared
 from d2v.util.files import read_json, write_json
@@ -41,6 +43,7 @@ class Job:
     requeue: bool = False  # whether the job is requeued after an interruption
     gpus: int = 0  # GPUs that were requested for each node
     retries: int = 2  # requeues in a row that may bring no progress
+    stage: str | None = None  # folder on the node's own disk to which prepared sets are copied
 
     def __call__(self) -> None:
         """Execute the run and record in `outcome.json` how it ended.
@@ -115,6 +118,8 @@ class Job:
             )
         from d2v.experiment import execute
 
+        if self.stage is not None:
+            staging.stage([run.prepared / name for name in run.datasets], self.stage)
         execute.execute(run)
 
     def _leave_word(self, outcome: dict[str, Any], rank: int) -> None:
@@ -162,10 +167,7 @@ class Failed(UserError):
 
 def progress(folder: Path) -> int:
     """Progress of a run: step of the newest checkpoint plus decoded items and trials."""
-    # not of d2v.training.checkpoint, which imports torch
-    found = (folder / "checkpoints").glob("step-*")
-    steps = (path.name.removeprefix("step-") for path in found)
-    step = max((int(step) for step in steps if step.isdecimal()), default=0)
+    step = layout.newest_step(folder / "checkpoints")
     journals = [folder / "trials.jsonl", *folder.glob("decoded-*.jsonl")]
     return step + sum(path.read_bytes().count(b"\n") for path in journals if path.exists())
 

@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
@@ -42,9 +42,17 @@ def run(experiment_path: Path, run_id: str, place: str = "local") -> None:
             execute.execute(run)
         return
     one = Followed(work.RunWork(experiment_path, run), place, cluster.load())
-    relay = Relay(run.id)
-    crowd = Crowd(undisturbed=_deferred, all=[one], show=relay.show)
-    with _interrupts(), closing(relay):
+    with closing(Relay(run.id)) as relay:
+        wait_for(one, relay.show)
+
+
+def wait_for(one: Followed, show: Callable[[str], None]) -> None:
+    """Follow a piece of work to its end; signals cancel its job. `show` prints a line of its log.
+
+    Raises JobError if it failed.
+    """
+    crowd = Crowd(undisturbed=_deferred, all=[one], show=show)
+    with _interrupts():
         try:
             while not crowd.step():
                 time.sleep(crowd.pause_s)

@@ -69,6 +69,7 @@ class Launcher(Protocol):
     requeue: bool  # whether an interrupted job is restarted automatically
     retries: int  # requeues in a row that may bring no progress
     gpus: int  # GPUs of each node that a job gets
+    stage: str | None  # folder on a node's own disk to which prepared sets are copied
     most: int  # jobs that one submission may start
     pause_s: float  # seconds between two checks of a job
 
@@ -113,6 +114,7 @@ class Local:
     """Launcher through submitit's local executor: the job survives its launcher."""
 
     requeue, retries, most = False, 0, 1
+    stage: str | None = None
     pause_s = 0.1
 
     def __init__(self, cluster: Cluster, run_id: str, folder: Path) -> None:

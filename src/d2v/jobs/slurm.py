@@ -73,7 +73,7 @@ class Slurm:
         self.name, self.folder = run_id, folder
         self.resources = cluster.slurm.of(run_id)
         self.retries, self.requeue = self.resources.retries, self.resources.requeue
-        self.gpus = self.resources.gpu_count
+        self.gpus, self.stage = self.resources.gpu_count, self.resources.stage
         self.question = _question(self.resources.poll_s)
         self.known, self.of = State("unreachable"), ""  # latest state, and the job's id
         self.since = self.seen = 0.0  # when the state changed; the time of its first answer

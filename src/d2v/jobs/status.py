@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from d2v.experiment import runs
+from d2v.experiment import purged, runs
 from d2v.experiment.run import Run
 from d2v.jobs import cluster, squeue
 from d2v.jobs.job import PULSE_S, word_of
@@ -30,7 +30,7 @@ HEAD = (
 LEFT = ("run", "state", "job", "node")  # left-aligned; the other columns are numbers
 # ends of a job that are recorded in job.json, each with its reason
 REASONS = ("refused", "cancelled", "out of time", "out of memory", "interrupted", "held")
-ENDS = ("done", "failed", "stopped", *REASONS)  # final unless the run is restarted
+ENDS = ("done", "purged", "failed", "stopped", *REASONS)  # final unless the run is restarted
 STALL_S = 600.0  # a running job without a new step for so long, or for STALL reports, is stalled
 STALL = 10
 CLEAR = "\x1b[H\x1b[J"
@@ -40,8 +40,9 @@ def watch(experiment: Experiment, seconds: float) -> None:
     """Print the table every `seconds` until every run has ended, or until Ctrl-C."""
     try:
         while True:
-            rows = _rows(experiment)
-            print((CLEAR if sys.stdout.isatty() else "") + "\n".join(_table(rows)), flush=True)
+            rows, lost = _rows(experiment)
+            text = "\n".join(_table(rows, lost))
+            print((CLEAR if sys.stdout.isatty() else "") + text, flush=True)
             if all(row[1] in ENDS for row in rows):
                 return
             time.sleep(seconds)
@@ -57,16 +58,16 @@ def lines(experiment: Experiment) -> Iterator[str]:
     the chain of jobs with a time limit, and how many the chain will have at this rate. GPU MiB:
     peak memory of the job's first GPU so far.
     """
-    yield from _table(_rows(experiment))
+    yield from _table(*_rows(experiment))
 
 
-def _rows(experiment: Experiment) -> list[Row]:
+def _rows(experiment: Experiment) -> tuple[list[Row], purged.Lost]:
     found = runs.all_runs(experiment)
-    queue, places = cluster_queue(found), cluster.load().slurm
-    return [_row(run, queue, places) for run in found]
+    queue, places, lost = cluster_queue(found), cluster.load().slurm, purged.lost(experiment)
+    return [_row(run, queue, places, run.id in lost) for run in found], lost
 
 
-def _table(rows: list[Row]) -> Iterator[str]:
+def _table(rows: list[Row], lost: purged.Lost) -> Iterator[str]:
     widths = [max(map(len, column)) for column in zip(HEAD, *rows, strict=True)]
     for row in (HEAD, *rows):
         cells = [
@@ -76,6 +77,8 @@ def _table(rows: list[Row]) -> Iterator[str]:
         yield "  ".join(cells).rstrip()
     counts = Counter(row[1] for row in rows)
     yield ", ".join(f"{n} {state}" for state, n in counts.items())
+    if lost:
+        yield purged.sentence(lost)
 
 
 def cluster_queue(experiment_runs: Iterable[Run]) -> Queue:
@@ -140,17 +143,18 @@ class Facts:
 def all_facts(experiment: Experiment) -> list[Facts]:
     """What is known of every run, in an order in which the runs can be executed."""
     found = runs.all_runs(experiment)
-    queue, places = cluster_queue(found), cluster.load().slurm
-    return [_facts(run, queue, places) for run in found]
+    queue, places, lost = cluster_queue(found), cluster.load().slurm, purged.lost(experiment)
+    return [_facts(run, queue, places, run.id in lost) for run in found]
 
 
-def _row(run: Run, queue: Queue, places: cluster.SlurmJobs) -> Row:
-    return _cells(_facts(run, queue, places))
+def _row(run: Run, queue: Queue, places: cluster.SlurmJobs, lost: bool) -> Row:
+    return _cells(_facts(run, queue, places, lost))
 
 
-def _facts(run: Run, queue: Queue, places: cluster.SlurmJobs) -> Facts:
+def _facts(run: Run, queue: Queue, places: cluster.SlurmJobs, lost: bool) -> Facts:
     folder = run.work
     state = state_of(run, queue)
+    state = "purged" if lost and state == "done" else state
     last, age = _last_line(folder / "log.jsonl")
     pulse = read_json(folder / "pulse.json") or {}
     job = read_json(folder / "job.json") or {}

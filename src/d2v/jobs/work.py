@@ -9,6 +9,7 @@ from typing import Protocol
 from d2v.experiment import finished
 from d2v.experiment.run import Run
 from d2v.jobs.job import Command, Job, word_of
+from d2v.jobs.local import Launcher
 from d2v.util.errors import UserError
 from d2v.util.files import read_json, remove_file
 
@@ -36,8 +37,8 @@ class Work(Protocol):
     def cpus(self) -> int:
         """CPUs per process unless params/cluster.yaml sets them."""
 
-    def job(self, attempt: str, requeue: bool, gpus: int, retries: int) -> Job:
-        """A new attempt."""
+    def job(self, attempt: str, launcher: Launcher) -> Job:
+        """A new attempt, as its launcher wants it."""
 
     def done(self) -> bool:
         """Whether the result is there and current."""
@@ -76,8 +77,9 @@ class RunWork:
     def cpus(self) -> int:
         return self.run.cpus
 
-    def job(self, attempt: str, requeue: bool, gpus: int, retries: int) -> Job:
-        return Job(self.file, self.name, self.spec, self.folder, attempt, requeue, gpus, retries)
+    def job(self, attempt: str, launcher: Launcher) -> Job:
+        head = (self.file, self.name, self.spec, self.folder, attempt)
+        return Job(*head, launcher.requeue, launcher.gpus, launcher.retries, launcher.stage)
 
     def done(self) -> bool:
         return finished.up_to_date(self.run)
@@ -117,9 +119,10 @@ class RuleWork:
     def spec(self) -> str:
         return sha256(self.command.encode()).hexdigest()
 
-    def job(self, attempt: str, requeue: bool, gpus: int, retries: int) -> Job:
-        head = (Path(), self.name, self.spec, self.folder, attempt, requeue, gpus, retries)
-        return Command(*head, command=self.command)
+    def job(self, attempt: str, launcher: Launcher) -> Job:
+        head = (Path(), self.name, self.spec, self.folder, attempt)
+        options = (launcher.requeue, launcher.gpus, launcher.retries, launcher.stage)
+        return Command(*head, *options, command=self.command)
 
     def done(self) -> bool:
         record = read_json(self.folder / "job.json")

@@ -227,7 +227,10 @@ def _read(folder: Path) -> dict[str, Any]:
         dict(content["metrics"])
         return content
     except FileNotFoundError:
-        raise UserError(f"{folder}: no metrics.json, so this is no finished run") from None
+        raise UserError(
+            f"{folder}: no metrics.json, so this is no finished run; give a folder below"
+            " results/<experiment>/runs/"
+        ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder}/metrics.json: cannot be read ({error!r})") from None
 

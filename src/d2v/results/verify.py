@@ -35,7 +35,10 @@ def verify(experiment: "Experiment", results: Path) -> Report:
     for path in sorted((results / "runs").rglob("metrics.json")):  # safe: only reads
         report.faults += _run(path, report)
     if not report.runs and not report.faults:
-        raise UserError(f"{results}/runs: no metrics.json of any run; nothing to verify")
+        raise UserError(
+            f"{results}/runs: no metrics.json of any run; nothing to verify (run `d2v reproduce`"
+            " first)"
+        )
     report.faults += _cells(experiment, results, report)
     return report
 

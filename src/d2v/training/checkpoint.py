@@ -12,7 +12,7 @@ hashes reveal it and the previous checkpoint is used.
 import itertools
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +24,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from d2v.training.layout import META, MODEL, REMOVED, TRAINING, folders
 from d2v.util.errors import UserError
 from d2v.util.files import open_to_others, remove_folder, rename, sha256
 
 SCHEMA_VERSION = 2
-MODEL, TRAINING, META = "model.safetensors", "training.safetensors", "checkpoint.json"
 
 
 class Damaged(UserError):
@@ -133,10 +133,12 @@ def _from_1(meta: dict[str, Any]) -> dict[str, Any]:
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
 
 
-def verify(folder: Path) -> dict[str, Any]:
+def verify(folder: Path, names: Sequence[str] = (MODEL, TRAINING)) -> dict[str, Any]:
     """Compare the hashes and return the content of checkpoint.json; raises as `read_meta`."""
     meta = read_meta(folder)
-    for name in (MODEL, TRAINING):
+    for name in names:
+        if name in meta.get(REMOVED, ()) and not (folder / name).exists():
+            raise Damaged(f"{folder}/{name}: was removed by `d2v clean`; run this run again")
         try:
             with _reading(folder / name):
                 intact = sha256(folder / name) == meta["sha256"][name]
@@ -155,24 +157,21 @@ def load(folder: Path) -> Checkpoint:
 
 
 def load_weights(folder: Path, prefix: str = "") -> dict[str, Tensor]:
-    """Weights whose names start with `prefix`, which is removed; raises as `verify`."""
-    verify(folder)
+    """Weights whose names start with `prefix`, which is removed; raises as `verify`.
+
+    The training state is not needed.
+    """
+    verify(folder, (MODEL,))
     with safe_open(folder / MODEL, framework="pt") as file:
         names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
         return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
 
 
-def newest_step(root: Path) -> int:
-    """Step of the newest checkpoint, intact or not; 0 without one."""
-    steps = (path.name.removeprefix("step-") for path in root.glob("step-*"))
-    return max((int(step) for step in steps if step.isdecimal()), default=0)
-
-
 def latest(root: Path, say: Callable[[str], None] = print) -> Path | None:
     """The newest intact checkpoint, if any; others are reported, and damaged ones set aside."""
-    for folder in reversed(_folders(root)):
+    for folder in reversed(folders(root)):
         try:
-            verify(folder)
+            _check(folder)
         except Damaged as error:
             aside = folder.with_name(folder.name + ".damaged")
             remove_folder(aside)
@@ -186,9 +185,28 @@ def latest(root: Path, say: Callable[[str], None] = print) -> Path | None:
     return None
 
 
+def kept(folder: Path, meta: Mapping[str, Any]) -> Path:
+    """Folder of the best weights that a checkpoint names, or its own."""
+    best = meta.get("best")
+    return folder if best is None else folder.with_name(f"step-{best['step']}")
+
+
+def _check(folder: Path) -> None:
+    """Raise as `verify` unless a run can be resumed from a checkpoint.
+
+    The last checkpoint of a finished run only has to lead to the kept weights.
+    """
+    meta = read_meta(folder)
+    best = kept(folder, meta)
+    if meta.get("outcome") is None:
+        verify(folder)
+    if meta.get("outcome") is not None or best != folder:
+        verify(best, (MODEL,))
+
+
 def prune(root: Path, keep: int) -> None:
     """Delete all but the newest `keep` checkpoints and the best ones they name (`best` in meta)."""
-    newest = _folders(root)[-keep:]
+    newest = folders(root)[-keep:]
     kept = {folder.name for folder in newest}
     for folder in newest:
         try:
@@ -273,12 +291,6 @@ def restore_random(tensors: Mapping[str, Tensor]) -> None:
 
 
 # --- files ------------------------------------------------------------------------------------
-
-
-def _folders(root: Path) -> list[Path]:
-    """Folders of complete checkpoints, oldest first."""
-    steps = [f for f in root.glob("step-*") if f.name.removeprefix("step-").isdecimal()]
-    return sorted(steps, key=lambda folder: int(folder.name.removeprefix("step-")))
 
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -37,11 +37,12 @@ class World:
         return self.rank == 0
 
 
-def join() -> World:
+def join(patience: timedelta | None = None) -> World:
     """Join the process group that torchrun or submitit describes in the environment.
 
     The backend is NCCL on GPUs and gloo on CPUs. Without a launcher, or with a single process,
-    there is no group. Calling this again returns an equal World.
+    there is no group. Calling this again returns an equal World. `patience` is how long to wait for
+    other processes, now and later; None: PyTorch's default.
     """
     _export_submitit(os.environ)
     rank, size = (int(os.environ.get(name, d)) for name, d in (("RANK", 0), ("WORLD_SIZE", 1)))
@@ -53,7 +54,7 @@ def join() -> World:
     if size > 1 and not dist.is_initialized():
         # device_id binds NCCL to this GPU: without it a barrier may choose another one
         bound = device if device.type == "cuda" else None
-        dist.init_process_group("nccl" if bound else "gloo", device_id=bound)
+        dist.init_process_group("nccl" if bound else "gloo", device_id=bound, timeout=patience)
         atexit.register(leave)
     return World(rank, size, device)
 

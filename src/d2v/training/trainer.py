@@ -18,6 +18,7 @@ from d2v.training import (
     devices,
     distributed,
     graphs,
+    layout,
     loader,
     memory,
     optim,
@@ -219,13 +220,17 @@ class _Loop:
         folder = distributed.from_main(self._newest() if self.world.main else None)
         if folder is None:
             return
+        meta = checkpoint.read_meta(folder)
+        self.step = self.saved = meta["step"]
+        self.best, self.seconds, self.outcome = meta["best"], meta["seconds"], meta["outcome"]
+        if self.outcome is not None:  # finished: its training state may have been removed
+            if checkpoint.kept(folder, meta) == folder:  # `summary` loads others
+                self.task.load_state_dict(checkpoint.load_weights(folder))
+            return
         found = checkpoint.load(folder)
         self.task.load_state_dict(found.model)
         checkpoint.restore_optimiser(self.optimiser, found.training)
         checkpoint.restore_random(found.training)
-        self.step = self.saved = found.step
-        self.best = found.meta["best"]
-        self.seconds, self.outcome = found.meta["seconds"], found.meta["outcome"]
 
     def summary(self) -> Summary:
         """Return the outcome, after loading the kept weights if they are not the last."""
@@ -267,7 +272,7 @@ class _Loop:
         folder = checkpoint.latest(self.checkpoints)
         if folder is None or checkpoint.read_meta(folder)["identity"] == self.meta["identity"]:
             return folder
-        aside = self.checkpoints.with_name("checkpoints-of-other-parameters")
+        aside = self.checkpoints.with_name(layout.OTHERS)
         remove_folder(aside)
         rename(self.checkpoints, aside)
         print(f"the parameters have changed: checkpoints moved to {aside}, starting afresh")

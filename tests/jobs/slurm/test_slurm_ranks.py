@@ -21,15 +21,44 @@ from d2v.util.files import read_json
 pytestmark = pytest.mark.slow
 TWO_BY_TWO = {"nodes": "2", "tasks": "2", "memory_gb": "3"}
 FAULTS = int(os.environ.get("D2V_FAULTS", "3"))  # 20 take a quarter of an hour
+# makes every step of a training last a while, so that faults hit it, at no cost of computation
+SLOW = """
+import importlib.abc, importlib.util, sys, time
+
+class Slow(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name != "d2v.training.trainer":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        execute = spec.loader.exec_module
+
+        def exec_module(module):
+            execute(module)
+            whole = module._Loop._backward
+
+            def backward(self, batches, step):
+                time.sleep(0.7)
+                return whole(self, batches, step)
+
+            module._Loop._backward = backward
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+sys.meta_path.insert(0, Slow())
+"""
 
 
-def start(folder: Path, cluster: Cluster, run: str, place: str) -> subprocess.Popen[str]:
+def start(
+    folder: Path, cluster: Cluster, run: str, place: str, **environment: str
+) -> subprocess.Popen[str]:
     """`d2v run`."""
     words = ["d2v.cli", "run", run, "--params", "params/tiny.yaml", "--launch", place]
     return subprocess.Popen(
         [sys.executable, "-m", *words],
         cwd=folder,
-        env=os.environ | cluster.environment | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | cluster.environment | {"OMP_NUM_THREADS": "1"} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -142,9 +171,8 @@ class Faults:
 def test_a_run_survives_faults_with_the_same_curve(folder: Path, cluster: Cluster) -> None:
     run = "pretrain/text/seed0"
     random.seed(os.environ.get("D2V_SEED", "0"))
-    # 300 steps for 20 faults, slow enough to be hit by them: no step is lost where a signal saves
-    count, batch = 15 * max(FAULTS, 8), 4 * max(FAULTS, 8) * (3 if FAULTS > 8 else 1)
-    lengthen(folder, count, batch=batch, micro_batch=1, checkpoint_every=20)
+    count = 15 * max(FAULTS, 4)  # 300 steps for 20 faults
+    lengthen(folder, count, checkpoint_every=20)
     resources = {**TWO_BY_TWO, "tasks": "1", "partition": "low", "retries": "3"}
     write_resources(folder, **resources)
     ended(start(folder, cluster, run, "slurm"), 600)
@@ -153,20 +181,30 @@ def test_a_run_survives_faults_with_the_same_curve(folder: Path, cluster: Cluste
 
     work = folder / "work/tiny" / run
     faults = Faults(cluster, work)
-    process = start(folder, cluster, run, "slurm")
+    (folder / "slow").mkdir()
+    (folder / "slow/sitecustomize.py").write_text(SLOW)
+    path = f"{folder / 'slow'}:{os.environ.get('PYTHONPATH', '')}"
+    process = start(folder, cluster, run, "slurm", PYTHONPATH=path)
     done = []
     try:
         for fault in faults.some(FAULTS):
             step = newest_step(work) + 3
-            until(lambda: faults.hits(step, process), 300, "no progress")  # noqa: B023
+            until(lambda: faults.hits(step, process), 600, "no progress")  # noqa: B023
             assert process.poll() is None, f"ended before the faults did: {done}"
             done.append((fault.__name__, newest_step(work)))
             fault()
-        until(lambda: faults.ended(process), 600, "no end")
+        until(lambda: faults.ended(process), 900, "no end")
         said = ended(process, 10)
     finally:
         process.kill()
-        print(done, (work / "launch.log").read_text(), cluster.report(), sep="\n")
+        print(
+            len(done),
+            "faults:",
+            done,
+            (work / "launch.log").read_text(),
+            cluster.report(),
+            sep="\n",
+        )
     assert len(quiet) == count
     assert curve(folder, run) == quiet, said
 
