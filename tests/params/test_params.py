@@ -31,6 +31,20 @@ def faults(tmp_path: Path, *changes: tuple[str, object]) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("pretrain.speech.target", [1], "kind: teacher or kind: input is expected, got [1]"),
+        ("pretrain.speech.target", {"kind": {}}, "kind: teacher or kind: input is expected"),
+        ("data.digits.kind", {1: 2}, "data.digits: no kind {1: 2} (known: audio_folder,"),
+        ("data.digits.kind", "digts", "data.digits: no kind digts; did you mean digits?"),
+        ("data.digits.kind", None, "data.digits: missing key kind"),
+    ],
+)
+def test_a_kind_that_is_none_is_told(tmp_path: Path, key: str, value: object, message: str) -> None:
+    assert message in faults(tmp_path, (key, value))
+
+
 @pytest.mark.parametrize("name", ["mini", "mini-full"])
 def test_experiments_load(name: str) -> None:
     experiment = params.load(ROOT / "params" / f"{name}.yaml")

@@ -39,8 +39,9 @@ class Experiment(Strict):
         """Set the stages of an experiment with data sets of one's own, unless the file does."""
         if not isinstance(raw, dict) or "stages" in raw or not isinstance(raw.get("data"), dict):
             return raw
-        kinds = {group.get("kind") for group in raw["data"].values() if isinstance(group, dict)}
-        own = bool(kinds & OWN_KINDS) and isinstance(raw.get("name"), str)
+        kinds = [group.get("kind") for group in raw["data"].values() if isinstance(group, dict)]
+        own = any(isinstance(kind, str) and kind in OWN_KINDS for kind in kinds)
+        own = own and isinstance(raw.get("name"), str)
         return raw | {"stages": own_stages(raw["name"])} if own else raw
 
     def group_of(self, dataset: str) -> Data | None:

@@ -45,6 +45,11 @@ def _explained(error: Any, root: type[BaseModel]) -> str:
         return f"{path}: unknown key{nearest(str(loc[-1]), names)}"
     if error["type"] == "missing":
         return f"{path}: missing"
+    if error["type"] == "union_tag_invalid":  # `kind` of a group that has several kinds
+        tag, known = error["ctx"]["tag"], error["ctx"]["expected_tags"]
+        return f"{path}: no kind {tag}{nearest(tag, known.replace(chr(39), '').split(', '))}"
+    if error["type"] == "union_tag_not_found":
+        return f"{path}: missing key {error['ctx']['discriminator'].replace(chr(39), '')}"
     if not path:
         return message
     return (

@@ -144,14 +144,24 @@ class InputTarget(Strict):
 
 
 def _kind_of(target: Any) -> str | None:
-    """`kind` of a target; files from before there was a choice have none, and mean a teacher."""
-    kind = target.get("kind", "teacher") if isinstance(target, dict) else target.kind
+    """`kind` of a target; files from before there was a choice have none, and mean a teacher.
+
+    None, which pydantic reports, for what is no target at all.
+    """
+    if isinstance(target, dict):
+        kind = target.get("kind", "teacher")
+    else:
+        kind = getattr(target, "kind", None)
     return kind if isinstance(kind, str) else None
 
 
 Targets = Annotated[
     Annotated[Target, Tag("teacher")] | Annotated[InputTarget, Tag("input")],
-    Discriminator(_kind_of),
+    Discriminator(
+        _kind_of,
+        custom_error_type="kind",
+        custom_error_message="kind: teacher or kind: input is expected",
+    ),
 ]
 
 
