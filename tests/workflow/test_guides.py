@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -127,6 +128,40 @@ def test_letters_are_kept_in_checkpoints_and_exports(folder: Path, tmp_path: Pat
     said = call(folder, "d2v.cli", "transcribe", str(tmp_path / "hf"), str(sound))
     assert said.returncode == 0, said.stderr
     assert set(said.stdout.split("\t")[-1].strip()) <= {*letters, " "}
+
+
+# what a reader replaces in the commands of a page: by the page, and the inputs that it names
+OF_READERS = {
+    "recordings": ("new.wav", "mine/recordings/clips/00.wav"),
+    "photographs": ("new.jpg", "mine/photographs/test/dogs/0.jpg"),
+    "sentences": ("sentences.txt", "new.txt"),
+}
+
+
+@pytest.mark.parametrize("name", OF_READERS)
+def test_the_commands_of_the_pages_work_as_they_stand_there(folder: Path, name: str) -> None:
+    """In their order, with the paths of this experiment, whose training is already done."""
+    page = (ROOT / f"docs/own-{name}.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^\$ (.*)$", page, re.M)
+    assert [line.split()[1] for line in lines[:3]] == ["check", "data", "reproduce"]
+    assert len(lines) >= 4
+    run = FINAL[name].replace("decode/", "finetune/")
+    checkpoint = json.loads((folder / RUNS / run / "metrics.json").read_text())["checkpoint"]
+    (folder / "new.txt").write_text("a joy\na bore\n")
+    file, ours = OF_READERS[name]
+    replaced = {
+        f"params/own/{name}.yaml": EXPERIMENT,
+        "CHECKPOINT": checkpoint,
+        file: ours,
+        "exported": f"exported-{name}",
+    }
+    for line in lines:
+        words = [replaced.get(word, word) for word in line.split()]
+        assert words[0] == "d2v"
+        done = call(folder, "d2v.cli", *words[1:])
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        if words[1] in ("transcribe", "classify"):
+            assert done.stdout.strip(), line
 
 
 def test_nothing_is_done_twice(folder: Path) -> None:
