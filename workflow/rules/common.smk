@@ -90,13 +90,16 @@ def run_of(kind, wildcards):
 def after(run):
     """Return the metrics of the run before `run`.
 
-    If that run is or was repeated because it lost files, `run` does not have to follow.
+    If that run is or was repeated because it lost files, `run` does not have to follow. Snakemake
+    does not look for other reasons to run what follows a run that is forced, so there must be none.
     """
     path, own = run.previous.metrics_path, run.metrics_path
     again = run.previous.id in lost
-    if own.exists() and (again or (path.exists() and path.stat().st_mtime > own.stat().st_mtime)):
-        return ancient(path) if finished.stands(run, repeated=again) else path
-    return path
+    if run.id in lost or not own.exists():
+        return path
+    newer = path.exists() and path.stat().st_mtime > own.stat().st_mtime
+    stays = (again or newer) and finished.stands(run, repeated=again)
+    return ancient(path) if stays else path
 
 
 def needs(kind):

@@ -48,17 +48,21 @@ def recipe(metrics: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def stands(run: Run, repeated: bool) -> bool:
-    """Whether a run was made from the run before it, as that is or will be.
+    """Whether a run is current, was made from the run before it, as that is or will be, and stays.
 
     `repeated`: the run before it is about to run again, with the code of today.
     """
-    before = (recipe(read_json(run.metrics_path)) or {}).get("previous")
+    found = recipe(read_json(run.metrics_path)) or {}
+    before = found.get("previous")
     if run.previous is None or before is None:
         return False
     try:
         planned = _planned(run.previous)
+        own = (run.fingerprint(), contents.contents(run))
     except UserError:  # no grid or no data yet
         return False
+    if own != (found["params_sha256"], found["data_sha256"]) or purged.wanted_by(run):
+        return False  # it, or a run that follows it, has to run for a reason of its own
     if repeated:
         return bool(before == planned)
     now = recipe(read_json(run.previous.metrics_path))
