@@ -35,7 +35,7 @@ from d2v.experiment.finetuning import outputs
 from d2v.model.data2vec import Student
 from d2v.params import Finetune, Pretrain
 from d2v.params.experiment import checked
-from d2v.training import optim
+from d2v.training import memory, optim
 from d2v.training.task import Finetuning, Pretraining, Task
 from d2v.util.errors import Collapse, UserError, counted
 
@@ -217,6 +217,9 @@ def changed(data: st.DataObject, tree: dict[str, Any]) -> tuple[dict[str, Any], 
 
 def one_step(task: Task, dataset: Any, p: params.Optimiser, schedule: Any, train: Any) -> None:
     """What the trainer does of one optimiser step, at most two micro-batches of it."""
+    if train.micro_batch == "auto":
+        few = memory.largest(train.batch, fits=lambda n: n <= 2)
+        train = train.model_copy(update={"micro_batch": few})
     order = sampler.build(dataset, train, rank=0, world=1, seed=0, start_step=0)
     optimiser = optim.build(task, p)
     rates = [optim.schedule(schedule, p.lr, train.steps)(n) for n in range(min(train.steps, 10))]
