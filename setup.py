@@ -1,4 +1,4 @@
-"""Build step that pyproject.toml cannot express: the recipes become part of the wheel."""
+"""Build step that pyproject.toml cannot express: what a wheel holds beside the modules."""
 
 import shutil
 import sys
@@ -13,18 +13,23 @@ sys.path.insert(0, str(ROOT / "src"))
 from d2v.util import shipped  # noqa: E402
 
 
-class WithRecipes(build_py):
-    """Copies the files that `d2v init` and `d2v check params/NAME.yaml` need into the package."""
+class Wheel(build_py):
+    """Adds the files that `d2v init` and `d2v check params/NAME.yaml` need, and `py.typed`.
+
+    `py.typed` tells type checkers that the package has type hints (PEP 561).
+    """
 
     def run(self) -> None:
         super().run()
         if self.editable_mode:  # then they are where they always are
             return
-        out = Path(self.build_lib, "d2v", shipped.COPIES)
+        package = Path(self.build_lib, "d2v")
+        (package / "py.typed").touch()
+        out = package / shipped.COPIES
         shutil.rmtree(out, ignore_errors=True)  # of an earlier build
         for name in shipped.files(ROOT):
             (out / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, out / name)
 
 
-setup(cmdclass={"build_py": WithRecipes})
+setup(cmdclass={"build_py": Wheel})

@@ -54,7 +54,7 @@ def room_of(module: str) -> str:
 
 def test_the_package_is_a_list_of_rooms() -> None:
     entries = {path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"}
-    assert entries == {*ORDER, "__init__.py", "py.typed"}
+    assert entries == {*ORDER, "__init__.py"}
 
 
 @pytest.mark.parametrize("room", ORDER)
