@@ -60,7 +60,7 @@ def test_quiet_and_verbose(
     assert lines == shown
 
 
-def test_a_finished_run_is_one_line_with_time_and_score(
+def test_finished_seeds_are_one_line_with_time_and_score(
     mini: params.Experiment, capsys: pytest.CaptureFixture[str]
 ) -> None:
     finish(mini, "pretrain/text/seed0")  # of an earlier workflow
@@ -74,9 +74,14 @@ def test_a_finished_run_is_one_line_with_time_and_score(
     write(" careful\n")
     for name in runs.all_datasets(mini):
         write_json(folders.meta_path(mini, name), {})
-    finish(mini, "finetune/digits/scratch/seed0")
+    for seed in (0, 1):
+        finish(mini, f"finetune/digits/scratch/seed{seed}")
     write("2 of 9 steps (22%) done\n")
     follower.look()
+    for seed in (0, 1, 2):
+        finish(mini, f"finetune/digits/input/seed{seed}")
+        write(f"{3 + seed} of 9 steps (33%) done\n")
+        follower.look()
     os.utime(runs.parse(mini, "pretrain/vision/seed0").metrics_path)  # as Snakemake does
     follower.close()
     shown = [re.sub(r"^[-\d]+ [:\d]+  ", "", x) for x in capsys.readouterr().out.splitlines()]
@@ -88,9 +93,15 @@ def test_a_finished_run_is_one_line_with_time_and_score(
         "[2/9]  data  prepared: " + ", ".join(runs.all_datasets(mini)),
     ]
     assert re.fullmatch(
-        r"\[2/9\]  finetune/digits/scratch/seed0  0:01:01  test accuracy 0\.\d{4}", shown[3]
+        r"\[5/9\]  finetune/digits/input  3 seeds  0:03:03  test accuracy 0\.\d{4}", shown[3]
     )
-    assert len(shown) == 4
+    assert re.fullmatch(  # told at the end, since a third seed never finished
+        r"\[5/9\]  finetune/digits/scratch  2 seeds  0:02:02  test accuracy 0\.\d{4}", shown[4]
+    )
+    scores = [runs.parse(mini, f"finetune/digits/input/seed{n}").metrics_path for n in (0, 1, 2)]
+    mean = sum(json.loads(p.read_text())["metrics"]["test"]["accuracy"] for p in scores) / 3
+    assert f"accuracy {mean:.4f}" in shown[3]
+    assert len(shown) == 5
 
 
 def test_a_failure_is_explained_by_its_messages_or_the_end_of_the_log(

@@ -30,7 +30,7 @@ TINY = str(ROOT / "tests/params/tiny.yaml")
 # what each command may change: what -o or --to names; only names of its own below work/, results/
 # and prepared/ of the project; nothing
 NAMED = {"prepare", "layout", "convert", "features", "fetch", "probe"}
-IN_PROJECT = {"run", "select", "tables", "reproduce", "data", "units"}
+IN_PROJECT = {"run", "select", "tables", "reproduce", "data", "units", "clean"}
 NEW = {"init"}  # one new folder
 NOTHING = {
     "plan",
@@ -305,10 +305,11 @@ def test_features_replace_features_only(box: Path, commands, tmp_path) -> None:
     words, _ = commands["features"]
     out = tmp_path / "out.safetensors"
     assert cli.main([*words, "-o", str(out)]) == 0
-    assert cli.main([*words, "-o", str(out)]) == 0
+    assert cli.main([*words, "-o", str(out)]) == 2
+    assert cli.main([*words, "-o", str(out), "--overwrite"]) == 0
     shutil.copy(box / "in/checkpoint/model.safetensors", out)
     before = out.read_bytes()
-    assert cli.main([*words, "-o", str(out)]) == 2
+    assert cli.main([*words, "-o", str(out), "--overwrite"]) == 2
     assert out.read_bytes() == before
 
 

@@ -1,8 +1,9 @@
-"""What `d2v reproduce` shows of a running workflow: a line for the data and for every finished run.
+"""What `d2v reproduce` shows of a running workflow: a line for the data and for all seeds of a run.
 
 Snakemake's own output goes to a file, so that Snakemake continues when `d2v reproduce` is killed.
 """
 
+import math
 import re
 import sys
 from datetime import timedelta
@@ -34,6 +35,7 @@ class Follower:
         self.done, self.total = 0, 0
         self.sets = {n: folders.meta_path(experiment, n) for n in runs.all_datasets(experiment)}
         self.files, self.prepared = self._states(), self._set_states()
+        self.finished: dict[str, list[Run]] = {}  # by name, until all seeds of the name are there
         self.told: dict[str, None] = {}  # messages, in order
         self.bar: tqdm[Any] | None = None
 
@@ -49,6 +51,8 @@ class Follower:
         """Look for the last time and remove the bar."""
         self.look()
         self._finished()
+        for name in list(self.finished):
+            self._tell(name)
         if self.bar is not None:
             self.bar.close()
 
@@ -82,7 +86,7 @@ class Follower:
                 self._move(f"{run} {unit} {done}/{total}, {text}")
 
     def _finished(self) -> None:
-        """Print a line for each run whose metrics are new, and one when all data is prepared."""
+        """Print a line when all seeds of a run have metrics, and one when all data is prepared."""
         prepared = self._set_states()
         if all(prepared.values()) and prepared != self.prepared:
             new = [name for name, state in prepared.items() if state != self.prepared[name]]
@@ -91,8 +95,17 @@ class Follower:
         states = self._states()
         for run in self.runs:
             if states[run.id] not in (None, self.files[run.id]):
-                self._print(f"{self._count()}{run.id}  {_outcome(run)}")
+                self.finished.setdefault(_without_seed(run), []).append(run)
         self.files = states
+        missing = {_without_seed(run) for run in self.runs if states[run.id] is None}
+        for name in self.finished.keys() - missing:
+            self._tell(name)
+
+    def _tell(self, name: str) -> None:
+        """Print what the new runs of a name gave."""
+        new = self.finished.pop(name)
+        head = new[0].id if len(new) == 1 else f"{name}  {len(new)} seeds"
+        self._print(f"{self._count()}{head}  {_outcome(new)}")
 
     def _states(self) -> dict[str, Version]:
         return {run.id: _version(run.metrics_path) for run in self.runs}
@@ -131,21 +144,32 @@ def _version(path: Path) -> Version:
         return None
 
 
-def _outcome(run: Run) -> str:
-    """Time and score of a finished run, in one line."""
-    found = read_json(run.metrics_path) or {}
-    seconds = (found.get("provenance") or {}).get("wall_s")
-    parts = [] if seconds is None else [str(timedelta(seconds=round(seconds)))]
-    if run.kind == "pretrain":
+def _without_seed(run: Run) -> str:
+    return run.id.rpartition("/")[0]
+
+
+def _outcome(new: list[Run]) -> str:
+    """Total time and mean scores of finished runs, in one line."""
+    found = [read_json(run.metrics_path) or {} for run in new]
+    times = _means([content.get("provenance") or {} for content in found])
+    seconds = len(new) * times.get("wall_s", math.nan)
+    parts = [] if math.isnan(seconds) else [str(timedelta(seconds=round(seconds)))]
+    if new[0].kind == "pretrain":
+        losses = _means(found)
         parts += [
-            f"{label} {found[key]:.4f}"
+            f"{label} {losses[key]:.4f}"
             for key, label in (("loss", "loss"), ("target_std", "target std"))
-            if isinstance(found.get(key), int | float)
+            if key in losses
         ]
     for split in ("test", "dev"):
-        scores = (found.get("metrics") or {}).get(split) or {}
-        named = {name: value for name, value in scores.items() if isinstance(value, int | float)}
-        if named:
-            parts += [f"{split} " + ", ".join(f"{k} {v:.4f}" for k, v in named.items())]
+        scores = _means([(content.get("metrics") or {}).get(split) or {} for content in found])
+        if scores:
+            parts += [f"{split} " + ", ".join(f"{k} {v:.4f}" for k, v in scores.items())]
             break
     return "  ".join(parts)
+
+
+def _means(found: list[dict[str, Any]]) -> dict[str, float]:
+    """Means of the numbers that all runs have."""
+    names = [name for name in found[0] if all(isinstance(f.get(name), int | float) for f in found)]
+    return {name: sum(content[name] for content in found) / len(found) for name in names}

@@ -17,10 +17,13 @@ def console(table: Table) -> str:
     lines = [shown.title, "=" * len(shown.title), shown.subtitle]
     lines += _aligned(measured(table, scores(table)))
     lines += [f"  {note}" for note in partial_notes(table)]
-    lines += [f"  gain · {line}".replace("**", "") for line in gains(table)]
+    if len(table.pairs) == 1:  # else the rows of differences, and the words after all tables
+        lines += [f"  gain · {line}".replace("**", "") for line in gains(table)]
     further = [c for c in table.columns if not c.headline]
     if 0 < len(further) <= WIDE:
-        lines += ["", "further metrics of the same runs", *_aligned(measured(table, further))]
+        grid = measured(table, further)
+        rows = [row for row in grid.rows if row.kind != "difference"]
+        lines += ["", "further metrics of the same runs", *_aligned(replace(grid, rows=rows))]
     lines += [f"  missing · {run}" for run in table.missing]
     scale = " (another scale)" if table.experiment.scale != "paper" else ""
     ours = table.reported["source"].str.startswith(PAPER)
