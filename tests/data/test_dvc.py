@@ -271,8 +271,8 @@ def test_a_second_time_nothing_runs_and_all_is_clean(clone):
     [
         ("ngram: 3", "ngram: 2", {"lm"}),
         (
-            "labels: [100]\n    lists: 12\n    seed: 0\n  spoken",
-            "labels: [100, 200]\n    lists: 12\n    seed: 0\n  spoken",
+            "labels: [30, 100, 300, 1000]\n    lists: 12\n    seed: 0\n  spoken",
+            "labels: [30, 100, 300]\n    lists: 12\n    seed: 0\n  spoken",
             {"layout_digits", "digits"},
         ),
     ],
