@@ -126,9 +126,9 @@ def test_large_jpeg_files_are_decoded_smaller(
 ) -> None:
     scales: list[int] = []
 
-    def seen(payload: Any, name: str, by: int = 1) -> Image.Image:
+    def seen(payload: Any, name: str, by: int = 1, *, upright: bool) -> Image.Image:
         scales.append(by)
-        return picture(payload, name, by)
+        return picture(payload, name, by, upright=upright)
 
     monkeypatch.setattr(vision, "picture", seen)
     encoder = PATCHES.model_copy(update={"channels": channels})

@@ -113,7 +113,7 @@ def scale_not_clamped(case, patch):
 
 class _Unclamped:
     def __init__(self, scale):
-        self.scale, self.device = scale, scale.device
+        self.scale, self.device, self.dtype = scale, scale.device, scale.dtype
 
     def clamp(self, min):
         return self.scale
