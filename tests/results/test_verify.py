@@ -67,7 +67,7 @@ def test_what_is_stored_is_what_the_predictions_give(
     report = verify.verify(experiment, results)
     assert not report.faults
     assert report.runs == len(runs.finetune_runs(experiment))
-    assert report.numbers == sum(len(t.metrics) * 2 for t in experiment.finetune.values())
+    assert report.numbers == sum(len(t.metrics) * len(t.arms) for t in experiment.finetune.values())
     assert report.cells > 100
 
 
