@@ -32,12 +32,6 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def copied(done: Path, tmp_path: Path) -> Path:
-    """A copy of that folder, to be changed."""
-    return shutil.copytree(done, tmp_path / "copy", symlinks=True)
-
-
 def edited(folder: Path, group: str, name: str, value: float) -> None:
     """Change one number of the parameters."""
     path = folder / "params/tiny.yaml"

@@ -34,12 +34,6 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def copied(done: Path, tmp_path: Path) -> Path:
-    """A copy of that folder, to be changed."""
-    return shutil.copytree(done, tmp_path / "copy", symlinks=True)
-
-
 def metrics(folder: Path, run: str) -> dict[str, Any]:
     return json.loads((folder / RESULTS / run / "metrics.json").read_text())
 
