@@ -104,6 +104,18 @@ def test_finished_seeds_are_one_line_with_time_and_score(
     assert len(shown) == 5
 
 
+def test_lines_come_in_the_order_of_the_runs(
+    mini: params.Experiment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    follower = Follower(mini, LOG)
+    for name in mini.pretrain:
+        finish(mini, f"pretrain/{name}/seed0")
+    follower.close()
+    told = re.findall(r"pretrain/([\w-]+)/seed0", capsys.readouterr().out)
+    assert told == [run.name for run in follower.runs if run.kind == "pretrain"]
+    assert len(told) == 6
+
+
 def test_a_failure_is_explained_by_its_messages_or_the_end_of_the_log(
     mini: params.Experiment, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -98,7 +98,7 @@ class Follower:
                 self.finished.setdefault(_without_seed(run), []).append(run)
         self.files = states
         missing = {_without_seed(run) for run in self.runs if states[run.id] is None}
-        for name in self.finished.keys() - missing:
+        for name in [name for name in self.finished if name not in missing]:
             self._tell(name)
 
     def _tell(self, name: str) -> None:
