@@ -11,17 +11,23 @@ from d2v.interop import names, second_names
 from d2v.training import optim
 from d2v.training.task import Pretraining
 
+AMPLIFIED = 1e-4  # 4.6e-5 has been seen
+
 
 def test_equal(second, second_record, group):
     assert not second_compare.faults(second, second_record, group)
 
 
 def test_equal_in_single_precision(second):
-    """As pre-training computes; but see `second_replay.Case`."""
+    """As pre-training computes; AdamW amplifies rounding in some tensors (`second_replay.Case`)."""
     case = Case(second.folder, torch.float32)
-    found = second_compare.faults(case, replay(case))
-    amplified = re.compile(rf"{case.folder.name} (step[12]\.prediction|features\.x): .*")
-    assert not [line for line in found if not amplified.fullmatch(line)]
+    amplified = re.compile(
+        rf"{case.folder.name} (step[12]\.prediction|features\.x): largest difference (\S+)"
+    )
+    for line in second_compare.faults(case, replay(case)):
+        found = amplified.fullmatch(line)
+        assert found, line
+        assert float(found[2]) < AMPLIFIED
 
 
 def test_what_must_be_in_every_case(second):
