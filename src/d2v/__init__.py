@@ -8,6 +8,7 @@ d2v.finetune(model, train, dev, task=...) a model for a task, with its metrics a
 d2v.pretrain(recipe, data)                a pre-trained model
 d2v.probe(model, train, dev)              what each layer's features tell about classes
 d2v.convert("checkpoint", to="hf")        a folder that Hugging Face's classes can load
+d2v.push(folder, name), d2v.pull(name)    to and from the Hugging Face hub
 """
 
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from d2v.experiment.frozen import Probes, probe
     from d2v.experiment.library import Result, finetune, pretrain
     from d2v.interop.convert import convert
+    from d2v.interop.hub import pull, push
     from d2v.interop.inference import Class, Features, classify, features, save_features, transcribe
     from d2v.interop.loading import load
     from d2v.interop.module import Model
@@ -36,6 +38,8 @@ __all__ = [
     "load",
     "pretrain",
     "probe",
+    "pull",
+    "push",
     "save_features",
     "transcribe",
 ]
@@ -50,6 +54,7 @@ _PLACES = {
         ("Class", "Features", "classify", "features", "save_features", "transcribe"),
         "d2v.interop.inference",
     ),
+    **dict.fromkeys(("pull", "push"), "d2v.interop.hub"),
     **dict.fromkeys(("Probes", "probe"), "d2v.experiment.frozen"),
     **dict.fromkeys(("Result", "finetune", "pretrain"), "d2v.experiment.library"),
 }

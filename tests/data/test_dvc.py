@@ -23,6 +23,7 @@ from d2v.data.ngram import write_arpa
 from d2v.experiment import runs
 from d2v.interop import convert
 from d2v.jobs.staleness import remedy
+from d2v.util import verbosity
 from d2v.util.errors import UserError
 from d2v.util.locks import held
 
@@ -357,3 +358,26 @@ def test_documents_in_the_place_of_a_set_stay_and_a_failed_stage_keeps_the_set(c
     repro(["lm"], clone)
     assert {path.name: path.read_bytes() for path in made.iterdir()} == before
     assert changed(clone) == ""
+
+
+OUTPUT = [
+    "Running stage 'digits':",
+    "> d2v prepare imagefolder",
+    "12 examples",
+    "Updating lock file",
+]
+
+
+@pytest.mark.parametrize("level", [verbosity.USUAL, verbosity.VERBOSE])
+def test_verbose_shows_what_dvc_itself_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], level: int
+) -> None:
+    """With a module in place of DVC, which prints what DVC prints."""
+    (tmp_path / "dvc.py").write_text(f"print({chr(10).join(OUTPUT)!r})\n")
+    (tmp_path / "dvc.yaml").write_text("stages: {digits: {cmd: 'true'}}\n")
+    (tmp_path / ".dvc/tmp").mkdir(parents=True)
+    monkeypatch.setattr(verbosity, "_level", level)
+    assert repro(root=tmp_path) == ["digits"]
+    shown = capsys.readouterr()
+    assert shown.out == "data: digits\n"
+    assert shown.err.splitlines() == (OUTPUT if level == verbosity.VERBOSE else ["12 examples"])

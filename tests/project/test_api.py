@@ -19,6 +19,8 @@ SIGNATURES = {
     "pretrain": "(recipe, data=None, *, name=None, seed=0, out=None, callbacks=())",
     "probe": "(model, train, dev=None, test=None, *, layers=\"all\", positions='mean',"
     " neighbours=10, c=(0.001, 0.01, 0.1, 1.0, 10.0), batch_size=None)",
+    "pull": "(name, out=None, revision=None, say=False)",
+    "push": "(folder, name, private=True, message=None, say=False)",
     "save_features": "(model, inputs, out, layers=\"all\", progress=<class 'iter'>)",
     "transcribe": "(model, inputs, lm=None, decode=None, batch_size=None)",
 }

@@ -51,6 +51,8 @@ COMMANDS = {
     "classify": ("d2v.cli.inference:classify_main", "print the predicted class of files or texts"),
     "probe": ("d2v.cli.probe", "probe the frozen features of a checkpoint, layer by layer"),
     "convert": ("d2v.interop.convert", "convert a checkpoint between supported formats"),
+    "push": ("d2v.cli.hub:push_main", "publish a converted checkpoint on the Hugging Face hub"),
+    "pull": ("d2v.cli.hub:pull_main", "fetch a checkpoint from the Hugging Face hub"),
     "fetch": (
         "d2v.data.fetch.fetch",
         "download the raw sources of the miniature or of an official set",

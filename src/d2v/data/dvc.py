@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 
+from d2v.util import verbosity
 from d2v.util.errors import UserError
 from d2v.util.files import remove_file
 from d2v.util.locks import held, process_start
@@ -33,7 +34,8 @@ DYING_S = 3.0  # seconds to wait: a killed process releases our lock before it h
 def repro(targets: Sequence[str] = (), root: Path = Path(), stages: Path = STAGES) -> list[str]:
     """Run the out-of-date stages of a file: `targets` and their dependencies, or all stages.
 
-    Returns the names of the stages that ran; their output goes to standard error. Calls run one at
+    Returns the names of the stages that ran; their output goes to standard error, and with -v DVC's
+    own output, too. Calls run one at
     a time: a second call waits for the first, and for any DVC process that a killed call left
     behind. Stages that need none of the failed ones still run. Raises UserError with the error
     messages of the stages that failed or, for an unknown target, with the closest name.
@@ -61,12 +63,18 @@ def repro(targets: Sequence[str] = (), root: Path = Path(), stages: Path = STAGE
         assert process.stdout is not None
         for line in process.stdout:
             said.append(line.rstrip())
+            if verbosity.verbose():
+                print(line.rstrip(), file=sys.stderr, flush=True)
             if line.startswith(_RUNNING):
                 ran.append(line.removeprefix(_RUNNING).split("'")[0])
                 print(f"data: {ran[-1]}", flush=True)
             elif ran and line.startswith("error: "):
                 faults[ran[-1]] = line.rstrip().removeprefix("error: ")
-            elif line.strip() and not line.startswith((*_OF_DVC, "error: ")):
+            elif (
+                line.strip()
+                and not verbosity.verbose()
+                and not line.startswith((*_OF_DVC, "error: "))
+            ):
                 print(line.rstrip(), file=sys.stderr, flush=True)  # output of the stage itself
         if process.wait():
             raise UserError(_reason(said, faults, process.returncode))

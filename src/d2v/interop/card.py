@@ -17,12 +17,16 @@ OWN = (
 )
 
 
-def model_card(content: Content, architecture: str, notes: list[str]) -> str:
-    """Text of README.md: the model, its data, recipe, metrics and licence, as far as known."""
+def model_card(content: Content, architecture: str | None, notes: list[str]) -> str:
+    """Text of README.md: the model, its data, recipe, metrics and licence, as far as known.
+
+    `architecture` is the class of transformers that reads the folder, None if it is for d2v.
+    """
+    reader = f"transformers.{architecture}" if architecture else "d2v.load"
     parts = [
-        _head(content),
+        _head(content, "transformers" if architecture else "d2v"),
         f"# {_title(content)}\n",
-        f"A data2vec model ({PAPER}), written for `transformers.{architecture}`.\n",
+        f"A data2vec model ({PAPER}), written for `{reader}`.\n",
         *_section("Data", _data(content.provenance)),
         *_section("Metrics", _metrics(content.provenance)),
         *_section("Recipe", _recipe(content.provenance)),
@@ -33,11 +37,12 @@ def model_card(content: Content, architecture: str, notes: list[str]) -> str:
     return "\n".join(parts)
 
 
-def _head(content: Content) -> str:
+def _head(content: Content, library: str) -> str:
     tags = ["data2vec", content.architecture.encoder.kind]
     if content.architecture.task is not None:
         tags.append(content.architecture.task.kind)
-    return "---\nlibrary_name: transformers\ntags:\n" + "".join(f"- {t}\n" for t in tags) + "---\n"
+    lines = [f"library_name: {library}", "tags:", *(f"- {tag}" for tag in tags)]
+    return "\n".join(["---", *lines, "---", ""])
 
 
 def _format(content: Content) -> str:
