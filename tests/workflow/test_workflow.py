@@ -197,6 +197,21 @@ def test_an_edited_rate_reruns_its_arm_only(copied: Path) -> None:
     assert "Params have changed" in told
 
 
+def test_overrides_are_an_experiment_of_its_own(copied: Path) -> None:
+    words = ["snakemake", "--cores", "2", "-n", "--config", "experiment=params/tiny.yaml"]
+    told = workspace.call(copied, *words, "set=[pretrain.vision.optimiser.lr=7e-4, name=other]")
+    assert told.returncode == 0, told.stdout + told.stderr
+    done = {run.id for run in runs.all_runs(params.load(copied / "params/tiny.yaml"))}
+    found = params.load(copied / "results/other/params.yaml")
+    assert found.pretrain["vision"].optimiser.lr == 7e-4
+    assert {run.id for run in runs.all_runs(found)} == done
+    anew = sum(run.startswith("pretrain/") for run in done)
+    assert workspace.jobs(told.stdout + told.stderr)["pretrain"] == anew
+    wrong = workspace.call(copied, *words, "set=pretrain.vision.optimiser.lrr=1")
+    assert wrong.returncode == 2
+    assert "pretrain.vision.optimiser.lrr=1: unknown key; did you mean lr?" in wrong.stderr
+
+
 def test_edited_rules_rerun_nothing(copied: Path) -> None:
     path = copied / "workflow/rules/pretrain.smk"
     path.write_text(path.read_text().replace("exec d2v run", "d2v run"))

@@ -1,4 +1,4 @@
-"""`d2v convert SRC --to d2v|hf|tokenizer [-o DIR]`: convert a checkpoint to another format.
+"""`d2v convert SRC --to FORMAT [-o DIR]`: convert a checkpoint to another format.
 
 Modules that import PyTorch are imported only after the command line has been validated.
 """
@@ -17,14 +17,15 @@ if TYPE_CHECKING:
 
 def convert(
     source: str | Path,
-    to: Literal["d2v", "hf", "tokenizer"],
+    to: Literal["d2v", "hf", "tokenizer", "torch-export"],
     out: str | Path | None = None,
     drop_head: bool = False,
     say: bool = False,
 ) -> Path:
     """Write a checkpoint as a folder of d2v or of Hugging Face; returns the folder.
 
-    `to="tokenizer"` writes the tokenizer of a text model as a set that `d2v prepare glue` reads. By
+    `to="tokenizer"` writes the tokenizer of a text model as a set that `d2v prepare glue` reads,
+    `to="torch-export"` a program that runs without d2v (`torch.export.load`). By
     default, the folder is named after the source and created in the current folder. Raises
     UserError as `reading.read` does, for a model that Hugging Face's classes cannot express, or if
     the folder exists.
@@ -32,7 +33,7 @@ def convert(
     source = Path(source)
     out = Path(out) if out is not None else Path(f"{_name(source)}-{to}")
     check_new(out, [source])
-    from d2v.interop import hf_export, own
+    from d2v.interop import exporting, hf_export, own
     from d2v.interop.module import empty_of, whole
     from d2v.interop.reading import read
     from d2v.interop.tokenizing import write_tokenizer
@@ -50,6 +51,8 @@ def convert(
     elif to == "tokenizer":
         write_tokenizer(content, out)
         notes = content.notes
+    elif to == "torch-export":
+        notes = [*content.notes, *exporting.write(content, out)]
     else:
         own.write(content, out)
         notes = content.notes
@@ -80,7 +83,10 @@ def parser() -> Parser:
     top = Parser(prog="d2v convert", description=__doc__.split("\n")[0].split(": ")[1])
     top.add_argument("source", type=Path, metavar="SRC", help="checkpoint file or folder")
     top.add_argument(
-        "--to", choices=("d2v", "hf", "tokenizer"), required=True, help="format to write"
+        "--to",
+        choices=("d2v", "hf", "tokenizer", "torch-export"),
+        required=True,
+        help="format to write; torch-export: a program that runs without d2v",
     )
     top.add_argument(
         "-o", "--out", type=Path, metavar="DIR", help="folder to write (default: <SRC>-<format>)"

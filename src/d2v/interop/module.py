@@ -95,6 +95,12 @@ class Model(nn.Module):
     def hidden(
         self, batch: dict[str, Tensor], alone: bool = False
     ) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
+        """Outputs for a batch without gradients; see `forward`."""
+        return self.forward(batch, alone)
+
+    def forward(
+        self, batch: dict[str, Tensor], alone: bool = False
+    ) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
         """Hidden states (B, P + T, D), logits, and padding (B, T) of a batch.
 
         The hidden states are the input of the first block and the output of each block. Logits are

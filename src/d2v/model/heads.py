@@ -263,5 +263,5 @@ def unaligned(log_probs: Tensor, padding: Tensor | None, batch: Batch) -> Tensor
 def frame_lengths(x: Tensor, padding: Tensor | None) -> Tensor:
     """Number of unpadded frames (B,) of `x` (B, T, ...)."""
     if padding is None:
-        return torch.full((len(x),), x.shape[1], device=x.device)
+        return torch.full((x.shape[0],), x.shape[1], device=x.device)
     return (~padding).sum(1)

@@ -113,7 +113,7 @@ def with_tokens(tokens: Tensor | None, x: Tensor, padding: Tensor | None) -> Fea
     """Put `tokens` (1, P, D) in front of `x` (B, T, D); they are not padding."""
     if tokens is None:
         return x, padding
-    x = torch.cat([tokens.expand(len(x), -1, -1), x], dim=1)
+    x = torch.cat([tokens.expand(x.shape[0], -1, -1), x], dim=1)
     return x, None if padding is None else F.pad(padding, (tokens.shape[1], 0))
 
 
