@@ -1,7 +1,7 @@
 """The paper's recipes, small, from official layouts through the workflow to the tables' cells.
 
-One fine-tuning of each kind of task runs for 200 steps (images, letters, tags, a class, a number),
-the others for 12: what is tested is that every recipe goes all the way. Numbers of the tables are
+Fine-tunings on images and on clips run for 200 steps, most others for 12: what is tested is that
+every recipe goes all the way. Numbers of the tables are
 computed again here, from the stored predictions.
 
 Most runs are carried out in this process, as their jobs would (a job takes longer to start than to
