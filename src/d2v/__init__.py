@@ -6,12 +6,14 @@ d2v.transcribe(model, ["a.wav"])          words
 d2v.classify(model, ["a.jpg"])            classes
 d2v.finetune(model, train, dev, task=...) a model for a task, with its metrics and predictions
 d2v.pretrain(recipe, data)                a pre-trained model
+d2v.probe(model, train, dev)              what each layer's features tell about classes
 d2v.convert("checkpoint", to="hf")        a folder that Hugging Face's classes can load
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from d2v.experiment.frozen import Probes, probe
     from d2v.experiment.library import Result, finetune, pretrain
     from d2v.interop.convert import convert
     from d2v.interop.inference import Class, Features, classify, features, save_features, transcribe
@@ -24,6 +26,7 @@ __all__ = [
     "Class",
     "Features",
     "Model",
+    "Probes",
     "Result",
     "UserError",
     "classify",
@@ -32,6 +35,7 @@ __all__ = [
     "finetune",
     "load",
     "pretrain",
+    "probe",
     "save_features",
     "transcribe",
 ]
@@ -46,6 +50,7 @@ _PLACES = {
         ("Class", "Features", "classify", "features", "save_features", "transcribe"),
         "d2v.interop.inference",
     ),
+    **dict.fromkeys(("Probes", "probe"), "d2v.experiment.frozen"),
     **dict.fromkeys(("Result", "finetune", "pretrain"), "d2v.experiment.library"),
 }
 

@@ -17,6 +17,8 @@ SIGNATURES = {
     " seed=0, out=None, callbacks=())",
     "load": "(path, device=None, dtype=None)",
     "pretrain": "(recipe, data=None, *, name=None, seed=0, out=None, callbacks=())",
+    "probe": "(model, train, dev=None, test=None, *, layers=\"all\", positions='mean',"
+    " neighbours=10, c=(0.001, 0.01, 0.1, 1.0, 10.0), batch_size=None)",
     "save_features": "(model, inputs, out, layers=\"all\", progress=<class 'iter'>)",
     "transcribe": "(model, inputs, lm=None, decode=None, batch_size=None)",
 }
@@ -24,12 +26,14 @@ METHODS = {
     ("Model", "features"): '(self, inputs, layers="all", pool=None, batch_size=None,'
     " progress=False)",
     ("Model", "hidden"): "(self, batch, alone=False)",
+    ("Probes", "table"): "(self)",
     ("Result", "predictions"): '(self, split="dev")',
     ("Result", "model"): "(self)",
 }
 ATTRIBUTES = {
     "Class": {"name", "prediction", "scores"},
     "Features": {"name", "hidden", "logits", "states"},
+    "Probes": {"knn", "linear", "weighted", "weights", "best", "details", "table"},
     "Result": {"metrics", "checkpoint", "folder", "details", "log", "predictions", "model"},
 }
 FAST_S = 0.1

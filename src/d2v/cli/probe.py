@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from d2v.util.arguments import Parser
 from d2v.util.errors import UserError
-from d2v.util.files import read_json, write_json, write_text
+from d2v.util.files import write_json, write_text
 from d2v.util.outputs import check_new
 
 if TYPE_CHECKING:
@@ -34,11 +34,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         if a.out.suffix not in (".json", ".csv"):
             raise UserError(f"{a.out}: give a file that ends with .json or .csv")
         check_new(a.out, [a.checkpoint, a.data], ours=_is_probe)
+    from d2v.experiment.frozen import of_set
     from d2v.interop.inference import device
     from d2v.interop.loading import load
     from d2v.results.columns import aligned
 
-    found = probed(load(a.checkpoint, device(a.device)), a.data, a.splits, a.labels, p, layers)
+    model = load(a.checkpoint, device(a.device))
+    found = of_set(model, a.data, a.splits, a.labels, p, _numbers(model, layers))
     if a.out is not None:
         _write(a.out, found)
     print("\n".join(aligned([*_shown(found)])))
@@ -49,47 +51,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{a.out}: written")
 
 
-def probed(
-    model: "Model",
-    data: Path,
-    splits: Sequence[str],
-    labels: str | None,
-    p: "Probe",
-    layers: tuple[int, ...] | None,
-) -> dict[str, Any]:
-    """Probes of a loaded model on the splits (train, dev, test) of the prepared set `data`.
-
-    Raises UserError if the set cannot be read, does not fit the model, or lacks a layer.
-    """
-    from d2v.data import labelled_for
-    from d2v.evaluation import probing
-    from d2v.interop import matching
-
+def _numbers(model: "Model", asked: tuple[int, ...] | None) -> tuple[int, ...]:
+    """The layers asked for, or all; raises UserError for one that the model does not have."""
     depth = model.params.backbone.depth
-    if strange := [layer for layer in layers or () if layer > depth]:
+    if strange := [layer for layer in asked or () if layer > depth]:
         raise UserError(
             f"--layers {strange[0]}: this model has layers 0 (the input of the first block) to"
             f" {depth}"
         )
-    parts: list[probing.Features] = []
-    for split in splits:
-        examples, how = labelled_for(model, data, split, None if parts else labels)
-        if not parts:
-            source = model.content.source
-            for line in matching.check_inputs(matching.described(model.content), how, source):
-                print(line)
-        parts.append(probing.features(model.student, examples, p.positions, layers=layers))
-    train, dev, test = parts
-    return {
-        "checkpoint": str(model.content.source),
-        "data": str(data),
-        "data_sha256": (read_json(data / "meta.json") or {}).get("sha256"),
-        "splits": dict(zip(SPLITS, splits, strict=True)),
-        "labels": labels,
-        "positions": p.positions,
-        "neighbours": p.neighbours,
-        **probing.probe(p, train, dev, test),
-    }
+    return tuple(range(depth + 1)) if asked is None else asked
 
 
 def parser() -> Parser:

@@ -5,7 +5,7 @@ each layer, and a linear classifier on a weighted sum of the layers (SUPERB, Yan
 Everything is fitted to labelled training examples and chosen on the development split.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,9 @@ from d2v.training import devices
 from d2v.util.errors import UserError
 
 Floats = npt.NDArray[np.float64]
+Classes = npt.NDArray[np.int64]
 BATCH = 64
+DIFFER = "probe.positions keep: examples differ in length; use mean"
 
 
 @dataclass(frozen=True)
@@ -56,19 +58,20 @@ def features(
     `positions` is `mean`, over the positions of an example, or `keep`, all of them side by side.
     Raises UserError for `keep` with examples of several lengths.
     """
-    device = next(student.parameters()).device
+    like = next(student.parameters())
     before = student.training
     student.eval()
     count = len(dataset) if most is None else min(most, len(dataset))
     found = []
     for start in range(0, count, BATCH):
         places = [(0, i) for i in range(start, min(start + BATCH, count))]
-        batch = devices.move(dataset.collate(dataset.__getitems__(places)), device)
-        pooled = _pooled(student, dataset.finish(batch, device), positions)
+        batch = devices.move(dataset.collate(dataset.__getitems__(places)), like.device)
+        batch = devices.cast(dataset.finish(batch, like.device), like.dtype)
+        pooled = _pooled(student, batch, positions)
         found.append(pooled if layers is None else pooled[:, list(layers)])
     student.train(before)
     if len({part.shape[2] for part in found}) > 1:
-        raise UserError("probe.positions keep: examples differ in length; use mean")
+        raise UserError(DIFFER)
     return Features(
         torch.cat(found).double().cpu().numpy(),
         np.array([int(label) for label in dataset.references[:count]]),
@@ -85,39 +88,45 @@ def _pooled(student: Student, batch: dict[str, Any], positions: str) -> torch.Te
         parts = [pool(layer, "mean", student.encoder.prefix, padding) for layer in layers]
     else:
         if padding is not None and bool(padding.any()):
-            raise UserError("probe.positions keep: examples differ in length; use mean")
+            raise UserError(DIFFER)
         parts = [student.positions(layer).flatten(1) for layer in layers]
     return torch.stack(parts, 1).float()
 
 
-def probe(p: params.Probe, train: Features, dev: Features, test: Features) -> dict[str, Any]:
+def probe(
+    p: params.Probe, train: Features, dev: Features, test: Features | None = None
+) -> dict[str, Any]:
     """Accuracy of every probe on dev and test, and which setting of the grid was chosen on dev.
 
     `layers` has one entry per layer, `best` names the layer with the best linear probe on dev.
     """
+    held = {"dev": dev} if test is None else {"dev": dev, "test": test}
     layers: list[dict[str, Any]] = []
     for place, layer in enumerate(train.layers):
-        x, on_dev, on_test = (part.values[:, place] for part in (train, dev, test))
+        x = train.values[:, place]
+        seen = {split: (part.values[:, place], part.classes) for split, part in held.items()}
         near = neighbours(p, x, train.classes)
-        c, fitted = linear(p, x, train.classes, on_dev, dev.classes)
+        c, fitted = linear(p, x, train.classes, *seen["dev"])
         layers.append(
             {
                 "layer": layer,
-                "knn": {"dev": near.score(on_dev, dev.classes),
-                        "test": near.score(on_test, test.classes)},
-                "linear": {"dev": fitted.score(on_dev, dev.classes),
-                           "test": fitted.score(on_test, test.classes), "c": c},
+                "knn": _scores(near, seen),
+                "linear": {**_scores(fitted, seen), "c": c},
             }
-        )  # fmt: skip
+        )
     best = max(layers, key=lambda entry: (entry["linear"]["dev"], -entry["layer"]))
     return {
         "layers": layers,
         "best": best["layer"],
-        "weighted": _weighted(p, train, dev, test),
+        "weighted": _weighted(p, train, held),
         "grid": p.c,
-        "examples": {"train": len(train.classes), "dev": len(dev.classes),
-                     "test": len(test.classes)},
-    }  # fmt: skip
+        "examples": {split: len(part.classes) for split, part in {"train": train, **held}.items()},
+    }
+
+
+def _scores(fitted: Any, held: Mapping[str, tuple[Floats, Classes]]) -> dict[str, float]:
+    """Accuracy of a classifier on each split."""
+    return {split: fitted.score(x, classes) for split, (x, classes) in held.items()}
 
 
 def neighbours(p: params.Probe, x: Floats, classes: npt.NDArray[np.int64]) -> Any:
@@ -153,20 +162,18 @@ def _logistic(c: float) -> Any:
     return make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=2000))
 
 
-def _weighted(p: params.Probe, train: Features, dev: Features, test: Features) -> dict[str, Any]:
+def _weighted(p: params.Probe, train: Features, held: Mapping[str, Features]) -> dict[str, Any]:
     """Weights of the layers learned with a classifier, then a classifier on the weighted sum."""
     weights = layer_weights(train)
     mean, std = _scale(train.values)
-    x, on_dev, on_test = (
-        np.einsum("nlf,l->nf", (part.values - mean) / std, weights) for part in (train, dev, test)
-    )
-    c, fitted = linear(p, x, train.classes, on_dev, dev.classes)
-    return {
-        "dev": fitted.score(on_dev, dev.classes),
-        "test": fitted.score(on_test, test.classes),
-        "c": c,
-        "weights": weights.tolist(),
-    }
+
+    def mixed(part: Features) -> Floats:
+        found: Floats = np.einsum("nlf,l->nf", (part.values - mean) / std, weights)
+        return found
+
+    seen = {split: (mixed(part), part.classes) for split, part in held.items()}
+    c, fitted = linear(p, mixed(train), train.classes, *seen["dev"])
+    return {**_scores(fitted, seen), "c": c, "weights": weights.tolist()}
 
 
 def layer_weights(train: Features, steps: int = 50) -> Floats:

@@ -77,7 +77,7 @@ def features(
     UserError for a layer that the model does not have, and for an input that cannot be read or
     whose outputs are NaN, which it names.
     """
-    chosen = _layers(model, layers)
+    chosen = layer_numbers(model, layers)
     if pool not in (None, "mean", "first"):
         raise UserError(f"pool {pool!r}: give mean or first, or leave it out")
     if batch_size is not None and batch_size < 1:
@@ -86,7 +86,7 @@ def features(
     return shown(found, "features", count_of(inputs)) if progress else found
 
 
-def _layers(model: "Model", layers: Layers) -> list[int]:
+def layer_numbers(model: "Model", layers: Layers) -> list[int]:
     """Numbers of the layers, from 0; raises UserError for one that the model does not have."""
     depth = model.params.backbone.depth
     if isinstance(layers, str):
@@ -239,7 +239,7 @@ def save_features(
 
     inputs = list(single(inputs))
     names = [name for name, _ in expanded(model, inputs)]
-    per_input = 1 + len(_layers(model, layers))
+    per_input = 1 + len(layer_numbers(model, layers))
     with TensorFile(Path(out), {"inputs": names}, len(names) * per_input) as file:
         count = 0
         for i, found in enumerate(progress(features(model, inputs, layers))):

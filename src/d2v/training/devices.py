@@ -32,6 +32,14 @@ def move(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     }
 
 
+def cast(batch: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """The batch with its floating-point tensors as `dtype`, that of a model's weights."""
+    return {
+        name: value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+        for name, value in batch.items()
+    }
+
+
 def seed(device: torch.device, *numbers: int) -> None:
     """Seed PyTorch's generators on host and device from several numbers."""
     joined = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
