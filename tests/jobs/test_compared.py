@@ -52,6 +52,7 @@ def test_a_wrong_name_or_file_is_reported(mini: Experiment) -> None:
         Experiment.model_validate(raw)
 
 
+@pytest.mark.slow
 def test_version_2_is_planned_beside_version_1() -> None:
     second = params.load(ROOT / "params/paper2.yaml")
     assert second.compare is not None
