@@ -13,6 +13,7 @@ Memory is the peak of the side's process above what its imports take, per masked
 import argparse
 import json
 import os
+import platform
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -121,7 +122,9 @@ def main() -> None:
     found = {kind: measure(kind, a) for kind in a.kinds}
     print(table(found))
     if a.out:
-        a.out.write_text(json.dumps({"threads": a.threads, "step": found}, indent=1) + "\n")
+        device = f"{platform.machine()}-{os.cpu_count()}cpu"
+        written = {"device": device, "threads": a.threads, "step": found}
+        a.out.write_text(json.dumps(written, indent=1) + "\n")
 
 
 if __name__ == "__main__":

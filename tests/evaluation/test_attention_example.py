@@ -53,6 +53,7 @@ def test_a_student_that_does_not_see_masked_positions_has_no_picture() -> None:
     assert attention_example.attention(task, Some(batch | visible, [True])) is None
 
 
+@pytest.mark.slow
 def test_a_compiled_model_shows_the_same() -> None:
     task, batch = make("text")
     expected = attention_example.attention(task, Some(batch, [True]))

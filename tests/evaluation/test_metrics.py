@@ -6,6 +6,7 @@ import sys
 import typing
 import warnings
 
+import numpy as np
 import pytest
 
 from d2v.evaluation import metrics
@@ -35,6 +36,18 @@ from d2v.util.errors import UserError
 )
 def test_values(name, references, predictions, value):
     assert metrics.compute(name, references, predictions) == pytest.approx(value)
+
+
+@pytest.mark.parametrize(("name", "classes"), [("f1", 2), ("matthews", 2), ("matthews", 5)])
+def test_metrics_of_counts_equal_those_of_examples(name: str, classes: int) -> None:
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        used = random.integers(1, classes + 1)  # sometimes a single class
+        references, predictions = random.integers(used, size=(2, 12))
+        counts = np.zeros((classes, classes), int)
+        np.add.at(counts, (references, predictions), 1)
+        value = metrics.compute(name, references.tolist(), predictions.tolist())
+        assert metrics.OF_COUNTS[name](counts) == pytest.approx(value, abs=1e-12)
 
 
 @pytest.mark.parametrize(

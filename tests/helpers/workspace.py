@@ -1,5 +1,7 @@
 """A folder in which the whole workflow can run on small data, and how to call `d2v` there."""
 
+import contextlib
+import io
 import os
 import re
 import shutil
@@ -7,9 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
 from small_sets import corpus_folder, glue_folder, image_tree, speech_tree
 
-from d2v.cli import prepare
+from d2v import params
+from d2v.cli import commands, prepare
+from d2v.experiment import execute, runs
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("Snakefile", "profiles", "workflow", "params")
@@ -69,8 +74,43 @@ def call(folder: Path, *words: str, **options: object) -> subprocess.CompletedPr
 
 
 def d2v(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """`d2v WORDS... --params params/tiny.yaml`."""
-    return call(folder, "d2v.cli", *words, "--params", "params/tiny.yaml")
+    """`d2v WORDS...` in the folder, within this process: most commands take less than to start one.
+
+    Without --params, the experiment is params/tiny.yaml.
+    """
+    tiny = () if "--params" in words else ("--params", "params/tiny.yaml")
+    return command(folder, *words, *tiny)
+
+
+def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """`d2v WORDS...` in the folder, within this process, output kept as text."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            code = commands.main(words)
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+
+
+def carry_out(folder: Path, file: str, kinds: tuple[str, ...], leave: tuple[str, ...] = ()) -> None:
+    """Runs of these kinds within this process and with one thread, as their jobs would.
+
+    A job takes longer to start than to train. Runs whose ids begin with `leave` are left out.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with contextlib.chdir(folder):
+        every = runs.all_runs(params.load(file))
+        for kind in kinds:
+            for run in every:
+                if run.kind == kind and not run.id.startswith(leave):
+                    execute.execute(run)
+    torch.set_num_threads(threads)
 
 
 def snakemake(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:

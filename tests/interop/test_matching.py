@@ -267,6 +267,7 @@ def test_released_classes_in_another_order_score_as_their_names_say(
     assert any("order" in note for note in found["released"]["notes"])
 
 
+@pytest.mark.slow
 def test_another_normalisation_than_the_checkpoints_is_refused(
     done: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -41,6 +41,7 @@ def test_the_core_is_small() -> None:
     assert len(beside) <= MOST, sorted(beside)
 
 
+@pytest.mark.slow
 def test_every_optional_package_is_named_with_an_extra_that_has_it() -> None:
     optional = core_only.PROJECT["optional-dependencies"]
     named = {

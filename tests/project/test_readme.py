@@ -77,11 +77,13 @@ def test_options_exist(program: str) -> None:
         for word in words[1:]
         if word.startswith("--")
     ]
+    told: dict[tuple[str, ...], str] = {}
     for option, subcommand in wanted:
-        module = program.replace("-", "_")
-        command = [sys.executable, "-m", module, *([subcommand] if program == "dvc" else [])]
-        shown = subprocess.run([*command, "--help"], cwd=ROOT, capture_output=True, text=True)
-        assert option in shown.stdout, f"{program} has no {option}"
+        part = (subcommand,) if program == "dvc" else ()
+        if part not in told:
+            command = [sys.executable, "-m", program.replace("-", "_"), *part, "--help"]
+            told[part] = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
+        assert option in told[part], f"{program} has no {option}"
 
 
 @pytest.mark.slow

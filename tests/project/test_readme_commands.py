@@ -19,8 +19,14 @@ FILES = ("Makefile", "pyproject.toml", "requirements.lock", "README.md")
 SMALLER = """\
 base: tiny.yaml
 name: mini
-pretrain: {speech: null, text: null}
-finetune: {spoken-digits: null, cola: null}
+pretrain: {speech: null, text: null, vision: {seeds: [0]}}
+finetune:
+  spoken-digits: null
+  cola: null
+  digits:
+    seeds: [0]
+    grid: null
+    settings: {scratch: {lr: 1e-3, steps: 2}, data2vec: {lr: 1e-3, steps: 2}}
 """
 
 

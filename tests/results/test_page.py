@@ -45,6 +45,7 @@ def mini(tmp_path_factory: pytest.TempPathFactory) -> tuple[params.Experiment, P
     return experiment, folder
 
 
+@pytest.mark.slow
 def test_it_has_everything_and_is_the_same_bytes_again(
     mini: tuple[params.Experiment, Path],
 ) -> None:

@@ -141,6 +141,7 @@ print(os.environ["TORCHINDUCTOR_CACHE_DIR"])
 """
 
 
+@pytest.mark.slow
 def test_compiled_code_is_kept_where_the_run_asks(tmp_path: Path) -> None:
     """In a process of its own: PyTorch chooses a folder when its compiler is imported."""
     unset = {k: v for k, v in os.environ.items() if k != "TORCHINDUCTOR_CACHE_DIR"}
@@ -173,6 +174,7 @@ print(faults)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
 def test_freed_memory_is_kept_for_the_next_step() -> None:
     faults = {

@@ -116,6 +116,7 @@ def test_a_captured_run_is_the_run(
     assert found == pytest.approx(plain, rel=rough, abs=rough / 10)
 
 
+@pytest.mark.slow
 def test_a_captured_run_resumes(
     small_prepared: Path, tmp_path: Path, as_on_a_gpu: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

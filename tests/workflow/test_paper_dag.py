@@ -1,7 +1,7 @@
 """The paper's recipes, small, from official layouts through the workflow to the tables' cells.
 
-One fine-tuning of each kind of task runs for 200 steps (images, letters, tags, a class, a number),
-the others for 12: what is tested is that every recipe goes all the way. Numbers of the tables are
+Fine-tunings on images and on clips run for 200 steps, most others for 12: what is tested is that
+every recipe goes all the way. Numbers of the tables are
 computed again here, from the stored predictions.
 
 Most runs are carried out in this process, as their jobs would (a job takes longer to start than to
@@ -22,14 +22,13 @@ import numpy as np
 import official_sets
 import pandas as pd
 import pytest
-import torch
 import workspace
 from scipy import stats
 from sklearn import metrics as sklearn
 
 from d2v import params
 from d2v.cli import prepare
-from d2v.experiment import execute, folders, runs
+from d2v.experiment import folders, runs
 
 pytestmark = pytest.mark.slow
 NAME = "small-paper"
@@ -66,24 +65,13 @@ def done(tmp_path_factory) -> Path:
     path = Path("params") / f"{NAME}.yaml"
     with contextlib.chdir(folder):
         experiment = params.load(path)
-        assert workspace.jobs(workflow(folder, "-n")) == expected(experiment)
-        carry_out(experiment, ("pretrain", "select"))
-        chosen = [folders.chosen_path(experiment, name) for name in searched(experiment)]
-        workflow(folder, *map(str, chosen))
-        carry_out(experiment, ("finetune", "decode"))
+    assert workspace.jobs(workflow(folder, "-n")) == expected(experiment)
+    workspace.carry_out(folder, str(path), ("pretrain", "select"), BY_WORKFLOW)
+    chosen = [folders.chosen_path(experiment, name) for name in searched(experiment)]
+    workflow(folder, *map(str, chosen))
+    workspace.carry_out(folder, str(path), ("finetune", "decode"), BY_WORKFLOW)
     workflow(folder)
     return folder
-
-
-def carry_out(experiment: params.Experiment, kinds: tuple[str, ...]) -> None:
-    """All runs of these kinds but those that are left to the workflow, here, with one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    for kind in kinds:
-        for run in runs.all_runs(experiment):
-            if run.kind == kind and not run.id.startswith(BY_WORKFLOW):
-                execute.execute(run)
-    torch.set_num_threads(threads)
 
 
 def workflow(folder: Path, *words: str) -> str:

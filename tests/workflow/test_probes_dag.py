@@ -37,10 +37,11 @@ RUNS = Path("results/probed/runs")
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which an experiment with probes was run from beginning to end."""
+    """A folder in which an experiment with probes was run, the probes by the workflow."""
     folder = workspace.make(tmp_path_factory.mktemp("probed"))
     path = folder / "params/probed.yaml"
     path.write_text(json.dumps(PARAMS))
+    workspace.carry_out(folder, "params/probed.yaml", ("pretrain", "finetune"))
     config = ["--config", "experiment=params/probed.yaml"]
     ran = workspace.call(folder, "snakemake", "--cores", "2", *config)
     assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import public_sets
 import pytest
-import torch
 import workspace
 import yaml
 
@@ -18,12 +17,13 @@ from d2v import params
 from d2v.cli import prepare
 from d2v.data.ngram import write_arpa
 from d2v.data.readers.cifar10 import prepare_cifar10
-from d2v.experiment import execute, folders, pretraining, runs
+from d2v.experiment import folders, pretraining
 
 pytestmark = pytest.mark.slow
 SMALL = {"dim": 32, "depth": 2, "heads": 2, "ffn_dim": 64}
 SHORT = {"precision": "float32", "workers": 0, "log_every": 5, "checkpoint_every": 100}
-CONFIG = ["--config", "experiment=params/toy.yaml"]
+TOY = "params/toy.yaml"
+CONFIG = ["--config", f"experiment={TOY}"]
 VOCABULARY = 120
 
 
@@ -78,21 +78,15 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
         source = workspace.ROOT / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
     whole = params.load(workspace.ROOT / "params" / "public.yaml")
-    (folder / "params" / "toy.yaml").write_text(yaml.safe_dump(toy(whole)))
+    (folder / TOY).write_text(yaml.safe_dump(toy(whole)))
     _prepare(folder / "datasets", folder / "prepared" / "toy")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     with contextlib.chdir(folder):
-        experiment = params.load("params/toy.yaml")
+        experiment = params.load(TOY)
         pretraining.make_units(experiment, "speech-input")
-        for kind in ("pretrain", "select"):
-            _carry_out(experiment, kind)
-        chosen = [
-            folders.chosen_path(experiment, n) for n, t in experiment.finetune.items() if t.grid
-        ]
-        _workflow(folder, *map(str, chosen))
-        _carry_out(experiment, "finetune")
-    torch.set_num_threads(threads)
+    workspace.carry_out(folder, TOY, ("pretrain", "select"))
+    searched = [n for n, task in experiment.finetune.items() if task.grid]
+    _workflow(folder, *(str(folders.chosen_path(experiment, name)) for name in searched))
+    workspace.carry_out(folder, TOY, ("finetune",))
     _workflow(folder)
     return folder
 
@@ -122,12 +116,6 @@ def _prepare(sets: Path, out: Path) -> None:
         commands[name] = ["glue", task, sets / "glue_data" / task, *tokens]
     for name, words in commands.items():
         prepare.main([*map(str, words), "-o", str(out / name)])
-
-
-def _carry_out(experiment: params.Experiment, kind: str) -> None:
-    for run in runs.all_runs(experiment):
-        if run.kind == kind:
-            execute.execute(run)
 
 
 def _workflow(folder: Path, *words: str) -> str:

@@ -27,6 +27,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     content["pretrain"] = {"text": content["pretrain"]["text"]}
     content["finetune"] = {"cola": content["finetune"]["cola"]}
     path.write_text(yaml.safe_dump(content))
+    workspace.carry_out(folder, "params/tiny.yaml", ("pretrain", "finetune"), (ONE,))
     ran = snakemake(folder)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return folder
@@ -114,7 +115,7 @@ def test_what_is_left_after_cleaning_serves_everything(copied: Path) -> None:
     assert not any(path.exists() for path in states)
     assert d2v(copied, "clean").stdout == "nothing to remove\n"
     kept = json.loads((copied / RUNS / SOURCE / "metrics.json").read_text())["checkpoint"]
-    exported = workspace.call(copied, "d2v.cli", "convert", kept, "-o", "out", "--to", "hf")
+    exported = workspace.command(copied, "convert", kept, "-o", "out", "--to", "hf")
     assert exported.returncode == 0, exported.stderr
     assert planned(copied) == plan
 

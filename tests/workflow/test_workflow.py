@@ -232,7 +232,9 @@ def test_a_failed_run_stops_it_with_the_runs_sentence(copied: Path) -> None:
     path = copied / "params/tiny.yaml"
     path.write_text(path.read_text().replace("classes: 2, pool: first", "classes: 2, pool: mean"))
     shutil.rmtree(copied / "prepared/tiny/cola/train")
-    told = workspace.d2v(copied, "reproduce", "--cores", "2")
+    told = workspace.call(
+        copied, "d2v.cli", "reproduce", "--params", "params/tiny.yaml", "--cores", "2"
+    )
     assert told.returncode != 0
     failed = re.match(r"error: (finetune/cola/\S+): prepared/tiny/cola", told.stderr)
     assert failed, told.stderr

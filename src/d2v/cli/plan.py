@@ -40,7 +40,7 @@ def parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run `d2v plan [FILE]`."""
     args = parser().parse(argv)
-    from d2v.jobs import plan
+    from d2v.jobs import compared, plan
     from d2v.results import budget
 
     utilisation = None if args.utilisation is None else plan.shares(args.utilisation)
@@ -49,14 +49,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     jobs = plan.plan(experiment, speed)
     if args.only:
         jobs = plan.chosen(jobs, args.only)
+    beside = compared.comparisons(experiment, jobs, speed)
     if args.json:
-        from d2v.cli.schemas import PlannedRun, PlannedSpeed, PlanReport
+        from d2v.cli.schemas import PlannedComparison, PlannedRun, PlannedSpeed, PlanReport
 
         report = PlanReport(
             experiment=experiment.name,
             speed=PlannedSpeed(**asdict(speed)),
             jobs=[PlannedRun(**asdict(job)) for job in jobs],
+            compared=[PlannedComparison(**asdict(one)) for one in beside],
         )
         print(report.text())
         return
-    print(budget.report(experiment, jobs, speed))
+    print(budget.report(experiment, jobs, speed, beside))

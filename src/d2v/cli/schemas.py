@@ -84,6 +84,17 @@ class PlannedRun(Report):
     links: int  # jobs in a row, each limited to the hours set in params/cluster.yaml
 
 
+class PlannedComparison(Report):
+    """Cost of one seed of a pre-training and of its counterparts, in `d2v plan --json`."""
+
+    pretrain: str  # name in this experiment
+    others: list[str]  # names in the other experiment; their costs are added
+    pflop: float  # 1e15 operations
+    gpu_hours: float
+    other_pflop: float
+    other_gpu_hours: float
+
+
 class PlanReport(Report):
     """`d2v plan --json`."""
 
@@ -91,6 +102,7 @@ class PlanReport(Report):
     experiment: str  # name
     speed: PlannedSpeed
     jobs: list[PlannedRun]
+    compared: list[PlannedComparison]  # empty unless the parameter file has `compare`
 
 
 class VerifyReport(Report):

@@ -133,6 +133,26 @@ METRICS = {
 }
 
 
+def _f1_of_counts(counts: Any) -> float:
+    wrong = counts[0, 1] + counts[1, 0]
+    return float(2 * counts[1, 1] / (2 * counts[1, 1] + wrong)) if counts[1, 1] + wrong else 0.0
+
+
+def _matthews_of_counts(counts: Any) -> float:
+    """Matthews correlation of several classes (Gorodkin 2004), as scikit-learn defines it."""
+    total, right = float(counts.sum()), float(counts.trace())
+    true, predicted = counts.sum(1).astype(float), counts.sum(0).astype(float)
+    spread = (total**2 - predicted @ predicted) * (total**2 - true @ true)
+    return (right * total - true @ predicted) / math.sqrt(spread) if spread else 0.0
+
+
+# metrics from counts (C, C) of references (rows) and predictions: for thousands of bootstrap draws
+OF_COUNTS: dict[str, Callable[[Any], float]] = {
+    "f1": _f1_of_counts,
+    "matthews": _matthews_of_counts,
+}
+
+
 def greedy(names: Sequence[str]) -> list[str]:
     """Metrics available before a beam search: greedy_wer for wer, greedy_cer for cer, others as is.
 

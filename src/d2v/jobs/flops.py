@@ -14,9 +14,11 @@ masked, a head of two layers), and less for the other modalities.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from d2v import params
@@ -81,6 +83,23 @@ def _linear_layers(regression: str, dim: int) -> list[tuple[int, int]]:
     return layers[regression]
 
 
+class _SameShape(TorchFunctionMode):
+    """Replaces norms, activations and dropout, which are not counted, by their input.
+
+    PyTorch determines the shapes of their results in Python, which took most of the time.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if args and getattr(func, "__name__", "") in UNCOUNTED:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+UNCOUNTED = {"layer_norm", "group_norm", "instance_norm", "gelu", "dropout", "normal_"}
+
+
 @torch.no_grad()
 def _input_head(p: params.Pretrain, positions: int) -> float:
     """Operations of the head that predicts targets of the input, at every position."""
@@ -88,7 +107,7 @@ def _input_head(p: params.Pretrain, positions: int) -> float:
     with without_values():
         encoder = encoders.build(p.encoder, p.backbone)
         head = encoder.input_head(encoder.input_targets(p.target).outputs)
-    with FlopCounterMode(display=False) as counter:
+    with _SameShape(), FlopCounterMode(display=False) as counter:
         encoder.predict_input(head, torch.empty(positions, p.backbone.dim, device="meta"))
     return counter.get_total_flops()
 
@@ -137,7 +156,7 @@ def _visible(p: params.Pretrain, length: int) -> Tensor:
 
 
 def _cost(run: Callable[[], object]) -> float:
-    with FlopCounterMode(display=False) as counter:
+    with _SameShape(), FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops()
 
@@ -153,7 +172,7 @@ def _bare(backbone: params.Backbone, depth: int) -> params.Backbone:
 def _count(encoder: params.Encoder, backbone: params.Backbone, size: int) -> Forward:
     with without_values():
         student = Student(encoder, backbone).eval().to("meta")
-    with FlopCounterMode(display=False) as counter:
+    with _SameShape(), FlopCounterMode(display=False) as counter:
         x, padding = student.encoder.local_features(student.encoder.example(size))
         features = counter.get_total_flops()
         student.see(x, padding, {})

@@ -74,6 +74,12 @@ def plan(experiment: Experiment, speed: Speed) -> list[Job]:
     return jobs
 
 
+def pretraining(experiment: Experiment, name: str, speed: Speed) -> Job:
+    """Cost of the first seed of a pre-training."""
+    run = PretrainRun(experiment, name, experiment.pretrain[name].seeds[0])
+    return _job(run, speed, 1)
+
+
 def _job(run: Run, speed: Speed, gpus: int) -> Job:
     if isinstance(run, DecodeRun):
         return _decoding(run)

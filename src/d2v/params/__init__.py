@@ -8,6 +8,7 @@ Imports: util.
 
 from d2v.params.base import Count, Fraction, ParamsError, Positive, Rate, Strict, hash_of
 from d2v.params.choices import KINDS, MODALITIES, Data, Encoder, Inputs, View, sets_of
+from d2v.params.comparison import Compare
 from d2v.params.data import CheckpointTokenizer, Digits, Official, SpokenDigits, Verses
 from d2v.params.decoder import Decoder
 from d2v.params.experiment import Experiment, load, load_as
@@ -88,6 +89,7 @@ __all__ = [
     "CheckpointTokenizer",
     "Classify",
     "Collapse",
+    "Compare",
     "Cosine",
     "Count",
     "Data",

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from d2v.params.choices import KINDS, Data, Encoder, sets_of
+from d2v.params.comparison import Compare
 from d2v.params.data import Holds, PlainText, Verses
 from d2v.params.faults import nearest
 from d2v.params.finetuning import Finetune
@@ -62,6 +63,13 @@ def faults(
             yield from _baseline(path, task, pretrain)
         yield from _grid(name, task, finetune)
     yield from repetitions(pretrain, finetune)
+
+
+def compared(compare: Compare | None, pretrain: Mapping[str, Pretrain]) -> Iterator[str]:
+    """Check that the names of pre-trainings to compare exist in this file."""
+    for name in compare.names if compare else ():
+        if name not in pretrain:
+            yield f"compare.names.{name}: no pretrain.{name}{nearest(name, pretrain)}"
 
 
 def _names(kind: str, named: Mapping[str, Any]) -> Iterator[str]:

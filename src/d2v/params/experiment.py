@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError, model_validator
 from d2v.params import crosscheck
 from d2v.params.base import Strict
 from d2v.params.choices import Data, sets_of
+from d2v.params.comparison import Compare
 from d2v.params.faults import explain, refuse
 from d2v.params.finetuning import Finetune
 from d2v.params.own import KINDS as OWN_KINDS
@@ -32,6 +33,8 @@ class Experiment(Strict):
     data: dict[str, Data]
     pretrain: dict[str, Pretrain]
     finetune: dict[str, Finetune]
+    # whose pre-trainings `d2v plan` compares the cost of these with; None: with none
+    compare: Compare | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -52,6 +55,7 @@ class Experiment(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> "Experiment":
         refuse(crosscheck.faults(self.data, self.pretrain, self.finetune))
+        refuse(crosscheck.compared(self.compare, self.pretrain))
         return self
 
 

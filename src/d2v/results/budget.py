@@ -1,9 +1,11 @@
 """The report of `d2v plan`: one line per kind of run, totals per table, and disk space."""
 
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 from d2v.data.summary import amount
 from d2v.jobs import plan
+from d2v.jobs.compared import Comparison
 from d2v.jobs.plan import Job, Speed
 from d2v.params import Experiment
 from d2v.params.speech import MEAN_S
@@ -14,8 +16,13 @@ JOBS = ["", "runs", "updates", "examples", "FLOP", "GPUs", "GPU-hours", "CPU-hou
 TOTALS = ["total by the table that needs it", "FLOP", "GPU-hours", "CPU-hours"]
 
 
-def report(experiment: Experiment, jobs: Sequence[Job], speed: Speed) -> str:
-    """Text report of the jobs, their totals, and the assumptions of the estimate."""
+def report(
+    experiment: Experiment,
+    jobs: Sequence[Job],
+    speed: Speed,
+    compared: Sequence[Comparison] = (),
+) -> str:
+    """Text report of the jobs, comparisons, totals, and the assumptions of the estimate."""
     shapes = _grouped(jobs, lambda job: "/".join(job.run.split("/")[:2]))
     tables = _grouped(jobs, lambda job: job.table) | {"all": list(jobs)}
     return "\n".join(
@@ -32,11 +39,34 @@ def report(experiment: Experiment, jobs: Sequence[Job], speed: Speed) -> str:
             "",
             *aligned([JOBS, *(_line(name, group) for name, group in shapes.items())]),
             "",
+            *_compared(experiment, compared),
             *aligned([TOTALS, *(_total(name, group) for name, group in tables.items())]),
             "",
             _disk(experiment, jobs),
         ]
     )
+
+
+def _compared(experiment: Experiment, compared: Sequence[Comparison]) -> list[str]:
+    """Lines that compare pre-trainings with those of the other experiment, if there are any."""
+    if not compared:
+        return []
+    assert experiment.compare is not None
+    here, there = experiment.name, Path(experiment.compare.file).stem
+    heads = [f"FLOP, {there}", f"FLOP, {here}", f"GPU-hours, {there}", f"GPU-hours, {here}"]
+    rows = [
+        [
+            f"pretrain/{one.pretrain}",
+            f"{1e15 * one.other_pflop:.2g}",
+            f"{1e15 * one.pflop:.2g}",
+            _hours(one.other_gpu_hours),
+            _hours(one.gpu_hours),
+            f"{one.ratio:.2f}",
+        ]
+        for one in compared
+    ]
+    title = f"one seed, compared with {experiment.compare.file}"
+    return [*aligned([[title, *heads, "ratio of hours"], *rows]), ""]
 
 
 def _disk(experiment: Experiment, jobs: Sequence[Job]) -> str:

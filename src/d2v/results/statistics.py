@@ -9,6 +9,7 @@ another training seed would change the result.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -110,7 +111,7 @@ def interval(rows: Sequence[Prediction], name: str) -> tuple[float, float]:
         draws = random.integers(len(rows), size=(DRAWS, len(rows)))
         return _percentiles(_ratios(errors[draws].sum(1), weights[draws].sum(1)))
     draws = random.integers(len(rows), size=(COSTLY_DRAWS, len(rows)))
-    return _percentiles(np.array([_score(rows, name, draw) for draw in draws]))
+    return _percentiles(np.array(list(map(_scorer(rows, name), draws))))
 
 
 def compare(a: Sequence[Prediction], b: Sequence[Prediction], name: str) -> Comparison:
@@ -170,15 +171,12 @@ def _costly(
     difference: float,
     random: np.random.Generator,
 ) -> Comparison:
-    draws = random.integers(len(a), size=(COSTLY_DRAWS, len(a)))
-    low, high = _percentiles(
-        np.array([_score(b, name, draw) - _score(a, name, draw) for draw in draws])
-    )
-    whole, moved = np.arange(len(a)), []
-    for swap in random.random((COSTLY_DRAWS, len(a))) < 0.5:
-        pairs = [(y, x) if s else (x, y) for x, y, s in zip(a, b, swap, strict=True)]
-        first, second = zip(*pairs, strict=True)
-        moved.append(_score(second, name, whole) - _score(first, name, whole))
+    score, count = _scorer([*a, *b], name), len(a)
+    draws = random.integers(count, size=(COSTLY_DRAWS, count))
+    low, high = _percentiles(np.array([score(draw + count) - score(draw) for draw in draws]))
+    whole, moved = np.arange(count), []
+    for swap in random.random((COSTLY_DRAWS, count)) < 0.5:
+        moved.append(score(whole + count * ~swap) - score(whole + count * swap))
     p = _share(np.abs(np.array(moved)), abs(difference))
     return Comparison(difference, low, high, p, f"{COSTLY_DRAWS} random exchanges")
 
@@ -194,6 +192,24 @@ def _mcnemar(deltas: Floats) -> tuple[float, str]:
 
 def _score(rows: Sequence[Prediction], name: str, draw: Ints) -> float:
     return score_rows([rows[i] for i in draw], [name])[name]
+
+
+def _scorer(rows: Sequence[Prediction], name: str) -> Callable[[Ints], float]:
+    """Function of the metric of chosen rows, for many choices."""
+    formula = metrics.OF_COUNTS.get(name)
+    if formula is None:
+        return partial(_score, rows, name)
+    # scikit-learn would spend most of its time on checking its input, once per draw
+    labels = [int(label) for row in rows for label in (row.reference, row.prediction)]
+    classes, places = np.unique([0, 1, *labels], return_inverse=True)
+    size = len(classes)
+    cells = places[2:].reshape(-1, 2) @ np.array([size, 1])
+
+    def score(draw: Ints) -> float:
+        counts = np.bincount(cells[draw], minlength=size**2).reshape(size, size)
+        return formula(counts)
+
+    return score
 
 
 def _percentiles(values: Floats) -> tuple[float, float]:

@@ -41,6 +41,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_downloads_only_what_is_missing_or_damaged(index, tmp_path, monkeypatch):
     folder, wheels = index
     data = tmp_path / "data"
