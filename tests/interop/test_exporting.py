@@ -54,9 +54,9 @@ def test_the_program_gives_what_the_model_gives(
         if padding is not None:
             assert torch.equal(found["padding"], padding)
             real = ~padding
-        torch.testing.assert_close(found["hidden"][real], hidden[-1][real], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found["hidden"][real], hidden[-1][real], rtol=1e-4, atol=5e-5)
         assert logits is not None
         if logits.dim() == 3:
             logits, found["logits"] = logits[real], found["logits"][real]
-        torch.testing.assert_close(found["logits"], logits, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found["logits"], logits, rtol=1e-4, atol=5e-5)
     assert told["preparation"] == model.inputs.model_dump(mode="json")
