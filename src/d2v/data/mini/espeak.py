@@ -48,7 +48,8 @@ class Speaker:
             import espeakng_loader
         except ImportError:
             raise UserError(
-                "espeakng-loader is missing: install the extra `mini` (pip install -e '.[mini]')"
+                "espeakng-loader is missing: install the extra `workflow`"
+                " (pip install -e '.[workflow]')"
             ) from None
         self._samples: list[npt.NDArray[np.int16]] = []
         self._callback = _Callback(self._keep)  # keep a reference, because C calls it later
