@@ -6,10 +6,12 @@ Modules that import PyTorch are imported only after the command line has been pa
 import argparse
 import json
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from d2v.cli import references
 from d2v.util.arguments import Parser
 from d2v.util.errors import UserError, counted
 from d2v.util.outputs import check_new
@@ -85,6 +87,7 @@ def transcribe_parser() -> Parser:
     for name, kind in DECODING.items():
         text = "decoding parameter, only with --lm (default: that of `decode` in parameter files)"
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="NUMBER", help=text)
+    references.add_option(parser, "WER and CER with intervals")
     return parser
 
 
@@ -94,8 +97,27 @@ def transcribe_main(argv: Sequence[str] | None = None) -> None:
     decode = _decode(a)
     from d2v.interop.inference import transcribe
 
-    for name, words in transcribe(_model(a), a.inputs, a.lm, decode):
+    model = _model(a)
+    right = _references(a, model)
+    warning = references.unknown_letters(right, model.letters or [])
+    if warning:
+        print(warning, file=sys.stderr)
+    heard = []
+    for name, words in transcribe(model, a.inputs, a.lm, decode):
         print(f"{name}\t{words}", flush=True)
+        heard.append((name, words))
+    if right:
+        rows = [(name, r, said) for (name, said), r in zip(heard, right, strict=True)]
+        print(references.told(rows, ["wer", "cer"], "utterance"), file=sys.stderr)
+
+
+def _references(a: argparse.Namespace, model: "Model") -> list[str]:
+    """References of the inputs in their order; none without --references."""
+    if a.references is None:
+        return []
+    from d2v.data.inputs import expanded
+
+    return references.read(a.references, [name for name, _ in expanded(model, a.inputs)])
 
 
 def _decode(a: argparse.Namespace) -> "Decode":
@@ -116,7 +138,9 @@ def _decode(a: argparse.Namespace) -> "Decode":
 
 def classify_parser() -> Parser:
     """Argument parser of `d2v classify`."""
-    return _parser("classify", "print the predicted class of files or texts")
+    parser = _parser("classify", "print the predicted class of files or texts")
+    references.add_option(parser, "the accuracy, or for numbers the correlations, with intervals")
+    return parser
 
 
 def classify_main(argv: Sequence[str] | None = None) -> None:
@@ -127,11 +151,30 @@ def classify_main(argv: Sequence[str] | None = None) -> None:
     a = classify_parser().parse(argv)
     from d2v.interop.inference import classify
 
-    for found in classify(_model(a), a.inputs):
-        if found.scores:
-            print(f"{found.name}\t{found.prediction}\t{max(found.scores.values()):.4f}", flush=True)
-        else:
-            print(f"{found.name}\t{found.prediction:.4f}", flush=True)
+    model = _model(a)
+    right, names = _right(a, model)
+    rows = []
+    for place, found in enumerate(classify(model, a.inputs)):
+        best = max(found.scores.values()) if found.scores else None
+        number = f"{found.prediction:.4f}" if best is None else f"{found.prediction}\t{best:.4f}"
+        print(f"{found.name}\t{number}", flush=True)
+        said = found.prediction if best is None else [*found.scores].index(str(found.prediction))
+        rows.append((found.name, right[place] if right else None, said))
+    if right:
+        print(references.told(rows, names, "example"), file=sys.stderr)
+
+
+def _right(a: argparse.Namespace, model: "Model") -> tuple[list[Any], list[str]]:
+    """References of a classifier or of a regression model, and the metrics of its kind."""
+    from d2v.params import Regress, Tag
+
+    given = _references(a, model)
+    if isinstance(model.params.task, Regress):
+        return references.numbers(a.references, given), ["pearson", "spearman"]
+    if given and isinstance(model.params.task, Tag):
+        raise UserError("--references: the model gives each input several tags, not one class")
+    names = model.classes or [str(i) for i in range(model.params.outputs or 0)]
+    return list(references.classes(a.references, given, names)), ["accuracy"]
 
 
 def _parser(name: str, text: str) -> Parser:
