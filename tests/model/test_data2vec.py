@@ -1,6 +1,7 @@
 """Targets of the input in place of a teacher's: what is predicted, from what, with which loss."""
 
 import pytest
+import second_models
 import torch
 import torch.nn.functional as F
 from tiny_models import BACKBONE, COMMON, HIDDEN, SPECIAL, batch
@@ -79,6 +80,23 @@ def test_all_of_the_student_learns_and_no_target_does(of: str) -> None:
     assert all(p.grad is not None for p in task.model.head.parameters())
     assert task.model.student.backbone.blocks[0].fc1.weight.grad.abs().sum() > 0
     assert not list(task.model.inputs.parameters())
+
+
+@pytest.mark.parametrize("of", OF)
+def test_a_decoder_predicts_the_input_for_every_copy(of: str) -> None:
+    """As in MAE: the blocks see the visible positions, and the head follows the decoder."""
+    target = params.InputTarget(kind="input", of=of, units=6 if of == "units" else None)
+    loss = params.Loss(beta=0.0, reduction="mean")
+    task, given = second_models.make(OF[of], target=target, loss=loss)
+    if of == "units":
+        task.model.inputs.centres.normal_()
+    out = task.model(given)
+    places = given["mask"].flatten().nonzero().flatten()
+    copies = task.model.inputs(given).repeat_interleave(second_models.COPIES, 0)
+    assert torch.equal(out.target, copies.flatten(0, 1)[places])
+    task(given)["loss"].backward()
+    for part in (task.model.head, task.model.decoder, task.model.student.backbone):
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in part.parameters())
 
 
 def test_patches_are_normalised_pixels_in_row_order() -> None:

@@ -53,7 +53,8 @@ def pretraining(p: params.Pretrain, size: int) -> float:
     """
     one = _counted(p, size)
     if isinstance(p.target, params.InputTarget):
-        return 3 * (one.encoder + one.backbone + _input_head(p, one.positions))
+        passes = one.backbone if p.decoder is None else _of_copies(p, p.decoder, size)
+        return 3 * (one.encoder + passes + _input_head(p, p.copies * one.positions))
     head = sum(one.outputs(i, o) for i, o in _linear_layers(p.regression, p.backbone.dim))
     teacher = one.backbone + (0.0 if "features" in p.ema.shared else one.encoder)
     if p.decoder is not None:

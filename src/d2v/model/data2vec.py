@@ -4,7 +4,8 @@ student   sees the masked input                 encoder -> backbone -> regressio
 teacher   sees the full input, no gradient      EMA of the student's encoder and backbone
 target    mean of the teacher's top K layers, each normalised, at the masked positions
 
-For comparison, the target may be the input itself instead (params.InputTarget), without a teacher.
+For comparison, the target may be the input itself instead (params.InputTarget), without a teacher;
+its head follows the decoder if there is one, as in MAE.
 
 Only what the loss needs is computed: the regression head and the end of the last block run on the
 masked positions only.
@@ -149,8 +150,11 @@ class Data2Vec(nn.Module):
         length, copies, prefix = x.shape[1], len(visible) // len(x), self.student.encoder.prefix
         output, _ = self.student.see(x, padding, batch)
         seen = output.x[:, prefix:]
+        prediction = decoder(seen, visible, length, masked)
+        if self.inputs is not None:
+            prediction = self.student.encoder.predict_input(self.head, prediction)
         found = Regression(
-            prediction=decoder(seen, visible, length, masked),
+            prediction=prediction,
             target=at_rows(targets, of_examples(masked, length, copies)),
             encoder_output=seen.flatten(0, 1),
         )

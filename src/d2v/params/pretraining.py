@@ -63,8 +63,8 @@ def faults(p: Pretrain) -> Iterator[str]:
     kind = KINDS[p.encoder.kind]
     if p.released is not None and (p.start_from is not None or len(p.seeds) > 1):
         yield "released weights allow only one seed and no start_from"
-    if isinstance(p.target, InputTarget) and p.decoder is not None:
-        yield "target.kind input has a head of its own; remove decoder (encoder.hidden removed)"
+    if isinstance(p.target, InputTarget) and p.loss.class_weight:
+        yield "loss.class_weight needs the targets of a teacher, which target.kind input has not"
     yield from targets.faults(p.target, p.backbone, kind.inputs)
     yield from _model(p.encoder, p.backbone)
     yield from _shared(p.ema, p.encoder)
