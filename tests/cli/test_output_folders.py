@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 TINY = str(ROOT / "tests/params/tiny.yaml")
 # what each command may change: what -o or --to names; only names of its own below work/, results/
 # and prepared/ of the project; nothing
-NAMED = {"prepare", "layout", "convert", "features", "fetch", "probe"}
+NAMED = {"prepare", "layout", "convert", "features", "fetch", "probe", "pull"}
 IN_PROJECT = {"run", "select", "tables", "reproduce", "data", "units", "clean"}
 NEW = {"init"}  # one new folder
 NOTHING = {
@@ -42,6 +42,7 @@ NOTHING = {
     "completion",
     "classify",
     "transcribe",
+    "push",  # on this machine
 }
 
 

@@ -299,6 +299,7 @@ def test_snippets_of_the_pages_run(tmp_path, small_prepared, monkeypatch):
     torch.save(fairseq_state(case("audio_fastema")), "audio_base_ls.pt")
     torch.save(beit_state(case("vision_beit_fastema")), "checkpoint-799.pth")
     d2v.convert(folder(tmp_path / "speech", "speech"), "hf", "speech-hf")
+    d2v.convert(tmp_path / "speech", "torch-export", "exported")
     folder(tmp_path / "digits", "vision")
     for made, name in zip((*waves(tmp_path), *images(tmp_path)), SNIPPET_FILES, strict=False):
         made.rename(name)
