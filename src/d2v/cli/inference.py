@@ -166,13 +166,18 @@ def classify_main(argv: Sequence[str] | None = None) -> None:
 
 def _right(a: argparse.Namespace, model: "Model") -> tuple[list[Any], list[str]]:
     """References of a classifier or of a regression model, and the metrics of its kind."""
-    from d2v.params import Regress, Tag
+    from d2v.params import TASK_METRICS
 
     given = _references(a, model)
-    if isinstance(model.params.task, Regress):
-        return references.numbers(a.references, given), ["pearson", "spearman"]
-    if given and isinstance(model.params.task, Tag):
-        raise UserError("--references: the model gives each input several tags, not one class")
+    if not given or model.params.task is None:
+        return [], []
+    known = TASK_METRICS[model.params.task.kind]
+    if "pearson" in known:
+        return list(references.numbers(a.references, given)), ["pearson", "spearman"]
+    if "accuracy" not in known:
+        raise UserError(
+            f"--references: the model's task is scored by {known[0]}, only by `d2v run`"
+        )
     names = model.classes or [str(i) for i in range(model.params.outputs or 0)]
     return list(references.classes(a.references, given, names)), ["accuracy"]
 
