@@ -9,6 +9,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet --no-input install
 
+# Where it is set, every process compiles all of d2v again: half a second of each start.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo demo-full test fuzz lint format data dag docs dist report lock bench gpu-wheels smoke named
 .DELETE_ON_ERROR:
 

@@ -37,6 +37,7 @@ def _download(wheels, folder: Path) -> None:
         (folder / wheel.file).touch()
 
 
+@pytest.mark.slow
 @pytest.mark.fuzz
 def test_no_path_of_an_output_does_harm(tmp_path: Path, sources, monkeypatch, capsys) -> None:
     monkeypatch.setattr(fetch, "_download", _download)

@@ -129,6 +129,7 @@ def test_the_network_and_the_clocks(
     assert clock.ok == (skew < 1)
 
 
+@pytest.mark.slow
 def test_processes_that_do_not_meet_are_told_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node_checks, "JOIN_S", 1.0)
     words = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "20001"}
