@@ -605,3 +605,23 @@ def test_a_broken_reported_file_is_told(tmp_path):
     (tmp_path / "r.csv").write_text("id,table,value\n")
     with pytest.raises(UserError, match=r"r\.csv:1: column group, method"):
         collect.read_reported(tmp_path / "r.csv")
+
+
+def test_every_row_of_its_own_is_compared_where_it_has_runs(tmp_path):
+    (table,) = collect.collect(params.load(ROOT / "params/mini2.yaml"), tmp_path, REPORTED)
+    first, second, scratch, mine = "data2vec", "data2vec 2.0", cells.SCRATCH, cells.INPUT
+    assert table.pairs == [
+        (first, scratch), (second, scratch), (mine, scratch), (first, mine), (second, mine),
+    ]  # fmt: skip
+    compared = [line.split(": ")[:2] for line in layout.gains(table)]
+    columns = [column.heading for column in table.columns if column.headline]
+    assert compared == [
+        [f"{first} − {scratch}", columns[0]],
+        [f"{second} − {scratch}", columns[1]],
+        [f"{mine} − {scratch}", columns[0]],
+        [f"{mine} − {scratch}", columns[1]],
+        [f"{first} − {mine}", columns[0]],
+        [f"{second} − {mine}", columns[1]],
+    ]
+    rows = {row.name: row.entries for row in layout.measured(table, table.columns).rows}
+    assert rows[f"{second} − {scratch}"][0].text == ""

@@ -175,9 +175,16 @@ class Table:
     def pairs(self) -> list[tuple[str, str]]:
         """Rows whose difference the table states, as (row, other row)."""
         others = [row for row in self.rows if row not in (SCRATCH, INPUT)]
-        ours = others[0] if len(others) == 1 else OURS
-        wanted = ((ours, SCRATCH), (INPUT, SCRATCH), (ours, INPUT))
+        ours = others if len(others) == 1 else [row for row in others if RELEASED not in row]
+        wanted = [
+            *((row, SCRATCH) for row in (*ours, INPUT)),
+            *((row, INPUT) for row in ours),
+        ]
         return [pair for pair in wanted if {*pair} <= set(self.rows)]
+
+    def compares(self, row: str, other: str, column: Column) -> bool:
+        """Whether a column has runs of both rows."""
+        return bool(self.cells[row, column].planned and self.cells[other, column].planned)
 
     def gap(self, row: str, column: Column) -> Gap | None:
         """Gap between a row and its reported counterpart (reported_row); None if none is reported.

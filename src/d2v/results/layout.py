@@ -78,7 +78,9 @@ def measured(table: Table, columns: list[Column]) -> Grid:
 
 def _difference(table: Table, row: str, other: str, columns: Sequence[Column | None]) -> Row:
     """Row of the differences of two measured rows."""
-    gains = [table.gain(c, other, row) if c else None for c in columns]
+    gains = [
+        table.gain(c, other, row) if c and table.compares(row, other, c) else None for c in columns
+    ]
     entries = [
         Entry(signed(g), _number(g.value), verdict=g.short) if g else Entry("") for g in gains
     ]
@@ -111,7 +113,7 @@ def _gains(table: Table) -> list[tuple[str, str, Gain]]:
         (row, other, table.gain(c, other, row))
         for row, other in table.pairs
         for c in scores(table)
-        if table.cells[row, c].planned and table.cells[other, c].planned
+        if table.compares(row, other, c)
     ]
 
 

@@ -71,7 +71,7 @@ def _against(other: str, tables: Iterable[Table]) -> list[Verdict]:
         for row, subtracted in t.pairs
         if subtracted == other and row != INPUT
         for c in t.columns
-        if c.headline and t.cells[other, c].planned
+        if c.headline and t.compares(row, other, c)
     ]
 
 
