@@ -102,12 +102,12 @@ def transcribe_main(argv: Sequence[str] | None = None) -> None:
     warning = references.unknown_letters(right, model.letters or [])
     if warning:
         print(warning, file=sys.stderr)
-    heard = []
-    for name, words in transcribe(model, a.inputs, a.lm, decode):
+    rows = []
+    for place, (name, words) in enumerate(transcribe(model, a.inputs, a.lm, decode)):
         print(f"{name}\t{words}", flush=True)
-        heard.append((name, words))
+        if right:
+            rows.append((name, right[place], words))
     if right:
-        rows = [(name, r, said) for (name, said), r in zip(heard, right, strict=True)]
         print(references.told(rows, ["wer", "cer"], "utterance"), file=sys.stderr)
 
 
@@ -155,11 +155,17 @@ def classify_main(argv: Sequence[str] | None = None) -> None:
     right, names = _right(a, model)
     rows = []
     for place, found in enumerate(classify(model, a.inputs)):
-        best = max(found.scores.values()) if found.scores else None
-        number = f"{found.prediction:.4f}" if best is None else f"{found.prediction}\t{best:.4f}"
-        print(f"{found.name}\t{number}", flush=True)
-        said = found.prediction if best is None else [*found.scores].index(str(found.prediction))
-        rows.append((found.name, right[place] if right else None, said))
+        if found.scores:
+            print(f"{found.name}\t{found.prediction}\t{max(found.scores.values()):.4f}", flush=True)
+        else:
+            print(f"{found.name}\t{found.prediction:.4f}", flush=True)
+        if right:
+            said = (
+                list(found.scores).index(str(found.prediction))
+                if found.scores
+                else found.prediction
+            )
+            rows.append((found.name, right[place], said))
     if right:
         print(references.told(rows, names, "example"), file=sys.stderr)
 
