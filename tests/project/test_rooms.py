@@ -4,6 +4,7 @@ import ast
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -34,8 +35,13 @@ class _Running(ast.NodeTransformer):
         return None if ast.unparse(node.test) == "TYPE_CHECKING" else node
 
 
-def imports(path: Path) -> Iterator[str]:
+@cache  # of every file once: visiting a tree takes longer than all else here
+def imports(path: Path) -> tuple[str, ...]:
     """Modules of d2v that a file imports when it runs, anywhere in it."""
+    return tuple(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[str]:
     for node in ast.walk(_Running().visit(ast.parse(path.read_text()))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "d2v":
             base = (node.module or "").removeprefix("d2v").removeprefix(".")

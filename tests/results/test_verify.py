@@ -1,6 +1,7 @@
 """Numbers recomputed from predictions, intervals over examples, and two runs compared."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,10 @@ def experiment() -> params.Experiment:
     return mini.model_copy(update={"finetune": one})
 
 
-@pytest.fixture
-def results(experiment: params.Experiment, tmp_path: Path) -> Path:
-    results = tmp_path / "mini"
+@pytest.fixture(scope="module")
+def built(experiment: params.Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs with predictions, and their tables."""
+    results = tmp_path_factory.mktemp("verified") / "mini"
     for number, run in enumerate(runs.finetune_runs(experiment)):
         task = experiment.finetune[run.name]
         rows = spoken(40, number, 0.2) if task.task.kind == "ctc" else classes(200, 0.8, number)
@@ -58,6 +60,12 @@ def results(experiment: params.Experiment, tmp_path: Path) -> Path:
         (folder / "metrics.json").write_text(json.dumps(content))
     tables.build(experiment, results, REPORTED)
     return results
+
+
+@pytest.fixture
+def results(built: Path, tmp_path: Path) -> Path:
+    """A copy of these that a test may change."""
+    return shutil.copytree(built, tmp_path / "mini")
 
 
 def test_what_is_stored_is_what_the_predictions_give(

@@ -174,11 +174,13 @@ def reported_grid(table: Table) -> Grid:
     metrics = dict(zip(frame["column"], frame["metric"], strict=True))
     setup = "pre-training data, LM" if frame["setup"].any() else ""
     rows = []
-    for group, members in frame.groupby("group", sort=False):
+    groups: dict[str, dict[str, list[dict[Any, Any]]]] = {}
+    for line in frame.to_dict("records"):
+        groups.setdefault(line["group"], {}).setdefault(line["method"], []).append(line)
+    for group, methods in groups.items():
         if group:
-            rows.append(Row("group", str(group)))
-        for method in dict.fromkeys(members["method"]):
-            lines = members[members["method"] == method].to_dict("records")
+            rows.append(Row("group", group))
+        for method, lines in methods.items():
             found = {line["column"]: line for line in lines}
             entries = [_printed(found.get(column)) for column in metrics]
             rows.append(Row("reported", method, entries, lines[0]["setup"], lines[0]["citation"]))

@@ -9,7 +9,7 @@ another training seed would change the result.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -79,6 +79,7 @@ def welch(mine: Estimate, other: Estimate) -> Estimate:
     return Estimate(value, math.sqrt(spread), freedom)
 
 
+@cache  # takes milliseconds, and tables ask for few values thousands of times
 def quantile(freedom: float) -> float:
     """Quantile of t that leaves 5 % outside an interval."""
     from scipy.stats import t
