@@ -108,11 +108,12 @@ def transcribe_main(argv: Sequence[str] | None = None) -> None:
     """Run `d2v transcribe`, which prints one line per file: name and words."""
     a = transcribe_parser().parse(argv)
     decode = _decode(a)
-    from d2v.interop.inference import transcribe
+    from d2v.interop.inference import check_transcribes, transcribe
 
     model = _model(a)
+    letters = check_transcribes(model)
     right = _references(a, model)
-    warning = references.unknown_letters(right, model.letters or [])
+    warning = references.unknown_letters(right, letters)
     if warning:
         print(warning, file=sys.stderr)
     rows = []
@@ -185,12 +186,14 @@ def classify_main(argv: Sequence[str] | None = None) -> None:
 
 def _right(a: argparse.Namespace, model: "Model") -> tuple[list[Any], list[str]]:
     """References of a classifier or of a regression model, and the metrics of its kind."""
+    from d2v.interop.inference import check_classifies
     from d2v.params import TASK_METRICS
 
+    task = check_classifies(model)
     given = _references(a, model)
-    if not given or model.params.task is None:
+    if not given:
         return [], []
-    known = TASK_METRICS[model.params.task.kind]
+    known = TASK_METRICS[task.kind]
     if "pearson" in known:
         return list(references.numbers(a.references, given)), ["pearson", "spearman"]
     if "accuracy" not in known:
