@@ -47,9 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     utilisation = None if args.utilisation is None else plan.shares(args.utilisation)
     experiment = choice.of(args).load()
     speed = plan.speed_of(args.device, utilisation, args.measured)
-    jobs = plan.plan(experiment, speed)
-    if args.only:
-        jobs = plan.chosen(jobs, args.only)
+    jobs = plan.plan(experiment, speed, args.only or ())
     beside = compared.comparisons(experiment, jobs, speed)
     if args.json:
         from d2v.cli.schemas import PlannedComparison, PlannedRun, PlannedSpeed, PlanReport

@@ -190,11 +190,7 @@ def transcribe(
     `lm` is a folder with lexicon, language model and letters. Raises UserError for a model without
     letters, and for an `lm` with other letters than the model's.
     """
-    letters = model.letters
-    if not isinstance(model.params.task, params.CTC) or letters is None:
-        raise UserError(
-            f"{model.content.source}: not fine-tuned for transcription, so it has no letters"
-        )
+    letters = check_transcribes(model)
     search = None
     if lm is not None:
         known = letters_in(lm)
@@ -206,18 +202,26 @@ def transcribe(
         yield found.name, search(log_probs[:, order]) if search else greedy(log_probs, letters)
 
 
+def check_transcribes(model: "Model") -> list[str]:
+    """The letters of a model; raises UserError if it was not fine-tuned for transcription."""
+    source, task = model.content.source, model.params.task
+    if task is not None and not isinstance(task, params.CTC):
+        raise UserError(
+            f"{source}: fine-tuned for classification or regression, not for transcription; use"
+            " `d2v classify`"
+        )
+    if task is None or model.letters is None:
+        raise UserError(f"{source}: not fine-tuned for transcription, so it has no letters")
+    return model.letters
+
+
 def classify(model: "Model", inputs: Inputs, batch_size: int | None = None) -> Iterator[Class]:
     """Class or number of each input; for tags, the most probable tag and all scores.
 
     For tasks on pairs of texts, the two texts are separated by a tab. Raises UserError for a model
     without classes.
     """
-    task = model.params.task
-    if task is None or isinstance(task, params.CTC):
-        raise UserError(
-            f"{model.content.source}: not fine-tuned for classification or regression, so it has no"
-            " such head"
-        )
+    task = check_classifies(model)
     names = model.classes or [str(i) for i in range(model.params.outputs or 0)]
     for found in features(model, inputs, -1, batch_size=batch_size):
         assert found.logits is not None
@@ -228,6 +232,21 @@ def classify(model: "Model", inputs: Inputs, batch_size: int | None = None) -> I
         scores = found.logits.exp() if tags else found.logits.softmax(-1)
         best = names[int(scores.argmax())]
         yield Class(found.name, best, dict(zip(names, scores.tolist(), strict=True)))
+
+
+def check_classifies(model: "Model") -> params.Classify | params.Regress | params.Tag:
+    """The task of a model; raises UserError if it is neither classification nor regression."""
+    source, task = model.content.source, model.params.task
+    if isinstance(task, params.CTC):
+        raise UserError(
+            f"{source}: fine-tuned for transcription, not for classification or regression; use"
+            " `d2v transcribe`"
+        )
+    if task is None:
+        raise UserError(
+            f"{source}: not fine-tuned for classification or regression, so it has no such head"
+        )
+    return task
 
 
 def save_features(
