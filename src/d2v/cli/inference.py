@@ -17,7 +17,7 @@ from d2v.util.errors import UserError, counted
 from d2v.util.outputs import check_new
 
 if TYPE_CHECKING:
-    from d2v.interop.inference import Features, Layers
+    from d2v.interop.hidden_states import Features, Layers
     from d2v.interop.module import Model
     from d2v.params import Decode
 
