@@ -1,12 +1,13 @@
 """Features of many short recordings, streamed: time and memory beside a loop written by hand.
 
-    OMP_NUM_THREADS=2 python benchmarks/features.py
+    OMP_NUM_THREADS=2 python benchmarks/features.py [-o FILE]
 
 Both compute the mean of the last block's outputs. They take turns on portions of the recordings, in
 one process, so that whatever else the machine does slows both down. The loop by hand reads,
 normalises and pads recordings in batches of BATCH, in their order. Recordings are made as they are
 read. Two sets: lengths from 0.5 to 1.5 s, where `features` saves padding by putting similar lengths
-together, and all of 1 s, where neither has an advantage.
+together, and all of 1 s, where neither has an advantage. Memory is measured afterwards, each way in
+a process of its own: after the first fifth of the recordings, and the most.
 
 It also measures cold starts: `import d2v`, and the first features in a new process.
 """
@@ -37,7 +38,7 @@ from d2v.params import WaveInput
 
 RATE = 16_000
 BATCH = 16
-PORTION = 100  # recordings per turn
+PORTION = 100  # recordings per turn, and between two looks at the memory
 ALONE = 50  # every ALONE-th recording is also computed alone
 SETS = {"0.5 to 1.5 s": (8_000, 24_000), "1 s": (16_000, 16_000)}
 COLD = """
@@ -97,6 +98,9 @@ def streamed(model: Model, waves: Iterator[np.ndarray]) -> Iterator[Tensor]:
         yield found.states
 
 
+WAYS: dict[str, Callable[..., Iterator[Tensor]]] = {"features": streamed, "by hand": by_hand}
+
+
 def taken(results: Iterator[Tensor], count: int) -> tuple[list[Tensor], float, float]:
     """The next results, and the seconds on the clock and of the processor that they took."""
     clock, processor = time.perf_counter(), time.process_time()
@@ -105,22 +109,19 @@ def taken(results: Iterator[Tensor], count: int) -> tuple[list[Tensor], float, f
 
 
 def compared(model: Model, count: int, lengths: tuple[int, int]) -> dict[str, Any]:
-    """Seconds of both for one set, their ratios, the largest differences, and memory by portion."""
-    ways: dict[str, Callable[..., Iterator[Tensor]]] = {"features": streamed, "by hand": by_hand}
-    for way in ways.values():  # the first batches prepare kernels
+    """Seconds of both ways for one set, their ratios, and the largest differences."""
+    for way in WAYS.values():  # the first batches prepare kernels
         list(way(model, recordings(BATCH, lengths)))
-    running = {name: way(model, recordings(count, lengths)) for name, way in ways.items()}
-    seconds = {name: [0.0, 0.0] for name in ways}
-    results: dict[str, list[Tensor]] = {name: [] for name in ways}
-    memory = []
+    running = {name: way(model, recordings(count, lengths)) for name, way in WAYS.items()}
+    seconds = {name: [0.0, 0.0] for name in WAYS}
+    results: dict[str, list[Tensor]] = {name: [] for name in WAYS}
     for turn in range(0, count, PORTION):
-        order = list(ways) if turn // PORTION % 2 == 0 else list(ways)[::-1]
+        order = list(WAYS) if turn // PORTION % 2 == 0 else list(WAYS)[::-1]
         for name in order:
             found, clock, processor = taken(running[name], min(PORTION, count - turn))
             results[name] += found
             seconds[name][0] += clock
             seconds[name][1] += processor
-        memory.append(_resident())
     alone = [
         next(streamed(model, iter([wave])))
         for i, wave in enumerate(recordings(count, lengths))
@@ -137,7 +138,6 @@ def compared(model: Model, count: int, lengths: tuple[int, int]) -> dict[str, An
         "rate": [b / a for a, b in zip(seconds["features"], seconds["by hand"], strict=True)],
         "differs_from_alone": max(differs),
         "differs_from_by_hand": max((a - b).abs().max().item() for a, b in both),
-        "resident_mb": memory,
     }
 
 
@@ -151,6 +151,23 @@ def cold(path: Path, tries: int = 3) -> dict[str, float]:
     return {"import_s": min(imported), "first_features_s": min(first)}
 
 
+def memory(way: str, path: Path, count: int, lengths: tuple[int, int]) -> dict[str, float]:
+    """MB of this process after the first fifth of the recordings, and the most after any."""
+    results = WAYS[way](load(path, "cpu"), recordings(count, lengths))
+    seen = []
+    for _ in range(0, count, PORTION):
+        taken(results, PORTION)
+        seen.append(_resident())
+    return {"fifth_mb": seen[(len(seen) - 1) // 5], "most_mb": max(seen)}
+
+
+def apart(way: str, path: Path, count: int, name: str) -> dict[str, float]:
+    """The same, of a new process."""
+    words = [sys.executable, __file__, "--recordings", str(count), "--memory", way, name, str(path)]
+    found: dict[str, float] = json.loads(subprocess.check_output(words, text=True))
+    return found
+
+
 def _resident() -> float:
     """Memory of this process in MB, now."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -162,7 +179,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--recordings", type=int, default=2000)
     parser.add_argument("--no-cold", action="store_true", help="leave out the cold starts")
+    parser.add_argument("-o", "--out", type=Path, help="also write the figures to this file")
+    parser.add_argument("--memory", nargs=3, metavar=("WAY", "SET", "CHECKPOINT"))
     a = parser.parse_args()
+    if a.memory:
+        way, name, path = a.memory
+        print(json.dumps(memory(way, Path(path), a.recordings, SETS[name])))
+        return
     found: dict[str, Any] = {"threads": torch.get_num_threads(), "load": os.getloadavg()[0]}
     with tempfile.TemporaryDirectory() as folder:
         path = checkpoint(Path(folder))
@@ -172,7 +195,10 @@ def main() -> None:
         model = load(path, "cpu")
         for name, lengths in SETS.items():
             found[name] = compared(model, a.recordings, lengths)
+            found[name]["memory"] = {way: apart(way, path, a.recordings, name) for way in WAYS}
             print(json.dumps({name: found[name]}, indent=1), flush=True)
+    if a.out:
+        a.out.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

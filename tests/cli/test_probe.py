@@ -96,7 +96,7 @@ def test_own_format_gives_the_same_and_layers_can_be_chosen(
     words = ["probe", str(own), "--data", str(prepared), "--device", "cpu", "--c", "1"]
     assert cli.main([*words, "-o", str(tmp_path / "all.json")]) == 0
     assert cli.main([*words, "--layers", "2,0", "-o", str(tmp_path / "two.csv")]) == 0
-    assert cli.main([*words, "--layers", "2", "-o", str(tmp_path / "two.csv")]) == 0  # its own
+    assert cli.main([*words, "--layers", "-1", "-o", str(tmp_path / "two.csv")]) == 0  # its own
     whole = json.loads((tmp_path / "all.json").read_text())
     rows = list(csv.DictReader((tmp_path / "two.csv").open()))
     chosen = [row for row in rows if row["probe"] == "linear" and row["split"] == "test"]
@@ -120,7 +120,8 @@ def test_texts_are_probed_and_mean_is_needed_where_lengths_differ(
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--layers", "7"], "--layers 7: this model has layers 0 (the input of the first block)"),
+        (["--layers", "7"], "no layer 7: this model has layers 0 (the input of the first)"),
+        (["--layers=-4"], "no layer -4: this model has layers 0"),
         (["--layers", "top"], "--layers top: give all"),
         (["--splits", "train", "dev", "none"], "has no split 'none'"),
         (["--labels", "none"], "none.txt: no such label list"),

@@ -90,3 +90,24 @@ def test_faults_of_the_table_are_told_before_anything_is_computed(
     found = capsys.readouterr()
     assert not found.out
     assert said in found.err
+
+
+@pytest.mark.parametrize(
+    ("command", "kind", "told"),
+    [
+        ("classify", "speech", "for transcription, not for classification or regression; use"),
+        ("transcribe", "vision", "for classification or regression, not for transcription; use"),
+    ],
+)
+def test_a_model_for_the_other_command_is_told_to_use_that(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, kind: str, told: str
+) -> None:
+    """The fault is the command, not the references, which would not fit it either."""
+    model = own_builds.folder(tmp_path / "model", kind)
+    (tmp_path / "right.tsv").write_text("0.png\tcat\n")
+    words = [command, str(model), "0.png", "--references", str(tmp_path / "right.tsv")]
+    assert cli.main(words) == 2
+    other = {"classify": "transcribe", "transcribe": "classify"}[command]
+    said = capsys.readouterr().err
+    assert said.endswith(f"{told} `d2v {other}`\n")
+    assert said.count("\n") == 1

@@ -229,7 +229,7 @@ def test_beam_search_with_a_language_model(tmp_path, small_prepared):
         (["features", "C", "0.flac", "--layers", "7"], "no layer 7: this model has layers 0"),
         (["features", "C", "0.flac", "--layers", "x"], "--layers x"),
         (["features", "C", "0.flac", "--device", "cuda:99"], "--device cuda:99"),
-        (["classify", "C", "0.flac"], "not fine-tuned for classification"),
+        (["classify", "C", "0.flac"], "not for classification or regression; use `d2v transcribe`"),
     ],
 )
 def test_wrong_inputs_are_said_and_nothing_is_written(tmp_path, monkeypatch, capsys, words, said):
@@ -249,7 +249,7 @@ def test_wrong_inputs_are_said_and_nothing_is_written(tmp_path, monkeypatch, cap
 def test_a_model_without_a_tokenizer_or_letters_says_so(tmp_path):
     with pytest.raises(UserError, match="it has no tokenizer"):
         list(d2v.features(d2v.load(folder(tmp_path / "t", "text")), ["x"]))
-    with pytest.raises(UserError, match="not fine-tuned for transcription"):
+    with pytest.raises(UserError, match="not for transcription; use `d2v classify`"):
         list(d2v.transcribe(d2v.load(folder(tmp_path / "v", "vision")), []))
 
 

@@ -145,6 +145,20 @@ def test_a_stream_is_read_as_it_is_used(speech, monkeypatch):
     assert next(read) <= 12 + 2 * 5 + 1
 
 
+def test_batches_for_a_cpu_are_smaller_than_what_is_read_together(speech, monkeypatch):
+    from d2v.data.inputs import batches
+    from d2v.data.speech import WaveFiles
+
+    monkeypatch.setattr(WaveFiles, "portion", 40_000)
+    monkeypatch.setattr(WaveFiles, "portion_on_cpu", 10_000)
+    lengths = [4000, 6000] * 4 + [12_000, 4000]
+    waves = [np.full(length, 0.1, np.float32) for length in lengths]
+    for cpu, most in ((True, 12_000), (False, 30_000)):
+        groups = list(batches(speech, waves, cpu=cpu))
+        assert max(group.batch["waves"].numel() for group in groups) == most
+        assert sorted(int(name) for group in groups for name in group.names) == list(range(10))
+
+
 def test_what_comes_before_a_broken_input_is_given(tmp_path, speech):
     files = [*waves(tmp_path, (5000, 5000)), tmp_path / "none.wav"]
     found = []

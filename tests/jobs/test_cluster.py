@@ -160,7 +160,8 @@ def test_questions_become_rarer_while_nothing_changes_or_answers(words: Words) -
     assert question._next(known) == known.tried + 10
     assert question._next(replace(known, even=6)) == known.tried + 20
     assert question._next(replace(known, even=100)) == known.tried + 60
-    assert question._next(replace(known, failed=1)) == known.tried + 10
+    assert question._next(replace(known, failed=4)) == known.tried + 10
+    assert question._next(replace(known, failed=5)) == known.tried + 20
     assert question._next(replace(known, failed=9)) == known.tried + 60
     question.soon = True
     assert question._next(replace(known, even=100)) == known.tried + 10

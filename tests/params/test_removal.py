@@ -88,6 +88,14 @@ def test_what_cannot_work_is_refused(changes: dict[str, Any], sentence: str) -> 
     assert sentence in fault(**changes)
 
 
+def test_the_loss_of_the_class_token_needs_a_teacher() -> None:
+    raw = second(loss={"class_weight": 1.0})
+    params.Pretrain.model_validate(raw)
+    raw["target"] = {"kind": "input", "of": "patches"}
+    with pytest.raises(ValidationError, match="class_weight needs the targets of a teacher"):
+        params.Pretrain.model_validate(raw)
+
+
 def test_spans_of_unequal_number_are_refused() -> None:
     spans = {"kind": "span", "prob": 0.5, "length": 5, "equal_counts": False}
     encoder = {"hidden": "removed", "cls_token": None, "fixed_positions": None}

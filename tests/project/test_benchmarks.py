@@ -16,6 +16,7 @@ pytestmark = pytest.mark.slow
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import batches  # noqa: E402
+import features  # noqa: E402
 import kernels  # noqa: E402
 import loaders  # noqa: E402
 import overhead  # noqa: E402
@@ -202,6 +203,16 @@ def call(script: str, *words: str) -> subprocess.CompletedProcess[str]:
     command = command if script.endswith(".sh") else [sys.executable, *command]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHON": sys.executable}
     return subprocess.run(command, capture_output=True, text=True, env=env, timeout=900)
+
+
+def test_streamed_features_equal_those_of_the_loop_by_hand(tmp_path: Path) -> None:
+    made = features.checkpoint(tmp_path)
+    for lengths in features.SETS.values():
+        row = features.compared(features.load(made, "cpu"), 20, lengths)
+        assert max(row["differs_from_alone"], row["differs_from_by_hand"]) < 1e-4
+        assert min(row["rate"]) > 0
+    row = features.apart("features", made, 20, "1 s")
+    assert 0 < row["fifth_mb"] <= row["most_mb"]
 
 
 def test_loaders_are_measured_beside_loose_files() -> None:

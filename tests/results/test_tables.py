@@ -207,6 +207,26 @@ def test_what_the_tables_say_together(experiment, results):
     assert answer.endswith("No verdict yet on digits column.")
 
 
+def test_few_tasks_are_told_in_words(experiment, results):
+    def told():
+        found = collect.collect(experiment, results, REPORTED)
+        images, speech, texts = (
+            next(table for table in found if table.name == name)
+            for name in ("imagenet", "librispeech", "glue")
+        )
+        return [verdicts.answers(some)[0] for some in ([images], [images, speech], [texts])]
+
+    one, two, none = told()
+    assert one == "Pre-training pays on the only task."
+    assert two == "Pre-training pays on both tasks."
+    assert none.startswith("Pre-training pays on no task. It makes no clear difference on ")
+    path_of(experiment, results, "finetune/digits/scratch/seed1").unlink()
+    path_of(experiment, results, "finetune/digits/scratch/seed2").unlink()
+    assert told()[1] == (
+        "Pre-training pays on the only task judged so far. No verdict yet on digits column."
+    )
+
+
 def test_numbers_have_a_real_minus(experiment, results):
     for seed in range(3):
         path = path_of(experiment, results, f"finetune/sst2/scratch/seed{seed}")

@@ -2,6 +2,8 @@
 
 import math
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from d2v import params
 from d2v.params import Optimiser
 from d2v.training import optim
+from d2v.training.adam import AdamW
 from d2v.training.identity import identity
 from d2v.training.task import Pretraining, Task
 
@@ -191,7 +194,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
 
 
 def test_without_the_options_it_is_pytorchs_and_old_runs_go_on() -> None:
-    assert type(optim.build(Tiny(), OPTIMISER)) is torch.optim.AdamW
+    assert type(optim.build(Tiny(), OPTIMISER)) is AdamW
     now = OPTIMISER.model_dump(mode="json")
     before = {k: v for k, v in now.items() if k not in FAIRSEQ}
     assert identity({"Optimiser": now}) == identity({"Optimiser": before})
@@ -202,3 +205,30 @@ def test_without_the_options_it_is_pytorchs_and_old_runs_go_on() -> None:
 def test_epsilon_before_the_correction_needs_equal_counts() -> None:
     with pytest.raises(ValueError, match="needs missing_gradients: zero"):
         Optimiser.model_validate({**OPTIMISER.model_dump(), "eps_before_correction": True})
+
+
+def test_updates_and_states_are_pytorchs() -> None:
+    torch.manual_seed(0)
+    start, gradients = torch.randn(5), torch.randn(4, 5)
+    found = {}
+    for kind in (AdamW, torch.optim.AdamW):
+        weight = torch.nn.Parameter(start.clone())
+        optimiser = kind([{"params": [weight]}], lr=0.1, weight_decay=0.1, fused=True)
+        for i, gradient in enumerate(gradients):
+            weight.grad = gradient.clone()
+            optimiser.step()
+            optimiser.zero_grad()
+            assert weight.grad is None
+            if i == 1:
+                optimiser.load_state_dict(optimiser.state_dict())
+        found[kind] = (weight.detach(), optimiser.state_dict()["state"][0]["exp_avg"])
+    for a, b in zip(*found.values(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.slow
+def test_a_run_does_not_import_the_compiler(tmp_path: Path) -> None:
+    code = "import pathlib, sys, tiny; tiny.train(pathlib.Path(sys.argv[1]));"
+    code += " sys.exit('torch._dynamo' in sys.modules)"
+    helpers = Path(__file__).parents[1] / "helpers"
+    subprocess.run([sys.executable, "-c", code, tmp_path / "run"], cwd=helpers, check=True)

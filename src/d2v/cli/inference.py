@@ -17,7 +17,7 @@ from d2v.util.errors import UserError, counted
 from d2v.util.outputs import check_new
 
 if TYPE_CHECKING:
-    from d2v.interop.inference import Features, Layers
+    from d2v.interop.hidden_states import Features, Layers
     from d2v.interop.module import Model
     from d2v.params import Decode
 
@@ -27,12 +27,7 @@ DECODING = {"beam": int, "lm_weight": float, "word_score": float, "silence_score
 def features_parser() -> Parser:
     """Argument parser of `d2v features`."""
     parser = _parser("features", "write hidden states and logits to a safetensors file")
-    parser.add_argument(
-        "--layers",
-        default="all",
-        metavar="all|K[,K...]",
-        help="layers to write: all, or numbers; 0 is the input of the first block, -1 the last",
-    )
+    add_layers(parser, "write")
     parser.add_argument(
         "-o",
         "--out",
@@ -41,7 +36,7 @@ def features_parser() -> Parser:
         help="file to write (default: %(default)s)",
     )
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace an earlier file of features"
+        "--overwrite", action="store_true", help="replace an existing features file"
     )
     return parser
 
@@ -49,8 +44,7 @@ def features_parser() -> Parser:
 def features_main(argv: Sequence[str] | None = None) -> None:
     """Run `d2v features`, which writes hidden states and logits to a safetensors file."""
     a = features_parser().parse(argv)
-    if a.layers != "all" and not re.fullmatch(r"-?\d+(,-?\d+)*", a.layers):
-        raise UserError(f"--layers {a.layers}: give all, or numbers of layers, such as 0,6,-1")
+    layers = layers_of(a.layers)
     check_new(a.out, [a.checkpoint], ours=_is_features if a.overwrite else lambda path: False)
     from d2v.data.inputs import expanded
     from d2v.data.layout import progress
@@ -62,9 +56,28 @@ def features_main(argv: Sequence[str] | None = None) -> None:
     def shown(found: Iterator["Features"]) -> Iterator["Features"]:
         return progress(found, "features", total)
 
-    layers: Layers = "all" if a.layers == "all" else [int(k) for k in a.layers.split(",")]
     count = save_features(model, a.inputs, a.out, layers, shown)
     print(f"{a.out}: {counted(count, 'input')}")
+
+
+def add_layers(parser: Parser, what: str) -> None:
+    """Add `--layers`, the layers to `what`; `layers_of` reads it."""
+    parser.add_argument(
+        "--layers",
+        default="all",
+        metavar="all|K[,K...]",
+        help=f"layers to {what}: all, or numbers; 0 is the input of the first block, -1 the last"
+        " (default: %(default)s)",
+    )
+
+
+def layers_of(text: str) -> "Layers":
+    """The layers that `--layers` names; raises UserError for a text that names none."""
+    if text == "all":
+        return "all"
+    if not re.fullmatch(r"-?\d+(,-?\d+)*", text):
+        raise UserError(f"--layers {text}: give all, or numbers of layers, such as 0,6,-1")
+    return [int(number) for number in text.split(",")]
 
 
 def _is_features(path: Path) -> bool:
@@ -87,7 +100,7 @@ def transcribe_parser() -> Parser:
     for name, kind in DECODING.items():
         text = "decoding parameter, only with --lm (default: that of `decode` in parameter files)"
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="NUMBER", help=text)
-    references.add_option(parser, "WER and CER with intervals")
+    references.add_option(parser, "WER and CER")
     return parser
 
 
@@ -95,11 +108,12 @@ def transcribe_main(argv: Sequence[str] | None = None) -> None:
     """Run `d2v transcribe`, which prints one line per file: name and words."""
     a = transcribe_parser().parse(argv)
     decode = _decode(a)
-    from d2v.interop.inference import transcribe
+    from d2v.interop.inference import check_transcribes, transcribe
 
     model = _model(a)
+    letters = check_transcribes(model)
     right = _references(a, model)
-    warning = references.unknown_letters(right, model.letters or [])
+    warning = references.unknown_letters(right, letters)
     if warning:
         print(warning, file=sys.stderr)
     rows = []
@@ -139,7 +153,7 @@ def _decode(a: argparse.Namespace) -> "Decode":
 def classify_parser() -> Parser:
     """Argument parser of `d2v classify`."""
     parser = _parser("classify", "print the predicted class of files or texts")
-    references.add_option(parser, "the accuracy, or for numbers the correlations, with intervals")
+    references.add_option(parser, "the accuracy or, for numbers, the correlations")
     return parser
 
 
@@ -172,12 +186,14 @@ def classify_main(argv: Sequence[str] | None = None) -> None:
 
 def _right(a: argparse.Namespace, model: "Model") -> tuple[list[Any], list[str]]:
     """References of a classifier or of a regression model, and the metrics of its kind."""
+    from d2v.interop.inference import check_classifies
     from d2v.params import TASK_METRICS
 
+    task = check_classifies(model)
     given = _references(a, model)
-    if not given or model.params.task is None:
+    if not given:
         return [], []
-    known = TASK_METRICS[model.params.task.kind]
+    known = TASK_METRICS[task.kind]
     if "pearson" in known:
         return list(references.numbers(a.references, given)), ["pearson", "spearman"]
     if "accuracy" not in known:
@@ -197,7 +213,7 @@ def _parser(name: str, text: str) -> Parser:
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="files; for text models, texts or files with one text per line",
+        help="input files; for text models, texts or files with one text per line",
     )
     parser.add_argument("--device", help="device to use (default: cuda if available, else cpu)")
     return parser

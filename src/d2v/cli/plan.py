@@ -27,7 +27,8 @@ def parser() -> Parser:
     )  # fmt: skip
     parser.add_argument(
         "--measured", type=Path, metavar="FILE",
-        help="benchmark result (benchmarks/results/*.json) to use instead of both options above",
+        help="benchmark result (benchmarks/results/*.json) to use instead of --device and"
+        " --utilisation",
     )  # fmt: skip
     parser.add_argument(
         "--only", nargs="+", metavar="RUN",
@@ -46,9 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     utilisation = None if args.utilisation is None else plan.shares(args.utilisation)
     experiment = choice.of(args).load()
     speed = plan.speed_of(args.device, utilisation, args.measured)
-    jobs = plan.plan(experiment, speed)
-    if args.only:
-        jobs = plan.chosen(jobs, args.only)
+    jobs = plan.plan(experiment, speed, args.only or ())
     beside = compared.comparisons(experiment, jobs, speed)
     if args.json:
         from d2v.cli.schemas import PlannedComparison, PlannedRun, PlannedSpeed, PlanReport

@@ -11,13 +11,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from d2v.cli.inference import add_layers, layers_of
 from d2v.util.arguments import Parser
 from d2v.util.errors import UserError
 from d2v.util.files import write_json, write_text
 from d2v.util.outputs import check_new
 
 if TYPE_CHECKING:
-    from d2v.interop.module import Model
     from d2v.params import Probe
 
 COLUMNS = ("probe", "layer", "split", "accuracy", "c")
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run `d2v probe CKPT --data FOLDER`."""
     a = parser().parse(argv)
     p = _settings(a)
-    layers = _layers(a.layers)
+    layers = layers_of(a.layers)
     if a.out is not None:
         if a.out.suffix not in (".json", ".csv"):
             raise UserError(f"{a.out}: give a file that ends with .json or .csv")
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from d2v.results.columns import aligned
 
     model = load(a.checkpoint, device(a.device))
-    found = of_set(model, a.data, a.splits, a.labels, p, _numbers(model, layers))
+    found = of_set(model, a.data, a.splits, a.labels, p, layers)
     if a.out is not None:
         _write(a.out, found)
     print("\n".join(aligned([*_shown(found)])))
@@ -51,23 +51,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{a.out}: written")
 
 
-def _numbers(model: "Model", asked: tuple[int, ...] | None) -> tuple[int, ...]:
-    """The layers asked for, or all; raises UserError for one that the model does not have."""
-    depth = model.params.backbone.depth
-    if strange := [layer for layer in asked or () if layer > depth]:
-        raise UserError(
-            f"--layers {strange[0]}: this model has layers 0 (the input of the first block) to"
-            f" {depth}"
-        )
-    return tuple(range(depth + 1)) if asked is None else asked
-
-
 def parser() -> Parser:
     """Argument parser of `d2v probe`."""
     parser = Parser(
         prog="d2v probe",
-        description="probe the frozen features of a checkpoint: k-NN and linear by layer, and a"
-        " linear classifier on a weighted sum of the layers",
+        description="Probe the frozen features of a checkpoint: k-NN and a linear classifier for"
+        " each layer, and a linear classifier on a weighted sum of the layers.",
     )
     parser.add_argument(
         "checkpoint", type=Path, metavar="CKPT", help="checkpoint in any supported format"
@@ -78,17 +67,14 @@ def parser() -> Parser:
     )  # fmt: skip
     parser.add_argument(
         "--splits", nargs=3, default=list(SPLITS), metavar=("TRAIN", "DEV", "TEST"),
-        help="splits to fit, to choose the regularisation on, and to report (default: train dev"
-        " test)",
+        help="splits to fit on, to choose the regularisation on, and to report (default: train"
+        " dev test)",
     )  # fmt: skip
     parser.add_argument("--labels", metavar="LIST", help="list of training examples (default: all)")
-    parser.add_argument(
-        "--layers", default="all", metavar="all|K,K,…",
-        help="layers to probe; 0 is the input of the first block (default: %(default)s)",
-    )  # fmt: skip
+    add_layers(parser, "probe")
     parser.add_argument(
         "--positions", choices=("mean", "keep"), default="mean",
-        help="mean over positions, or all positions side by side (default: %(default)s)",
+        help="mean: average over positions; keep: concatenate all positions (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--neighbours", type=int, metavar="K",
@@ -96,7 +82,7 @@ def parser() -> Parser:
     )  # fmt: skip
     parser.add_argument(
         "--c", type=float, nargs="+", metavar="C",
-        help="inverse strengths of regularisation to choose from (default: those of `probe`)",
+        help="inverse regularisation strengths to choose from (default: those of `probe`)",
     )  # fmt: skip
     parser.add_argument("--device", help="device to use (default: cuda if available, else cpu)")
     parser.add_argument("-o", "--out", type=Path, help="file to write, .json or .csv")
@@ -112,16 +98,6 @@ def _settings(a: argparse.Namespace) -> "Probe":
     except ValueError as error:  # of pydantic
         first = error.errors()[0]  # type: ignore[attr-defined]
         raise UserError(f"--{first['loc'][0]} {first['input']}: {first['msg']}") from None
-
-
-def _layers(text: str) -> tuple[int, ...] | None:
-    """Layer numbers in ascending order; None for all."""
-    if text == "all":
-        return None
-    numbers = text.split(",")
-    if not all(number.isdecimal() for number in numbers):
-        raise UserError(f"--layers {text}: give all, or numbers of layers, for example 0,6,12")
-    return tuple(sorted({int(number) for number in numbers}))
 
 
 def _rows(found: dict[str, Any]) -> Iterator[tuple[str, int | str, str, float, float | str]]:

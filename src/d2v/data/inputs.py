@@ -35,14 +35,18 @@ class Group(NamedTuple):
     last: bool  # whether all inputs that were read together have been yielded
 
 
-def batches(model: Reading, inputs: Iterable[Any], size: int | None = None) -> Iterator[Group]:
+def batches(
+    model: Reading, inputs: Iterable[Any], size: int | None = None, cpu: bool = False
+) -> Iterator[Group]:
     """Yield the batches of successive inputs, `size` of them each.
 
-    Without a size, inputs that make up one batch together are read, and those of similar length
-    are put into one batch, so that the model computes little padding. Only these inputs are in
-    memory. Raises UserError naming an input that cannot be read, after the batches of those before.
+    Without a size, a portion of the inputs is read, and those of similar length are put into one
+    batch, so that the model computes little padding; for a CPU, batches can be smaller. Only this
+    portion is in memory. Raises UserError naming an input that cannot be read, after the batches of
+    those before.
     """
     files = files_of(model)
+    most = files.portion_on_cpu if cpu else None
     held: list[Input] = []
     fault: UserError | None = None
     items = read(model, inputs)
@@ -55,11 +59,11 @@ def batches(model: Reading, inputs: Iterable[Any], size: int | None = None) -> I
             fault = error
             break
         if held and _full(files, [*held, item], size):
-            yield from _grouped(files, held, size)
+            yield from _grouped(files, held, size, most)
             held = []
         held.append(item)
     if held:
-        yield from _grouped(files, held, size)
+        yield from _grouped(files, held, size, most)
     if fault is not None:
         raise fault
 
@@ -70,12 +74,14 @@ def _full(files: Files, held: list[Input], size: int | None) -> bool:
     return sum(files.size(item.value) for item in held) > files.portion
 
 
-def _grouped(files: Files, held: list[Input], size: int | None) -> Iterator[Group]:
+def _grouped(
+    files: Files, held: list[Input], size: int | None, most: int | None
+) -> Iterator[Group]:
     sizes = [files.size(item.value) for item in held]
     order = sorted(range(len(held)), key=sizes.__getitem__, reverse=True)
     groups: list[list[int]] = []
     for place in order:
-        if groups and (size or _fits([sizes[other] for other in (*groups[-1], place)])):
+        if groups and (size or _fits([sizes[other] for other in (*groups[-1], place)], most)):
             groups[-1].append(place)
         else:
             groups.append([place])
@@ -86,8 +92,9 @@ def _grouped(files: Files, held: list[Input], size: int | None) -> Iterator[Grou
         yield Group(names, files.batch(values), places, group is groups[-1])
 
 
-def _fits(sizes: list[int]) -> bool:
-    return len(sizes) * max(sizes) <= WASTE * sum(sizes)
+def _fits(sizes: list[int], most: int | None) -> bool:
+    padded = len(sizes) * max(sizes)
+    return padded <= WASTE * sum(sizes) and (most is None or padded <= most)
 
 
 def expanded(model: Reading, inputs: Iterable[Any]) -> Iterator[tuple[str, Any]]:

@@ -12,7 +12,7 @@ from d2v import params
 from d2v.data import in_memory, labelled_for
 from d2v.evaluation import probing
 from d2v.interop import inference, matching
-from d2v.interop.inference import Layers, layer_numbers
+from d2v.interop.hidden_states import Layers, Pool, layer_numbers
 from d2v.interop.loading import load
 from d2v.interop.module import Model
 from d2v.util.errors import UserError
@@ -76,18 +76,17 @@ def probe(
     """
     with named():
         model = model if isinstance(model, Model) else load(model)
-        chosen = tuple(sorted(set(layer_numbers(model, layers))))
         p = _settings(positions, neighbours, c)
         if isinstance(train, str | Path):
             if dev is not None or test is not None:
                 raise UserError(
                     "a prepared set has its own dev and test splits; leave out dev and test"
                 )
-            return _result(of_set(model, Path(train), SPLITS, None, p, chosen))
+            return _result(of_set(model, Path(train), SPLITS, None, p, layers))
         if dev is None:
             raise UserError("probe: give dev, labelled data on which regularisation is chosen")
         given = {"train": train, "dev": dev} | ({} if test is None else {"test": test})
-        return _result(_of_examples(model, given, p, chosen, batch_size))
+        return _result(_of_examples(model, given, p, _ascending(model, layers), batch_size))
 
 
 def of_set(
@@ -96,14 +95,16 @@ def of_set(
     splits: Sequence[str],
     labels: str | None,
     p: params.Probe,
-    layers: tuple[int, ...],
+    layers: Layers,
     say: Callable[[str], Any] = print,
 ) -> dict[str, Any]:
     """Probes of a model on the splits (train, dev, test) of the prepared set `data`.
 
     `labels` names a list of training examples. Raises UserError if the set cannot be read or does
-    not fit the model; properties that cannot be compared are told to `say`.
+    not fit the model, and for layers that the model does not have; properties that cannot be
+    compared are told to `say`.
     """
+    chosen = _ascending(model, layers)
     parts: list[probing.Features] = []
     for split in splits:
         examples, how = labelled_for(model, data, split, None if parts else labels)
@@ -111,7 +112,7 @@ def of_set(
             source = model.content.source
             for line in matching.check_inputs(matching.described(model.content), how, source):
                 say(line)
-        parts.append(probing.features(model.student, examples, p.positions, layers=layers))
+        parts.append(probing.features(model.student, examples, p.positions, layers=chosen))
     train, dev, test = parts
     return {
         "checkpoint": str(model.content.source),
@@ -123,6 +124,11 @@ def of_set(
         "neighbours": p.neighbours,
         **probing.probe(p, train, dev, test),
     }
+
+
+def _ascending(model: Model, layers: Layers) -> tuple[int, ...]:
+    """Numbers of the layers, each once."""
+    return tuple(sorted(set(layer_numbers(model, layers))))
 
 
 def _settings(positions: str, neighbours: int, c: Sequence[float]) -> params.Probe:
@@ -178,7 +184,7 @@ def _features(
     """Features (N, layers, F) of inputs in memory."""
     prefix = model.student.encoder.prefix
     rows = []
-    pool: inference.Pool | None = "mean" if positions == "mean" else None
+    pool: Pool | None = "mean" if positions == "mean" else None
     for found in inference.features(model, inputs, layers, pool, size):
         states = [found.hidden[layer] for layer in layers]
         rows.append([(x if pool else x[prefix:].flatten()).double().numpy() for x in states])

@@ -62,11 +62,15 @@ class Speed:
     source: str
 
 
-def plan(experiment: Experiment, speed: Speed) -> list[Job]:
-    """Cost of every run of the experiment, in an order in which the runs can be executed."""
+def plan(experiment: Experiment, speed: Speed, only: Sequence[str] = ()) -> list[Job]:
+    """Cost of the runs of the experiment, in an order in which the runs can be executed.
+
+    `only` has patterns of runs (default: all), which may stop after a run's kind and name. Raises
+    UserError for a pattern that matches no run.
+    """
     places = cluster.load().slurm
     jobs = []
-    for run in runs.all_runs(experiment):
+    for run in _chosen(runs.all_runs(experiment), only):
         resources = places.of(run.id)
         gpus = resources.nodes * max(resources.gpu_count, 1)
         job = _job(run, speed, gpus)
@@ -156,19 +160,16 @@ def _outputs(task: Finetune) -> int:
     return getattr(task.task, "classes", 32)
 
 
-def chosen(jobs: Sequence[Job], patterns: Sequence[str]) -> list[Job]:
-    """The jobs that match any pattern; a pattern may stop after a run's kind and name.
-
-    Raises UserError for a pattern that matches no job.
-    """
+def _chosen(known: Sequence[Run], patterns: Sequence[str]) -> list[Run]:
+    """The runs that match any pattern; without patterns, all."""
     for pattern in patterns:
-        if not any(_is(job, pattern) for job in jobs):
-            raise UserError(f"--only {pattern}: no such run; try pretrain/* or {jobs[0].run}")
-    return [job for job in jobs if any(_is(job, pattern) for pattern in patterns)]
+        if not any(_is(run, pattern) for run in known):
+            raise UserError(f"--only {pattern}: no such run; try pretrain/* or {known[0].id}")
+    return [run for run in known if not patterns or any(_is(run, word) for word in patterns)]
 
 
-def _is(job: Job, pattern: str) -> bool:
-    return fnmatchcase(job.run, pattern) or fnmatchcase(job.run, f"{pattern}/*")
+def _is(run: Run, pattern: str) -> bool:
+    return fnmatchcase(run.id, pattern) or fnmatchcase(run.id, f"{pattern}/*")
 
 
 def shares(words: str) -> dict[str, float]:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from d2v.results.cells import AVERAGE, INPUT, OURS, SCRATCH, Column, Gain, Gap, Table
 from d2v.results.protocol import PARTIAL
+from d2v.util.errors import counted
 
 Kind = Literal["better", "same", "worse", "open"]
 KINDS: dict[str, Kind] = {
@@ -109,9 +110,8 @@ def _pays(verdicts: Sequence[Verdict]) -> str:
     judged = [v for v in verdicts if v.kind != "open"]
     if not judged:
         return "Whether pre-training pays cannot be judged yet."
-    share = f"all {len(judged)}" if len(better) == len(judged) > 1 else f"{len(better)} of"
-    share += "" if share.startswith("all") else f" {len(judged)}"
-    text = f"Pre-training pays on {share} {'task' if len(judged) == 1 else 'tasks'}."
+    share = _share(len(better), len(judged), open_=len(judged) < len(verdicts))
+    text = f"Pre-training pays on {share}."
     if same := _of(verdicts, "same"):
         text += f" It makes no clear difference on {_named(same)}."
     if worse := _of(verdicts, "worse"):
@@ -119,6 +119,16 @@ def _pays(verdicts: Sequence[Verdict]) -> str:
     if left := _of(verdicts, "open"):
         text += f" No verdict yet on {_named(left)}."
     return text + _of_a_part(judged)
+
+
+def _share(part: int, judged: int, open_: bool) -> str:
+    """Such as "2 of 3 tasks"; `open_` tells that there are more than those that were judged."""
+    if part == 0:
+        return "no task"
+    if part < judged:
+        return f"{part} of {judged} tasks"
+    every = {1: "the only task", 2: "both tasks"}.get(judged, f"all {judged} tasks")
+    return every + " judged so far" * open_
 
 
 def _targets(verdicts: Sequence[Verdict]) -> str:
@@ -137,9 +147,10 @@ def _close(verdicts: Sequence[Verdict]) -> str:
     open_ = _of(verdicts, "open")
     single = sum(not math.isnan(v.found.value) for v in open_)
     told = f"{same} as reported (within the spread of the seeds), {better} better, {worse} worse"
-    text = f"Of the paper's {len(verdicts)} values: "
+    text = f"Of the paper's {counted(len(verdicts), 'value')}: "
     text += f"{told}." if len(open_) < len(verdicts) else "none can be judged yet."
-    text += f" {single} from one run each, without a spread." if single else ""
+    each = " each" * (single > 1)
+    text += f" {single} from one run{each}, without a spread." if single else ""
     undefined = sum(bool(v.found.undefined) for v in open_)
     text += f" {undefined} undefined." if undefined else ""
     missing = len(open_) - single - undefined

@@ -1,12 +1,27 @@
 """AdamW as in fairseq, where it differs from PyTorch's."""
 
+import inspect
 import math
 from typing import Any
 
 import torch
 
 
-class FairseqAdamW(torch.optim.AdamW):
+class AdamW(torch.optim.AdamW):
+    """PyTorch's AdamW without the wrappers that keep it out of compiled functions.
+
+    No optimiser is compiled here, and these wrappers import PyTorch's compiler: two seconds at the
+    start of every process.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
+    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+
+
+class FairseqAdamW(AdamW):
     """PyTorch's AdamW, but with the same number of updates for every parameter.
 
     A parameter without a gradient is updated with a gradient of zero: its moments and its count

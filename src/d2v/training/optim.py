@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from d2v import params
-from d2v.training.adam import FairseqAdamW
+from d2v.training.adam import AdamW, FairseqAdamW
 from d2v.training.task import Named, Task
 
 
@@ -24,7 +24,7 @@ def build(task: Task, p: params.Optimiser, shard: bool = False) -> torch.optim.O
     options: dict[str, Any] = {
         "lr": p.lr, "betas": (p.betas[0], p.betas[1]), "eps": p.eps, "fused": True,
     }  # fmt: skip
-    kind: Any = torch.optim.AdamW
+    kind: Any = AdamW
     if p.missing_gradients == "zero":
         kind = functools.partial(FairseqAdamW, eps_before_correction=p.eps_before_correction)
     if shard and dist.is_initialized():

@@ -80,11 +80,14 @@ def ended(process: subprocess.Popen[str], seconds: float) -> str:
 
 @pytest.mark.parametrize("modality", ["vision", "speech", "text"])
 def test_two_nodes_equal_one_process(folder: Path, cluster: Cluster, modality: str) -> None:
+    """The processes of the nodes read shards that one of them has staged."""
     lengthen(folder, 30, shard=str(modality == "text").lower())
-    write_resources(folder, **TWO_BY_TWO)
+    staged = folder / "fast"
+    write_resources(folder, **TWO_BY_TWO, stage=str(staged))
     run = f"pretrain/{modality}/seed0"
     said = ended(start(folder, cluster, run, "slurm"), 300)
     assert "batch 8 = 2 (micro) x 1 (accumulation) x 4 (processes), cpu" in said
+    assert sorted(staged.rglob("00000.bin")), said
     spread = curve(folder, run)
     (folder / "work").rename(folder / "work-spread")
     said = ended(start(folder, cluster, run, "debug"), 120)
