@@ -55,7 +55,7 @@ def parameters_page() -> str:
     parts = [
         "# Parameters",
         "",
-        "An experiment is one YAML file. This page lists every key that it may have, made from the"
+        "An experiment is one YAML file. This page lists all of its keys; it is generated from the"
         " classes in `src/d2v/params`. `d2v check --params FILE` validates a file without running"
         " anything. Keys without a default are required.",
     ]
@@ -207,9 +207,9 @@ def json_page() -> str:
         "# JSON reports",
         "",
         "`d2v check`, `plan`, `status`, `verify`, `compare` and `doctor` print a JSON object with"
-        " `--json`. Its `format` names the report and its version. A version may gain keys; a key"
-        " that is removed or changes its meaning makes a new version. Numbers that are not defined"
-        " are `null`. Errors that prevent a report are one line on standard error, as without"
+        " `--json`. Its `format` names the report and its version. A version may gain keys;"
+        " removing a key or changing its meaning requires a new version. Undefined numbers are"
+        " `null`. Errors that prevent a report are one line on standard error, as without"
         " `--json`; the exit codes are the same.",
     ]
     for report in reports:

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from d2v.experiment.frozen import Probes, probe
     from d2v.experiment.library import Result, finetune, pretrain
     from d2v.interop.convert import convert
+    from d2v.interop.hidden_states import Features
     from d2v.interop.hub import pull, push
-    from d2v.interop.inference import Class, Features, classify, features, save_features, transcribe
+    from d2v.interop.inference import Class, classify, features, save_features, transcribe
     from d2v.interop.loading import load
     from d2v.interop.module import Model
     from d2v.util.errors import UserError
@@ -49,9 +50,10 @@ _PLACES = {
     "load": "d2v.interop.loading",
     "convert": "d2v.interop.convert",
     "Model": "d2v.interop.module",
+    "Features": "d2v.interop.hidden_states",
     "UserError": "d2v.util.errors",
     **dict.fromkeys(
-        ("Class", "Features", "classify", "features", "save_features", "transcribe"),
+        ("Class", "classify", "features", "save_features", "transcribe"),
         "d2v.interop.inference",
     ),
     **dict.fromkeys(("pull", "push"), "d2v.interop.hub"),

@@ -60,7 +60,7 @@ def add(parser: Parser, sets: bool = True, default: Path | None = EXPERIMENT) ->
             default=[],
             metavar="KEY=VALUE",
             help="override a parameter, for example pretrain.vision.optimiser.lr=1e-3 (repeatable);"
-            " the experiment gets its own name and folders",
+            " the variant gets its own name and folders",
         )
 
 

@@ -12,8 +12,8 @@ def parser() -> Parser:
     """Argument parser of `d2v clean`."""
     made = Parser(
         prog="d2v clean",
-        description="List checkpoints and optimiser states of finished runs that nothing needs any"
-        " more, by the rules under disk: in params/cluster.yaml. Nothing is removed without --yes.",
+        description="List checkpoints and optimiser states that finished runs no longer need, by"
+        " the rules under disk: in params/cluster.yaml. Nothing is removed without --yes.",
     )
     choice.add(made)
     made.add_argument(

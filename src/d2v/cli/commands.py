@@ -40,7 +40,7 @@ COMMANDS = {
         "fit the k-means units that a pre-training run predicts",
     ),
     "tables": ("d2v.cli.tables", "build the result tables and print them"),
-    "clean": ("d2v.cli.clean", "list or remove checkpoints that nothing needs any more"),
+    "clean": ("d2v.cli.clean", "list or remove checkpoints that are no longer needed"),
     "verify": ("d2v.cli.verify", "recompute all metrics from the stored predictions"),
     "compare": (
         "d2v.cli.compare",

@@ -18,7 +18,7 @@ def parser() -> Parser:
         description="Print a script that completes commands, options and files. For bash, add"
         ' `eval "$(d2v completion bash)"` to ~/.bashrc.',
     )
-    made.add_argument("shell", choices=SHELLS, help="shell for which the script is written")
+    made.add_argument("shell", choices=SHELLS, help="shell that will use the script")
     return made
 
 

@@ -16,8 +16,8 @@ def parser() -> Parser:
     """Argument parser of `d2v data`."""
     parser = Parser(
         prog="d2v data",
-        description="Fetch missing raw sources, and update prepared sets with DVC: all of the"
-        " miniature, or those that the runs of FILE need.",
+        description="Fetch missing raw sources, and update prepared sets with DVC: all sets of"
+        " the miniature, or those that the runs of FILE need.",
     )
     choice.add(parser, sets=False, default=None)
     parser.add_argument(

@@ -21,10 +21,8 @@ def push_parser() -> Parser:
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder of the checkpoint")
     parser.add_argument("name", metavar=NAME, help="repository; created if it does not exist")
-    parser.add_argument(
-        "--public", action="store_true", help="create the repository as a public one"
-    )
-    parser.add_argument("-m", "--message", help="message of the commit")
+    parser.add_argument("--public", action="store_true", help="make a new repository public")
+    parser.add_argument("-m", "--message", help="commit message")
     return parser
 
 

@@ -17,7 +17,7 @@ from d2v.util.errors import UserError, counted
 from d2v.util.outputs import check_new
 
 if TYPE_CHECKING:
-    from d2v.interop.inference import Features, Layers
+    from d2v.interop.hidden_states import Features, Layers
     from d2v.interop.module import Model
     from d2v.params import Decode
 
@@ -36,7 +36,7 @@ def features_parser() -> Parser:
         help="file to write (default: %(default)s)",
     )
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace an earlier file of features"
+        "--overwrite", action="store_true", help="replace an existing features file"
     )
     return parser
 
@@ -100,7 +100,7 @@ def transcribe_parser() -> Parser:
     for name, kind in DECODING.items():
         text = "decoding parameter, only with --lm (default: that of `decode` in parameter files)"
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="NUMBER", help=text)
-    references.add_option(parser, "WER and CER with intervals")
+    references.add_option(parser, "WER and CER")
     return parser
 
 
@@ -153,7 +153,7 @@ def _decode(a: argparse.Namespace) -> "Decode":
 def classify_parser() -> Parser:
     """Argument parser of `d2v classify`."""
     parser = _parser("classify", "print the predicted class of files or texts")
-    references.add_option(parser, "the accuracy, or for numbers the correlations, with intervals")
+    references.add_option(parser, "the accuracy or, for numbers, the correlations")
     return parser
 
 
@@ -213,7 +213,7 @@ def _parser(name: str, text: str) -> Parser:
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="files; for text models, texts or files with one text per line",
+        help="input files; for text models, texts or files with one text per line",
     )
     parser.add_argument("--device", help="device to use (default: cuda if available, else cpu)")
     return parser

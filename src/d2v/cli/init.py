@@ -31,8 +31,8 @@ A project for data2vec experiments, written by `d2v init` (version {version}). I
     d2v status --params params/mini.yaml     show the state of every run
 
 Results are written to `results/`, checkpoints and logs to `work/`. Everything here is yours:
-change, add and remove files as you like. After an update of d2v, `d2v init` writes a new project,
-with which you can compare. Prepared data are not made again then; `dvc repro --force` does it.
+change, add and remove files as you like. After an update of d2v, run `d2v init` for a new project
+to compare with. The update does not prepare the data again; to do so, run `dvc repro --force`.
 """
 IGNORED = "/data/\n/layouts/\n/prepared/\n/work/\n/results/\n/.snakemake/\n/weights/\n"
 

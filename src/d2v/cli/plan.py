@@ -27,7 +27,8 @@ def parser() -> Parser:
     )  # fmt: skip
     parser.add_argument(
         "--measured", type=Path, metavar="FILE",
-        help="benchmark result (benchmarks/results/*.json) to use instead of both options above",
+        help="benchmark result (benchmarks/results/*.json) to use instead of --device and"
+        " --utilisation",
     )  # fmt: skip
     parser.add_argument(
         "--only", nargs="+", metavar="RUN",

@@ -55,8 +55,8 @@ def parser() -> Parser:
     """Argument parser of `d2v probe`."""
     parser = Parser(
         prog="d2v probe",
-        description="probe the frozen features of a checkpoint: k-NN and linear by layer, and a"
-        " linear classifier on a weighted sum of the layers",
+        description="Probe the frozen features of a checkpoint: k-NN and a linear classifier for"
+        " each layer, and a linear classifier on a weighted sum of the layers.",
     )
     parser.add_argument(
         "checkpoint", type=Path, metavar="CKPT", help="checkpoint in any supported format"
@@ -67,14 +67,14 @@ def parser() -> Parser:
     )  # fmt: skip
     parser.add_argument(
         "--splits", nargs=3, default=list(SPLITS), metavar=("TRAIN", "DEV", "TEST"),
-        help="splits to fit, to choose the regularisation on, and to report (default: train dev"
-        " test)",
+        help="splits to fit on, to choose the regularisation on, and to report (default: train"
+        " dev test)",
     )  # fmt: skip
     parser.add_argument("--labels", metavar="LIST", help="list of training examples (default: all)")
     add_layers(parser, "probe")
     parser.add_argument(
         "--positions", choices=("mean", "keep"), default="mean",
-        help="mean over positions, or all positions side by side (default: %(default)s)",
+        help="mean: average over positions; keep: concatenate all positions (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--neighbours", type=int, metavar="K",
@@ -82,7 +82,7 @@ def parser() -> Parser:
     )  # fmt: skip
     parser.add_argument(
         "--c", type=float, nargs="+", metavar="C",
-        help="inverse strengths of regularisation to choose from (default: those of `probe`)",
+        help="inverse regularisation strengths to choose from (default: those of `probe`)",
     )  # fmt: skip
     parser.add_argument("--device", help="device to use (default: cuda if available, else cpu)")
     parser.add_argument("-o", "--out", type=Path, help="file to write, .json or .csv")

@@ -18,8 +18,9 @@ def add_option(parser: Parser, scores: str) -> None:
         "--references",
         type=Path,
         metavar="FILE",
-        help="lines with the name of an input (as printed, or its file name), a tab and what is"
-        f" right; then the last lines of the output, on standard error, are {scores}",
+        help="score the predictions. FILE has one line per input: its name (as printed, or its file"
+        f" name), a tab and the correct answer. The last lines on standard error give {scores},"
+        " with intervals",
     )
 
 

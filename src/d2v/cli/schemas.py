@@ -1,7 +1,7 @@
 """What `--json` prints: one class per command; the reference page is made from them.
 
-`format` is the name and version of a report. A version may gain keys; a key that is removed or
-changes its meaning makes a new version. Undefined numbers are null.
+`format` is the name and version of a report. A version may gain keys; removing a key or
+changing its meaning requires a new version. Undefined numbers are null.
 """
 
 from typing import Literal

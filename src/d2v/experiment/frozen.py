@@ -12,7 +12,7 @@ from d2v import params
 from d2v.data import in_memory, labelled_for
 from d2v.evaluation import probing
 from d2v.interop import inference, matching
-from d2v.interop.inference import Layers, layer_numbers
+from d2v.interop.hidden_states import Layers, Pool, layer_numbers
 from d2v.interop.loading import load
 from d2v.interop.module import Model
 from d2v.util.errors import UserError
@@ -184,7 +184,7 @@ def _features(
     """Features (N, layers, F) of inputs in memory."""
     prefix = model.student.encoder.prefix
     rows = []
-    pool: inference.Pool | None = "mean" if positions == "mean" else None
+    pool: Pool | None = "mean" if positions == "mean" else None
     for found in inference.features(model, inputs, layers, pool, size):
         states = [found.hidden[layer] for layer in layers]
         rows.append([(x if pool else x[prefix:].flatten()).double().numpy() for x in states])

@@ -36,7 +36,7 @@ METRICS = {"classify": ["accuracy"], "regress": ["spearman", "pearson"], "ctc": 
 
 @dataclass(frozen=True)
 class Result:
-    """Outcome of a training: metrics by split and name, as fractions, and the kept checkpoint."""
+    """Result of a training run: metrics by split and name, as fractions, and its checkpoint."""
 
     metrics: dict[str, dict[str, float]]
     checkpoint: Path  # folder that d2v.load reads
@@ -106,12 +106,12 @@ def finetune(
 ) -> Result:
     """Fine-tune a model on labelled data; the best weights on the development data are kept.
 
-    `model` is loaded, or a checkpoint; it is not changed. `train`, `dev` and `test` are pairs of an
-    input and its label (a list, or a table with two columns), or `train` is the folder of a
-    prepared set. `task` is classify, regress or ctc (transcripts) with a general recipe, to which
-    `steps`, `lr` and `batch` belong, or a block of `finetune:`, which says everything itself.
-    Callbacks are called with each line of the log. Files go to the folder `out`, which must not
-    contain a finished run; without it, to a temporary folder. Raises UserError as `d2v run` does.
+    `model` is a loaded model or a checkpoint; it is not changed. `train`, `dev` and `test` are
+    pairs of an input and its label (a list, or a table with two columns), or `train` is the folder
+    of a prepared set. `task` is classify, regress or ctc (transcripts), which use a general recipe
+    with `steps`, `lr` and `batch`, or a complete block of `finetune:`. Callbacks are called with
+    each line of the log. Files are written to the folder `out`, which must not contain a finished
+    run; the default is a temporary folder. Raises UserError as `d2v run` does.
     """
     with named():
         source = model if isinstance(model, Model) else load(model, "cpu")
@@ -149,9 +149,9 @@ def pretrain(
 ) -> Result:
     """Pre-train a model on unlabelled data.
 
-    `recipe` is a block of `pretrain:`, or a parameter file of which `name` is a pre-training.
-    `data` are inputs in memory (as for `features`), or the folder of a prepared set; without it,
-    the set that the file names. The other arguments are those of `finetune`.
+    `recipe` is a block of `pretrain:`, or a parameter file, in which `name` is one of its
+    pre-training runs. `data` are inputs in memory (as for `features`) or the folder of a prepared
+    set; the default is the set that the file names. The other arguments are those of `finetune`.
     """
     with named():
         if isinstance(recipe, str | Path):

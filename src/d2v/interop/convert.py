@@ -80,7 +80,7 @@ def describe(content: "Content") -> str:
 
 def parser() -> Parser:
     """Command line of `d2v convert`."""
-    top = Parser(prog="d2v convert", description=__doc__.split("\n")[0].split(": ")[1])
+    top = Parser(prog="d2v convert", description="Convert a checkpoint to another format.")
     top.add_argument("source", type=Path, metavar="SRC", help="checkpoint file or folder")
     top.add_argument(
         "--to",

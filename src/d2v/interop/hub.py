@@ -85,8 +85,8 @@ def push(
 ) -> str:
     """Publish a folder that `d2v convert` wrote on the Hugging Face hub; returns its address.
 
-    The repository is created if it does not exist, by default as a private one. All files arrive in
-    one commit, or none; a folder without README.md gets the model card of an export. Raises
+    The repository is created if it does not exist, by default as a private one. One commit
+    publishes all files or none; a folder without README.md gets the model card of an export. Raises
     UserError for a folder that is no checkpoint or has files that do not belong to one, and for
     errors of the hub.
     """

@@ -19,7 +19,7 @@ from d2v.model.transformer import Kept
 from d2v.util.errors import UserError
 
 if TYPE_CHECKING:
-    from d2v.interop.inference import Features, Inputs, Layers, Pool
+    from d2v.interop.hidden_states import Features, Inputs, Layers, Pool
 
 BACKBONE = "teacher.backbone."
 
@@ -55,6 +55,11 @@ class Model(nn.Module):
         return self.content.inputs
 
     @property
+    def prefix(self) -> int:
+        """Number of leading positions that stand for no part of the input: the class token."""
+        return int(self.student.encoder.prefix)
+
+    @property
     def provenance(self) -> dict[str, Any]:
         """Origin of the weights, as far as the checkpoint records it."""
         return self.content.provenance
@@ -87,9 +92,9 @@ class Model(nn.Module):
         progress: bool = False,
     ) -> Iterator["Features"]:
         """Hidden states and logits of each input; see `d2v.features`."""
-        from d2v.interop.inference import features
+        from d2v.interop.hidden_states import hidden_states
 
-        return features(self, inputs, layers, pool, batch_size, progress)
+        return hidden_states(self, inputs, layers, pool, batch_size, progress)
 
     @torch.inference_mode()
     def hidden(
