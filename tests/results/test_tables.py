@@ -14,7 +14,7 @@ import pytest
 
 from d2v import params
 from d2v.experiment import runs
-from d2v.results import cells, collect, layout, tables, verdicts
+from d2v.results import cells, collect, entries, layout, rows, tables, verdicts
 from d2v.results.statistics import Estimate, estimate, welch
 from d2v.util.errors import UserError
 
@@ -460,9 +460,9 @@ def test_console_says_once_that_rows_rest_on_one_pretraining(experiment, results
 
 
 def test_a_small_error_is_not_shown_as_none():
-    assert layout.spread_text(0.04) == "<0.1"
-    assert layout.spread_text(0.0) == "0.0"
-    assert layout.spread_text(0.05) == "0.1"
+    assert entries.spread_text(0.04) == "<0.1"
+    assert entries.spread_text(0.0) == "0.0"
+    assert entries.spread_text(0.05) == "0.1"
 
 
 # --- at the paper's scale: reproduced rows beside reported ones ---------------------------------
@@ -643,5 +643,5 @@ def test_every_row_of_its_own_is_compared_where_it_has_runs(tmp_path):
         [f"{first} − {mine}", columns[0]],
         [f"{second} − {mine}", columns[1]],
     ]
-    rows = {row.name: row.entries for row in layout.measured(table, table.columns).rows}
-    assert rows[f"{second} − {scratch}"][0].text == ""
+    by_name = {row.name: row.entries for row in rows.measured(table, table.columns).rows}
+    assert by_name[f"{second} − {scratch}"][0].text == ""

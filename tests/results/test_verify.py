@@ -12,7 +12,7 @@ from d2v import params
 from d2v.cli import commands as cli
 from d2v.evaluation.predictions import Prediction, score, write_predictions
 from d2v.experiment import runs
-from d2v.results import collect, compare, layout, statistics, tables, verify
+from d2v.results import collect, compare, layout, rows, statistics, tables, verify
 from d2v.util.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -122,7 +122,7 @@ def test_a_cell_of_one_run_has_an_interval_over_examples(
     experiment: params.Experiment, results: Path
 ) -> None:
     images = next(t for t in collect.collect(experiment, results, REPORTED) if t.name == "imagenet")
-    grid = layout.measured(images, layout.scores(images))
+    grid = rows.measured(images, rows.scores(images))
     assert "[" in grid.rows[0].entries[0].text
     assert "(n=1)" in grid.rows[0].entries[0].text
     assert "95 % interval over the examples" in layout.document(images).sections[0].paragraphs[0]

@@ -1,6 +1,5 @@
 """`d2v compare`: two runs on the same examples, or two arms over their seeds."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,7 @@ from d2v.util.arguments import Parser
 
 if TYPE_CHECKING:
     from d2v.cli.schemas import CompareReport
+    from d2v.cli.schemas import Side as Shown
     from d2v.results.compare import Outcome, Side
 
 
@@ -52,7 +52,7 @@ def _report(found: "Outcome", of_arms: bool) -> "CompareReport":
 
     difference = None
     if found.difference is not None:
-        difference = schemas.DifferenceOfSides(**_finite(asdict(found.difference)))
+        difference = schemas.DifferenceOfSides(**asdict(found.difference))
     winners: dict[str, Any] = {"A is better": "a", "B is better": "b"}
     return schemas.CompareReport(
         of="arms" if of_arms else "runs",
@@ -68,15 +68,13 @@ def _report(found: "Outcome", of_arms: bool) -> "CompareReport":
     )
 
 
-def _side(side: "Side") -> Any:
+def _side(side: "Side") -> "Shown":
     from d2v.cli.schemas import Side as Shown
 
-    values = _finite({"value": side.value, "low": side.low, "high": side.high})
-    return Shown(folder=str(side.folder), seeds=list(side.seeds), **values)
-
-
-def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in values.items()
-    }
+    return Shown(
+        folder=str(side.folder),
+        value=side.value,
+        low=side.low,
+        high=side.high,
+        seeds=list(side.seeds),
+    )

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from d2v import params
-from d2v.interop.names import Pair
+from d2v.interop.names import Pair, affine, one
 
 PREFIX = {"speech": "data2vec_audio.", "vision": "data2vec_vision.", "text": "data2vec_text."}
 # parameters that do not affect hidden states: pooling belongs to a head
@@ -62,7 +62,7 @@ def head(kind: str, task: params.Task) -> list[Pair]:
         shape = (task.pool, task.norm, task.hidden)
     found = _HEADS.get((kind, task.kind, *shape))
     if found is not None:
-        return [pair for ours, theirs in found for pair in _affine(f"head.{ours}", theirs)]
+        return [pair for ours, theirs in found for pair in affine(f"head.{ours}", theirs)]
     how = " (pool {}, norm {}, hidden {})".format(*shape) if shape else ""
     raise ValueError(f"Hugging Face's {kind} models have no head for task.kind {task.kind}{how}")
 
@@ -106,14 +106,6 @@ def _expressible(encoder: params.Encoder, backbone: params.Backbone) -> None:
 # --- the table --------------------------------------------------------------------------------
 
 
-def _affine(ours: str, theirs: str) -> list[Pair]:
-    return [Pair(f"{ours}.{part}", (f"{theirs}.{part}",)) for part in ("weight", "bias")]
-
-
-def _one(ours: str, theirs: str) -> list[Pair]:
-    return [Pair(ours, (theirs,))]
-
-
 def _attention(ours: str, theirs: str, parts: tuple[str, str, str], biases: str) -> list[Pair]:
     """Pairs of an attention layer, whose query, key and value are one matrix here.
 
@@ -122,78 +114,78 @@ def _attention(ours: str, theirs: str, parts: tuple[str, str, str], biases: str)
     pairs = [Pair(f"{ours}.qkv.weight", tuple(f"{theirs}.{part}.weight" for part in parts))]
     for x, part in zip("qkv", parts, strict=True):
         if x in biases:
-            pairs += _one(f"{ours}.{x}_bias", f"{theirs}.{part}.bias")
+            pairs += one(f"{ours}.{x}_bias", f"{theirs}.{part}.bias")
     return pairs
 
 
 def _audio(encoder: params.WaveEncoder, backbone: params.Backbone) -> list[Pair]:
-    pairs = _one("encoder.mask_embedding", "masked_spec_embed")
+    pairs = one("encoder.mask_embedding", "masked_spec_embed")
     for i in range(len(encoder.conv_layers)):
         theirs = f"feature_extractor.conv_layers.{i}"
-        pairs += _one(f"encoder.features.convs.{i}.weight", f"{theirs}.conv.weight")
-        pairs += _affine(f"encoder.features.norms.{i}", f"{theirs}.layer_norm")
-    pairs += _affine("encoder.features.norm", "feature_projection.layer_norm")
-    pairs += _affine("encoder.features.projection", "feature_projection.projection")
+        pairs += one(f"encoder.features.convs.{i}.weight", f"{theirs}.conv.weight")
+        pairs += affine(f"encoder.features.norms.{i}", f"{theirs}.layer_norm")
+    pairs += affine("encoder.features.norm", "feature_projection.layer_norm")
+    pairs += affine("encoder.features.projection", "feature_projection.projection")
     for i in range(encoder.position_depth):
         theirs = f"encoder.pos_conv_embed.layers.{i}.conv"
-        pairs += _affine(f"encoder.positions.convs.{i}", theirs)
-    pairs += _affine("encoder.norm", "encoder.layer_norm")
+        pairs += affine(f"encoder.positions.convs.{i}", theirs)
+    pairs += affine("encoder.norm", "encoder.layer_norm")
     for i in range(backbone.depth):
         ours, theirs = f"backbone.blocks.{i}", f"encoder.layers.{i}"
         parts = ("q_proj", "k_proj", "v_proj")
         pairs += _attention(f"{ours}.attention", f"{theirs}.attention", parts, "qkv")
-        pairs += _affine(f"{ours}.attention.out", f"{theirs}.attention.out_proj")
-        pairs += _affine(f"{ours}.norm1", f"{theirs}.layer_norm")
-        pairs += _affine(f"{ours}.fc1", f"{theirs}.feed_forward.intermediate_dense")
-        pairs += _affine(f"{ours}.fc2", f"{theirs}.feed_forward.output_dense")
-        pairs += _affine(f"{ours}.norm2", f"{theirs}.final_layer_norm")
+        pairs += affine(f"{ours}.attention.out", f"{theirs}.attention.out_proj")
+        pairs += affine(f"{ours}.norm1", f"{theirs}.layer_norm")
+        pairs += affine(f"{ours}.fc1", f"{theirs}.feed_forward.intermediate_dense")
+        pairs += affine(f"{ours}.fc2", f"{theirs}.feed_forward.output_dense")
+        pairs += affine(f"{ours}.norm2", f"{theirs}.final_layer_norm")
     return pairs
 
 
 def _text(backbone: params.Backbone) -> list[Pair]:
     pairs = [
-        *_one("encoder.features.weight", _WORDS),
-        *_one("encoder.positions.weight", "embeddings.position_embeddings.weight"),
-        *_affine("encoder.norm", "embeddings.LayerNorm"),
+        *one("encoder.features.weight", _WORDS),
+        *one("encoder.positions.weight", "embeddings.position_embeddings.weight"),
+        *affine("encoder.norm", "embeddings.LayerNorm"),
     ]
     for i in range(backbone.depth):
         ours, theirs = f"backbone.blocks.{i}", f"encoder.layer.{i}"
         parts = ("query", "key", "value")
         pairs += _attention(f"{ours}.attention", f"{theirs}.attention.self", parts, "qkv")
-        pairs += _affine(f"{ours}.attention.out", f"{theirs}.attention.output.dense")
-        pairs += _affine(f"{ours}.norm1", f"{theirs}.attention.output.LayerNorm")
-        pairs += _affine(f"{ours}.fc1", f"{theirs}.intermediate.dense")
-        pairs += _affine(f"{ours}.fc2", f"{theirs}.output.dense")
-        pairs += _affine(f"{ours}.norm2", f"{theirs}.output.LayerNorm")
+        pairs += affine(f"{ours}.attention.out", f"{theirs}.attention.output.dense")
+        pairs += affine(f"{ours}.norm1", f"{theirs}.attention.output.LayerNorm")
+        pairs += affine(f"{ours}.fc1", f"{theirs}.intermediate.dense")
+        pairs += affine(f"{ours}.fc2", f"{theirs}.output.dense")
+        pairs += affine(f"{ours}.norm2", f"{theirs}.output.LayerNorm")
     return pairs
 
 
 def _vision(encoder: params.PatchEncoder, backbone: params.Backbone) -> list[Pair]:
     pairs = [
-        *_one("encoder.cls", "embeddings.cls_token"),
-        *_one("encoder.mask_embedding", "embeddings.mask_token"),
-        *_affine("encoder.features", "embeddings.patch_embeddings.projection"),
+        *one("encoder.cls", "embeddings.cls_token"),
+        *one("encoder.mask_embedding", "embeddings.mask_token"),
+        *affine("encoder.features", "embeddings.patch_embeddings.projection"),
     ]
     if encoder.absolute_positions:
-        pairs += _one("encoder.positions", "embeddings.position_embeddings")
+        pairs += one("encoder.positions", "embeddings.position_embeddings")
     if backbone.position_bias.kind == "shared_2d":
         theirs = "encoder.relative_position_bias.relative_position_bias_table"
-        pairs += _one("backbone.position_bias.table", theirs)
+        pairs += one("backbone.position_bias.table", theirs)
     for i in range(backbone.depth):
         ours, theirs = f"backbone.blocks.{i}", f"encoder.layer.{i}"
         if backbone.layer_scale is not None:
-            pairs += _one(f"{ours}.gamma1", f"{theirs}.lambda_1")
-            pairs += _one(f"{ours}.gamma2", f"{theirs}.lambda_2")
+            pairs += one(f"{ours}.gamma1", f"{theirs}.lambda_1")
+            pairs += one(f"{ours}.gamma2", f"{theirs}.lambda_2")
         parts = ("query", "key", "value")
         pairs += _attention(f"{ours}.attention", f"{theirs}.attention.attention", parts, "qv")
         if backbone.position_bias.kind == "per_layer_2d":
             table = "relative_position_bias.relative_position_bias_table"
             table = f"{theirs}.attention.attention.{table}"
-            pairs += _one(f"{ours}.attention.position_bias.table", table)
-        pairs += _affine(f"{ours}.attention.out", f"{theirs}.attention.output.dense")
-        pairs += _affine(f"{ours}.norm1", f"{theirs}.layernorm_before")
-        pairs += _affine(f"{ours}.fc1", f"{theirs}.intermediate.dense")
-        pairs += _affine(f"{ours}.fc2", f"{theirs}.output.dense")
-        pairs += _affine(f"{ours}.norm2", f"{theirs}.layernorm_after")
+            pairs += one(f"{ours}.attention.position_bias.table", table)
+        pairs += affine(f"{ours}.attention.out", f"{theirs}.attention.output.dense")
+        pairs += affine(f"{ours}.norm1", f"{theirs}.layernorm_before")
+        pairs += affine(f"{ours}.fc1", f"{theirs}.intermediate.dense")
+        pairs += affine(f"{ours}.fc2", f"{theirs}.output.dense")
+        pairs += affine(f"{ours}.norm2", f"{theirs}.layernorm_after")
     # a model with mean pooling has its norm in the head instead
-    return pairs + (_affine("backbone.norm", "layernorm") if backbone.final_norm else [])
+    return pairs + (affine("backbone.norm", "layernorm") if backbone.final_norm else [])

@@ -5,8 +5,9 @@ from dataclasses import replace
 from d2v.results.cells import Table
 from d2v.results.columns import aligned
 from d2v.results.grid import Grid
-from d2v.results.layout import WIDE, document, gains, measured, reported_grid, scores
+from d2v.results.layout import WIDE, document, gains
 from d2v.results.protocol import partial_notes
+from d2v.results.rows import measured, reported_grid, scores
 
 PAPER = "arXiv:2202.03555"  # how sources of data2vec's own values begin in reported.csv
 

@@ -10,10 +10,12 @@ from d2v.params import Experiment
 from d2v.results.cells import Cell, Table
 from d2v.results.collect import REPORTED, collect
 from d2v.results.console import console
+from d2v.results.entries import UNDEFINED
 from d2v.results.html import page
 from d2v.results.latex import latex, main_file
-from d2v.results.layout import ONE_PRETRAINING, UNDEFINED, document, label, on_one_pretraining
+from d2v.results.layout import ONE_PRETRAINING, document, on_one_pretraining
 from d2v.results.markdown import markdown
+from d2v.results.rows import label
 from d2v.results.verdicts import answers
 from d2v.util.files import write_text
 

@@ -5,10 +5,10 @@ import re
 from itertools import pairwise
 
 from d2v.results.cells import Cell, Table
-from d2v.results.layout import reported_grid, scores
 from d2v.results.page import svg
 from d2v.results.page.marks import marked, spanned, upright
 from d2v.results.page.svg import WIDTH, Chart, Scale, fitted, mark, words
+from d2v.results.rows import reported_grid, scores
 from d2v.results.wording import TITLES, number
 
 AMOUNT = re.compile(r"^\d+ (min|h)$")  # amount of labelled speech, as in the paper's column heads

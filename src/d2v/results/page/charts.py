@@ -8,10 +8,10 @@ from itertools import chain
 
 from d2v.evaluation.metrics import METRICS
 from d2v.results.cells import AVERAGE, INPUT, OURS, SCRATCH, Column, Table
-from d2v.results.layout import scores
 from d2v.results.page import svg
 from d2v.results.page.marks import Mark, drawn, marked, spanned
 from d2v.results.page.svg import WIDTH, Chart, fitted, words
+from d2v.results.rows import scores
 from d2v.results.wording import number
 
 GROUPS = 4  # table columns per chart

@@ -10,7 +10,7 @@ from d2v.experiment.run import Run
 from d2v.experiment.task_runs import DecodeRun
 from d2v.params import Finetune
 from d2v.results.cells import AVERAGE, INPUT, SCRATCH, Column, Table
-from d2v.results.layout import metric_of
+from d2v.results.entries import metric_of
 from d2v.results.page import svg
 from d2v.results.page.marks import Mark, marked, spanned, upright
 from d2v.results.page.records import Record

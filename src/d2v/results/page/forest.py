@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from d2v.results.cells import Gain, Table
-from d2v.results.layout import metric_of
+from d2v.results.entries import metric_of
 from d2v.results.page.svg import Scale, fitted, tag
 from d2v.results.protocol import NONE, PARTIAL
 from d2v.results.verdicts import (
