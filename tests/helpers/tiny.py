@@ -1,6 +1,6 @@
 """A task of a few hundred parameters with dropout, skipped blocks and a teacher-like buffer.
 
-As a script it trains in the folder given, in one process or under torchrun.
+As a script it trains in the folders given, one after the other, in one process or under torchrun.
 """
 
 import argparse
@@ -135,19 +135,21 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("work", type=Path)
+    parser.add_argument("works", type=Path, nargs="+")
     parser.add_argument("--skip", type=float, default=0.0)
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--pause", type=float, default=0.0)
     parser.add_argument("--told", type=int)
-    parser.add_argument("--train", type=json.loads, default={})
+    parser.add_argument("--train", type=json.loads, action="append", help="once for each folder")
     parser.add_argument("--optimiser", type=json.loads, default={})
     a = parser.parse_args()
-    task = Tiny(a.dropout, a.skip, a.pause)
-    task.told = a.told
     signal.signal(signal.SIGUSR1, lambda *_: None)
-    summary = train(a.work, task, optimiser=OPTIMISER.model_copy(update=a.optimiser), **a.train)
-    print(f"finished {summary.steps}\n", end="", flush=True)  # one write: ranks share the pipe
+    for work, options in zip(a.works, a.train, strict=True):
+        task = Tiny(a.dropout, a.skip, a.pause)
+        task.told = a.told
+        optimiser = OPTIMISER.model_copy(update=a.optimiser)
+        summary = train(work, task, optimiser=optimiser, **options)
+        print(f"finished {summary.steps}\n", end="", flush=True)  # one write: ranks share the pipe
 
 
 if __name__ == "__main__":

@@ -10,21 +10,29 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import Tiny, equal
+from tiny import OPTIMISER, Tiny, equal, train
 
 from d2v.training import checkpoint, distributed, log
 
 TINY = Path(__file__).parents[1] / "helpers" / "tiny.py"
-PROCESSES = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+DROPS = ("--dropout", "0.2", "--skip", "0.4")
+PROCESSES = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
-def run(work: Path, processes: int, *options: str, **train: Any) -> str:
-    launcher = [sys.executable] if processes == 1 else [*PROCESSES, str(processes)]
-    command = [*launcher, str(TINY), str(work), "--train", json.dumps(train), *options]
+def two(works: dict[Path, dict[str, Any]], *options: str) -> str:
+    """Train in these folders with these settings, in two processes; what they said."""
+    command = [*PROCESSES, str(TINY), *map(str, works), *options]
+    for settings in works.values():
+        command += ["--train", json.dumps(settings)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         command, env=environment, check=True, capture_output=True, text=True
     ).stdout
+
+
+def dropping() -> Tiny:
+    """The task of DROPS."""
+    return Tiny(dropout=0.2, skip=0.4)
 
 
 def losses(work: Path) -> list[float]:
@@ -51,51 +59,48 @@ def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 def test_two_processes_equal_one_with_accumulation(tmp_path: Path) -> None:
     # dropout and skipped blocks included: they depend on the micro-batch, not on the process
-    options = ("--dropout", "0.2", "--skip", "0.4")
     portions = {"steps": 24, "batch": 8, "micro_batch": 2}
-    said = run(tmp_path / "two", 2, *options, **portions)
+    said = two({tmp_path / "two": portions}, *DROPS)
     assert said.count("batch 8 = 2 (micro) x 2 (accumulation) x 2 (processes)") == 1
-    run(tmp_path / "one", 1, *options, **portions)
+    train(tmp_path / "one", dropping(), **portions)
     assert len(losses(tmp_path / "one")) == 24
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-6)
     assert said.count("finished 24") == 2
     # a finished run is seen as finished by every process
-    assert run(tmp_path / "two", 2, *options, **portions).count("finished 24") == 2
+    assert two({tmp_path / "two": portions}, *DROPS).count("finished 24") == 2
 
 
 @pytest.mark.slow
 def test_two_processes_with_bfloat16_weights_stay_together(tmp_path: Path) -> None:
     """Gradients are exchanged in bfloat16, once per update; the weights stay float32."""
     portions = {"steps": 8, "batch": 8, "micro_batch": 2, "precision": "bfloat16"}
-    said = run(tmp_path / "two", 2, **portions)
+    said = two({tmp_path / "two": portions})
     assert "bfloat16 with float32 weights" in said
-    run(tmp_path / "one", 1, **portions)
+    train(tmp_path / "one", Tiny(), **portions)
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=3e-2)
 
 
 @pytest.mark.slow
 def test_two_processes_equal_one_in_batches_by_length(tmp_path: Path) -> None:
-    options = ("--dropout", "0.2", "--skip", "0.4")
     settings = {"steps": 20, "sized": {"size": 12, "micro_batches": 4}}
-    said = run(tmp_path / "two", 2, *options, **settings)
+    said = two({tmp_path / "two": settings}, *DROPS)
     assert "x 2 (accumulation) x 2 (processes)" in said
-    run(tmp_path / "one", 1, *options, **settings)
+    train(tmp_path / "one", dropping(), **settings)
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-6)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "optimiser",
-    ["{}", '{"missing_gradients": "zero", "eps_before_correction": true}'],
+    "changed",
+    [{}, {"missing_gradients": "zero", "eps_before_correction": True}],
     ids=["torch", "fairseq"],
 )
 def test_sharded_moments_change_nothing_and_are_whole_in_the_checkpoint(
-    tmp_path: Path, optimiser: str
+    tmp_path: Path, changed: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ("--dropout", "0.2", "--skip", "0.4", "--optimiser", optimiser)
-    half = {"steps": 24, "batch": 8, "micro_batch": 2, "checkpoint_every": 10}
-    run(tmp_path / "whole", 2, *options, **half)
-    run(tmp_path / "shared", 2, *options, **half, shard=True)
+    options = (*DROPS, "--optimiser", json.dumps(changed))
+    half = {"steps": 24, "batch": 8, "micro_batch": 2, "checkpoint_every": 10, "shard": False}
+    two({tmp_path / "whole": half, tmp_path / "shared": {**half, "shard": True}}, *options)
     assert losses(tmp_path / "shared") == losses(tmp_path / "whole")
     for step in (20, 24):
         a, b = (
@@ -111,11 +116,16 @@ def test_sharded_moments_change_nothing_and_are_whole_in_the_checkpoint(
 
     # goes on with shares, without, and in one process
     shutil.rmtree(tmp_path / "shared" / "checkpoints" / "step-24")
-    for processes, shard in ((2, True), (2, False), (1, True)):
-        work = tmp_path / f"{processes}-{shard}"
+    works = {name: tmp_path / name for name in ("shares", "without", "one")}
+    for work in works.values():
         shutil.copytree(tmp_path / "shared", work)
-        said = run(work, processes, *options, **half, shard=shard)
-        assert "resuming after step 20 of 24" in said
+    further = {works["shares"]: {**half, "shard": True}, works["without"]: half}
+    assert two(further, *options).count("resuming after step 20 of 24") == 2
+    capsys.readouterr()
+    optimiser = OPTIMISER.model_copy(update=changed)
+    train(works["one"], dropping(), optimiser=optimiser, **{**half, "shard": True})
+    assert "resuming after step 20 of 24" in capsys.readouterr().out
+    for work in works.values():
         assert losses(work) == pytest.approx(losses(tmp_path / "whole"), rel=1e-6)
 
 
@@ -123,9 +133,9 @@ def test_sharded_moments_change_nothing_and_are_whole_in_the_checkpoint(
 def test_one_process_that_is_told_to_end_makes_all_save(tmp_path: Path) -> None:
     """The one that was told is not the one that writes; a handler lets it live, as submitit's."""
     portions = {"steps": 300, "batch": 8, "micro_batch": 2, "checkpoint_every": 1000, "shard": True}
-    said = run(tmp_path / "told", 2, "--told", "13", **portions)
+    said = two({tmp_path / "told": portions}, "--told", "13")
     assert "stopping: checkpoint saved after step 13" in said
-    run(tmp_path / "left", 2, **portions)
+    two({tmp_path / "left": portions})
     assert losses(tmp_path / "told") == losses(tmp_path / "left")
 
 

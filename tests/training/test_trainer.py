@@ -210,7 +210,7 @@ def test_killed_processes_give_the_same_curve(tmp_path: Path) -> None:
     settings = json.dumps({"steps": 120, "checkpoint_every": 10})
     command = [sys.executable, str(TINY), "--train", settings, "--dropout", "0.2", "--skip", "0.3"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, str(tmp_path / "whole")], env=environment, check=True)
+    train(tmp_path / "whole", Tiny(dropout=0.2, skip=0.3), steps=120, checkpoint_every=10)
 
     work = tmp_path / "killed"
     for wanted in (10, 70):  # kill as soon as the checkpoint appears, that is in a later step
@@ -222,7 +222,7 @@ def test_killed_processes_give_the_same_curve(tmp_path: Path) -> None:
             time.sleep(0.003)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
-    subprocess.run([*command, str(work)], env=environment, check=True)
+    train(work, Tiny(dropout=0.2, skip=0.3), steps=120, checkpoint_every=10)
 
     assert [line["step"] for line in curve(work)] == list(range(1, 121))
     assert curve(work) == curve(tmp_path / "whole")
