@@ -119,9 +119,6 @@ class Job:
             )
         with _uncollected():
             from d2v.experiment import execute
-
-            if run.kind != "decode" and not run.released:
-                import torch._dynamo  # noqa: F401 - by any optimiser of PyTorch, but only later
         if self.stage is not None:
             staging.stage([run.prepared / name for name in run.datasets], self.stage)
         execute.execute(run)
