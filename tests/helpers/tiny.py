@@ -146,7 +146,7 @@ def main() -> None:
     signal.signal(signal.SIGUSR1, lambda *_: None)
     for work, options in zip(a.works, a.train, strict=True):
         task = Tiny(a.dropout, a.skip, a.pause)
-        task.told = a.told
+        task.told = a.told if work == a.works[-1] else None
         optimiser = OPTIMISER.model_copy(update=a.optimiser)
         summary = train(work, task, optimiser=optimiser, **options)
         print(f"finished {summary.steps}\n", end="", flush=True)  # one write: ranks share the pipe

@@ -19,8 +19,16 @@ DROPS = ("--dropout", "0.2", "--skip", "0.4")
 PROCESSES = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
+PORTIONS = {"steps": 24, "batch": 8, "micro_batch": 2}
+BY_LENGTH = {"steps": 20, "sized": {"size": 12, "micro_batches": 4}}
+BFLOAT16 = {"steps": 8, "batch": 16, "micro_batch": 4, "precision": "bfloat16"}
+
+
 def two(works: dict[Path, dict[str, Any]], *options: str) -> str:
-    """Train in these folders with these settings, in two processes; what they said."""
+    """Train in these folders with these settings, in two processes; what they said.
+
+    It is done in one launch, which computes for fifteen seconds before the first step.
+    """
     command = [*PROCESSES, str(TINY), *map(str, works), *options]
     for settings in works.values():
         command += ["--train", json.dumps(settings)]
@@ -56,37 +64,46 @@ def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
     distributed.leave()
 
 
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Folder of trainings of two processes, and what they said."""
+    root = tmp_path_factory.mktemp("two")
+    trainings = {"portions": PORTIONS, "length": BY_LENGTH, "bfloat16": BFLOAT16}
+    return root, two({root / name: settings for name, settings in trainings.items()}, *DROPS)
+
+
 @pytest.mark.slow
-def test_two_processes_equal_one_with_accumulation(tmp_path: Path) -> None:
+def test_two_processes_equal_one_with_accumulation(done: tuple[Path, str], tmp_path: Path) -> None:
     # dropout and skipped blocks included: they depend on the micro-batch, not on the process
-    portions = {"steps": 24, "batch": 8, "micro_batch": 2}
-    said = two({tmp_path / "two": portions}, *DROPS)
+    root, said = done
     assert said.count("batch 8 = 2 (micro) x 2 (accumulation) x 2 (processes)") == 1
-    train(tmp_path / "one", dropping(), **portions)
+    train(tmp_path / "one", dropping(), **PORTIONS)
     assert len(losses(tmp_path / "one")) == 24
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-6)
+    assert losses(root / "portions") == pytest.approx(losses(tmp_path / "one"), rel=1e-6)
     assert said.count("finished 24") == 2
     # a finished run is seen as finished by every process
-    assert two({tmp_path / "two": portions}, *DROPS).count("finished 24") == 2
+    assert two({root / "portions": PORTIONS}, *DROPS).count("finished 24") == 2
 
 
 @pytest.mark.slow
-def test_two_processes_with_bfloat16_weights_stay_together(tmp_path: Path) -> None:
+def test_two_processes_with_bfloat16_weights_stay_together(
+    done: tuple[Path, str], tmp_path: Path
+) -> None:
     """Gradients are exchanged in bfloat16, once per update; the weights stay float32."""
-    portions = {"steps": 8, "batch": 8, "micro_batch": 2, "precision": "bfloat16"}
-    said = two({tmp_path / "two": portions})
+    root, said = done
     assert "bfloat16 with float32 weights" in said
-    train(tmp_path / "one", Tiny(), **portions)
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=3e-2)
+    train(tmp_path / "one", dropping(), **BFLOAT16)
+    assert losses(root / "bfloat16") == pytest.approx(losses(tmp_path / "one"), rel=3e-2)
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one_in_batches_by_length(tmp_path: Path) -> None:
-    settings = {"steps": 20, "sized": {"size": 12, "micro_batches": 4}}
-    said = two({tmp_path / "two": settings}, *DROPS)
-    assert "x 2 (accumulation) x 2 (processes)" in said
-    train(tmp_path / "one", dropping(), **settings)
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-6)
+def test_two_processes_equal_one_in_batches_by_length(
+    done: tuple[Path, str], tmp_path: Path
+) -> None:
+    root, said = done
+    assert "at most 12 samples or tokens (micro) x 2 (accumulation) x 2 (processes)" in said
+    train(tmp_path / "one", dropping(), **BY_LENGTH)
+    assert losses(root / "length") == pytest.approx(losses(tmp_path / "one"), rel=1e-6)
 
 
 @pytest.mark.slow
@@ -133,9 +150,8 @@ def test_sharded_moments_change_nothing_and_are_whole_in_the_checkpoint(
 def test_one_process_that_is_told_to_end_makes_all_save(tmp_path: Path) -> None:
     """The one that was told is not the one that writes; a handler lets it live, as submitit's."""
     portions = {"steps": 300, "batch": 8, "micro_batch": 2, "checkpoint_every": 1000, "shard": True}
-    said = two({tmp_path / "told": portions}, "--told", "13")
+    said = two({tmp_path / "left": portions, tmp_path / "told": portions}, "--told", "13")
     assert "stopping: checkpoint saved after step 13" in said
-    two({tmp_path / "left": portions})
     assert losses(tmp_path / "told") == losses(tmp_path / "left")
 
 
