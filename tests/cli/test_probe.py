@@ -63,6 +63,7 @@ def by_transformers(checkpoint: Path, pictures: Path, split: str) -> tuple[np.nd
     return np.array(rows), classes
 
 
+@pytest.mark.slow
 def test_a_hugging_face_folder_scores_what_scikit_learn_gives(
     own: Path, pictures: Path, prepared: Path, tmp_path: Path, capsys
 ) -> None:

@@ -9,6 +9,7 @@ import trajectory
 from d2v.training import log
 
 
+@pytest.mark.slow
 @pytest.mark.smoke
 @pytest.mark.parametrize("kind", trajectory.KINDS)
 def test_it_trains(kind: str, small_prepared: Path, tmp_path: Path) -> None:

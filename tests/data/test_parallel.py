@@ -29,6 +29,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["starts", "works"])
 def test_ctrl_c_prints_no_traceback_of_a_worker(tmp_path: Path, when: str) -> None:
     script = tmp_path / "script.py"

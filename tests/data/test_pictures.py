@@ -115,6 +115,7 @@ def smooth(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [3, 1])
 @pytest.mark.parametrize(("view", "train"), [(SMALL, True), (JITTER, True), (RESIZE, False)])
 def test_large_jpeg_files_are_decoded_smaller(

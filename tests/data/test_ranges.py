@@ -61,6 +61,7 @@ def test_levels_pass_through_columns_unchanged(prepared: Path) -> None:
         assert (data.levels[0][row], data.levels[1][row]) == sound.level(wave)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("view", [WAVE_VIEW, CROPPED])
 @pytest.mark.parametrize("name", ["flac", "pcm"])

@@ -72,6 +72,7 @@ def test_features_are_those_of_the_blocks(student: Student) -> None:
     assert np.allclose(mean[:, 2], found.values[:, 2].reshape(10, 9, 16).mean(1), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_probes_equal_scikit_learns(student: Student) -> None:
     sets = [Drawn(n, seed) for seed, n in enumerate((80, 60, 60))]
     train, dev, test = (probing.features(student, data, "keep") for data in sets)

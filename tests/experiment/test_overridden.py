@@ -31,6 +31,7 @@ def test_the_file_gives_the_same_experiment() -> None:
     assert path.stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", sorted((ROOT / "params").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_file_of_the_project_survives(file: Path) -> None:
     if file.stem == "cluster":

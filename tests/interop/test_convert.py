@@ -48,6 +48,7 @@ def equal(a, b) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[n], right[n]) for n in left)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pretrain/speech/seed0", RUNS["speech"], RUNS["text"]])
 def test_a_runs_checkpoint_loads_and_converts(runs, tmp_path, monkeypatch, name):
     monkeypatch.chdir(runs)

@@ -281,6 +281,7 @@ def test_another_normalisation_than_the_checkpoints_is_refused(
     assert not (done / "results" / "halves" / "runs" / RUNS[1]).exists()
 
 
+@pytest.mark.slow
 def test_fine_tuning_on_another_tokenizer_is_refused(
     done: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -169,6 +169,7 @@ def test_without_a_processor_nothing_is_taken_for_granted(folder: Path) -> None:
         list(d2v.features(d2v.load(folder), images(folder)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SETTINGS)
 def test_an_export_says_the_same(folder: Path, tmp_path: Path, name: str) -> None:
     processor = transformers.BeitImageProcessor(**SETTINGS[name])

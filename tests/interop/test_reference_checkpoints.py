@@ -56,6 +56,7 @@ def test_predictions_and_targets_are_those_of_the_reference(tmp_path, name):
     assert (out.target - made.tensors["step0.target"]).abs().max() < GOLDEN
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_hidden_states_are_those_of_hugging_faces_model(tmp_path, name):
     transformers = pytest.importorskip("transformers")
@@ -217,6 +218,7 @@ def with_objects(config):
     return SimpleNamespace(args=None, cfg=config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [as_namespace, as_omegaconf, with_objects])
 @pytest.mark.parametrize("zipped", [True, False])
 def test_configurations_are_read_as_plain_data(tmp_path, form, zipped):

@@ -27,6 +27,7 @@ def counted(run: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", tiny_models.KINDS)
 @torch.no_grad()
 def test_the_parts_of_a_step_are_those_that_run(kind: str) -> None:

@@ -18,6 +18,7 @@ def sizes(name: str) -> dict[str, tuple[float | None, bool]]:
     return plan.disk(experiment, plan.plan(experiment, plan.speed_of("a100", 0.3, None)))
 
 
+@pytest.mark.slow
 def test_the_public_sets_need_what_their_stages_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three subsets of LibriSpeech and WikiText-103, not all of LibriSpeech and Wikipedia."""
     monkeypatch.chdir(ROOT)

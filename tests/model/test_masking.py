@@ -370,6 +370,7 @@ def _rows_per_second(make):
     return best
 
 
+@pytest.mark.slow
 def test_speed():
     """Bar: 20,000 speech rows of 500 frames a second on one core, blocks in the same order."""
     lengths = np.full(64, 500)

@@ -61,6 +61,7 @@ def test_data_and_stages_of_ones_own_are_not_compared_with_others(root: Path) ->
     params.check_stages(params.load(variant(root, prepared="elsewhere", data=OWN)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((ROOT / "params").glob("*.yaml")), ids=lambda p: p.name)
 def test_shipped_experiments_are_what_their_stages_prepare(path: Path, root: Path) -> None:
     if "pretrain" in params.read_params(path):

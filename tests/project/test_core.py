@@ -113,6 +113,7 @@ def test_the_core_loads_every_format_and_computes_features(
     assert without.keys() <= expected, without
 
 
+@pytest.mark.slow
 def test_a_missing_extra_is_named_with_the_command_that_installs_it(
     packages: Path, tmp_path: Path
 ) -> None:

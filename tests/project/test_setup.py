@@ -114,6 +114,7 @@ def test_mismatches_are_found() -> None:
     assert len(mismatches(entries, [Requirement("torch; python_version < '3.13'")])) == 2
 
 
+@pytest.mark.slow
 def test_lock_has_nothing_that_nobody_asks_for() -> None:
     """Over what is installed here: entries for other systems cannot be followed."""
     needed: set[tuple[str, str]] = set()
@@ -161,6 +162,7 @@ def test_shipped_experiment_loads(path: Path) -> None:
     assert params.load(path).finetune
 
 
+@pytest.mark.slow
 def test_every_tracked_yaml_is_yaml() -> None:
     # .dvc and .lock of DVC are YAML too
     names = [p for p in tracked() if p.suffix in {".yaml", ".yml", ".cff", ".dvc"}]
@@ -229,6 +231,7 @@ def test_no_branch_on_modality_outside_encoders_and_data() -> None:
 MACHINE_PATH = re.compile(r"(?<![\w.}~\"'])/(home|root|Users|work|venvs)/\w|[\"']/(home|work)/")
 
 
+@pytest.mark.slow
 def test_no_machine_path_in_tracked_files() -> None:
     found = []
     for path in tracked():

@@ -86,6 +86,7 @@ def test_the_files_of_a_walk_exist_or_are_new(title: str) -> None:
         assert path.is_file() != (path.name == NEW), file
 
 
+@pytest.mark.slow
 def test_no_other_file_knows_several_modalities() -> None:
     assert using(MODALITIES, least=2) <= set(walk(MODALITY))
 

@@ -140,6 +140,7 @@ def moves(optimiser: torch.optim.Optimizer, x: nn.Parameter, gradient: float | N
     return float((before - x.detach()).abs() / optimiser.param_groups[0]["lr"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", ["zero", "skip"])
 def test_the_counter_of_frozen_parameters_runs_on(missing: str) -> None:
     """A constant gradient after 2,000 steps without one: 0.71, 0.95 ... of the rate, or 1."""

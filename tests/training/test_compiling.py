@@ -131,7 +131,7 @@ def test_names_of_parameters_stay() -> None:
 
 CACHED = """
 import os, pathlib
-import torch._dynamo  # sets the variable; an optimiser imports it, too
+import torch._dynamo  # sets the variable
 from d2v import params
 from d2v.model.data2vec import Average
 from d2v.training import compiling

@@ -242,6 +242,7 @@ def test_layer_decay_is_beits() -> None:
             assert found[name]["weight_decay"] == (0.0 if exempt else weight_decay), name
 
 
+@pytest.mark.slow
 def test_the_mask_embedding_of_the_vision_recipe_is_decayed() -> None:
     p = params.load(PAPER).pretrain["vision-base"]
     p = p.model_copy(update={"backbone": p.backbone.model_copy(update={"depth": 6})})

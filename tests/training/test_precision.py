@@ -44,6 +44,7 @@ def test_activations_are_bfloat16_and_gradients_are_collected_in_float32(kind: s
     assert all(p.dtype == torch.float32 for p in task.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", trajectory.KINDS)
 def test_a_run_is_saved_in_float32_and_learns_as_in_float32(
     kind: str, small_prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

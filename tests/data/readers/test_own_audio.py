@@ -226,6 +226,7 @@ FAULTS: dict[str, tuple[Any, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
 def test_an_unusable_recording_is_named_and_can_be_left_out(
     name: str, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
