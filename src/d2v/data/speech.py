@@ -247,8 +247,8 @@ class WaveFiles(Files):
     """Sound files as waveforms (S,)."""
 
     portion = 60 * RATE
-    # Base: 24 s take 15 % longer per second than 4 s or 8 s, whose activations fit into the cache
-    portion_on_cpu = 8 * RATE
+    # with 10 to 20 s, activations fit into the cache; 4 s and 30 s take a third longer per second
+    portion_on_cpu = 15 * RATE
 
     def __init__(self, encoder: params.WaveEncoder, how: params.WaveInput) -> None:
         self.encoder, self.how = encoder, how

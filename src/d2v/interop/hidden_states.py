@@ -23,7 +23,7 @@ Pool: TypeAlias = Literal["mean", "first"]
 
 # oneDNN keeps the kernels of 1,024 shapes by default. Memory that is freed between them does not
 # return to the system: after 2,000 recordings of different lengths, a process took 400 MB more.
-KERNELS = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128"
+KERNELS = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64"
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,7 @@ def _of_batch(
     lengths = [hidden[0].shape[1]] * len(names)
     if padding is not None:
         lengths = (prefix + (~padding).sum(1)).tolist()
+    undefined = bool((hidden[-1] if logits is None else logits).isnan().any())
     found = []
     for i, (name, length) in enumerate(zip(names, lengths, strict=True)):
         states = {
@@ -138,7 +139,8 @@ def _of_batch(
             for layer in layers
         }
         row = _logits(logits, i, length - prefix)
-        _check_defined(name, hidden[-1][i, :length] if row is None else row)
+        if undefined:  # in this row, or in the padding of one
+            _check_defined(name, hidden[-1][i, :length] if row is None else row)
         found.append(Features(name, states, row))
     return found
 
