@@ -37,8 +37,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_finish() -> None:
     """Collect garbage from here on, rarely, and without what importing and collecting tests left.
 
-    That is a million objects which stay: visiting them took a quarter of the time of collecting
-    the tests, and of running them, too, as tests make many objects and hardly any circles.
+    These objects stay, and tests make hardly any circles: looking for garbage took 15 of the 275
+    CPU seconds of the tests that are not slow, and takes 4 now.
     """
     gc.freeze()
     gc.set_threshold(20_000, 10, 10)

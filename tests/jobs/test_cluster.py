@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from d2v.jobs import cluster, job, sbatch, slurm, squeue
-from d2v.jobs.local import Busy, State
+from d2v.jobs.local import Busy, State, pause_s
 from d2v.params import ParamsError, load_as
 from d2v.util.errors import UserError
 from d2v.util.files import write_json
@@ -165,6 +165,18 @@ def test_questions_become_rarer_while_nothing_changes_or_answers(words: Words) -
     assert question._next(replace(known, failed=9)) == known.tried + 60
     question.soon = True
     assert question._next(replace(known, even=100)) == known.tried + 10
+
+
+def test_pauses_grow_after_some_failures() -> None:
+    assert [pause_s(n, 15, 120) for n in (1, 4, 5, 6, 7, 8, 1000)] == [
+        15,
+        15,
+        30,
+        60,
+        120,
+        120,
+        120,
+    ]
 
 
 @pytest.mark.parametrize(

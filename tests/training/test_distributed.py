@@ -17,8 +17,6 @@ from d2v.training import checkpoint, distributed, log
 TINY = Path(__file__).parents[1] / "helpers" / "tiny.py"
 DROPS = ("--dropout", "0.2", "--skip", "0.4")
 PROCESSES = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-
-
 PORTIONS = {"steps": 24, "batch": 8, "micro_batch": 2}
 BY_LENGTH = {"steps": 20, "sized": {"size": 12, "micro_batches": 4}}
 BFLOAT16 = {"steps": 8, "batch": 16, "micro_batch": 4, "precision": "bfloat16"}
@@ -27,7 +25,7 @@ BFLOAT16 = {"steps": 8, "batch": 16, "micro_batch": 4, "precision": "bfloat16"}
 def two(works: dict[Path, dict[str, Any]], *options: str) -> str:
     """Train in these folders with these settings, in two processes; what they said.
 
-    It is done in one launch, which computes for fifteen seconds before the first step.
+    One launch serves all of them, because it takes much longer than their steps.
     """
     command = [*PROCESSES, str(TINY), *map(str, works), *options]
     for settings in works.values():

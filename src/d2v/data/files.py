@@ -53,9 +53,7 @@ class Files:
     """How files of one modality become inputs of a loaded model, and how many make a batch."""
 
     portion = 1  # what is read together, and the largest batch: samples or tokens, or images
-    portion_on_cpu: int | None = (
-        None  # the largest batch on a CPU, if a smaller one is faster there
-    )
+    portion_on_cpu: int | None = None  # the largest batch on a CPU; None: the same
 
     def expanded(self, item: str | Path) -> list[tuple[str, str]]:
         """The name and the content (a file, or a text itself) of each input that `item` gives."""

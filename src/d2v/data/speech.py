@@ -247,7 +247,7 @@ class WaveFiles(Files):
     """Sound files as waveforms (S,)."""
 
     portion = 60 * RATE
-    # with 10 to 20 s, activations fit into the cache; 4 s and 30 s take a third longer per second
+    # the miniature's encoder is fastest with 10 to 20 s; 4 s and 30 s take a third longer
     portion_on_cpu = 15 * RATE
 
     def __init__(self, encoder: params.WaveEncoder, how: params.WaveInput) -> None:

@@ -182,7 +182,7 @@ def _features(
     model: Model, inputs: list[Any], positions: str, layers: tuple[int, ...], size: int | None
 ) -> probing.Floats:
     """Features (N, layers, F) of inputs in memory."""
-    prefix = model.student.encoder.prefix
+    prefix = model.prefix
     rows = []
     pool: Pool | None = "mean" if positions == "mean" else None
     for found in inference.features(model, inputs, layers, pool, size):

@@ -20,9 +20,8 @@ Inputs: TypeAlias = Iterable[Any]
 Layers: TypeAlias = Literal["all"] | int | Sequence[int]
 Pool: TypeAlias = Literal["mean", "first"]
 
-
-# oneDNN keeps the kernels of 1,024 shapes by default. Memory that is freed between them does not
-# return to the system: after 2,000 recordings of different lengths, a process took 400 MB more.
+# oneDNN keeps 1,024 kernels by default, one for each operation and shape. With new shapes all the
+# time, memory then grows: by 400 MB over 2,000 recordings of different lengths.
 KERNELS = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64"
 
 
@@ -65,10 +64,10 @@ class Loaded(Reading, Protocol):
 def hidden_states(
     model: Loaded,
     inputs: Inputs,
-    layers: Layers = "all",
-    pool: Pool | None = None,
-    batch_size: int | None = None,
-    progress: bool = False,
+    layers: Layers,
+    pool: Pool | None,
+    batch_size: int | None,
+    progress: bool,
 ) -> Iterator[Features]:
     """What `d2v.features` returns."""
     chosen = layer_numbers(model, layers)

@@ -118,13 +118,13 @@ class Model(nn.Module):
             h, padding = self.student.encoder(x, padding)
         output = self.student.backbone(h, padding, keep=Kept(("block",)))
         if padding is not None:
-            padding = padding[:, self.student.encoder.prefix :]
+            padding = padding[:, self.prefix :]
         return [h, *output.layers["block"]], self._logits(output.x, padding), padding
 
     def _logits(self, x: Tensor, padding: Tensor | None) -> Tensor | None:
         if self.head is None:
             return None
-        prefix = self.student.encoder.prefix
+        prefix = self.prefix
         if isinstance(self.head, LetterHead):
             logits: Tensor = self.head.out(x[:, prefix:])
         else:

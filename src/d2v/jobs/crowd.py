@@ -13,13 +13,12 @@ from pathlib import Path
 
 from d2v.experiment import folders
 from d2v.jobs.followed import Followed
-from d2v.jobs.local import Busy, Launcher
-from d2v.jobs.squeue import PATIENT
+from d2v.jobs.local import Busy, Launcher, pause_s
 from d2v.util.errors import UserError
 
 GATHER_S = 2.0  # how long to wait for more jobs before an array is submitted
 GATHER_MOST_S = 10.0  # the same, if more keep coming
-AGAIN_S = 15.0  # pause after a submission that was not accepted; from the fourth on, it doubles
+AGAIN_S = 15.0  # first pause after a submission that was not accepted
 AGAIN_MOST_S = 120.0
 BUSY_S = 30.0  # how long a single run, outside a workflow, waits for a controller
 CANCEL_S = 10.0  # time cancelled jobs have to exit before they are killed
@@ -31,7 +30,6 @@ class _Brake:
     """When a submission may be tried again, and how many jobs it may have."""
 
     until: float = 0.0
-    pause: float = AGAIN_S
     most: int = 10**6  # of the next submission, while the limit is not known
     limit: int | None = None  # jobs of the user that the cluster accepts, as far as it showed
     here: int | None = None  # jobs that the user had when the limit was met
@@ -150,7 +148,7 @@ class Crowd:
         brake = self.brake
         if brake.most < len(self.live) and brake.limit is None:  # the limit has been found
             brake.limit = len(group) + (brake.here or 0)
-        brake.pause, brake.since, brake.refused, brake.told = AGAIN_S, 0.0, 0, ""
+        brake.since, brake.refused, brake.told = 0.0, 0, ""
         if self.workflow:
             number = group[0].record.get("array") or group[0].record["id"]
             more = f" and {len(group) - 1} more" if len(group) > 1 else ""
@@ -174,10 +172,9 @@ class Crowd:
             brake.most, brake.limit, brake.until = len(group) // 2, None, now + 1.0
             brake.here = group[0].launcher.count()
         else:
-            brake.until = now + (brake.pause if self.workflow or limit else BUSY_S / 5)
             brake.refused += 1
-            if brake.refused >= PATIENT:
-                brake.pause = min(AGAIN_MOST_S, 2 * brake.pause)
+            pause = pause_s(brake.refused, AGAIN_S, AGAIN_MOST_S)
+            brake.until = now + (pause if self.workflow or limit else BUSY_S / 5)
         if brake.told != said:
             brake.told = said
             waiting = sum(one.stage == "submit" for one in self.live)

@@ -12,6 +12,12 @@ from d2v.jobs.job import Job, log_to
 from d2v.util import locks
 
 Record = dict[str, Any]  # content of job.json
+PATIENT = 4  # failures in a row before pauses grow: a busy controller refuses some calls
+
+
+def pause_s(failures: int, first: float, most: float) -> float:
+    """Seconds until a cluster is called again after so many failures in a row."""
+    return min(most, first * 2 ** min(max(0, failures - PATIENT), 6))
 
 
 @dataclass(frozen=True)

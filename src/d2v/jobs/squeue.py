@@ -16,7 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from d2v.jobs.local import State
+from d2v.jobs.local import State, pause_s
 from d2v.util import locks
 from d2v.util.files import read_json, write_json
 
@@ -24,7 +24,6 @@ ASK_S = 40  # timeout of a Slurm command
 LOOK_S = 1.0  # how often the shared file is read
 REST_S = 60.0  # longest pause between two calls
 EVEN = 6  # equal answers after which the pause doubles
-PATIENT = 4  # failures in a row after which it doubles: a busy controller refuses some calls
 FORGET_S = 3600.0  # how long the accounting's words are kept
 RUNNING = ("RUNNING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING")
 ENDED = {"COMPLETED", "FAILED", "OUT_OF_MEMORY", "CANCELLED", "DEADLINE", "TIMEOUT", "NODE_FAIL"}
@@ -123,8 +122,7 @@ class Question:
         """When Slurm may be asked again."""
         rest = max(REST_S, self.poll_s)
         if known.failed:
-            slow = min(max(0, known.failed - PATIENT), 6)
-            return known.tried + min(rest, self.poll_s * 2**slow)
+            return known.tried + pause_s(known.failed, self.poll_s, rest)
         unsettled = self.soon or any(first > known.asked for first in self.wanted.values())
         slow = 0 if unsettled else min(known.even // EVEN, 6)
         return known.tried + min(rest, self.poll_s * 2**slow)
