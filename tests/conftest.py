@@ -12,6 +12,8 @@ import pytest
 from preparing import run
 from small_sets import corpus_folder, glue_folder, image_tree, speech_tree
 
+from d2v.jobs import warm
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--no-onednn", action="store_true", help="compute without oneDNN")
@@ -88,6 +90,21 @@ def _prepare_in_this_process() -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("d2v.data.writing.cores", lambda: 1)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _warm_jobs(request: pytest.FixtureRequest) -> Iterator[None]:
+    """In long runs of the tests, start local jobs as the jobs of `d2v reproduce` are started.
+
+    Most of the time of a small job would otherwise be the import of PyTorch.
+    """
+    with (
+        warm.serving(hasattr(request.config, "workerinput")) as more,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        for name, value in more.items():
+            patch.setenv(name, value)
         yield
 
 

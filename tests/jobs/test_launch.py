@@ -3,25 +3,36 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from stand_in import RUN, Place, ended
 
+from d2v.jobs import warm
 from d2v.util import locks
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
+@pytest.fixture(params=["anew", "warm"])
+def place(
+    tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Place]:
+    """A place whose jobs start anew, or as copies of a warm process: nobody can tell."""
+    monkeypatch.delenv(warm.VARIABLE, raising=False)
     found = Place(tmp_path)
-    yield found
-    found.leave()
+    monkeypatch.setenv("PYTHONPATH", found.environment["PYTHONPATH"])
+    with warm.serving(request.param == "warm") as more:
+        found.until(lambda: all(Path(path).exists() for path in more.values()))
+        found.environment |= more
+        yield found
+        found.leave()
 
 
 def test_a_job_runs_and_its_lines_are_shown(place: Place) -> None:
@@ -194,6 +205,7 @@ def test_claim_clears_a_dead_workflows_lock_but_not_a_living_ones(tmp_path: Path
 
 def test_a_workflow_waits_for_the_one_whose_caller_was_killed(tmp_path: Path) -> None:
     start = f"""
+from contextlib import suppress
 from pathlib import Path
 from d2v.util import locks
 locks.claim(Path({str(tmp_path)!r}), wait=True)
@@ -218,3 +230,54 @@ time.sleep(60)
     assert done.returncode == 0
     assert "waiting for it to finish" in done.stdout
     assert time.monotonic() - began > 1.5
+
+
+def command_of(pid: int | str) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def stand_for(place: Place) -> list[int]:
+    """Processes that stand for copies in this place."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdigit() and (entry / "cwd").resolve() == place.folder:
+                found += [int(entry.name)] if b"warm_start.py" in command_of(entry.name) else []
+    return found
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("place", ["warm"], indirect=True)
+def test_a_copy_ends_with_the_process_that_stands_for_it(place: Place) -> None:
+    place.running()
+    (job,) = place.starts()
+    assert b"d2v.jobs.warm" in command_of(job)
+    (standing,) = stand_for(place)
+    os.kill(standing, signal.SIGKILL)
+    place.until(lambda: locks.process_start(job) is None)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("place", ["warm"], indirect=True)
+@pytest.mark.parametrize("name", ["PYTHONOPTIMIZE", "ATEN_CPU_CAPABILITY"])
+def test_what_acts_at_the_start_is_not_copied(place: Place, name: str) -> None:
+    place.environment[name] = "1"
+    place.running()
+    (job,) = place.starts()
+    assert b"submitit.core._submit" in command_of(job)
+    place.do("finish")
+    place.until(lambda: place.state() == "done")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("place", ["warm"], indirect=True)
+def test_a_copy_of_older_code_is_refused(place: Place, tmp_path: Path) -> None:
+    """The code changed after the warm process had imported it."""
+    connection = warm.Start(
+        connection=socket.socket(), streams=[], program=[sys.executable, warm.warm_start.__file__],
+        folder=str(tmp_path), environment=dict(os.environ), arguments=[], group=0,
+    )  # fmt: skip
+    assert warm._stands_for(connection, time.time())
+    assert not warm._stands_for(connection, Path(warm.__file__).stat().st_mtime)
+    connection.program[0] = "/usr/bin/python3"
+    assert not warm._stands_for(connection, time.time())

@@ -1,5 +1,6 @@
 """`d2v reproduce`: the whole workflow of an experiment, then its tables and its cost."""
 
+import os
 import resource
 import subprocess
 import sys
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # imported late, so that --help is quick
 
 PROFILE = Path("workflow/profiles/local")
 PAUSE_S = 0.5  # between two looks at Snakemake's log
+WARM_FROM = 4  # runs to do from which a process that starts their jobs is worthwhile
 CANCEL_S = 30.0  # time that Snakemake has to cancel its jobs after Ctrl-C
 
 
@@ -60,7 +62,8 @@ def reproduce(experiment: "Experiment", experiment_path: Path, cores: str) -> in
     exit code.
     """
     from d2v.cli import following
-    from d2v.experiment import folders
+    from d2v.experiment import folders, runs
+    from d2v.jobs import warm
 
     started = time.perf_counter()
     # a Snakemake whose caller was killed continues: wait for it, and pass the claim on to the new
@@ -72,7 +75,9 @@ def reproduce(experiment: "Experiment", experiment_path: Path, cores: str) -> in
     if not verbosity.quiet():
         print(f"running the workflow of {experiment.name}; full output: {log}", flush=True)
     follower = following.Follower(experiment, log)
-    code = _run(command, follower)
+    missing = sum(not run.metrics_path.exists() for run in runs.all_runs(experiment))
+    with warm.serving(missing >= WARM_FROM) as more:
+        code = _run(command, follower, more)
     if code:
         said = "\n".join(follower.failure())
         print(
@@ -91,15 +96,21 @@ def reproduce(experiment: "Experiment", experiment_path: Path, cores: str) -> in
     return 0
 
 
-def _run(command: list[str], follower: "Follower") -> int:
+def _run(command: list[str], follower: "Follower", more: dict[str, str]) -> int:
     """Run Snakemake with its output in the follower's log; return its exit code.
+
+    `more` is added to its environment.
 
     After Ctrl-C, which Snakemake receives as well, wait until it has cancelled its jobs.
     """
     follower.log.parent.mkdir(parents=True, exist_ok=True)
     with follower.log.open("wb") as file:
         process = subprocess.Popen(
-            command, stdout=file, stderr=subprocess.STDOUT, pass_fds=locks.claimed()
+            command,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            pass_fds=locks.claimed(),
+            env=os.environ | more,
         )
     try:
         while process.poll() is None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from d2v.jobs import warm
 from d2v.jobs.cluster import Cluster
 from d2v.jobs.job import Job, log_to
 from d2v.util import locks
@@ -148,7 +149,9 @@ class Local:
 
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
             os.environ[name] = str(cpus)
-        executor = submitit.AutoExecutor(folder, cluster="local")
+        executor = submitit.AutoExecutor(
+            folder, cluster="local", local_python=warm.python(self.resources.gpus)
+        )
         executor.update_parameters(
             timeout_min=60 * self.resources.hours,
             gpus_per_node=self.resources.gpus,

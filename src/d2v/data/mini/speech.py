@@ -85,15 +85,21 @@ def write_spoken_digits(params: SpokenDigits, out: Path, processes: int = 1) -> 
 
 
 def _readers(params: SpokenDigits) -> list[Reader]:
-    """Draw the readers: each has a variant of their own, while splits share the accents."""
+    """Draw the readers: no two splits share a variant, but all share the accents.
+
+    If `train` has more readers than variants are left, they repeat with another accent, pitch and
+    speed.
+    """
     random = Random(f"spoken_digits {params.seed} voices")
     variants = [(sex, name) for sex, names in _VARIANTS.items() for name in names.split()]
     random.shuffle(variants)
-    if sum(params.voices) > len(variants):
+    held_out = sum(params.voices[1:])
+    if held_out >= len(variants):
         raise UserError(
-            f"data.spoken_digits.voices: {sum(params.voices)} in total, but there are only"
-            f" {len(variants)} different voices"
+            f"data.spoken_digits.voices: {held_out} for dev and test, but there are only"
+            f" {len(variants)} different voices, and train needs at least one"
         )
+    reserved, free = variants[:held_out], variants[held_out:]
     low, high = params.words
     if low > high:
         raise UserError(f"data.spoken_digits.words: fewest {low} is more than most {high}")
@@ -101,7 +107,7 @@ def _readers(params: SpokenDigits) -> list[Reader]:
     for split, voices, utterances in zip(SPLITS, params.voices, params.utterances, strict=True):
         for k in range(voices):
             number = len(readers)
-            sex, variant = variants[number]
+            sex, variant = free[k % len(free)] if split == "train" else reserved.pop(0)
             texts = [
                 " ".join(random.choices(_DIGITS, k=random.randint(low, high)))
                 for _ in range(utterances // voices + (k < utterances % voices))

@@ -3,11 +3,11 @@
     corpus/web.txt, reviews.txt    World English Bible by chapter; critics' sentences by film
     glue_data/SST-2                critics' sentences: fresh (1) or rotten (0)
     glue_data/CoLA                 clauses: original (1), or with two swaps of adjacent words (0)
-    glue_data/MRPC                 a verse in both translations (1), or two similar verses (0)
+    glue_data/RTE                  two halves of a verse, in order (entailment) or exchanged
 
-Verses are held out in runs of five, by reference, in both translations; the critics' sentences used
-in the tasks are held out, too. No line of the corpus shares eight consecutive words with held-out
-text or, if that text is shorter, contains all of it.
+Verses are held out in runs of five; the critics' sentences used in the tasks are held out, too. No
+line of the corpus shares eight consecutive words with held-out text or, if that text is shorter,
+contains all of it.
 """
 
 import re
@@ -15,8 +15,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
-
-import numpy as np
 
 from d2v.data.mini.corpus import OVERLAP, Guard, write_corpus
 from d2v.data.mini.sources import Bible, Review, read_bible, read_reviews, words
@@ -28,30 +26,28 @@ Wording = tuple[str, ...]  # words in lower case, without punctuation
 
 RUN = 5  # verses held out together
 _CLAUSE = (OVERLAP, 16)  # fewest and most words of a clause
-_PAIR = (6, 22)  # fewest and most words of each verse
-_SIMILAR = 0.5  # squared cosine from which on two verses count as possible paraphrases
+_HALF = (4, 14)  # fewest and most words of half a verse
 _CLAUSE_END = re.compile(r"(?<=[.;:?!])[\"')]*\s+")
+_PAUSE = re.compile(r"(?<=[,.;:?!])[\"')]*\s+")
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
 
 
-def write_verses(
-    params: Verses, web_wheel: Path, kjv_wheel: Path, reviews_wheel: Path, out: Path
-) -> None:
+def write_verses(params: Verses, web_wheel: Path, reviews_wheel: Path, out: Path) -> None:
     """Write OUT/corpus and OUT/glue_data.
 
     Raises UserError naming the parameter if there is not enough held-out text for the tasks.
     """
-    web, kjv = read_bible(web_wheel), read_bible(kjv_wheel)
+    web = read_bible(web_wheel)
     reviews = _distinct_reviews(read_reviews(reviews_wheel))
     sizes = {"train": params.train, "dev": params.dev, "test": params.test}
-    runs = _held_out_runs(sorted(web.keys() & kjv.keys()), params)
+    runs = _held_out_runs(sorted(web), params)
     verses = _shared_out(runs, sizes)
     sentences = _held_out_reviews(reviews, sizes, params.seed)
 
     tasks = {
         "SST-2": [["sentence", "label"]],
         "CoLA": [],
-        "MRPC": [["Quality", "#1 ID", "#2 ID", "#1 String", "#2 String"]],
+        "RTE": [["index", "sentence1", "sentence2", "label"]],
     }
     used: set[Wording] = set()  # wordings in earlier splits
     with written_whole(out / "glue_data") as folder:
@@ -60,7 +56,7 @@ def write_verses(
             rows = {
                 "SST-2": [[r.text, str(int(r.fresh))] for r in sentences[split]],
                 "CoLA": _cola(web, verses[split], size, random, used),
-                "MRPC": _mrpc(web, kjv, verses[split], size, random, used),
+                "RTE": _rte(web, verses[split], size, random, used),
             }
             for task, header in tasks.items():
                 if len(rows[task]) < size:
@@ -73,7 +69,7 @@ def write_verses(
 
     held_verses = {verse for group in runs for verse in group}
     held_reviews = {r.text for group in sentences.values() for r in group}
-    guard = Guard([text for v in held_verses for text in (web[v], kjv[v])] + sorted(held_reviews))
+    guard = Guard([web[verse] for verse in held_verses] + sorted(held_reviews))
     free_verses = {v: text for v, text in web.items() if v not in held_verses}
     free_reviews = [r for r in reviews if r.text not in held_reviews]
     write_corpus(free_verses, free_reviews, guard, out / "corpus")
@@ -186,55 +182,44 @@ def _swapped(sentence: str, random: Random) -> str:
     return " ".join(sequence)
 
 
-def _mrpc(
-    web: Bible, kjv: Bible, verses: list[int], size: int, random: Random, used: set[Wording]
+def _rte(
+    web: Bible, verses: list[int], size: int, random: Random, used: set[Wording]
 ) -> list[list[str]]:
-    """Make rows of Quality, #1 ID, #2 ID, #1 String, #2 String.
+    """Make rows of index, sentence1, sentence2, label: each verse occurs once with either label.
 
-    Each first verse occurs once with either label.
+    The halves are in lower case and without punctuation at their ends, so that spelling does not
+    reveal the label.
     """
-    distinct: dict[Wording, int] = {}
+    verse_halves: dict[Wording, tuple[str, str]] = {}
     for verse in verses:
-        pair = (web[verse], kjv[verse])
-        wordings = {tuple(words(text)) for text in pair}
-        if all(_PAIR[0] <= len(text.split()) <= _PAIR[1] for text in pair) and not wordings & used:
-            distinct.setdefault(tuple(words(web[verse])), verse)
-    used |= {tuple(words(text)) for v in distinct.values() for text in (web[v], kjv[v])}
-    pool = sorted(distinct.values())
-    if not pool:
-        return []
-    nearest = _nearest_other([web[v] for v in pool], [kjv[v] for v in pool])
-    anchors = random.sample(range(len(pool)), min((size + 1) // 2, len(pool)))
+        halves = _halves(web[verse])
+        wording = tuple(words(web[verse]))
+        if halves is not None and wording not in used:
+            verse_halves.setdefault(wording, halves)
+    used |= verse_halves.keys()
+    pool = random.sample(list(verse_halves.values()), min((size + 1) // 2, len(verse_halves)))
     rows = []
-    for anchor in anchors:
-        for quality, other in (("1", anchor), ("0", nearest[anchor])):
-            first, second = pool[anchor], pool[other]
-            rows.append([quality, f"web{first:08d}", f"kjv{second:08d}", web[first], kjv[second]])
+    for first, second in pool:
+        rows += [[first, second, "entailment"], [second, first, "not_entailment"]]
     rows = rows[:size]
     random.shuffle(rows)
-    return rows
+    return [[str(number), *row] for number, row in enumerate(rows)]
 
 
-def _nearest_other(firsts: list[str], seconds: list[str]) -> list[int]:
-    """Find for each first text the most similar second text that does not paraphrase its own one.
+def _halves(verse: str) -> tuple[str, str] | None:
+    """Split a verse at the pause nearest its middle; None if it cannot be split within _HALF."""
+    parts = _PAUSE.split(verse)
+    found = []
+    for i in range(1, len(parts)):
+        halves = _as_half(parts[:i]), _as_half(parts[i:])
+        sizes = [len(words(half)) for half in halves]
+        if _HALF[0] <= min(sizes) and max(sizes) <= _HALF[1]:
+            found.append((abs(sizes[0] - sizes[1]), halves))
+    return min(found)[1] if found else None
 
-    Similarity is the cosine of the sets of words, each weighted by its rarity. All sums are of
-    integers, so that rounding cannot change the choice on another machine.
-    """
-    sets = [set(words(text)) for text in (*firsts, *seconds)]
-    vocabulary = sorted(set().union(*sets))
-    place = {word: i for i, word in enumerate(vocabulary)}
-    found = np.zeros((len(sets), len(vocabulary)))
-    for row, group in enumerate(sets):
-        found[row, [place[word] for word in group]] = 1
-    weights = np.round(100 * np.log(len(sets) / found.sum(0)))
-    norms = (found * weights**2).sum(1)
-    a, b = found[: len(firsts)], found[len(firsts) :]
-    norm_a, norm_b = norms[: len(firsts), None], norms[None, len(firsts) :]
-    own = ((b * weights**2) @ b.T) ** 2 / (norm_b.T * norm_b)  # squared cosine
-    similarity = ((a * weights**2) @ b.T) ** 2 / (norm_a * norm_b)
-    similarity[own >= _SIMILAR] = -1  # excludes the own second text and parallel passages
-    return [int(i) for i in np.round(similarity, 9).argmax(1)]
+
+def _as_half(parts: list[str]) -> str:
+    return " ".join(parts).lower().strip(" \"'(),.;:?!-")
 
 
 def _write_tsv(path: Path, rows: list[list[str]]) -> None:
