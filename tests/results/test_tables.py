@@ -628,7 +628,7 @@ def test_a_broken_reported_file_is_told(tmp_path):
 
 
 def test_every_row_of_its_own_is_compared_where_it_has_runs(tmp_path):
-    (table,) = collect.collect(params.load(ROOT / "params/mini2.yaml"), tmp_path, REPORTED)
+    (table,) = collect.collect(params.load(ROOT / "params/mini.yaml"), tmp_path, REPORTED)
     first, second, scratch, mine = "data2vec", "data2vec 2.0", cells.SCRATCH, cells.INPUT
     assert table.pairs == [
         (first, scratch), (second, scratch), (mine, scratch), (first, mine), (second, mine),

