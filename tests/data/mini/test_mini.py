@@ -208,15 +208,16 @@ def test_resampling_keeps_a_tone_and_drops_what_is_too_high():
 def test_no_voice_is_in_two_splits(experiment):
     readers = speech._readers(experiment.data["spoken_digits"])
     variants = {split: {r.voice.variant for r in readers if r.split == split} for split in SPLITS}
-    assert [len(variants[s]) for s in SPLITS] == [24, 4, 4]
-    assert len(set().union(*variants.values())) == 32
-    assert len({r.id for r in readers}) == 32
+    assert [len(variants[s]) for s in SPLITS] == [26, 5, 8]
+    assert len(set().union(*variants.values())) == 26 + 5 + 8
+    voices = {r.voice.name for r in readers}
+    assert len(voices) == len({r.id for r in readers}) == len(readers) == 54 + 5 + 8
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"voices": [30, 20, 20]}, r"data\.spoken_digits\.voices: 70 in total"),
+        ({"voices": [30, 20, 20]}, r"data\.spoken_digits\.voices: 40 for dev and test"),
         ({"words": [5, 2]}, r"data\.spoken_digits\.words"),
         ({"labels": [8]}, r"data\.spoken_digits\.labels: 8 is more than the 7"),
     ],
