@@ -101,9 +101,7 @@ def _run(kind: str, folder: Path, a: argparse.Namespace, kill: int = 0) -> int:
     examples = 2 if a.tiny else EXAMPLES[kind]
     words = [kind, str(folder), "--examples", str(examples), "--kill", str(kill)]
     words += ["--backend", a.backend, *(["--tiny"] if a.tiny else [])]
-    env = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(folder.parent / "compiled")}
-    if a.device.type == "cpu":
-        env["CUDA_VISIBLE_DEVICES"] = ""
+    env = os.environ | ({"CUDA_VISIBLE_DEVICES": ""} if a.device.type == "cpu" else {})
     beside = str(Path(__file__).with_name("beside.py"))
     command = [sys.executable, beside, __file__, *words]
     out = folder.with_suffix(".log").open("w")

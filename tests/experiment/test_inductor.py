@@ -48,7 +48,7 @@ def call(folder: Path, *words: str) -> tuple[int, str]:
     alone = {"TORCHINDUCTOR_COMPILE_THREADS": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, compiled.__file__, str(folder), *words],
-        env=os.environ | cache | alone, capture_output=True, text=True, timeout=1200,
+        env=os.environ | cache | alone, capture_output=True, text=True, timeout=3600,
     )  # fmt: skip
     return done.returncode, done.stdout + done.stderr
 
