@@ -6,54 +6,59 @@ equality   Three steps of the recipes without chance, two blocks deep: float32 e
            reference; compiled float32 may differ by LOSS_FLOAT32, bfloat16 by LOSS_MIXED, relative,
            in every step's loss. More is exit code 1. At most EQUALITY_S seconds.
 recipes    The three recipes at their micro-batch: ours compiled, as the trainer computes it (CUDA
-           graphs), the peer eager, compiled, and compiled with mode reduce-overhead. Under bfloat16
-           autocast on a GPU. This is the end of the essential part.
-second     data2vec 2.0, as for version 1: equality, then the compiled step at the recipes'
-           micro-batch; masked copies per second, beside the examples per second of version 1.
+           graphs), then the peer eager, compiled, and compiled with mode reduce-overhead. Under
+           bfloat16 autocast on a GPU. This is the end of the essential part: what has not begun
+           after ESSENTIAL_S seconds is measured at the end, if there is time.
 trainer    A pre-training through d2v.training.trainer.fit, with compilation and graphs, undisturbed
            and killed by SIGKILL in the middle and resumed. The losses have to be equal (otherwise
            exit code 1), and the rate is compared with that of the step.
 batches    Ours with twice and four times the micro-batch: the best batch.
 kernels    Milliseconds of a step by group of kernels.
+second     data2vec 2.0, as for version 1: equality, then the compiled step at the recipes'
+           micro-batch; masked copies per second, beside the examples per second of version 1.
 
 Nothing waits for the GPU inside a step: CUDA events stand around several steps. What does not fit
-into memory or into the time that is left (--minutes) is reported as missing.
+into memory or into the time that is left (--minutes), or fails, is missing, with the reason.
+All parts should fit into --minutes 20. What is compiled is kept in a new folder, so that the first
+compilation of a part is a cold one, and the trainer's is not.
 """
 
 import argparse
 import json
+import os
 import sys
+import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import batches
 import kernels
 import through
 import torch
-from steps import Ours, Stepper, Theirs, Trained, gemm_gflops
-from torch._dynamo.utils import counters
+from gpu_sides import (
+    MISSING,
+    PEERS,
+    WARM_UP,
+    Row,
+    build,
+    examples_of,
+    failed,
+    gflop,
+    on_device,
+    timed,
+)  # fmt: skip
+from steps import Ours, gemm_gflops
 
 from d2v import params
-from d2v.jobs import flops
 
 LOSS_FLOAT32, LOSS_MIXED = 1e-4, 2e-2
 STEPS = 3
-EQUALITY_S = 40.0
+EQUALITY_S, ESSENTIAL_S = 40.0, 230.0
 # dense bfloat16, NVIDIA's data sheets; H200 has the arithmetic of H100
 PEAK_GFLOPS = {"A100": 312_000, "H100": 989_000, "H200": 989_000}
-# micro-batches of the recipes (speech: 3.8M samples), and how many times as much is tried
-BATCHES = {
-    1: {"speech": 24, "vision": 128, "text": 16},
-    2: {"speech": 6, "vision": 16, "text": 4},  # examples, of which each has many copies
-}
 LARGER = (4, 2)
-WARM_UP = 6  # steps that compile, capture and fill the allocator
-PEERS = {"peer eager": None, "peer compiled": "default", "peer reduce-overhead": "reduce-overhead"}
 MARGIN_S = 30.0  # kept for writing, and for a compilation that has begun
-Row = dict[str, Any]
-MISSING = {"missing": "no time was left"}
 
 
 def shallow(p: params.Pretrain) -> params.Pretrain:
@@ -85,7 +90,12 @@ def equality(kind: str, a: argparse.Namespace, until: float) -> Row:
         if time.monotonic() > until:
             found[name] = MISSING
             continue
-        losses = loss_of_steps(kind, a, mixed, compiled)
+        try:
+            losses = loss_of_steps(kind, a, mixed, compiled)
+        except Exception as error:  # of a compiler, for example: the other figures still count
+            found[name] = {**failed(error), "equal": False}
+            print(f"equality, version {a.version}, {kind}, {name}: {found[name]}", flush=True)
+            continue
         differs = max(abs(x - y) / abs(y) for x, y in zip(losses, reference, strict=True))
         found[name] = {"differs": differs, "allowed": allowed, "equal": differs <= allowed}
         side = f"version {a.version}, {kind}, {name}"
@@ -93,15 +103,23 @@ def equality(kind: str, a: argparse.Namespace, until: float) -> Row:
     return found
 
 
-def recipe(kind: str, a: argparse.Namespace) -> Row:
-    """Ours and the peers at the recipe's micro-batch."""
-    examples = _examples(kind, a)
-    row: Row = {"kind": kind, "examples": examples, "gflop": _gflop(kind, examples, a)}
+def recipes(found: Row, a: argparse.Namespace, until: float) -> None:
+    """Measure what is missing of ours and the peers at the recipes' micro-batches, ours first."""
+    rows = found["recipes"]
     for name in ("ours", *PEERS):
-        row[name] = timed(name, kind, examples, a)
-    ours = row["ours"].get("seconds")
-    peers = [row[name]["seconds"] for name in PEERS if "seconds" in row[name]]
-    return row | ({"ratio": min(peers) / ours} if ours and peers else {})
+        for kind, row in zip(a.kinds, rows, strict=True):
+            if row.get(name, MISSING) == MISSING:
+                row[name] = timed(name, kind, row["examples"], a, until)
+                row |= _ratio(row)
+            found["step"] = summary(rows, a.product)
+            write(found, a)
+
+
+def _ratio(row: Row) -> Row:
+    """The best peer's seconds over ours, as far as they are known."""
+    ours = row.get("ours", MISSING).get("seconds")
+    peers = [row[name]["seconds"] for name in PEERS if "seconds" in row.get(name, MISSING)]
+    return {"ratio": min(peers) / ours} if ours and peers else {}
 
 
 def second(kind: str, first: Row, a: argparse.Namespace) -> Row:
@@ -110,8 +128,8 @@ def second(kind: str, first: Row, a: argparse.Namespace) -> Row:
     An example of version 1 is one masked copy.
     """
     b = argparse.Namespace(**{**vars(a), "version": 2})
-    examples, copies = _examples(kind, b), batches.recipe(kind, a.tiny, 2).copies
-    row: Row = {"examples": examples, "copies": copies, "gflop": _gflop(kind, examples, b)}
+    examples, copies = examples_of(kind, b), batches.recipe(kind, a.tiny, 2).copies
+    row: Row = {"examples": examples, "copies": copies, "gflop": gflop(kind, examples, b)}
     row["equality"] = equality(kind, b, min(time.monotonic() + EQUALITY_S / 2, a.until))
     row["ours"] = timed("ours", kind, examples, b)
     if "seconds" in row["ours"] and "seconds" in first:
@@ -119,121 +137,9 @@ def second(kind: str, first: Row, a: argparse.Namespace) -> Row:
         row["ratio"] = row["copies_per_s"] / first["examples_per_s"]
     if "peak_mib" in row["ours"] and "peak_mib" in first:
         each = row["ours"]["peak_mib"] / (examples * copies)
-        row["ratio_mib"] = each / (first["peak_mib"] / _examples(kind, a))
+        row["ratio_mib"] = each / (first["peak_mib"] / examples_of(kind, a))
     print(f"{kind}, copies per second over version 1: {row.get('ratio')}", flush=True)
     return row
-
-
-def timed(name: str, kind: str, examples: int, a: argparse.Namespace) -> Row:
-    """Seconds, rates and memory of one side; or why they are missing."""
-    found: Row
-    if time.monotonic() > a.until:
-        found = MISSING
-    else:
-        try:
-            found = side(name, kind, examples, a)
-        except torch.OutOfMemoryError:
-            found = {"missing": "out of memory"}
-        except Exception as error:  # of a compiler, for example: the other figures still count
-            found = {"missing": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
-    if "seconds" in found:
-        rate = _gflop(kind, examples, a) / found["seconds"]
-        found |= {"gflops": rate, "fraction_of_gemm": rate / a.product}
-        found |= {"utilisation": rate / a.peak} if a.peak else {}
-    print(f"version {a.version}, {kind} x {examples}, {name}: {said(found)}", flush=True)
-    return found
-
-
-def side(name: str, kind: str, examples: int, a: argparse.Namespace) -> Row:
-    """Seconds of a step (best of two rounds) and peak memory of one side."""
-    p, gpu = batches.recipe(kind, a.tiny, a.version), a.device.type == "cuda"
-    if gpu:
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-    counters.clear()
-    stepper = build(name, p, a)
-    drawn = [on_device(kind, examples, a, step, p) for step in range(2)]
-    began = time.perf_counter()
-    for step in range(WARM_UP):
-        stepper.step(drawn[step % 2])
-    _wait(a)
-    compiling = time.perf_counter() - began
-    graphs = counters["stats"]["unique_graphs"]
-    seconds = min(_round(stepper, drawn, a) for _ in range(2))
-    found: Row = {"seconds": seconds, "examples_per_s": examples / seconds}
-    found |= {"warm_up_s": compiling, "graphs": graphs}
-    found["breaks"] = sum(counters["graph_break"].values())
-    found["compiled_later"] = counters["stats"]["unique_graphs"] - graphs
-    if isinstance(stepper, Trained):
-        found |= {"replays": stepper.replays, "not_captured": stepper.said}
-    if gpu:
-        found["peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
-    return found
-
-
-def build(name: str, p: params.Pretrain, a: argparse.Namespace) -> Stepper:
-    """One side, ready for its first step."""
-    mixed = a.device.type == "cuda"
-    if name == "ours":
-        stepper = Trained(p, a.device, mixed, a.backend)
-        stepper.settle()
-        return stepper
-    mode = PEERS[name]
-    if mode is not None and a.backend != "inductor":
-        mode = a.backend
-    return Theirs(p, a.device, mixed=mixed, mode=mode)
-
-
-def _round(stepper: Stepper, drawn: list[Any], a: argparse.Namespace) -> float:
-    """Seconds of a step, on average over a round; on a GPU by its own clock."""
-    if a.device.type != "cuda":
-        began = time.perf_counter()
-        for step in range(a.steps):
-            stepper.step(drawn[step % 2])
-        return (time.perf_counter() - began) / a.steps
-    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    first.record()
-    for step in range(a.steps):
-        stepper.step(drawn[step % 2])
-    last.record()
-    last.synchronize()
-    return float(first.elapsed_time(last)) / 1e3 / a.steps
-
-
-def _wait(a: argparse.Namespace) -> None:
-    if a.device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def _gflop(kind: str, examples: int, a: argparse.Namespace) -> float:
-    p = batches.recipe(kind, a.tiny, a.version)
-    return examples * flops.pretraining(p, size_of(kind, a)) / 1e9
-
-
-def _examples(kind: str, a: argparse.Namespace) -> int:
-    """Examples of a micro-batch."""
-    return 2 if a.tiny else BATCHES[a.version][kind]
-
-
-def said(found: Row) -> str:
-    """One side's figures as text."""
-    if "missing" in found:
-        return f"missing: {found['missing']}"
-    text = f"{1e3 * found['seconds']:.1f} ms, {found['fraction_of_gemm']:.0%} of matrix products"
-    text += f", MFU {found['utilisation']:.0%}" if "utilisation" in found else ""
-    text += f", {found['peak_mib']:.0f} MiB" if "peak_mib" in found else ""
-    return text + f", first steps {found['warm_up_s']:.0f} s"
-
-
-def size_of(kind: str, a: argparse.Namespace) -> int:
-    """Samples, pixels per side or tokens of an example."""
-    return (batches.TINY_SIZES if a.tiny else batches.SIZES)[kind]
-
-
-def on_device(kind: str, examples: int, a: argparse.Namespace, step: int, p: Any) -> Any:
-    """A batch where the model is."""
-    drawn = batches.batch(p, size_of(kind, a), examples, step)
-    return {name: value.to(a.device) for name, value in drawn.items()}
 
 
 def measure(a: argparse.Namespace) -> Row:
@@ -246,42 +152,49 @@ def measure(a: argparse.Namespace) -> Row:
     )
     found: Row = {"device": name, "torch": torch.__version__}
     found |= {"date": datetime.now(UTC).date().isoformat(), "gemm_gflops": a.product}
-    for part in ("equality", "step", "second", "trainer", "larger", "kernels"):
+    for part in ("equality", "step", "trainer", "larger", "kernels", "second"):
         found[part] = {}
-    found["recipes"] = []
+    found["recipes"] = [_row(kind, a) for kind in a.kinds]
+    essential = min(time.monotonic() + ESSENTIAL_S, a.until)
     equal_until = min(time.monotonic() + EQUALITY_S, a.until)
     for kind in a.kinds:
         found["equality"][kind] = equality(kind, a, equal_until)
         write(found, a)
-    for kind in a.kinds:
-        found["recipes"].append(recipe(kind, a))
-        found["step"] = summary(found["recipes"], a.product)
-        write(found, a)
-    for kind, row in zip(a.kinds, found["recipes"], strict=True):
-        found["second"][kind] = second(kind, row["ours"], a) if _left(a) else MISSING
-        write(found, a)
+    recipes(found, a, essential)
     for kind in a.kinds:
         step = found["step"].get(kind, {}).get("seconds")
         found["trainer"][kind] = through.measured(kind, step, a) if _left(a) else MISSING
         print(f"trainer, {kind}: {found['trainer'][kind]}", flush=True)
         write(found, a)
     for kind in a.kinds:
-        sizes = [4] if a.tiny else [times * _examples(kind, a) for times in LARGER]
+        sizes = [4] if a.tiny else [times * examples_of(kind, a) for times in LARGER]
         found["larger"][kind] = {size: timed("ours", kind, size, a) for size in sizes}
         write(found, a)
     for kind in a.kinds:
         found["kernels"][kind] = _kernels(kind, a) if _left(a) else MISSING
         write(found, a)
+    recipes(found, a, a.until)
+    for kind, row in zip(a.kinds, found["recipes"], strict=True):
+        found["second"][kind] = second(kind, row["ours"], a) if _left(a) else MISSING
+        write(found, a)
     return found
+
+
+def _row(kind: str, a: argparse.Namespace) -> Row:
+    examples = examples_of(kind, a)
+    return {"kind": kind, "examples": examples, "gflop": gflop(kind, examples, a)}
 
 
 def _kernels(kind: str, a: argparse.Namespace) -> Row:
     p = batches.recipe(kind, a.tiny, a.version)
-    stepper = build("ours", p, a)
-    batch = on_device(kind, _examples(kind, a), a, 0, p)
-    for _ in range(WARM_UP):
-        stepper.step(batch)
-    return kernels.by_group(lambda: stepper.step(batch), a.device)
+    try:
+        stepper = build("ours", p, a)
+        batch = on_device(kind, examples_of(kind, a), a, 0, p)
+        for _ in range(WARM_UP):
+            stepper.step(batch)
+        return kernels.by_group(lambda: stepper.step(batch), a.device)
+    except Exception as error:
+        return failed(error)
 
 
 def _left(a: argparse.Namespace) -> bool:
@@ -292,7 +205,7 @@ def summary(rows: list[Row], product: float) -> dict[str, Row]:
     """The recipes that ran, as step.py and `d2v plan --measured` name figures."""
     found: dict[str, Row] = {}
     for row in rows:
-        ours, peer = row["ours"], row["peer eager"]
+        ours, peer = row.get("ours", MISSING), row.get("peer eager", MISSING)
         if "missing" in ours:
             continue
         kept = {"examples": row["examples"], "gflop": row["gflop"], "gemm_gflops": product}
@@ -327,7 +240,9 @@ def main() -> int:
         parser.error("PyTorch sees no GPU here; --device cpu --tiny tries the command out")
     a.until = time.monotonic() + 60 * a.minutes - MARGIN_S
     a.version = 1
-    found = measure(a)
+    with tempfile.TemporaryDirectory(prefix="d2v-compiled-") as cache:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+        found = measure(a)
     compared = [*found["equality"].values()]
     compared += [row.get("equality", {}) for row in found["second"].values()]
     ways = [way for row in compared for way in row.values()]

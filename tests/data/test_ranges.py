@@ -18,6 +18,7 @@ from d2v.data.examples import Examples
 from d2v.util.errors import UserError
 
 CROPPED = params.WaveAugment(kind="speech", max_samples=5000)
+FEW = params.WaveAugment(kind="speech", lengths=2)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def test_levels_pass_through_columns_unchanged(prepared: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("train", [True, False])
-@pytest.mark.parametrize("view", [WAVE_VIEW, CROPPED])
+@pytest.mark.parametrize("view", [WAVE_VIEW, CROPPED, FEW])
 @pytest.mark.parametrize("name", ["flac", "pcm"])
 def test_batches_are_those_of_whole_utterances(
     prepared: Path, monkeypatch: pytest.MonkeyPatch, name: str, view: params.View, train: bool

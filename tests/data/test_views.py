@@ -363,6 +363,11 @@ def test_sizes_are_those_of_the_batches(small_prepared: Path) -> None:
         small_prepared / "speech", params.WaveAugment(kind="speech", max_samples=5000), FRAMES
     )
     assert cropped.sizes.tolist() == [3200, 5000, 5000]
+    few = params.WaveAugment(kind="speech", lengths=2)
+    cropped = build(small_prepared / "speech", few, FRAMES, mask=SPANS)
+    assert cropped.sizes.tolist() == [3200, 6400, 6400]
+    assert batch_of(cropped, 2)["waves"].shape == (1, 6400)
+    assert batch_of(cropped, 2, 0)["waves"].shape == (2, 3200)
     corpus = build(small_prepared / "corpus", TEXT_VIEW, TOKENS)
     assert corpus.sizes.tolist() == [len(corpus[0, i]["tokens"]) for i in range(len(corpus))]
     for most in (12, 200):
@@ -398,6 +403,9 @@ def test_waveforms_that_do_not_fit_are_refused(small_prepared: Path) -> None:
     cropped = params.WaveAugment(kind="speech", max_samples=5000)
     with pytest.raises(UserError, match="max_samples"):
         build(small_prepared / "speech", cropped, FRAMES, task=CTC)
+    few = params.WaveAugment(kind="speech", lengths=2)
+    with pytest.raises(UserError, match=r"view\.lengths crops waveforms"):
+        build(small_prepared / "speech", few, FRAMES, task=CTC)
     with pytest.raises(UserError, match=r"view\.mixup .* task of kind tag"):
         build(small_prepared / "speech", params.WaveAugment(kind="speech", mixup=0.5), FRAMES)
     wide = params.WaveEncoder(kind="speech", conv_layers=[[8, 5000, 5]])

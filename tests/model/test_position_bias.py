@@ -102,5 +102,5 @@ def test_a_plain_kernel_is_noticed(
     assert p.query.dtype == torch.bfloat16
     assert p.query.shape[2] == (LENGTH if kind == "shared_2d" else 64)
     assert (p.attn_mask is None) == (kind == "none")
-    assert p.attn_mask is None or p.attn_mask.stride(-1) == 1
+    assert p.attn_mask is None or (p.attn_mask.stride(-1) == 1 and p.attn_mask.requires_grad)
     assert attention.takes_plain_kernel(p.query, p.key, p.value, p.attn_mask, 0.1) == (able is None)

@@ -107,6 +107,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     (f"{D}.view.cutmix", 1.0, None),
     (f"{D}.settings.scratch.freeze", "convolutions", "freeze: convolutions, but an encoder"),
     (f"{W}.view.max_samples", 99, "view.max_samples crops waveforms, which then do not match"),
+    (f"{W}.view.lengths", 9, "view.lengths crops waveforms, which then do not match"),
     (f"{W}.view.mask", {**SPAN, "prob": 0.0}, f"{W}: view.mask.prob is 0: remove view.mask"),
     (f"{C}.view.max_tokens", 4, "Input should be greater than or equal to 5"),
     # runs and data

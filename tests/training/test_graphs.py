@@ -1,8 +1,10 @@
 """Captured steps: nothing in them needs the host, and a run with them is the run without them."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import second_models
 import torch
@@ -11,8 +13,13 @@ from recording import Recordings, Watched
 from tiny_models import BACKBONE, KINDS, make
 
 from d2v import params
+from d2v.data import sampler
+from d2v.data.examples import hiding
+from d2v.data.speech import rounded_down
 from d2v.model.encoders.speech import FrontEnd
+from d2v.model.frames import frame_count
 from d2v.model.kernels import attention, dropout, linear, windows
+from d2v.model.masking import span_masks
 from d2v.training import graphs, log, optim, trainer
 from d2v.training import step as step_module
 from d2v.training.graphs import CapturedStep, Pool
@@ -143,6 +150,63 @@ def test_a_captured_run_resumes(
     found = run(small_prepared, tmp_path / "b", "text", monkeypatch, recordings, **ways)
     assert recordings.replays < 66
     assert found == pytest.approx(whole, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_speech_of_few_lengths_is_captured(
+    small_prepared: Path, tmp_path: Path, as_on_a_gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches by size of waveforms of two lengths, with skipped blocks."""
+    few = params.WaveAugment(kind="speech", lengths=2)
+    encoder = trajectory.KINDS["speech"]["encoder"].model_copy(update={"dropout": 0.0})
+    kind = trajectory.KINDS["speech"] | {"view": few, "encoder": encoder}
+    monkeypatch.setitem(trajectory.KINDS, "speech", kind)
+    sized = params.Sized(size=9600, micro_batches=2)
+    train = {**STEPS, "sized": sized, "batch": None, "micro_batch": None}
+    ways = {**WAYS["skipped blocks"], "train": train}
+    plain = run(small_prepared, tmp_path / "plain", "speech", monkeypatch, None, **ways)
+    recordings = Recordings()
+    found = run(small_prepared, tmp_path / "graph", "speech", monkeypatch, recordings, **ways)
+    assert recordings.captures <= 5  # two lengths, each with few numbers of masked frames; updates
+    assert recordings.replays > 80  # of 80 micro-batches and 40 updates
+    assert found == pytest.approx(plain, rel=1e-4)
+
+
+def librispeech(count: int = 281_241) -> np.ndarray:
+    """Samples of as many utterances as LibriSpeech has, with lengths much like theirs: most are of
+    12 to 17 s, a third are shorter, and the mean is 12.2 s.
+    """
+    draw = np.random.default_rng(0)
+    short, long = draw.uniform(2, 12.5, count // 3), draw.uniform(16.5, 20, count // 100)
+    usual = draw.normal(14.6, 1.2, count - len(short) - len(long)).clip(10, 17.3)
+    return (200 * np.concatenate([short, usual, long])).astype(np.int64) * 80
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("lengths", "count", "least", "most"), [(None, 500, 0.0, 0.1), (32, 2000, 0.9, 1.0)]
+)
+def test_most_batches_of_the_speech_recipe_are_replayed(
+    lengths: int | None, count: int, least: float, most: float
+) -> None:
+    """The first `count` micro-batches of 6.4 million: the share rises from there."""
+    p = params.load(Path("params/paper.yaml")).pretrain["speech-base"]
+    assert p.train.sized is not None
+    assert isinstance(p.encoder, params.WaveEncoder)
+    assert isinstance(p.mask, params.SpanMask)
+    samples = librispeech()
+    sizes = samples if lengths is None else rounded_down(samples, lengths)
+    assert sizes.sum() > 0.975 * samples.sum()  # what batches keep
+    batches = sampler.SizedBatches(sizes, p.train.sized, seed=1)
+    assert len(batches.ends) > 14_000  # an epoch's
+    pool = Pool(lambda inputs: torch.zeros(()), lambda f: (f(), lambda: None), pytest.fail)
+    for keys in itertools.islice(batches, count):
+        size = int(sizes[[index for _, index in keys]].min())
+        frames = np.full(len(keys), frame_count(size, p.encoder.conv_layers))
+        masks = hiding(span_masks(p.mask, frames, [(1, *key) for key in keys]))
+        pool(filled_up({"waves": torch.empty(len(keys), size, device="meta")} | masks))
+    assert len(pool.graphs) <= graphs.MOST
+    assert least <= pool.replays / pool.calls <= most
 
 
 def test_shapes_that_recur_are_captured_up_to_a_limit() -> None:

@@ -52,18 +52,20 @@ class Waves(Examples):
             self.levels = mean.astype(np.float32), deviation.astype(np.float32)
         self.waves = Decoded(self._decode, int(self.samples.sum()) * 4)
 
-    @property
+    @cached_property
     def sizes(self) -> npt.NDArray[np.int64]:
-        """Samples per example (N,), at most view.max_samples."""
-        return np.minimum(self.samples, self.view.max_samples or self.samples)
+        """Samples (N,) that a batch may keep: at most view.max_samples, in view.lengths lengths."""
+        sizes = np.minimum(self.samples, self.view.max_samples or self.samples)
+        return sizes if self.view.lengths is None else rounded_down(sizes, self.view.lengths)
 
     def whole(self) -> None:
         """Set up for a labelled task: no crops, and in training the masks of the view.
 
-        Raises UserError if view.max_samples is set.
+        Raises UserError if view.max_samples or view.lengths is set.
         """
-        if self.view.max_samples:
-            raise UserError("view.max_samples crops waveforms, which then lack part of their text")
+        for name in ("max_samples", "lengths"):
+            if getattr(self.view, name):
+                raise UserError(f"view.{name} crops waveforms, which then lack part of their text")
         if self.train:
             self.mask, self.channels = self.view.mask, self.view.mask_channels
 
@@ -97,8 +99,8 @@ class Waves(Examples):
 class Utterances(Waves):
     """Waveforms of prepared speech or, for pre-training, of any prepared sounds.
 
-    Without a task (pre-training), a batch is cropped to its shortest item and to view.max_samples,
-    so nothing is padded. With a task, utterances stay whole and are padded with zeros.
+    Without a task (pre-training), a batch is cropped to the smallest of its items' `sizes`, so
+    nothing is padded. With a task, utterances stay whole and are padded with zeros.
     """
 
     def __init__(
@@ -150,13 +152,17 @@ class Utterances(Waves):
         if self.task is not None or self.waves.kept or self.levels is None:
             return super().__getitems__(places)
         lengths = [int(self.samples[index]) for _, index in places]
-        size = _size(lengths, self.view.max_samples)
+        size = self._size(places)
         examples = []
         for place, length in zip(places, lengths, strict=True):
             start = _start(self._crop(place), length, size)
             wave = self._part(int(self.rows[place[1]]), start, size, length)
             examples.append({"place": place, "id": self.ids[place[1]], "wave": wave, "crop": 0.0})
         return examples
+
+    def _size(self, places: list[Place]) -> int:
+        """Number of samples that a batch keeps of each waveform."""
+        return int(self.sizes[[index for _, index in places]].min())
 
     def _crop(self, place: Place) -> float:
         """Relative position of a crop, in [0, 1)."""
@@ -171,7 +177,7 @@ class Utterances(Waves):
         """
         batch: Batch = {"ids": [e["id"] for e in examples]}
         if self.task is None:
-            waves = _cropped(examples, self.view.max_samples)
+            waves = _cropped(examples, self._size([e["place"] for e in examples]))
             samples = np.full(len(waves), waves.shape[1])
         else:
             waves, samples = padded([e["wave"] for e in examples], 0.0, np.float32)
@@ -196,20 +202,18 @@ def padded(rows: Sequence[Any], padding: float, dtype: type) -> tuple[np.ndarray
     return found, counts
 
 
-def _cropped(examples: list[Example], most: int | None) -> np.ndarray:
-    """Crop waveforms to (B, S), where S is the shortest length, at most `most`."""
-    lengths = [len(e["wave"]) for e in examples]
-    size = _size(lengths, most)
-    starts = [_start(e["crop"], n, size) for e, n in zip(examples, lengths, strict=True)]
-    return np.stack(
-        [e["wave"][start : start + size] for e, start in zip(examples, starts, strict=True)]
-    )
+def rounded_down(sizes: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
+    """Sizes (N,), each rounded down to one of at most `count` of them: their quantiles."""
+    kept = np.unique(np.sort(sizes)[np.arange(count) * len(sizes) // count])
+    found: npt.NDArray[np.int64] = kept[np.searchsorted(kept, sizes, side="right") - 1]
+    return found
 
 
-def _size(lengths: list[int], most: int | None) -> int:
-    """Number of samples that a batch keeps of each waveform, given their lengths."""
-    shortest = min(lengths)
-    return min(shortest, most or shortest)
+def _cropped(examples: list[Example], size: int) -> np.ndarray:
+    """Crop waveforms to (B, size)."""
+    waves = [e["wave"] for e in examples]
+    starts = [_start(e["crop"], len(e["wave"]), size) for e in examples]
+    return np.stack([w[start : start + size] for w, start in zip(waves, starts, strict=True)])
 
 
 def _start(crop: float, length: int, size: int) -> int:

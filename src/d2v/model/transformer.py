@@ -139,7 +139,8 @@ class Transformer(nn.Module):
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             mask = None if bias is None else attention_mask(bias(length).to(dtype), None)
             q = torch.empty(2, attention.heads, length, width, dtype=dtype, device=device)
-            mask = mask if mask is None else mask.expand(2, -1, -1, -1)
+            if mask is not None:
+                mask = mask.expand(2, -1, -1, -1).requires_grad_()  # not every kernel gives it one
         q.requires_grad_()
         return takes_plain_kernel(q, q, q, mask, attention.dropout)
 

@@ -32,6 +32,7 @@ NOT_TUNED = {
 LATER = {
     "hidden": "replaced", "extra_tokens": 0, "fixed_positions": False, "input_norm": False,
     "prenet_depth": 0, "class_weight": 0.0, "decoder": None, "copies": 1, "mix_prob": 1.0,
+    "lengths": None,
 }  # fmt: skip
 
 

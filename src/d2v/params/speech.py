@@ -39,6 +39,10 @@ class WaveAugment(Augment):
     # samples to which longer utterances are randomly cropped; max_sample_size
     max_samples: Positive | None = None
     min_samples: Count = 0  # samples below which utterances are dropped; min_sample_size
+    # number of lengths to which waveforms are cropped in pre-training, chosen so that each serves
+    # as many of them. Batches then have few shapes, and most steps on a GPU are replayed from CUDA
+    # graphs (train.cuda_graph). None: a batch is cropped to its shortest waveform only
+    lengths: Positive | None = None
     mask: SpanMask | None = None  # frames replaced by the mask embedding, in fine-tuning
     mask_channels: ChannelMask | None = None  # channels set to zero, in fine-tuning
     # probability that another waveform is added, in fine-tuning (AudioSet)
@@ -64,10 +68,11 @@ class WaveAugment(Augment):
 
     def with_labels(self, task: str, micro_batch: int | str | None) -> Iterator[str]:
         """Errors of keys that a labelled task cannot use."""
-        if self.max_samples is not None:
-            yield (
-                "view.max_samples crops waveforms, which then do not match their labels; remove it"
-            )
+        for name in ("max_samples", "lengths"):
+            if getattr(self, name) is not None:
+                yield (
+                    f"view.{name} crops waveforms, which then do not match their labels; remove it"
+                )
         if self.mixup and task != "tag":
             yield "view.mixup mixes classes and is only for tasks of kind tag; remove it"
         for name in ("mask", "mask_channels"):

@@ -24,7 +24,7 @@ from d2v.training.step import Step, Sums, filled_up
 from d2v.training.task import Pretraining
 from d2v.util.errors import UserError
 
-MOST = 16  # graphs of one half that are kept
+MOST = 64  # graphs of one half that are kept
 WARM_UP = 3  # uncaptured calls before the first capture, which compile and allocate
 BEFORE = 2  # uncaptured calls of one shape before it is captured
 TOLD_AFTER = 1000  # calls after which a low share of replays is reported
@@ -184,6 +184,7 @@ class CapturedStep(Step):
             self.say(
                 f"only {pool.replays} of {pool.calls} micro-batches had one of the"
                 f" {len(pool.graphs)} captured shapes; the others were computed uncaptured"
+                " (view.lengths crops waveforms to few lengths)"
             )
 
 
