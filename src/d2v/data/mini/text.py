@@ -193,7 +193,7 @@ def _rte(
     verse_halves: dict[Wording, tuple[str, str]] = {}
     for verse in verses:
         halves = _halves(web[verse])
-        wording = tuple(words(web[verse]))
+        wording = tuple(words(" ".join(sorted(halves or ()))))  # in either order
         if halves is not None and wording not in used:
             verse_halves.setdefault(wording, halves)
     used |= verse_halves.keys()
