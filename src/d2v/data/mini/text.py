@@ -142,7 +142,7 @@ def _cola(
             fits = _CLAUSE[0] <= len(wording) and len(sentence.split()) <= _CLAUSE[1]
             if fits and wording not in used and _swaps(sentence.split()):
                 clauses.setdefault(wording, (verse, sentence))
-    used |= clauses.keys()
+    used.update(clauses)
     pool = random.sample(list(clauses.values()), min(size, len(clauses)))
     rows = []
     for number, (verse, sentence) in enumerate(pool):
@@ -196,7 +196,7 @@ def _rte(
         wording = tuple(words(" ".join(sorted(halves or ()))))  # in either order
         if halves is not None and wording not in used:
             verse_halves.setdefault(wording, halves)
-    used |= verse_halves.keys()
+    used.update(verse_halves)
     pool = random.sample(list(verse_halves.values()), min((size + 1) // 2, len(verse_halves)))
     rows = []
     for first, second in pool:
