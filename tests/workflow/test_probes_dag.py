@@ -42,8 +42,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = folder / "params/probed.yaml"
     path.write_text(json.dumps(PARAMS))
     workspace.carry_out(folder, "params/probed.yaml", ("pretrain", "finetune"))
-    config = ["--config", "experiment=params/probed.yaml"]
-    ran = workspace.call(folder, "snakemake", "--cores", "2", *config)
+    ran = workspace.snakemake(folder, file="params/probed.yaml")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return folder
 
