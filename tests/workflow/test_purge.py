@@ -90,7 +90,7 @@ def test_a_purged_prediction_is_made_again_from_the_weights(copied: Path) -> Non
     for state in (copied / WORK / ONE / "checkpoints").glob("*/training.safetensors"):
         state.unlink()
     before = len((copied / WORK / ONE / "log.jsonl").read_text().splitlines())
-    ran = snakemake(copied)
+    ran = snakemake(copied, str(RUNS / ONE / "metrics.json"))
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert path.read_bytes() == content
     assert len((copied / WORK / ONE / "log.jsonl").read_text().splitlines()) == before
