@@ -4,6 +4,7 @@ import gc
 import os
 import random
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -20,8 +21,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--shuffle", type=int, metavar="SEED", help="shuffle files and tests")
 
 
-# rooms whose files may take minutes; with two processes, one that starts last leaves a core idle
+# rooms whose files may take minutes; one that starts last leaves a core idle
 LONG = ("workflow", "jobs/slurm", "project", "experiment")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Three workers for two cores: tests of jobs wait for other processes half of the time."""
+    return max(1, len(os.sched_getaffinity(0)) * 3 // 2)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -72,14 +78,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for tests in files:
             order.shuffle(tests)
     elif hasattr(config, "workerinput"):
-        files.sort(key=lambda tests: _room(tests[0].path))
+        files = _in_turns(files)
     items[:] = [test for tests in files for test in tests]
 
 
-def _room(path: Path) -> int:
-    """Place of a test's room in LONG; all others come after these."""
-    room = path.parent.relative_to(Path(__file__).parent).as_posix()
-    return LONG.index(room) if room in LONG else len(LONG)
+def _in_turns(files: list[list[pytest.Item]]) -> list[list[pytest.Item]]:
+    """The files of each room in LONG in turns, then the others.
+
+    Files on Slurm wait, those of the workflow compute: they share the cores well.
+    """
+    seen: Counter[str] = Counter()
+    placed = []
+    for tests in files:
+        room = tests[0].path.parent.relative_to(Path(__file__).parent).as_posix()
+        seen[room] += 1
+        placed.append((seen[room], LONG.index(room)) if room in LONG else (len(files), 0))
+    order = sorted(range(len(files)), key=placed.__getitem__)
+    return [files[index] for index in order]
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -102,8 +102,9 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with contextlib.chdir(folder):  # the run's tokenizer is found by its prepared data
         convert("text-of-d2v", "hf", "others/text")
     (folder / "params" / "others.yaml").write_text(EXPERIMENT + EVALUATED)
-    config = ("--config", "experiment=params/others.yaml")
-    told = workspace.call(folder, "snakemake", "--cores", "2", *config)
+    by_workflow = ("pretrain/text", "finetune/cola")
+    workspace.carry_out(folder, "params/others.yaml", ("pretrain", "finetune"), by_workflow)
+    told = workspace.snakemake(folder, file="params/others.yaml")
     assert told.returncode == 0, (told.stdout + told.stderr)[-4000:]
     return folder
 

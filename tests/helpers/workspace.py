@@ -9,12 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import planning
 import torch
 from small_sets import corpus_folder, glue_folder, image_tree, speech_tree
 
 from d2v import params
 from d2v.cli import commands, prepare
-from d2v.experiment import execute, runs
+from d2v.experiment import execute, folders, runs
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("Snakefile", "profiles", "workflow", "params")
@@ -23,6 +24,7 @@ PREPARED = Path("prepared/tiny")  # as in tests/params/tiny.yaml
 
 def make(folder: Path) -> Path:
     """Rules, parameters and prepared data of tests/params/tiny.yaml below `folder`."""
+    folder.mkdir(exist_ok=True)
     for name in PARTS:
         source, target = ROOT / name, folder / name
         if source.is_symlink():
@@ -113,10 +115,33 @@ def carry_out(folder: Path, file: str, kinds: tuple[str, ...], leave: tuple[str,
     torch.set_num_threads(threads)
 
 
-def snakemake(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """`snakemake WORDS...` of the tiny experiment on two cores."""
-    config = ["--config", "experiment=params/tiny.yaml"]
-    return call(folder, "snakemake", "--cores", "2", *words, *config)
+def snakemake(
+    folder: Path, *words: str, file: str = "params/tiny.yaml"
+) -> subprocess.CompletedProcess[str]:
+    """`snakemake WORDS...` of an experiment on two cores."""
+    return planning.snakemake(folder, "--cores", "2", *words, "--config", f"experiment={file}")
+
+
+def finished(folder: Path, file: str = "params/tiny.yaml", jobs: tuple[str, ...] = ()) -> None:
+    """Carry out a whole experiment, tables included, and let Snakemake note that all is done.
+
+    The runs `jobs` are started as jobs; they are none that others need.
+    """
+    experiment = params.load(folder / file)
+    carry_out(folder, file, ("pretrain", "select"))
+    for name, task in experiment.finetune.items():
+        if task.grid:
+            chosen = command(folder, "select", name, "--params", file)
+            assert chosen.returncode == 0, chosen.stderr
+    carry_out(folder, file, ("finetune", "decode", "probe"), jobs)
+    for run in jobs:
+        started = command(folder, "run", run, "--params", file)
+        assert started.returncode == 0, started.stderr
+    built = command(folder, "tables", "--params", file)
+    assert built.returncode == 0, built.stderr
+    (folder / folders.results(experiment) / "tables" / folders.COMPLETE).touch()
+    noted = snakemake(folder, "--touch", "--forceall", file=file)
+    assert noted.returncode == 0, noted.stdout + noted.stderr
 
 
 def planned(folder: Path, *words: str) -> dict[str, int]:

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import jiwer
 import own_builds
 import own_sets
 import pytest
+import workspace
 from sklearn.metrics import accuracy_score
 from workspace import PARTS, ROOT, call, carry_out, command
 
@@ -69,9 +69,7 @@ def _weights(root: Path, tokenizer: Path) -> None:
 
 
 def snakemake(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", *words]
-    command += ["--config", f"experiment={EXPERIMENT}"]
-    return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=1800)
+    return workspace.snakemake(root, *words, file=EXPERIMENT)
 
 
 def found(folder: Path, name: str) -> dict[str, Any]:

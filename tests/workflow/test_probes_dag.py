@@ -37,13 +37,14 @@ RUNS = Path("results/probed/runs")
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which an experiment with probes was run, the probes by the workflow."""
+    """A folder in which an experiment with probes was run, a probe by the workflow."""
     folder = workspace.make(tmp_path_factory.mktemp("probed"))
     path = folder / "params/probed.yaml"
     path.write_text(json.dumps(PARAMS))
-    workspace.carry_out(folder, "params/probed.yaml", ("pretrain", "finetune"))
-    config = ["--config", "experiment=params/probed.yaml"]
-    ran = workspace.call(folder, "snakemake", "--cores", "2", *config)
+    by_workflow = ("probe/digits/data2vec",)
+    kinds = ("pretrain", "finetune", "probe")
+    workspace.carry_out(folder, "params/probed.yaml", kinds, by_workflow)
+    ran = workspace.snakemake(folder, file="params/probed.yaml")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return folder
 

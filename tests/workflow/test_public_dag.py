@@ -23,7 +23,6 @@ pytestmark = pytest.mark.slow
 SMALL = {"dim": 32, "depth": 2, "heads": 2, "ffn_dim": 64}
 SHORT = {"precision": "float32", "workers": 0, "log_every": 5, "checkpoint_every": 100}
 TOY = "params/toy.yaml"
-CONFIG = ["--config", f"experiment={TOY}"]
 VOCABULARY = 120
 
 
@@ -119,7 +118,7 @@ def _prepare(sets: Path, out: Path) -> None:
 
 
 def _workflow(folder: Path, *words: str) -> str:
-    ran = workspace.call(folder, "snakemake", "--cores", "2", *words, *CONFIG)
+    ran = workspace.snakemake(folder, *words, file=TOY)
     assert ran.returncode == 0, (ran.stdout + ran.stderr)[-6000:]
     return ran.stdout + ran.stderr
 

@@ -52,9 +52,9 @@ class Estimate:
             return float("nan")
         if not self.stderr:
             return float(self.value == 0)
-        from scipy.stats import t
+        from scipy.special import stdtr
 
-        return float(2 * t.sf(abs(self.value) / self.stderr, self.freedom))
+        return float(2 * stdtr(self.freedom, -abs(self.value) / self.stderr))
 
 
 def estimate(values: Sequence[float]) -> Estimate:
@@ -82,9 +82,9 @@ def welch(mine: Estimate, other: Estimate) -> Estimate:
 @cache  # takes milliseconds, and tables ask for few values thousands of times
 def quantile(freedom: float) -> float:
     """Quantile of t that leaves 5 % outside an interval."""
-    from scipy.stats import t
+    from scipy.special import stdtrit  # scipy.stats calls it, and takes a second to import
 
-    return float(t.ppf((1 + LEVEL) / 2, freedom))
+    return float(stdtrit(freedom, (1 + LEVEL) / 2))
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,6 @@ def _scorer(rows: Sequence[Prediction], name: str) -> Callable[[Ints], float]:
     formula = metrics.OF_COUNTS.get(name)
     if formula is None:
         return partial(_score, rows, name)
-    # scikit-learn would spend most of its time on checking its input, once per draw
     labels = [int(label) for row in rows for label in (row.reference, row.prediction)]
     classes, places = np.unique([0, 1, *labels], return_inverse=True)
     size = len(classes)
