@@ -77,7 +77,7 @@ def test_tensorboard_fails_once(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
     trackers = tracking.open_all(tmp_path, None, 0)
     with open("/dev/full", "wb", buffering=0) as full:
-        trackers[0].file = full  # type: ignore[attr-defined]
+        trackers[0].writer._writer = full  # type: ignore[attr-defined]
         for _ in range(3):
             tracking.tell(trackers, LINES)
     assert not trackers

@@ -1,16 +1,13 @@
 """Other places that get the lines of a log."""
 
-import io
-import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.summary.writer.record_writer import RecordWriter
 from tiny import Tiny, train
 
-from d2v.training import log, tracking
+from d2v.training import log
 from d2v.util.errors import UserError
 
 
@@ -34,13 +31,6 @@ def test_tensorboard_has_every_step_once_also_after_a_resume(tmp_path: Path) -> 
     assert [event.value for event in losses] == pytest.approx([x["loss"] for x in lines], rel=1e-6)
     assert [(e.step, e.value) for e in events.Scalars("validation/score")] == [(12, 6), (24, 12)]
     assert "step" not in events.Tags()["scalars"]
-
-
-@pytest.mark.parametrize("size", [0, 1, 300])
-def test_records_are_those_of_tensorboards_writer(size: int) -> None:
-    data, theirs = random.Random(size).randbytes(size), io.BytesIO()
-    RecordWriter(theirs).write(data)
-    assert tracking._record(data) == theirs.getvalue()
 
 
 seen: list[Any] = []

@@ -1,11 +1,9 @@
-"""Metrics of the paper's tables as fractions.
+"""Metrics of the paper's tables as fractions, computed by scikit-learn, scipy and jiwer.
 
-Those of classes are computed from their counts, the others by scipy, jiwer and scikit-learn. These
-are imported only when they compute a metric: scikit-learn takes as long as PyTorch.
+The libraries are imported only when a metric is computed, so that importing this module is cheap.
 """
 
 import math
-import operator
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,30 +14,27 @@ from d2v.util.errors import UserError
 
 
 def _accuracy(references: list[int], predictions: list[int]) -> float:
-    return sum(map(operator.eq, references, predictions)) / len(references)
+    from sklearn.metrics import accuracy_score
+
+    return accuracy_score(references, predictions)
 
 
 def _f1(references: list[int], predictions: list[int]) -> float:
     """F1 of class 1 (GLUE: paraphrase); 0 if class 1 is neither present nor predicted."""
+    from sklearn.metrics import f1_score
+
     if not set(references) | set(predictions) <= {0, 1}:
         raise UserError("metric f1 compares class 1 with class 0, but there are other labels")
-    return _f1_of_counts(_counts(references, predictions, [0, 1]))
+    return f1_score(references, predictions, labels=[1], average="micro", zero_division=0.0)
 
 
 def _matthews(references: list[int], predictions: list[int]) -> float:
     """Matthews correlation; 0 for constant predictions or references (the usual convention)."""
-    classes = sorted({*references, *predictions})
-    return _matthews_of_counts(_counts(references, predictions, classes))
+    from sklearn.metrics import matthews_corrcoef
 
-
-def _counts(references: list[int], predictions: list[int], classes: list[int]) -> Any:
-    """Examples (C, C) of each class of `classes` (rows) that were predicted as each (columns)."""
-    import numpy as np
-
-    counts = np.zeros((len(classes), len(classes)), int)
-    rows = (np.searchsorted(classes, labels) for labels in (references, predictions))
-    np.add.at(counts, tuple(rows), 1)
-    return counts
+    with warnings.catch_warnings():  # "a single label": the 0 is documented above
+        warnings.simplefilter("ignore", UserWarning)
+        return matthews_corrcoef(references, predictions)
 
 
 def _pearson(references: list[float], predictions: list[float]) -> float:
@@ -56,8 +51,9 @@ def _spearman(references: list[float], predictions: list[float]) -> float:
 
 def _squared_error(references: list[float], predictions: list[float]) -> float:
     """Mean squared error in the labels' unit; fairseq chooses the best STS-B checkpoint by it."""
-    errors = (r - p for r, p in zip(references, predictions, strict=True))
-    return math.fsum(error * error for error in errors) / len(references)
+    from sklearn.metrics import mean_squared_error
+
+    return mean_squared_error(references, predictions)
 
 
 def _correlation(function: Any, references: list[float], predictions: list[float]) -> float:

@@ -7,6 +7,7 @@ which passes everything on, and starts the job itself where a copy cannot stand 
 """
 
 import gc
+import importlib
 import json
 import os
 import select
@@ -43,6 +44,9 @@ EARLY = (
     "OPENBLAS",
 )
 LATE = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # set again in each job
+# what jobs import, as far as it is installed
+IMPORTED = ("submitit.core.submission", "d2v.experiment.execute", "sklearn.metrics", "scipy.stats",
+            "tensorboard.summary.writer.record_writer")  # fmt: skip
 WAIT_S = 10.0  # longest time for a request to arrive
 
 
@@ -97,10 +101,9 @@ def main(path: str) -> None:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path + ".new")
     gc.disable()
-    from submitit.core import submission
-
-    from d2v.experiment import execute  # noqa: F401
-
+    for name in IMPORTED:
+        with suppress(ImportError):
+            importlib.import_module(name)
     gc.freeze()
     gc.enable()
     listener.listen()
@@ -108,7 +111,7 @@ def main(path: str) -> None:
     start = _serve(listener, started)
     if start is not None:
         _become(start)
-        _run(submission.submitit_main, start.connection)
+        _run(sys.modules[IMPORTED[0]].submitit_main, start.connection)
 
 
 def _serve(listener: socket.socket, started: float) -> Start | None:

@@ -7,12 +7,10 @@ not affect results.
 
 import importlib
 import os
-import struct
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -73,8 +71,9 @@ class TensorBoard:
     """
 
     def __init__(self, folder: Path, step: int) -> None:
-        # only the messages: TensorBoard's record writer imports ten times as much
+        # only the record writer, because PyTorch's SummaryWriter imports many times as much
         from tensorboard.compat.proto import event_pb2, summary_pb2
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
         self.event, self.summary = event_pb2.Event, summary_pb2.Summary
         if not step:
@@ -83,6 +82,7 @@ class TensorBoard:
         now = time.time()
         name = f"events.out.tfevents.{now:.0f}.{os.uname().nodename}.{os.getpid()}.{step}"
         self.file = (folder / name).open("wb")
+        self.writer = RecordWriter(self.file)
         self._add(self.event(wall_time=now, file_version="brain.Event:2"))
         if step:
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
@@ -105,35 +105,11 @@ class TensorBoard:
         self.file.close()
 
     def _add(self, event: Any) -> None:
-        self.file.write(_record(event.SerializeToString()))
+        self.writer.write(event.SerializeToString())
 
     def _flush(self) -> None:
         self.flushed = time.monotonic()
         self.file.flush()
-
-
-def _record(data: bytes) -> bytes:
-    """A record of an event file: the length of the data and the data, each with its checksum."""
-    length = struct.pack("<Q", len(data))
-    return length + _checksum(length) + data + _checksum(data)
-
-
-def _checksum(data: bytes) -> bytes:
-    """CRC-32C as TensorFlow masks it: checksums of data that contain checksums would be weak."""
-    value = 0xFFFFFFFF
-    for byte in data:
-        value = value >> 8 ^ _table()[(value ^ byte) & 0xFF]
-    value ^= 0xFFFFFFFF
-    return struct.pack("<I", ((value >> 15 | value << 17) + 0xA282EAD8) & 0xFFFFFFFF)
-
-
-@cache
-def _table() -> list[int]:
-    """What each byte adds to CRC-32C."""
-    values = list(range(256))
-    for _ in range(8):
-        values = [value >> 1 ^ 0x82F63B78 * (value & 1) for value in values]
-    return values
 
 
 def numbers(line: Mapping[str, Any]) -> dict[str, float]:
