@@ -43,7 +43,7 @@ EARLY = (
     "MKL",
     "OPENBLAS",
 )
-LATE = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # set again in each job
+LATE = "_NUM_THREADS"  # ends the names of those that are set again in each job
 # what jobs import, as far as it is installed
 IMPORTED = ("submitit.core.submission", "d2v.experiment.execute", "sklearn.metrics", "scipy.stats",
             "tensorboard.summary.writer.record_writer")  # fmt: skip
@@ -147,7 +147,8 @@ def _stands_for(start: Start, started: float) -> bool:
     if start.program != [sys.executable, warm_start.__file__]:
         return False
     names = {name for name in {*os.environ, *start.environment} if name.startswith(EARLY)}
-    if any(os.environ.get(n) != start.environment.get(n) for n in names.difference(LATE)):
+    early = (name for name in names if not name.endswith(LATE))
+    if any(os.environ.get(name) != start.environment.get(name) for name in early):
         return False
     files = [getattr(module, "__file__", None) for name, module in list(sys.modules.items())
              if name.partition(".")[0] == "d2v"]  # fmt: skip
@@ -168,10 +169,21 @@ def _become(start: Start) -> None:
     os.chdir(start.folder)
     sys.path[0] = start.folder
     sys.argv = start.arguments
-    threads = start.environment.get("OMP_NUM_THREADS")
+    _share_cores(start.environment)
+    start.connection.sendall(f"{os.getpid()}\n".encode())
+
+
+def _share_cores(environment: dict[str, str]) -> None:
+    """Compute with as many threads as the libraries would have chosen in this environment."""
+    threads = environment.get("OMP_NUM_THREADS", "")
+    found = {"openmp": threads, "blas": environment.get("OPENBLAS_NUM_THREADS", threads)}
     if threads and (torch := sys.modules.get("torch")):
         torch.set_num_threads(int(threads))
-    start.connection.sendall(f"{os.getpid()}\n".encode())
+    with suppress(ImportError):
+        limit = importlib.import_module("threadpoolctl").threadpool_limits
+        for api, count in found.items():
+            if count:
+                limit(int(count), user_api=api)
 
 
 def _run(job: Callable[[], None], connection: socket.socket) -> None:
