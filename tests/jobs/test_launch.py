@@ -277,9 +277,9 @@ def test_a_copy_of_older_code_is_refused(place: Place, tmp_path: Path) -> None:
         connection=socket.socket(), streams=[], program=[sys.executable, warm.warm_start.__file__],
         folder=str(tmp_path), environment=dict(os.environ), arguments=[], group=0,
     )  # fmt: skip
-    assert warm._stands_for(connection, time.time())
-    assert not warm._stands_for(connection, Path(warm.__file__).stat().st_mtime)
+    assert warm._stands_for(connection, time.time(), dict(os.environ))
+    assert not warm._stands_for(connection, Path(warm.__file__).stat().st_mtime, dict(os.environ))
     connection.environment["OPENBLAS_NUM_THREADS"] = "1"  # as Snakemake's jobs have it
-    assert warm._stands_for(connection, time.time())
+    assert warm._stands_for(connection, time.time(), dict(os.environ))
     connection.program[0] = "/usr/bin/python3"
-    assert not warm._stands_for(connection, time.time())
+    assert not warm._stands_for(connection, time.time(), dict(os.environ))

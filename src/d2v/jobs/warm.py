@@ -30,19 +30,7 @@ from d2v.jobs import warm_start
 
 VARIABLE = "D2V_WARM"  # the environment variable with the path of the socket
 # variables that act when libraries are loaded; a job with other values is started by itself
-EARLY = (
-    "PYTHON",
-    "LD_",
-    "TORCH",
-    "ATEN",
-    "ONEDNN",
-    "DNNL",
-    "KMP",
-    "GOMP",
-    "OMP",
-    "MKL",
-    "OPENBLAS",
-)
+EARLY = ("PYTHON", "LD_", "TORCH", "ATEN", "ONEDNN", "DNNL", "KMP", "GOMP", "OMP", "MKL", "OPEN")
 LATE = "_NUM_THREADS"  # ends the names of those that are set again in each job
 # what jobs import, as far as it is installed
 IMPORTED = ("submitit.core.submission", "d2v.experiment.execute", "sklearn.metrics", "scipy.stats",
@@ -97,7 +85,7 @@ class Start:
 def main(path: str) -> None:
     """Serve at the socket `path` until standard input ends; in a copy, run its job."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the workflow
-    started = time.time()
+    started, environment = time.time(), dict(os.environ)  # imports add variables
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path + ".new")
     gc.disable()
@@ -108,13 +96,13 @@ def main(path: str) -> None:
     gc.enable()
     listener.listen()
     os.rename(path + ".new", path)  # jobs that start before do not wait
-    start = _serve(listener, started)
+    start = _serve(listener, started, environment)
     if start is not None:
         _become(start)
         _run(sys.modules[IMPORTED[0]].submitit_main, start.connection)
 
 
-def _serve(listener: socket.socket, started: float) -> Start | None:
+def _serve(listener: socket.socket, started: float, environment: dict[str, str]) -> Start | None:
     """Fork a copy for each request; returns the request in a copy, and None at the end."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # copies leave no zombies
     while True:
@@ -124,7 +112,7 @@ def _serve(listener: socket.socket, started: float) -> Start | None:
         connection, _ = listener.accept()
         with suppress(OSError, ValueError, KeyError):
             start = _request(connection)
-            if _stands_for(start, started) and os.fork() == 0:
+            if _stands_for(start, started, environment) and os.fork() == 0:
                 listener.close()
                 return start
             for stream in start.streams:
@@ -142,13 +130,16 @@ def _request(connection: socket.socket) -> Start:
     return Start(connection=connection, streams=streams, **found)
 
 
-def _stands_for(start: Start, started: float) -> bool:
-    """Whether a job that starts as a copy of this process is the same as one that starts anew."""
+def _stands_for(start: Start, started: float, environment: dict[str, str]) -> bool:
+    """Whether a job that starts as a copy of this process is the same as one that starts anew.
+
+    This process started at `started`, in the `environment`.
+    """
     if start.program != [sys.executable, warm_start.__file__]:
         return False
-    names = {name for name in {*os.environ, *start.environment} if name.startswith(EARLY)}
+    names = {name for name in {*environment, *start.environment} if name.startswith(EARLY)}
     early = (name for name in names if not name.endswith(LATE))
-    if any(os.environ.get(name) != start.environment.get(name) for name in early):
+    if any(environment.get(name) != start.environment.get(name) for name in early):
         return False
     files = [getattr(module, "__file__", None) for name, module in list(sys.modules.items())
              if name.partition(".")[0] == "d2v"]  # fmt: skip
