@@ -113,7 +113,7 @@ def test_lines_come_in_the_order_of_the_runs(
     follower.close()
     told = re.findall(r"pretrain/([\w-]+)/seed0", capsys.readouterr().out)
     assert told == [run.name for run in follower.runs if run.kind == "pretrain"]
-    assert len(told) == 6
+    assert len(told) == len(mini.pretrain) == 8
 
 
 def test_a_failure_is_explained_by_its_messages_or_the_end_of_the_log(
@@ -146,7 +146,7 @@ def test_a_terminal_has_a_bar_with_the_running_step(
     assert "pretrain/text/seed0 step 5/10, loss 0.5000" in shown
 
 
-def test_the_demo_prints_under_100_lines(
+def test_the_demo_prints_under_110_lines(
     mini: params.Experiment, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """All sets and runs from nothing; the lines around the tables are those of reproduce."""
@@ -161,4 +161,4 @@ def test_the_demo_prints_under_100_lines(
     print(tables.render_console(mini, folders.results(mini)))
     out = capsys.readouterr().out
     around = 5
-    assert len(out.splitlines()) + around < 100
+    assert len(out.splitlines()) + around < 110

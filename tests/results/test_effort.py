@@ -44,7 +44,7 @@ def test_scores_by_labels_are_those_of_the_table(
     assert chart.title == "accuracy by number of labels"
     label = re.search(r'aria-label="(.*?)"', chart.svg)
     assert label
-    for row in ("from scratch", "input targets", "data2vec"):
+    for row in ("from scratch", "input targets", "data2vec 2.0"):
         for count, scores in LABELLED.items():
             assert f"{row}, {count} labels: {sorted(scores)[1]:.1f} ±" in label[1]
     at = [float(x) for x in re.findall(r'<text x="([\d.]+)" y="210"', chart.svg)]
@@ -62,7 +62,7 @@ def test_cost_is_that_of_pre_training_and_fine_tuning(
     spent = effort.spending(found, operations)
     scratch, ours = (f"finetune/digits-30/{arm}/seed1" for arm in ("scratch", "data2vec"))
     assert spent[scratch].pflop == operations[scratch] > 0
-    before = "pretrain/vision/seed1"
+    before = "pretrain/vision2/seed1"
     assert spent[ours].pflop == pytest.approx(operations[ours] + operations[before])
     seconds = [
         json.loads((folder / "runs" / run / "metrics.json").read_text())["train_s"]
@@ -79,7 +79,7 @@ def test_the_page_has_both(full: tuple[params.Experiment, Path]) -> None:
     assert "<h3>Score by number of labels</h3>" in page
     assert page.count("<h3>Score by cost of training</h3>") == 3
     assert 'id="imagenet-by-labels"' in page
-    for place in ("imagenet-MNIST-digits-30-labels", "glue-CoLA-shaped"):
+    for place in ("imagenet-MNIST-digits-30-labels-36-patches", "glue-CoLA-shaped"):
         assert f'id="{place}-by-cost"' in page
     assert "librispeech-by-labels" not in page  # one number of labels only
 

@@ -53,7 +53,7 @@ def test_it_has_everything_and_is_the_same_bytes_again(
     text = make(experiment, folder)
     assert make(experiment, folder) == text
     total = len(runs.all_runs(experiment))
-    kinds = "6 pre-training runs, 45 fine-tuning runs, 9 probe runs"
+    kinds = "8 pre-training runs, 54 fine-tuning runs, 18 probe runs"
     assert f"{total} of {total} runs are finished ({kinds})." in text
     assert "<strong>Miniature</strong>" in text
     for place in ("imagenet", "librispeech", "glue", "curves", "cost", "runs"):

@@ -95,7 +95,9 @@ def main(path: str) -> None:
     gc.freeze()
     gc.enable()
     listener.listen()
-    os.rename(path + ".new", path)  # jobs that start before do not wait
+    # jobs that start before do not wait
+    # safe: both names are in a new folder of this process
+    os.rename(path + ".new", path)
     start = _serve(listener, started, environment)
     if start is not None:
         _become(start)
