@@ -26,7 +26,7 @@ LONG = ("workflow", "jobs/slurm", "project", "experiment")
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Three workers for two cores: tests of jobs wait for other processes half of the time."""
+    """Three workers for two cores, because tests of jobs often wait for other processes."""
     return max(1, len(os.sched_getaffinity(0)) * 3 // 2)
 
 

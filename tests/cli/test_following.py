@@ -146,7 +146,7 @@ def test_a_terminal_has_a_bar_with_the_running_step(
     assert "pretrain/text/seed0 step 5/10, loss 0.5000" in shown
 
 
-def test_the_demo_prints_under_110_lines(
+def test_the_demo_prints_under_100_lines(
     mini: params.Experiment, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """All sets and runs from nothing; the lines around the tables are those of reproduce."""
@@ -161,4 +161,4 @@ def test_the_demo_prints_under_110_lines(
     print(tables.render_console(mini, folders.results(mini)))
     out = capsys.readouterr().out
     around = 5
-    assert len(out.splitlines()) + around < 110
+    assert len(out.splitlines()) + around < 100

@@ -1,4 +1,4 @@
-"""Snakemake in a fork of a process that has imported it: a plan takes a quarter of the time.
+"""Snakemake in a fork of a process that has imported it: a plan takes a third of the time.
 
 As a script, that process: it reads a request from each line, and writes the exit code.
 """

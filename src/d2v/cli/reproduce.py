@@ -62,7 +62,7 @@ def reproduce(experiment: "Experiment", experiment_path: Path, cores: str) -> in
     exit code.
     """
     from d2v.cli import following
-    from d2v.experiment import folders, runs
+    from d2v.experiment import folders
     from d2v.jobs import warm
 
     started = time.perf_counter()
@@ -75,7 +75,7 @@ def reproduce(experiment: "Experiment", experiment_path: Path, cores: str) -> in
     if not verbosity.quiet():
         print(f"running the workflow of {experiment.name}; full output: {log}", flush=True)
     follower = following.Follower(experiment, log)
-    missing = sum(not run.metrics_path.exists() for run in runs.all_runs(experiment))
+    missing = sum(not run.metrics_path.exists() for run in follower.runs)
     with warm.serving(missing >= WARM_FROM) as more:
         code = _run(command, follower, more)
     if code:

@@ -30,7 +30,8 @@ from d2v.jobs import warm_start
 
 VARIABLE = "D2V_WARM"  # the environment variable with the path of the socket
 # variables that act when libraries are loaded; a job with other values is started by itself
-EARLY = ("PYTHON", "LD_", "TORCH", "ATEN", "ONEDNN", "DNNL", "KMP", "GOMP", "OMP", "MKL", "OPEN")
+EARLY = ("PYTHON", "LD_", "TORCH", "ATEN", "ONEDNN", "DNNL", "KMP", "GOMP", "OMP", "MKL",
+         "OPENBLAS")  # fmt: skip
 LATE = "_NUM_THREADS"  # ends the names of those that are set again in each job
 # what jobs import, as far as it is installed
 IMPORTED = ("submitit.core.submission", "d2v.experiment.execute", "sklearn.metrics", "scipy.stats",
@@ -200,7 +201,8 @@ def _run(job: Callable[[], None], connection: socket.socket) -> None:
 
 
 def _end_with(connection: socket.socket, ended: threading.Event) -> None:
-    connection.recv(1)
+    with suppress(ConnectionError):
+        connection.recv(1)
     if not ended.is_set():
         os.kill(os.getpid(), signal.SIGKILL)
 

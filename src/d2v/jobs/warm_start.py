@@ -1,8 +1,8 @@
 """Stand for a job that is started as a copy of a warm process (d2v.jobs.warm).
 
-Run as `python -I -S warm_start.py SOCKET ARGUMENT...`, with the standard library only: this takes a
-hundredth of the time that the job itself needs to start. Signals are passed on to the job, and its
-exit code is passed back. If no warm process can start the job, this process becomes it.
+Run as `python -I -S warm_start.py SOCKET ARGUMENT...`, with the standard library only, so that it
+starts at once. Signals are passed on to the job, and its exit code is passed back. If no warm
+process can start the job, this process becomes it.
 """
 
 import json

@@ -192,10 +192,10 @@ def _rte(
     """
     verse_halves: dict[Wording, tuple[str, str]] = {}
     for verse in verses:
-        halves = _halves(web[verse])
-        wording = tuple(words(" ".join(sorted(halves or ()))))  # in either order
-        if halves is not None and wording not in used:
-            verse_halves.setdefault(wording, halves)
+        if halves := _halves(web[verse]):
+            wording = tuple(words(" ".join(sorted(halves))))  # in either order
+            if wording not in used:
+                verse_halves.setdefault(wording, halves)
     used.update(verse_halves)
     pool = random.sample(list(verse_halves.values()), min((size + 1) // 2, len(verse_halves)))
     rows = []
