@@ -19,6 +19,7 @@ from d2v.model.data2vec import Student
 from d2v.model.heads import pool
 from d2v.model.transformer import Kept
 from d2v.training import devices
+from d2v.training.adam import Uncompiled
 from d2v.util.errors import UserError
 
 Floats = npt.NDArray[np.float64]
@@ -176,6 +177,10 @@ def _weighted(p: params.Probe, train: Features, held: Mapping[str, Features]) ->
     return {**_scores(fitted, seen), "c": c, "weights": weights.tolist()}
 
 
+class _LBFGS(Uncompiled, torch.optim.LBFGS):
+    """PyTorch's L-BFGS, which does not import PyTorch's compiler."""
+
+
 def layer_weights(train: Features, steps: int = 50) -> Floats:
     """Softmax weights (layers,) that minimise the loss of a linear classifier on the weighted sum.
 
@@ -188,7 +193,7 @@ def layer_weights(train: Features, steps: int = 50) -> Floats:
     logits = torch.zeros(x.shape[1], requires_grad=True)
     table = torch.zeros(x.shape[2], len(known), requires_grad=True)
     bias = torch.zeros(len(known), requires_grad=True)
-    optimiser = torch.optim.LBFGS([logits, table, bias], max_iter=steps)
+    optimiser = _LBFGS([logits, table, bias], max_iter=steps)
 
     def closure() -> torch.Tensor:
         optimiser.zero_grad()

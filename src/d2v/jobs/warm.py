@@ -34,7 +34,8 @@ EARLY = ("PYTHON", "LD_", "TORCH", "ATEN", "ONEDNN", "DNNL", "KMP", "GOMP", "OMP
          "OPENBLAS")  # fmt: skip
 LATE = "_NUM_THREADS"  # ends the names of those that are set again in each job
 # what jobs import, as far as it is installed
-IMPORTED = ("submitit.core.submission", "d2v.experiment.execute", "sklearn.metrics", "scipy.stats",
+IMPORTED = ("submitit.core.submission", "d2v.experiment.execute", "sklearn.linear_model",
+            "sklearn.metrics", "sklearn.neighbors", "sklearn.pipeline", "scipy.stats",
             "tensorboard.summary.writer.record_writer")  # fmt: skip
 WAIT_S = 10.0  # longest time for a request to arrive
 

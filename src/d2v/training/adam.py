@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 
-class AdamW(torch.optim.AdamW):
-    """PyTorch's AdamW without the wrappers that keep it out of compiled functions.
+class Uncompiled(torch.optim.Optimizer):
+    """PyTorch's methods without the wrappers that keep them out of compiled functions.
 
     No optimiser is compiled here, and these wrappers import PyTorch's compiler: two seconds at the
     start of every process.
@@ -18,6 +18,11 @@ class AdamW(torch.optim.AdamW):
     state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
     load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
     zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+
+
+class AdamW(Uncompiled, torch.optim.AdamW):
+    """PyTorch's AdamW, which does not import PyTorch's compiler."""
+
     step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
 
 

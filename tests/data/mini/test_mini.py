@@ -353,7 +353,7 @@ def test_rte_pairs_are_parts_of_a_clause(verses, sources):
         assert tuple(" ".join(in_order).split()) in clauses
         assert min(len(a.split()), len(b.split())) >= 4
         assert len(a.split()) + len(b.split()) <= 20
-    # each part once in either place with either label, so that no word is more frequent in one class
+    # each part once in either place with either label: alone, its words give nothing away
     pairs = Counter(frozenset(row[1:3]) for row in rows)
     assert set(pairs.values()) == {2}
 
