@@ -152,7 +152,7 @@ def test_shown_faults_are_real(tmp_path: Path) -> None:
 
     good = (ROOT / "params/mini.yaml").read_text()
     wrong = good.replace("top_k: 2, feature: block", "topk: 2, feature: block")
-    wrong = wrong.replace("train: {steps: 2000,", "train: {steps: many,")
+    wrong = wrong.replace("steps: 1000, batch: 64,", "steps: many, batch: 64,")
     (tmp_path / "mini.yaml").write_text(wrong)
     with pytest.raises(errors.UserError) as caught:
         params.load(tmp_path / "mini.yaml")

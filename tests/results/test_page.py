@@ -63,6 +63,10 @@ def test_it_has_everything_and_is_the_same_bytes_again(
         assert text.count(f"<summary>{run.id} ") == 1
     assert 'id="librispeech-by-amount-Base"' in text
     assert 'id="pretrain-vision-std"' in text
+    for name, arm in (("vision", "data2vec"), ("vision-input", "input targets")):
+        loss = text.split(f'id="pretrain-{name}-loss"')[1].split("Std of targets")[0]
+        assert [a for a in ("data2vec", "input targets") if f" {a}</li>" in loss] == [arm]
+    assert "digits: probe" not in text  # a probe has no steps
     assert "PFLOP" in text
     titles = [unescape(title) for title in re.findall(r"<h2>(.*?)</h2>", text)]
     assert len({title.split()[0] for title in titles}) > len(titles) / 2

@@ -7,6 +7,7 @@ import re
 import shutil
 import statistics
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import pandas as pd
@@ -205,6 +206,15 @@ def test_what_the_tables_say_together(experiment, results):
     (answer,) = verdicts.answers(collect.collect(experiment, results, REPORTED))
     assert answer.startswith("Pre-training pays on 1 of 3 tasks.")
     assert answer.endswith("No verdict yet on digits column.")
+
+
+def test_what_is_said_of_the_targets_has_a_sentence_for_each_verdict():
+    kinds = {"digits, 100 labels": "better", "speech": "worse", "sst2": "same", "cola": "same"}
+    said = [SimpleNamespace(kind=kind, name=name) for name, kind in kinds.items()]
+    assert verdicts._targets(said) == (
+        "Compared with targets of the input, the teacher's are better on digits, 100 labels. They"
+        " are not clearly different on sst2 and cola. They are worse on speech."
+    )
 
 
 def test_few_tasks_are_told_in_words(experiment, results):

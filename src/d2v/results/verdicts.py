@@ -133,13 +133,13 @@ def _share(part: int, judged: int, open_: bool) -> str:
 
 def _targets(verdicts: Sequence[Verdict]) -> str:
     """Whether the teacher's targets beat those of the input."""
-    parts = [
-        f"{word} on {_named(some)}"
-        for kind, word in (("better", "better"), ("same", "not clearly different"),
-                           ("worse", "worse"), ("open", "not to be judged"))
+    told = [
+        f"{verb} on {_named(some)}."
+        for kind, verb in (("better", "are better"), ("same", "are not clearly different"),
+                           ("worse", "are worse"), ("open", "cannot be judged yet"))
         if (some := [v for v in verdicts if v.kind == kind])
     ]  # fmt: skip
-    return f"Compared with targets of the input, the teacher's are {', '.join(parts)}."
+    return "Compared with targets of the input, the teacher's " + " They ".join(told)
 
 
 def _close(verdicts: Sequence[Verdict]) -> str:

@@ -132,7 +132,7 @@ def _part(section: Section, apart: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _curves(found: Sequence[records.Record]) -> Iterable[dict[str, Any]]:
     """Learning curves, grouped by the name of the runs, pre-training first."""
-    trained = [r for r in found if r.run.kind != "decode"]
+    trained = [r for r in found if r.run.kind not in ("decode", "probe")]
     for (kind, name), group in groupby(trained, lambda r: (r.run.kind, r.run.name)):
         members = list(group)
         shown = curves(members, f"{kind}/{name}")

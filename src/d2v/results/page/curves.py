@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from d2v.evaluation.metrics import METRICS
+from d2v.experiment.run import PretrainRun
 from d2v.results.page import svg
 from d2v.results.page.records import Record
 from d2v.results.page.svg import WIDTH, Chart, Scale, fitted
@@ -33,7 +34,7 @@ def _spread(place: str, records: Sequence[Record]) -> Chart | None:
         for r in records
         for key, dash, what in SPREAD
     ]
-    key = tuple((f"curve ours{dash}", what) for _, dash, what in SPREAD)
+    key = tuple((f"curve {_kind(records[0])}{dash}", what) for _, dash, what in SPREAD)
     note = "Mean over channels. Near 0 would mean that representations have collapsed."
     return _chart(place, "Std of targets and predictions", lines, key, note)
 
@@ -81,12 +82,19 @@ def _last(values: Sequence[float]) -> float:
 
 
 def _arms(records: Sequence[Record]) -> tuple[tuple[str, str], ...]:
-    arms = dict.fromkeys(r.run.arm or "data2vec" for r in records)
+    arms = dict.fromkeys(map(_arm, records))
     return tuple((f"curve {_hue(arm)}", ARMS.get(arm, arm)) for arm in arms)
 
 
+def _arm(record: Record) -> str:
+    run = record.run
+    if isinstance(run, PretrainRun):
+        return "input" if run.params.target.kind == "input" else "data2vec"
+    return run.arm or "data2vec"
+
+
 def _kind(record: Record) -> str:
-    return _hue(record.run.arm or "data2vec")
+    return _hue(_arm(record))
 
 
 def _hue(arm: str) -> str:
