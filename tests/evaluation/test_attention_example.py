@@ -10,8 +10,9 @@ import workspace
 from tiny_models import make
 
 from d2v import params
+from d2v.cli import reproduce
 from d2v.evaluation import attention_example
-from d2v.experiment import execute, provenance, runs
+from d2v.experiment import execute, finished, provenance, runs
 from d2v.training import compiling
 from d2v.training.task import Pretraining
 
@@ -79,11 +80,32 @@ def test_what_comes_after_training_fails_no_run(
         (execute, "_leave"),
     ):
         monkeypatch.setattr(module, name, fail)
-    path = Path("params/tiny.yaml")
-    experiment = params.load(path)
+    experiment = params.load(Path("params/tiny.yaml"))
     run = runs.pretrain_runs(experiment)[0]
-    execute.execute(run)
+    command = ["run", run.id, "--launch", "debug"]
+
+    done = workspace.d2v(folder, *command)
+    assert done.stdout.count("failed and is skipped: RuntimeError: broken") == 3
+    assert done.returncode == 8
+    assert done.stderr == (
+        f"error: {run.id} has finished ({run.metrics_path}), but the picture of attention failed and"
+        " is skipped: RuntimeError: broken\n"
+    )
     found = json.loads(run.metrics_path.read_text())
     assert found["steps"] > 0
     assert found["provenance"]["params_sha256"] == run.fingerprint()
-    assert capsys.readouterr().out.count("failed and is skipped: RuntimeError: broken") == 3
+    assert [line.split(" failed")[0] for line in found[finished.FAILURES]] == [
+        "the picture of attention",
+        "the provenance",
+    ]
+    assert reproduce.told_failures(experiment) == 8
+    assert capsys.readouterr().err.count(f"warning: {run.id}: the ") == 2
+
+    run.metrics_path.unlink()  # the workflow, which would remove the metrics after a failure
+    assert workspace.d2v(folder, *command, "--tolerant").returncode == 0
+    assert run.metrics_path.exists()
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    run.metrics_path.unlink()
+    assert workspace.d2v(folder, *command).returncode == 0
+    assert reproduce.told_failures(experiment) == 0

@@ -15,7 +15,7 @@ rule grid_point:
         "{params.about}"
     shell:
         "exec d2v run select/{wildcards.name}/{wildcards.arm}/{wildcards.point}/seed{wildcards.seed}"
-        " --params {params.experiment} --launch {LAUNCH}"
+        " --params {params.experiment} --launch {LAUNCH} --tolerant"
 
 
 rule choose:
@@ -56,7 +56,7 @@ rule finetune:
         "{params.about}"
     shell:
         "exec d2v run finetune/{wildcards.name}/{wildcards.arm}/seed{wildcards.seed}"
-        " --params {params.experiment} --launch {LAUNCH}"
+        " --params {params.experiment} --launch {LAUNCH} --tolerant"
 
 
 rule probe:
@@ -75,4 +75,4 @@ rule probe:
         "{params.about}"
     shell:
         "exec d2v run probe/{wildcards.name}/{wildcards.arm}/seed{wildcards.seed}"
-        " --params {params.experiment} --launch {LAUNCH}"
+        " --params {params.experiment} --launch {LAUNCH} --tolerant"

@@ -15,7 +15,7 @@ rule pretrain:
         "{params.about}"
     shell:
         "exec d2v run pretrain/{wildcards.name}/seed{wildcards.seed} --params {params.experiment}"
-        " --launch {LAUNCH}"
+        " --launch {LAUNCH} --tolerant"
 
 
 # K-means centres for pre-trainings whose target is units; all seeds share them.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from d2v.cli import choice
 from d2v.util import locks, verbosity
 from d2v.util.arguments import Parser
-from d2v.util.errors import UserError
+from d2v.util.errors import FailedAfterwards, UserError
 from d2v.util.files import read_json
 
 if TYPE_CHECKING:  # imported late, so that --help is quick
@@ -40,7 +40,7 @@ def parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `d2v reproduce [FILE]`; returns Snakemake's exit code."""
+    """Run `d2v reproduce [FILE]`; returns the exit code."""
     args = parser().parse(argv)
     from d2v import params
     from d2v.experiment import runs
@@ -59,7 +59,7 @@ def reproduce(experiment: "Experiment", experiment_path: Path, cores: str) -> in
     """Run whatever is missing or out of date, then print tables, folders, time and memory.
 
     The parameters, read from the file `experiment_path`, have been checked. Returns Snakemake's
-    exit code.
+    exit code or, if only work after a training has failed, that of FailedAfterwards.
     """
     from d2v.cli import following
     from d2v.experiment import folders
@@ -93,7 +93,17 @@ def reproduce(experiment: "Experiment", experiment_path: Path, cores: str) -> in
     print(f"\n{_cost(experiment, time.perf_counter() - started)}")
     print(f"page {results / 'index.html'}  tables {results / 'tables'}/")
     print(f"runs {results / 'runs'}/  logs {folders.WORK}/")
-    return 0
+    return told_failures(experiment)
+
+
+def told_failures(experiment: "Experiment") -> int:
+    """Print what failed after the training of any run; return the exit code."""
+    from d2v.experiment import finished, runs
+
+    found = [(run.id, line) for run in runs.all_runs(experiment) for line in finished.failures(run)]
+    for name, line in found:
+        print(f"warning: {name}: {line}", file=sys.stderr)
+    return FailedAfterwards.exit_code if found else 0
 
 
 def _run(command: list[str], follower: "Follower", more: dict[str, str]) -> int:

@@ -42,6 +42,12 @@ def run_parser() -> Parser:
         help="local: a job on this machine that survives this command; slurm: a cluster job,"
         " configured in params/cluster.yaml; debug: in this process",
     )
+    made.add_argument(
+        "--tolerant",
+        action="store_true",
+        help="end with exit code 0, not 8, if only work after the training has failed, such as a"
+        " picture; the workflow does this, because it would remove the metrics otherwise",
+    )
     return made
 
 
@@ -56,7 +62,7 @@ def run_main(argv: Sequence[str] | None = None) -> None:
     runs.parse(experiment, args.name)  # before anything is written or imported
     from d2v.jobs import launch
 
-    launch.run(chosen.path(), args.name, args.launch)
+    launch.run(chosen.path(), args.name, args.launch, args.tolerant)
 
 
 def select_parser() -> Parser:

@@ -68,10 +68,12 @@ def execute(run: Run, given: Start | None = None) -> None:
         "previous": finished.recipe(read_json(run.previous.metrics_path)) if run.previous else None,
     }
     described = provenance.incomplete(noted)
-    with spared("the provenance"):
+    failures = found.pop(finished.FAILURES, [])
+    with spared("the provenance", failures):
         described = provenance.describe(**noted)
     head = _head(run, defining.get("setting"))
-    write_json(run.metrics_path, {**head, **found, "provenance": described})
+    after = {finished.FAILURES: failures} if failures else {}
+    write_json(run.metrics_path, {**head, **found, **after, "provenance": described})
     with spared("the note that the run has finished"):
         _leave(run.work)
 

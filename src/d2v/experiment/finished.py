@@ -13,6 +13,7 @@ from d2v.util.files import read_json
 
 # entries of the provenance that say what a run was made of; `previous`: the run before it
 RECIPE = ("params_sha256", "data_sha256", "code_sha256", "previous")
+FAILURES = "failed_afterwards"  # entry of metrics.json: what failed after the training
 
 
 def up_to_date(run: Run) -> bool:
@@ -36,6 +37,11 @@ def up_to_date(run: Run) -> bool:
         and not _overtaken(run, described)
         and all(path.exists() for path in _files(run, found))
     )
+
+
+def failures(run: Run) -> list[str]:
+    """What failed after the training of a finished run, a line each."""
+    return list((read_json(run.metrics_path) or {}).get(FAILURES, []))
 
 
 def recipe(metrics: Mapping[str, Any] | None) -> dict[str, Any] | None:

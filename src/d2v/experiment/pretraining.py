@@ -7,6 +7,7 @@ from torch import Tensor
 from d2v.data import build_dataset
 from d2v.evaluation import attention_example
 from d2v.experiment import probes
+from d2v.experiment.finished import FAILURES
 from d2v.experiment.run import PretrainRun
 from d2v.model import encoders
 from d2v.model.encoders.spectra import Units
@@ -50,13 +51,14 @@ def pretrain(
         validate_every=p.train.probe_every,
         **fit,
     )
+    failures: list[str] = []
     if distributed.join().main:
         path = run.results / "attention.json"
-        with spared("the picture of attention"):
+        with spared("the picture of attention", failures):
             remove_file(path)
             if look := attention_example.attention(task, dataset):
                 write_json(path, look)
-    return {**summary.described(), "metrics": {}}
+    return {**summary.described(), "metrics": {}, FAILURES: failures}
 
 
 def make_units(experiment: Experiment, name: str) -> None:

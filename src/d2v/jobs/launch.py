@@ -15,16 +15,18 @@ from d2v.jobs import cluster, work
 from d2v.jobs.crowd import Crowd
 from d2v.jobs.followed import LAUNCHERS, Followed
 from d2v.util import locks
+from d2v.util.errors import FailedAfterwards
 from d2v.util.progress import Relay
 
 PLACES = (*LAUNCHERS, "debug")  # debug: run in this process
 
 
-def run(experiment_path: Path, run_id: str, place: str = "local") -> None:
+def run(experiment_path: Path, run_id: str, place: str = "local", tolerant: bool = False) -> None:
     """Execute one run at `place`, print its output, and wait until it has ended.
 
-    Raises JobError with the job's own message and exit code, and UserError for invalid parameters
-    or if the cluster refuses the job.
+    Raises JobError with the job's own message and exit code, UserError for invalid parameters
+    or if the cluster refuses the job, and FailedAfterwards, unless `tolerant`, if the run has
+    finished but some work after its training failed.
     """
     experiment = params.load(experiment_path)
     params.check_stages(experiment)
@@ -33,17 +35,19 @@ def run(experiment_path: Path, run_id: str, place: str = "local") -> None:
         if os.environ.get("RANK", "0") == "0":
             print(f"{run.id}: already done ({run.metrics_path})", flush=True)
         return
+    first = os.environ.get("RANK", "0") == "0"  # among torchrun's processes
     if place == "debug":
         from d2v.experiment import execute
 
-        first = os.environ.get("RANK", "0") == "0"  # among torchrun's processes
         lock = run.work / "lock"
         with locks.held(lock) if first else nullcontext():
             execute.execute(run)
-        return
-    one = Followed(work.RunWork(experiment_path, run), place, cluster.load())
-    with closing(Relay(run.id)) as relay:
-        wait_for(one, relay.show)
+    else:
+        one = Followed(work.RunWork(experiment_path, run), place, cluster.load())
+        with closing(Relay(run.id)) as relay:
+            wait_for(one, relay.show)
+    if first and not tolerant and (failures := finished.failures(run)):
+        raise FailedAfterwards(f"{run.id} has finished ({run.metrics_path}), but {failures[0]}")
 
 
 def wait_for(one: Followed, show: Callable[[str], None]) -> None:

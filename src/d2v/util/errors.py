@@ -35,7 +35,13 @@ class Rebound(UserError):
     exit_code = 6
 
 
-# exit codes of `d2v`; those from 3 on, of UserError's subclasses, are also those of failed jobs
+class FailedAfterwards(UserError):
+    """The run has finished, but some work after its training failed."""
+
+    exit_code = 8
+
+
+# exit codes of `d2v`; 3 to 7 are also those of failed jobs
 EXIT_CODES = {
     0: "success",
     1: "unexpected error (a bug: please report it), failed workflow, or a finding of `d2v doctor`",
@@ -45,6 +51,7 @@ EXIT_CODES = {
     5: "out of GPU memory",
     6: "training has diverged (the loss rebounded)",
     7: "requested GPUs are missing",
+    8: "finished, with all metrics, but work after the training failed (a picture, the provenance)",
     130: "cancelled (Ctrl-C)",
     141: "output pipe closed (`d2v status | head`)",
 }
@@ -57,13 +64,20 @@ def counted(count: int, noun: str) -> str:
 
 
 @contextmanager
-def spared(what: str) -> Iterator[None]:
-    """Report a failure of the block in one line and continue; for work that affects no result."""
+def spared(what: str, failures: list[str] | None = None) -> Iterator[None]:
+    """Report a failure of the block in one line and continue; for work that affects no result.
+
+    The line is also appended to `failures`.
+    """
     try:
         yield
     except Exception as error:
-        said = " ".join(str(error).split())
-        print(f"warning: {what} failed and is skipped: {type(error).__name__}: {said}", flush=True)
+        told = (
+            f"{what} failed and is skipped: {type(error).__name__}: {' '.join(str(error).split())}"
+        )
+        print(f"warning: {told}", flush=True)
+        if failures is not None:
+            failures.append(told)
 
 
 def quoted(text: str, most: int = 60) -> str:
