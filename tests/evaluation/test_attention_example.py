@@ -88,8 +88,8 @@ def test_what_comes_after_training_fails_no_run(
     assert done.stdout.count("failed and is skipped: RuntimeError: broken") == 3
     assert done.returncode == 8
     assert done.stderr == (
-        f"error: {run.id} has finished ({run.metrics_path}), but the picture of attention failed and"
-        " is skipped: RuntimeError: broken\n"
+        f"error: {run.id} has finished ({run.metrics_path}), but the picture of attention failed"
+        " and is skipped: RuntimeError: broken\n"
     )
     found = json.loads(run.metrics_path.read_text())
     assert found["steps"] > 0
