@@ -93,11 +93,11 @@ def test_run_writes_into_the_folders_of_the_variant(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "Snakefile").touch()
     shutil.copy(TINY, tmp_path / "tiny.yaml")
-    seen: list[tuple[Path, str, str]] = []
+    seen: list[tuple[Path, str, str, bool]] = []
     monkeypatch.setattr(launch, "run", lambda *words: seen.append(words))
     assert cli.main(["run", "tiny.yaml", "pretrain/vision/seed0", "--set", LR]) == 0
-    [(path, run, place)] = seen
-    assert (run, place) == ("pretrain/vision/seed0", "local")
+    [(path, *others)] = seen
+    assert others == ["pretrain/vision/seed0", "local", False]
     assert re.fullmatch(r"results/tiny-set-\w{8}/params\.yaml", str(path))
     assert "results in results/tiny-set-" in capsys.readouterr().err
     assert cli.main(["run", "tiny.yaml", "pretrain/none/seed0", "--set", "title=y"]) == 2
