@@ -34,7 +34,7 @@ def choose(folder, named):
             asked += [(name, ask(name)) for name in OTHERS]
     for name, python in asked:
         if suits(python):
-            if name in OTHERS:
+            if not named and name in OTHERS:
                 sys.stdout.write("set-up: %s; using %s instead\n" % (describe()["fault"], name))
             return python
     reasons = [python["fault"] for _, python in asked if python]

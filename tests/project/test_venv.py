@@ -196,6 +196,7 @@ def test_the_best_of_the_others_is_taken(
     assert interpreter.choose("absent", None)["path"] == "twelve"
     assert capsys.readouterr().out == "set-up: python3 is bad; using python3.12 instead\n"
     assert interpreter.choose("absent", "python3.11")["path"] == "eleven"
+    assert capsys.readouterr().out == ""  # nothing is used "instead" of the one that was named
     with pytest.raises(SystemExit, match=r"python3\.10: not a working Python"):
         interpreter.choose("absent", "python3.10")
 
