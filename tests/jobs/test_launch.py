@@ -246,6 +246,23 @@ def stand_for(place: Place) -> list[int]:
     return found
 
 
+def test_nothing_is_left_of_a_process_whose_caller_was_killed(tmp_path: Path) -> None:
+    code = "from d2v.jobs import warm\nwith warm.serving() as v: print(v['D2V_WARM']); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    caller = subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes)
+    path = Path(caller.stdout.readline().decode().strip())
+    deadline = time.monotonic() + 60
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert path.exists()
+    caller.kill()
+    caller.communicate()
+    while path.parent.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize("place", ["warm"], indirect=True)
 def test_a_copy_ends_with_the_process_that_stands_for_it(place: Place) -> None:

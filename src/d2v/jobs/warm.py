@@ -50,7 +50,8 @@ def serving(wanted: bool = True) -> Iterator[dict[str, str]]:
     if not wanted:
         yield {}
         return
-    with tempfile.TemporaryDirectory(prefix="d2v-") as folder:
+    # the process removes the folder itself if this one is killed
+    with tempfile.TemporaryDirectory(prefix="d2v-", ignore_cleanup_errors=True) as folder:
         path = str(Path(folder) / "jobs")
         command = [sys.executable, "-u", "-m", "d2v.jobs.warm", path]
         with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
@@ -101,7 +102,12 @@ def main(path: str) -> None:
     # safe: both names are in a new folder of this process
     os.rename(path + ".new", path)
     start = _serve(listener, started, environment)
-    if start is not None:
+    if start is None:
+        with suppress(OSError):
+            # safe: a socket in a new folder of this process, which goes only if it is empty
+            os.unlink(path)
+            os.rmdir(Path(path).parent)
+    else:
         _become(start)
         _run(sys.modules[IMPORTED[0]].submitit_main, start.connection)
 
