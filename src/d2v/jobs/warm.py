@@ -104,8 +104,9 @@ def main(path: str) -> None:
     start = _serve(listener, started, environment)
     if start is None:
         with suppress(OSError):
-            # safe: a socket in a new folder of this process, which goes only if it is empty
+            # safe: a socket in a new folder of this process
             os.unlink(path)
+            # safe: the same folder, if it is empty
             os.rmdir(Path(path).parent)
     else:
         _become(start)
