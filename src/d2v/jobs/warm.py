@@ -51,7 +51,7 @@ def serving(wanted: bool = True) -> Iterator[dict[str, str]]:
         yield {}
         return
     # the process removes the folder itself if this one is killed
-    with tempfile.TemporaryDirectory(prefix="d2v-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix="d2v-") as folder:
         path = str(Path(folder) / "jobs")
         command = [sys.executable, "-u", "-m", "d2v.jobs.warm", path]
         with subprocess.Popen(command, stdin=subprocess.PIPE) as process:

@@ -15,10 +15,10 @@ def moments(x: Tensor, weight: Tensor | None = None) -> Tensor:
     x = x.detach().float()
     # in two passes: torch.var_mean over rows takes ten times as long on a CPU
     if weight is not None:
-        count = weight.sum().double().view(1)
-        rows = count.float().clamp(min=1)
-        mean = (x * weight[:, None]).sum(0) / rows
-        spread = ((x - mean).square() * weight[:, None]).sum(0) / rows
+        rows = weight.sum()
+        count = rows.double().view(1)
+        mean = (x * weight[:, None]).sum(0) / rows.clamp(min=1)
+        spread = ((x - mean).square() * weight[:, None]).sum(0) / rows.clamp(min=1)
     elif len(x):
         count = torch.full((1,), len(x), dtype=torch.float64, device=x.device)
         mean = x.mean(0)
