@@ -16,7 +16,7 @@ WAYS = {"onednn": (0, False), "blas": (0, True), "plain": (linear.LEAST, False)}
 @pytest.fixture(params=WAYS)
 def least(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """From how many operations on products are this project's: all are, or none of these small
-    ones. They are oneDNN's, or the BLAS's as on Intel's processors.
+    ones. They are oneDNN's, or the BLAS's as on Intel's processors and without AVX-512.
     """
     number, blas = WAYS[request.param]
     monkeypatch.setattr(linear, "LEAST", number)
@@ -25,22 +25,29 @@ def least(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> in
 
 
 @pytest.mark.parametrize(
-    ("vendor", "wanted", "blas"),
+    ("vendor", "flags", "wanted", "blas"),
     [
-        ("GenuineIntel", "", True),
-        ("AuthenticAMD", "", False),
-        ("GenuineIntel", "onednn", False),
-        ("AuthenticAMD", "blas", True),
+        ("GenuineIntel", "avx2 avx512f", "", True),
+        ("GenuineIntel", "avx2", "", True),
+        ("AuthenticAMD", "avx2 avx512f", "", False),
+        ("AuthenticAMD", "avx2", "", True),
+        ("GenuineIntel", "avx2 avx512f", "onednn", False),
+        ("AuthenticAMD", "avx2 avx512f", "blas", True),
     ],
 )
 def test_the_processor_decides_who_computes_products(
-    vendor: str, wanted: str, blas: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    vendor: str,
+    flags: str,
+    wanted: str,
+    blas: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("D2V_PRODUCTS", wanted)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     file = tmp_path / "cpuinfo"
     assert linear.prefers_blas(file) == (wanted == "blas")  # no Linux
-    file.write_text(f"processor : 0\nvendor_id : {vendor}\n")
+    file.write_text(f"processor : 0\nvendor_id : {vendor}\nflags : fpu {flags}\n")
     assert linear.prefers_blas(file) == blas
 
 

@@ -1,11 +1,16 @@
-"""Linear layers; on CPUs that are not Intel's they use oneDNN, a tenth faster than PyTorch's BLAS.
+"""Linear layers; on AMD's CPUs with AVX-512 they use oneDNN, a tenth faster than PyTorch's BLAS.
 
-Measured with two threads of an AMD EPYC at the shapes of the Base models: the forward pass reaches
-204 to 221 GFLOP/s instead of 185 to 204. Gradients of inputs gain as much, gradients of weights
-little. PyTorch's BLAS on x86 is Intel's MKL, which uses AVX-512 on Intel's processors only; oneDNN
-uses it on any, but prepares its operands in every call. On Intel's processors products are
-therefore left to MKL. The choice depends on nothing else, so that a resumed run makes the same one;
-D2V_PRODUCTS=onednn or blas overrides it.
+PyTorch's BLAS on x86 is Intel's MKL, which uses AVX-512 on Intel's processors only; oneDNN uses it
+on any, but prepares its operands in every call. Measured with two threads at the shapes of the Base
+models, in GFLOP/s:
+
+    AMD EPYC              forward, oneDNN / MKL    gradient of inputs    gradient of weights
+    with AVX-512          204-221 / 185-204        as much gained        little gained
+    Zen 3, AVX2           128-160 / 123-164        84-138 / 130-170      95-135 / 144-176
+
+On Intel's processors, and on those without AVX-512, products are therefore left to MKL. The choice
+depends on nothing else, so that a resumed run makes the same one; D2V_PRODUCTS=onednn or blas
+overrides it.
 
 The operator is the one that compiled models call (torch._inductor). If PyTorch lacks it, or a
 product is small or not float32 on a CPU, `torch.nn.functional.linear` is used.
@@ -30,7 +35,8 @@ def prefers_blas(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
         return wanted == "blas"
     if not torch.backends.mkl.is_available() or not cpuinfo.exists():
         return False
-    return "GenuineIntel" in cpuinfo.read_text(errors="replace")
+    told = cpuinfo.read_text(errors="replace")
+    return "GenuineIntel" in told or "avx512f" not in told
 
 
 _BLAS = prefers_blas()
@@ -51,7 +57,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if torch.is_grad_enabled():
         found: Tensor = _Linear.apply(x, weight, bias)
         return found
-    return _product(x, weight, bias)
+    return product(x, weight, bias)
 
 
 def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -75,6 +81,11 @@ def fits(x: Tensor, operations: int) -> bool:
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Compute `linear` without gradients, with the faster library for this processor."""
+    return F.linear(x, weight, bias) if _BLAS else onednn_product(x, weight, bias)
+
+
+def onednn_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Compute `linear` with oneDNN, without gradients."""
     rows = x.reshape(-1, x.shape[-1])
     if not (weight.is_contiguous() or weight.t().is_contiguous()):
@@ -83,15 +94,11 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return found.view(*x.shape[:-1], len(weight))
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    return F.linear(x, weight, bias) if _BLAS else product(x, weight, bias)
-
-
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _product(x, weight, bias)
+        return product(x, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -104,7 +111,7 @@ class _GeluLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _product(F.gelu(x), weight, bias)
+        return product(F.gelu(x), weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -120,6 +127,6 @@ def _gradients(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of x, weight and bias; None where a gradient is not needed."""
     rows = grad.reshape(-1, grad.shape[-1])
-    dx = _product(rows, weight.t()).view(x.shape) if needed[0] else None
-    dweight = _product(rows.t(), x.reshape(-1, x.shape[-1]).t()) if needed[1] else None
+    dx = product(rows, weight.t()).view(x.shape) if needed[0] else None
+    dweight = product(rows.t(), x.reshape(-1, x.shape[-1]).t()) if needed[1] else None
     return dx, dweight, rows.sum(0) if needed[2] else None

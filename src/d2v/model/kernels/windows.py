@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from d2v.model.kernels.linear import fits, product
+from d2v.model.kernels.linear import fits, onednn_product, product
 
 PORTION = 1024  # frames processed at a time, so that they fit into the cache
 Runs = list[tuple[int, int]]  # runs of consecutive frames: first, last + 1
@@ -113,7 +113,7 @@ class _Windows(torch.autograd.Function):
                 part = _part(example, weight, ctx.stride, first, matrix)
                 part = _gathered(part, runs)
                 if dx is None:  # the first layer, whose windows of samples have few columns
-                    dmatrix += product(part.t(), out.t()).t()
+                    dmatrix += onednn_product(part.t(), out.t()).t()
                     continue
                 dmatrix.addmm_(out.t(), part)
                 dpart = _part(dx[n], weight, ctx.stride, first, matrix)
