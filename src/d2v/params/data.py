@@ -87,7 +87,14 @@ class Verses(Strict):
     train: Positive  # labelled training examples per task
     dev: Positive  # labelled development examples per task
     test: Positive  # labelled test examples per task
+    labels: list[Positive]  # sizes of the label lists of each task, in examples
+    lists: Positive  # number of lists of each size, numbered from 0
     seed: Seed
+
+    @property
+    def listed(self) -> list[str]:
+        """Names of the label lists."""
+        return [f"labels-{size}.{k}" for size in self.labels for k in range(self.lists)]
 
 
 class Official(Strict):

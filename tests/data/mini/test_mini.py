@@ -327,6 +327,22 @@ def test_tasks_have_the_official_columns_sizes_and_balanced_labels(verses, exper
 
 
 @pytest.mark.slow
+def test_text_lists_are_balanced_different_and_of_train(verses, experiment):
+    data = experiment.data["verses"]
+    for task, place in (("SST-2", 1), ("CoLA", 1), ("RTE", 3)):
+        rows = rows_of(verses, task, "train")
+        folder = verses / "glue_data" / task / "lists"
+        assert {path.stem for path in folder.iterdir()} == {*data.listed}
+        for size in data.labels:
+            lists = [(folder / f"labels-{size}.{k}.txt").read_text().split() for k in range(2)]
+            assert lists[0] != lists[1]
+            for names in lists:
+                assert len(set(names)) == size
+                labels = [rows[int(name.removeprefix("train-"))][place] for name in names]
+                assert {*Counter(labels).values()} == {size // 2}
+
+
+@pytest.mark.slow
 def test_cola_swaps_two_pairs_of_neighbours_and_nothing_else(verses, sources):
     web = read_bible(sources / WEB.file)
     for source, label, star, sentence in rows_of(verses, "CoLA", "dev"):
@@ -382,6 +398,7 @@ def test_guard_meets_what_shares_words_in_a_row():
     [
         ({"held_out": 0.01}, r"data\.verses\.train: 1000 examples of CoLA .*raise data\.verses"),
         ({"test": 20000}, r"data\.verses\.test: 20000 examples of SST-2"),
+        ({"labels": [100, 1001]}, r"data\.verses\.labels: 1001 is more than train \(1000\)"),
     ],
 )
 def test_more_examples_than_held_out_text(sources, experiment, tmp_path, changes, message):

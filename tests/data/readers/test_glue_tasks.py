@@ -87,6 +87,18 @@ def test_tasks_are_those_of_the_prepared_sets_and_of_the_official_counts() -> No
         assert tuple(official.OFFICIAL[name]) == task.splits
 
 
+def test_lists_of_labelled_examples(tmp_path: Path, run, capsys) -> None:
+    source = folder(tmp_path / "x", "CoLA")
+    write_lines(source / "lists" / "few.txt", "train-0", "train-3")
+    out = run("CoLA", source)
+    assert (out / "lists" / "few.txt").read_text() == "train-0\ntrain-3\n"
+    assert "not split files" not in capsys.readouterr().err
+    write_lines(source / "lists" / "few.txt", "train-0", f"train-{ROWS}")
+    with pytest.raises(UserError, match=rf"few\.txt:2: no example is named 'train-{ROWS}'"):
+        run("CoLA", source, out="other")
+    assert not (tmp_path / "p" / "other").exists()
+
+
 # --- MRPC by list -----------------------------------------------------------------------------
 
 

