@@ -209,8 +209,12 @@ def test_resampling_keeps_a_tone_and_drops_what_is_too_high():
 def test_no_voice_is_in_two_splits(experiment):
     readers = speech._readers(experiment.data["spoken_digits"])
     variants = {split: {r.voice.variant for r in readers if r.split == split} for split in SPLITS}
-    assert [len(variants[s]) for s in SPLITS] == [25, 5, 8]
-    assert len(set().union(*variants.values())) == 25 + 5 + 8
+    assert [len(variants[s]) for s in SPLITS] == [22, 5, 8]
+    assert len(set().union(*variants.values())) == 22 + 5 + 8
+    sexes = {split: Counter(r.sex for r in readers if r.split == split) for split in SPLITS}
+    assert sexes == {"train": {"M": 27, "F": 27}, "dev": {"M": 3, "F": 2}, "test": {"M": 4, "F": 4}}
+    accents = {sex: {r.voice.accent for r in readers if r.sex == sex} for sex in ("M", "F")}
+    assert accents["M"] == accents["F"] == {*speech._ACCENTS}
     voices = {r.voice.name for r in readers}
     assert len(voices) == len({r.id for r in readers}) == len(readers) == 54 + 5 + 8
 
@@ -218,7 +222,7 @@ def test_no_voice_is_in_two_splits(experiment):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"voices": [30, 20, 20]}, r"data\.spoken_digits\.voices: 40 for dev and test"),
+        ({"voices": [30, 20, 20]}, r"data\.spoken_digits\.voices: 40 for dev and test leave no"),
         ({"words": [5, 2]}, r"data\.spoken_digits\.words"),
         ({"labels": [8]}, r"data\.spoken_digits\.labels: 8 is more than the 7"),
     ],
