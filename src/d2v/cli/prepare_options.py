@@ -181,7 +181,12 @@ def _add_text(commands: "argparse._SubParsersAction[Parser]") -> None:
     glue.add_argument(
         "task", metavar="TASK", help="CoLA, MNLI, MRPC, QNLI, QQP, RTE, SST-2 or STS-B"
     )
-    glue.add_argument("source", type=Path, metavar="SRC", help="folder with the TSV files")
+    glue.add_argument(
+        "source",
+        type=Path,
+        metavar="SRC",
+        help="folder with the TSV files and, if there are any, lists/*.txt",
+    )
     glue.add_argument(
         "--official", action="store_true", help="compare with GLUE's official row counts"
     )
@@ -264,7 +269,8 @@ def _add_workers(command: Parser) -> None:
 
 
 def _command(commands: "argparse._SubParsersAction[Parser]", name: str, help: str) -> Parser:
-    command = commands.add_parser(name, help=help, description=help)
+    sentence = f"{help[0].upper()}{help[1:]}."
+    command = commands.add_parser(name, help=help, description=sentence)
     command.add_argument(
         "-o", "--out", type=Path, required=True, metavar="OUT", help="folder to write"
     )

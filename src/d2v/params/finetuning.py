@@ -1,9 +1,9 @@
 """Parameters of fine-tuning: splits, arms, training, and the rules that they must obey."""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from d2v.params.base import BelowOne, Count, Positive, Seed, Strict
 from d2v.params.choices import KINDS, View
@@ -69,7 +69,8 @@ class Finetune(Strict):
     layer_drop: BelowOne | None = None  # None: as in pre-training
     view: View
     seeds: list[Seed] = Field(min_length=1)
-    # setting of each arm, fixed in advance; give either settings or grid
+    # setting of each arm, fixed in advance; give either settings or grid. null leaves out an arm
+    # that a template has
     settings: dict[Arm, Setting] | None = None
     grid: Grid | None = None  # settings to select from
     optimiser: AdamW  # without a learning rate, which settings or grid contain
@@ -79,6 +80,13 @@ class Finetune(Strict):
     # checkpoint that is evaluated. best: the best on the development split
     keep: Literal["last", "best"] = "last"
     cpus: Positive = 1
+
+    @field_validator("settings", mode="before")
+    @classmethod
+    def _without_null(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {arm: setting for arm, setting in given.items() if setting is not None}
 
     @model_validator(mode="after")
     def _consistent(self) -> "Finetune":
