@@ -15,7 +15,8 @@ def without_baselines() -> dict[str, Any]:
     raw: dict[str, Any] = json.loads(_text())
     raw["pretrain"] = {k: v for k, v in raw["pretrain"].items() if not k.endswith("-input")}
     for task in raw["finetune"].values():
-        del task["baseline"], task["settings"]["input"]
+        del task["baseline"]
+        task["settings"].pop("input", None)
         task["arms"] = ["scratch", "data2vec"]
         task.pop("probe", None)
     return raw

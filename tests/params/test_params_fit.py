@@ -461,11 +461,20 @@ def test_arms_differ_in_nothing_but_the_target(
     assert any("finetune.digits" in line and said in line for line in found)
 
 
+def test_null_leaves_out_an_arm_of_the_template() -> None:
+    task = params.load(MINI.with_name("mini-full.yaml")).finetune["spoken-digits-30"]
+    assert task.arms == ["input", "data2vec"]
+    assert task.settings is not None
+    assert task.settings.keys() == {*task.arms}
+
+
 def test_an_arm_of_the_input_reruns_no_other() -> None:
     """Fingerprints of the other arms are those of an experiment without a baseline."""
     with_it = params.load(MINI.with_name("mini-full.yaml"))
     tasks = {
-        name: task.model_copy(update={"baseline": None, "arms": ["scratch", "data2vec"]})
+        name: task.model_copy(
+            update={"baseline": None, "arms": [arm for arm in task.arms if arm != "input"]}
+        )
         for name, task in with_it.finetune.items()
     }
     without = with_it.model_copy(update={"finetune": tasks})
