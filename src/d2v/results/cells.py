@@ -180,7 +180,11 @@ class Table:
             *((row, SCRATCH) for row in (*ours, INPUT)),
             *((row, INPUT) for row in ours),
         ]
-        return [pair for pair in wanted if {*pair} <= set(self.rows)]
+        return [
+            pair
+            for pair in wanted
+            if {*pair} <= set(self.rows) and any(self.compares(*pair, c) for c in self.columns)
+        ]
 
     def compares(self, row: str, other: str, column: Column) -> bool:
         """Whether a column has runs of both rows."""
