@@ -89,7 +89,8 @@ def test_what_comes_after_training_fails_no_run(
     assert done.returncode == 8
     assert done.stderr == (
         f"error: {run.id} has finished ({run.metrics_path}), but the picture of attention failed"
-        " and is skipped: RuntimeError: broken\n"
+        " and is skipped: RuntimeError: broken; the provenance failed and is skipped: RuntimeError:"
+        " broken\n"
     )
     found = json.loads(run.metrics_path.read_text())
     assert found["steps"] > 0

@@ -15,7 +15,7 @@ import yaml
 from d2v import params
 from d2v.params import CheckpointTokenizer, Experiment
 from d2v.params.own import own_stages
-from d2v.params.reading import base_files
+from d2v.params.reading import SafeLoader, base_files
 from d2v.util.errors import UserError
 from d2v.util.files import write_text
 
@@ -36,7 +36,8 @@ def write_stages(file: Path, experiment: Experiment, root: Path = Path()) -> Pat
     if not own or experiment.stages != own_stages(experiment.name):
         return None
     try:
-        template = yaml.safe_load((root / TEMPLATE).read_text(encoding="utf-8"))["stages"]
+        text = (root / TEMPLATE).read_text(encoding="utf-8")
+        template = yaml.load(text, SafeLoader)["stages"]
     except FileNotFoundError:
         raise UserError(f"{TEMPLATE} not found; run this in the root of the repository") from None
     stages: dict[str, Any] = {}

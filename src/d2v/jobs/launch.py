@@ -47,7 +47,9 @@ def run(experiment_path: Path, run_id: str, place: str = "local", tolerant: bool
         with closing(Relay(run.id)) as relay:
             wait_for(one, relay.show)
     if first and not tolerant and (failures := finished.failures(run)):
-        raise FailedAfterwards(f"{run.id} has finished ({run.metrics_path}), but {failures[0]}")
+        raise FailedAfterwards(
+            f"{run.id} has finished ({run.metrics_path}), but {'; '.join(failures)}"
+        )
 
 
 def wait_for(one: Followed, show: Callable[[str], None]) -> None:

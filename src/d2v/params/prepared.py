@@ -9,7 +9,7 @@ import yaml
 
 from d2v.params.experiment import Experiment
 from d2v.params.faults import nearest
-from d2v.params.reading import refuse_file
+from d2v.params.reading import SafeLoader, refuse_file
 
 
 def check(experiment: Experiment, path: Path, sets: Iterable[str], root: Path = Path()) -> None:
@@ -90,7 +90,7 @@ def _prepared(path: Path) -> str:
 
 def _parsed(path: Path) -> dict[str, Any] | None:
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = yaml.load(path.read_text(encoding="utf-8"), SafeLoader)
     except (OSError, ValueError, yaml.YAMLError):
         return None
     return found if isinstance(found, dict) else None

@@ -135,10 +135,10 @@ def _mapping(path: Path) -> dict[str, Any]:
 
 
 # libyaml's parser, which takes a tenth of the time, where PyYAML was built with it
-_Parser: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+SafeLoader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class _Loader(_Parser):  # type: ignore[misc, valid-type]
+class _Loader(SafeLoader):  # type: ignore[misc, valid-type]
     """Safe YAML loader that reads 1e-3 as a number and rejects duplicate keys, 010 and 1:30."""
 
     def construct_number(self, node: yaml.ScalarNode) -> int | float:
