@@ -17,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 help:
 	@echo "make demo       run the whole method in miniature and print its three tables (about 17 minutes)"
-	@echo "make demo-full  run the same with more seeds and tuned settings (45 minutes)"
+	@echo "make demo-full  run the same with more seeds and tuned settings (67 minutes)"
 	@echo "make test       run all tests"
 	@echo "make fuzz       damage inputs at random, each kind for a minute (D2V_FUZZ_SECONDS)"
 	@echo "make smoke      run a quick test of every part (under half a minute)"

@@ -16,6 +16,7 @@ from d2v.util.files import write_json
 ROOT = Path(__file__).parents[2]
 REPORTED = ROOT / "params" / "reported.csv"
 # accuracy in % of each row and seed
+TASKS = ("SST-2", "CoLA", "RTE")
 LABELLED = {30: (40, 50, 60), 100: (70, 80, 90), 300: (80, 85, 90), 1000: (94, 95, 96)}
 
 
@@ -66,6 +67,15 @@ def test_a_task_without_lists_uses_all_labels(full: tuple[params.Experiment, Pat
     for chart in charts:
         for count in (100, 300, 1000):
             assert f"data2vec, {count} labels: " in chart.svg
+
+
+def test_tasks_with_few_labels_are_not_averaged(full: tuple[params.Experiment, Path]) -> None:
+    glue = table(full, "glue")
+    by_heading = {c.heading: c for c in glue.columns if c.headline}
+    of_all = [glue.cells["data2vec", by_heading[f"{task}-shaped"]] for task in TASKS]
+    average = glue.cells["data2vec", by_heading["average"]]
+    assert "CoLA-shaped, 100 labels" in by_heading
+    assert average.value == pytest.approx(sum(cell.value for cell in of_all) / len(TASKS))
 
 
 def test_cost_is_that_of_pre_training_and_fine_tuning(

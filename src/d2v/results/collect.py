@@ -73,10 +73,13 @@ def _table(experiment: Experiment, name: str, results: Path, reported: pd.DataFr
             planned |= {(row, c.heading): len(task.seeds) for c in _columns(task, printed)}
     values = pd.concat(frames)
     scores = [c for c in columns if c.headline]
-    if name == "glue" and len(scores) > 1:
-        average = _average_column(scores)
+    # tasks with a part of the labels are others' again
+    few = {column for task in tasks.values() if task.labels for column in (task.column, *task.more)}
+    averaged = [c for c in scores if c.heading not in few] or scores
+    if name == "glue" and len(averaged) > 1:
+        average = _average_column(averaged)
         columns = [*scores, average] + [c for c in columns if not c.headline]
-        values = pd.concat([values, _averages(values, average, scores, planned)])
+        values = pd.concat([values, _averages(values, average, averaged, planned)])
         for row in rows:
             planned[row, AVERAGE] = min(n for (r, _), n in planned.items() if r == row)
     cells = {

@@ -32,7 +32,8 @@ def protocol(table: Table) -> list[str]:
             " have no spread."
         )
     if any(column.heading == AVERAGE for column in table.columns):
-        lines.append("Average: mean of the tasks' scores within a seed, then over seeds.")
+        which = " with all labels" if any(t.labels for t in table.tasks.values()) else ""
+        lines.append(f"Average: mean of the scores of tasks{which} within a seed, then over seeds.")
     if any(cell.undefined for cell in table.cells.values()):
         lines.append(
             "Undefined: the metric has no value for at least one of the seeds (constant"
