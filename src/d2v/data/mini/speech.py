@@ -97,12 +97,12 @@ def _readers(params: SpokenDigits) -> list[Reader]:
         random.shuffle(names)
     held_out = sum(params.voices[1:])
     if held_out > 2 * min(map(len, variants.values())) - 2:
+        there = " and ".join(f"{len(names)} {sex}" for sex, names in variants.items())
         raise UserError(
             f"data.spoken_digits.voices: {held_out} for dev and test leave no voice of one sex for"
-            f" train; there are {' and '.join(f'{len(v)} {sex}' for sex, v in variants.items())}"
+            f" train; lower them: there are {there}"
         )
-    turns = [sex for sex, _ in zip(cycle(variants), range(held_out))]
-    reserved = [(sex, variants[sex].pop()) for sex in turns]
+    reserved = [(sex, variants[sex].pop()) for sex in islice(cycle(variants), held_out)]
     low, high = params.words
     if low > high:
         raise UserError(f"data.spoken_digits.words: fewest {low} is more than most {high}")
@@ -111,7 +111,7 @@ def _readers(params: SpokenDigits) -> list[Reader]:
         for k in range(voices):
             number = len(readers)
             if split == "train":  # both sexes have every accent
-                sex, place = ("M", "F")[k % 2], k // 2
+                sex, place = tuple(variants)[k % 2], k // 2
                 variant = variants[sex][place % len(variants[sex])]
             else:
                 (sex, variant), place = reserved.pop(0), number

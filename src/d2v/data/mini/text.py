@@ -14,6 +14,7 @@ contains all of it.
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from random import Random
 
@@ -29,7 +30,7 @@ RUN = 5  # verses held out together
 _CLAUSE = (OVERLAP, 16)  # fewest and most words of a clause
 _LONG_CLAUSE = (8, 20)  # fewest and most words of a clause that is cut in two
 _PART = 4  # fewest words of a part
-LABEL = {"SST-2": 1, "CoLA": 1, "RTE": 3}  # the label's column
+_LABEL = {"SST-2": 1, "CoLA": 1, "RTE": 3}  # the label's column
 _CLAUSE_END = re.compile(r"(?<=[.;:?!])[\"')]*\s+")
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
 
@@ -74,7 +75,7 @@ def write_verses(params: Verses, web_wheel: Path, reviews_wheel: Path, out: Path
                     )
                 _write_tsv(folder / task / f"{split}.tsv", header + rows[task])
                 if split == "train":
-                    labels = [row[LABEL[task]] for row in rows[task]]
+                    labels = [row[_LABEL[task]] for row in rows[task]]
                     _write_lists(params, task, labels, folder / task / "lists")
 
     held_verses = {verse for group in runs for verse in group}
@@ -225,7 +226,7 @@ def _write_lists(params: Verses, task: str, labels: list[str], folder: Path) -> 
             random = Random(f"verses {params.seed} {task} labels {size} {k}")
             rows = random.sample(range(len(labels)), len(labels))
             piles = [[row for row in rows if labels[row] == label] for label in sorted(set(labels))]
-            taken = [row for pile in zip(*piles, strict=False) for row in pile]
+            taken = [row for turn in zip_longest(*piles) for row in turn if row is not None]
             lines = [f"train-{row}\n" for row in sorted(taken[:size])]
             (folder / f"labels-{size}.{k}.txt").write_text("".join(lines))
 

@@ -124,7 +124,7 @@ def _by_labels(
     """`names` are those of the data and of the pre-training."""
     first = next(iter(group.values()))
     title = f"{names[0].replace('_', ' ')}: {metric_of(first).split(', ')[0]} by number of labels"
-    note = "Mean over seeds, with 95 % intervals; every seed has its own list of labelled examples."
+    note = "Mean over seeds, with 95 % intervals; every list of labels belongs to one seed."
     place = "-".join([table.name, *map(svg.slug, names), "by-labels"])
     return _chart(place, title, "labelled examples", points, [*group], note)
 
