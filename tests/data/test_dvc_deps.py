@@ -35,6 +35,7 @@ SMALL = {
     "labels: [30, 100, 300, 1000]": "labels: [30, 100]",
     "    dev: 500\n    test: 1000": "    dev: 20\n    test: 20",
     "utterances: [1944, 200, 400]": "utterances: [240, 8, 8]",
+    "labels: [30, 100, 300]": "labels: [30, 100]",
 }
 KINDS = ("imagefolder", "imagenet", "librispeech", "librilight", "audioset", "tokenizer", "corpus",
          "glue", "lm", "official-lm")  # fmt: skip
