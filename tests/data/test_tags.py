@@ -53,6 +53,14 @@ def test_clips_are_whole_and_padded_with_all_their_classes(sounds: Path) -> None
     assert masked["mask"].any(1).all()
 
 
+def test_clips_are_sped_up_in_training_only(sounds: Path) -> None:
+    data = tagged(sounds, speed=[1.1, 1.5])
+    batch = batch_of(data, 0, 1)
+    assert 6400 / 1.5 - 1 <= int(batch["samples"][0]) <= 6400 / 1.1 + 1
+    assert batch["labels"].tolist() == batch_of(tagged(sounds), 0, 1)["labels"].tolist()
+    assert data[1, 0]["wave"].shape != data[2, 0]["wave"].shape
+
+
 def test_mixed_clips_have_classes_in_the_same_shares(sounds: Path) -> None:
     data, plain = tagged(sounds, mixup=0.7), tagged(sounds)
     mixed = 0

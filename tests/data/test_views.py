@@ -33,6 +33,7 @@ from torchvision.transforms import v2
 from d2v import params
 from d2v.data import letters
 from d2v.data.augment import crop, image, resized
+from d2v.data.speech import at_speed
 from d2v.data.text import join
 from d2v.data.tokenizer import Tokenizer
 from d2v.data.views import augment
@@ -399,6 +400,51 @@ def test_labelled_utterances_are_whole_and_padded(small_prepared: Path) -> None:
     assert "mask" not in batch_of(evaluated, 0, 2)
 
 
+def test_a_waveform_is_sped_up_with_its_pitch() -> None:
+    tone = np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000).astype(np.float32)
+    for factor in (0.8, 1.0, 1.25):
+        heard = at_speed(tone, factor)
+        assert heard.dtype == np.float32
+        assert abs(len(heard) - 16_000 / factor) <= 1
+        loudest = np.abs(np.fft.rfft(heard)).argmax() * 16_000 / len(heard)
+        assert abs(loudest - 440 * factor) < 1
+
+
+def test_training_utterances_have_speeds_of_their_own(small_prepared: Path) -> None:
+    view = params.WaveAugment(kind="speech", speed=[0.8, 1.25], mask=SPANS)
+    data = build(small_prepared / "speech", view, FRAMES, task=CTC)
+    lengths = np.array([batch_of(data, 0, 2, epoch=k)["samples"].tolist() for k in range(40)])
+    for samples, found, slowest in zip((3200, 9600), lengths.T, data.sizes[[0, 2]], strict=True):
+        assert samples / 1.25 - 1 <= found.min() < 0.9 * samples
+        assert 1.1 * samples < found.max() <= samples / 0.8 + 1
+        assert len(set(found)) > 30
+        assert slowest == samples / 0.8
+    speeds = np.array([3200, 9600]) / lengths
+    assert abs(np.corrcoef(speeds.T)[0, 1]) < 0.5
+    batch = batch_of(data, 0, 2, epoch=5)
+    assert_equal(batch, batch_of(data, 0, 2, epoch=5))
+    assert batch["letter_counts"].tolist() == [9, 8]
+    frames = frame_count(batch["samples"], CONVS)
+    assert batch["mask"].shape == (2, int(frames.max()))
+    plain = params.WaveAugment(kind="speech")
+    evaluated, without = (
+        build(small_prepared / "speech", v, FRAMES, task=CTC, train=False) for v in (view, plain)
+    )
+    assert_equal(batch_of(evaluated, 0, 2), batch_of(without, 0, 2))
+    assert evaluated.sizes.tolist() == without.sizes.tolist()
+
+
+def test_the_same_speed_for_all_changes_no_mask(small_prepared: Path) -> None:
+    """Masks and speeds are drawn from different streams of random numbers."""
+    views = [
+        params.WaveAugment(kind="speech", speed=speed, mask=SPANS) for speed in (None, [1.0, 1.0])
+    ]
+    plain, same = (build(small_prepared / "speech", view, FRAMES, task=CTC) for view in views)
+    for epoch in range(5):
+        masks = [batch_of(data, 0, 2, epoch=epoch)["mask"] for data in (plain, same)]
+        assert torch.equal(*masks)
+
+
 def test_waveforms_that_do_not_fit_are_refused(small_prepared: Path) -> None:
     cropped = params.WaveAugment(kind="speech", max_samples=5000)
     with pytest.raises(UserError, match="max_samples"):
@@ -411,6 +457,11 @@ def test_waveforms_that_do_not_fit_are_refused(small_prepared: Path) -> None:
     wide = params.WaveEncoder(kind="speech", conv_layers=[[8, 5000, 5]])
     with pytest.raises(UserError, match="2-7-0000 has 3200 samples, too few"):
         build(small_prepared / "speech", WAVE_VIEW, wide)
+    wide = params.WaveEncoder(kind="speech", conv_layers=[[8, 2500, 5]])
+    fast = params.WaveAugment(kind="speech", speed=[1.0, 1.5])
+    build(small_prepared / "speech", fast, wide, task=CTC, train=False)
+    with pytest.raises(UserError, match=r"3200 samples, too few .* at the highest view\.speed"):
+        build(small_prepared / "speech", fast, wide, task=CTC)
 
 
 # --- tokens -----------------------------------------------------------------------------------

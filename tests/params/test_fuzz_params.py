@@ -122,7 +122,7 @@ def tree(prepared: Path) -> dict[str, Any]:
         "task": {"kind": "tag", "classes": 4, "pool": "mean"},
         "view": {
             "kind": "speech", "mixup": 0.5, "mask": {"kind": "span", "prob": 0.3, "length": 2},
-            "mask_channels": {"prob": 0.2, "length": 2},
+            "mask_channels": {"prob": 0.2, "length": 2}, "speed": [0.8, 1.2],
         },
     }  # fmt: skip
     numbers = {**raw["finetune"]["cola"], "data": "stsb", "column": "STS-B"}

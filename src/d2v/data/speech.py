@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import soxr
 import torch
 from torch import Tensor
 
@@ -39,11 +40,14 @@ class Waves(Examples):
             long = self.shards.numbers("samples")[self.rows] >= view.min_samples
             self.keep(long, f"all are shorter than view.min_samples {view.min_samples}")
         self.samples = self.shards.numbers("samples")[self.rows]
+        self.speed = view.speed if self.train else None
         shortest = int(self.samples.argmin())
-        if frame_count(int(self.samples[shortest]), self.conv_layers) < 1:
+        fewest = self.samples[shortest] / (self.speed[1] if self.speed else 1.0)
+        if frame_count(int(fewest), self.conv_layers) < 1:
             raise UserError(
                 f"{self.folder}: {self.ids[shortest]} has {self.samples[shortest]} samples, too few"
-                " for one frame; set view.min_samples or remove it"
+                f" for one frame{' at the highest view.speed' if self.speed else ''}; set"
+                " view.min_samples or remove it"
             )
         self.encoding = self.meta.get("encoding", FLAC)
         self.levels = None  # mean and standard deviation of every row, float32
@@ -54,7 +58,13 @@ class Waves(Examples):
 
     @cached_property
     def sizes(self) -> npt.NDArray[np.int64]:
-        """Samples (N,) that a batch may keep: at most view.max_samples, in view.lengths lengths."""
+        """Samples (N,) that a batch may keep: at most view.max_samples, in view.lengths lengths.
+
+        With view.speed, they are those at the lowest speed.
+        """
+        if self.speed:
+            slowest: npt.NDArray[np.int64] = np.ceil(self.samples / self.speed[0]).astype(np.int64)
+            return slowest
         sizes = np.minimum(self.samples, self.view.max_samples or self.samples)
         return sizes if self.view.lengths is None else rounded_down(sizes, self.view.lengths)
 
@@ -78,6 +88,15 @@ class Waves(Examples):
         if self.channels is not None:
             masks["channel_mask"] = torch.from_numpy(channel_masks(self.channels, self.dim, keys))
         return masks
+
+    def heard(self, place: Place) -> np.ndarray:
+        """Waveform (S,) of an example; in training, at a speed drawn from view.speed."""
+        wave = self.waves[int(self.rows[place[1]])]
+        if not self.speed:
+            return wave
+        random = rng(self.seed, *place).spawn(1)[0]  # masks and mixing draw from the parent
+        slowest, fastest = self.speed
+        return at_speed(wave, random.uniform(slowest, fastest))
 
     def _decode(self, row: int) -> np.ndarray:
         return normalise(samples_of(self.shards.payload(row), self.encoding, self._name(row)))
@@ -134,9 +153,9 @@ class Utterances(Waves):
         return [texts[int(row)] for row in self.rows]
 
     def __getitem__(self, place: Place) -> Example:
-        """Return the whole normalised waveform (S,) and the position of its crop in [0, 1)."""
+        """Return the whole normalised waveform (S,) with its letters (U,), or where to crop it."""
         row = int(self.rows[place[1]])
-        example: Example = {"place": place, "id": self.ids[place[1]], "wave": self.waves[row]}
+        example: Example = {"place": place, "id": self.ids[place[1]], "wave": self.heard(place)}
         if self.task is not None:
             example["letters"] = encode(self.shards.texts("text")[row], self.letter_ids)
         else:
@@ -191,6 +210,12 @@ class Utterances(Waves):
             frames = frame_count(samples, self.conv_layers)
             return batch | removing(removed_masks(self.mask, frames, keys))
         return batch | self.hidden(samples, keys)
+
+
+def at_speed(wave: np.ndarray, factor: float) -> np.ndarray:
+    """Speed a waveform (S,) up to about S / factor samples; its pitch rises with its tempo."""
+    found: np.ndarray = soxr.resample(wave, RATE * factor, RATE)
+    return found.astype(np.float32)
 
 
 def padded(rows: Sequence[Any], padding: float, dtype: type) -> tuple[np.ndarray, np.ndarray]:

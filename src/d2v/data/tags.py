@@ -46,11 +46,11 @@ class TaggedSounds(Waves):
         In training, a second clip is mixed in with probability view.mixup.
         """
         epoch, index = place
-        wave, labels = self._clip(index)
+        wave, labels = self._clip(place)
         if self.mixed:
             random = rng(self.seed, epoch, index)
             if random.random() < self.mixed:
-                other, more = self._clip(int(random.integers(len(self))))
+                other, more = self._clip((epoch, int(random.integers(len(self)))))
                 share = random.random()
                 start = int(random.random() * max(len(other) - len(wave) + 1, 1))
                 wave = mix(wave, other[start : start + len(wave)], share)
@@ -68,11 +68,10 @@ class TaggedSounds(Waves):
         }
         return batch | self.hidden(samples, self.keys(examples))
 
-    def _clip(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        row = int(self.rows[index])
+    def _clip(self, place: Place) -> tuple[np.ndarray, np.ndarray]:
         labels = np.zeros(self.task.classes)
-        labels[[int(number) for number in self.references[index].split(",") if number]] = 1.0
-        return self.waves[row], labels
+        labels[[int(number) for number in self.references[place[1]].split(",") if number]] = 1.0
+        return self.heard(place), labels
 
 
 def mix(wave: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from d2v.params.base import BelowOne, Count, Fraction, Positive, Rate, Strict
 from d2v.params.masks import SpanMask
@@ -22,6 +22,8 @@ KIND = Kind(
 )
 RATE = 16_000  # samples per second that the models of the paper take
 MEAN_S = 12.3  # mean utterance of LibriSpeech: 961 h / 281,241
+
+Speed = Annotated[float, Field(ge=0.5, le=2.0)]
 
 
 class ChannelMask(Strict):
@@ -47,6 +49,15 @@ class WaveAugment(Augment):
     mask_channels: ChannelMask | None = None  # channels set to zero, in fine-tuning
     # probability that another waveform is added, in fine-tuning (AudioSet)
     mixup: Fraction = 0.0
+    # range of factors from which each waveform draws the one by which it is sped up, in
+    # fine-tuning. Pitch and tempo change together, as if another voice spoke (Ko et al. 2015)
+    speed: Annotated[list[Speed], Field(min_length=2, max_length=2)] | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "WaveAugment":
+        if self.speed is not None and self.speed[0] > self.speed[1]:
+            raise ValueError(f"speed {self.speed} is not a range; give the lowest value first")
+        return self
 
     @property
     def longest(self) -> int | None:
@@ -62,7 +73,7 @@ class WaveAugment(Augment):
         """Errors of keys that have no use in pre-training."""
         if self.mixup:
             yield "view.mixup mixes classes and is only for tasks of kind tag; remove it"
-        for name in ("mask", "mask_channels"):
+        for name in ("mask", "mask_channels", "speed"):
             if getattr(self, name) is not None:
                 yield f"view.{name} is only for fine-tuning; remove it"
 
