@@ -214,8 +214,9 @@ class Utterances(Waves):
 
 def at_speed(wave: np.ndarray, factor: float) -> np.ndarray:
     """Speed a waveform (S,) up to about S / factor samples; its pitch rises with its tempo."""
-    found: np.ndarray = soxr.resample(wave, RATE * factor, RATE)
-    return found.astype(np.float32)
+    # a third of the time of HQ, and as precise as 16-bit samples
+    found: np.ndarray = soxr.resample(wave, RATE * factor, RATE, quality="MQ")
+    return found.astype(np.float32, copy=False)
 
 
 def padded(rows: Sequence[Any], padding: float, dtype: type) -> tuple[np.ndarray, np.ndarray]:
