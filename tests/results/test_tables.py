@@ -256,7 +256,7 @@ def test_numbers_have_a_real_minus(experiment, results):
 def test_verdicts_are_honest(experiment, results):
     _, markdown = built(experiment, results, "glue")
     bounds = r"\[[−+]\d+\.\d, [−+]\d+\.\d\]"
-    same, worse = (rf"\*\*{word} \(the 95 % interval" for word in ("no gain", "loss"))
+    same, worse = (rf"\*\*{word} \(the 95 % interval" for word in ("no clear gain", "loss"))
     assert re.search(rf"- sst2 column: \+0\.3 {bounds}, {same} includes zero\)", markdown)
     assert re.search(rf"- mrpc column: −11\.0 {bounds}, {worse} excludes zero\)", markdown)
     assert layout.ONE_PRETRAINING in markdown
@@ -270,10 +270,10 @@ def estimated(value, stderr):
 @pytest.mark.parametrize(
     ("value", "stderr", "verdict"),
     [
-        (2.0, 1.0, "no gain"),  # the quantile of t with 60 degrees of freedom is 2.0003
+        (2.0, 1.0, "no clear gain"),  # the quantile of t with 60 degrees of freedom is 2.0003
         (2.01, 1.0, "gain"),
         (-2.01, 1.0, "loss"),
-        (0.0, 0.0, "no gain"),
+        (0.0, 0.0, "no clear gain"),
         (0.1, 0.0, "gain"),
         (5.0, math.nan, "cannot be judged (needs two seeds"),
         (math.nan, math.nan, "cannot be judged (runs are missing"),
@@ -300,7 +300,7 @@ def test_three_seeds_that_differ_by_two_standard_errors_are_no_gain():
     found = welch(estimate([62.0, 66.0, 67.4]), estimate([61.0, 58.9, 63.0]))
     assert 2 < found.value / found.stderr < 2.7
     column = cells.Column("a", ("accuracy",), "test", True)
-    assert cells.Gain(column, found).short == "no gain"
+    assert cells.Gain(column, found).short == "no clear gain"
     assert found.p > 0.05
 
 

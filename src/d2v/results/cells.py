@@ -21,7 +21,7 @@ from d2v.results.statistics import Estimate, estimate, welch
 SCRATCH, INPUT, OURS = "from scratch", "input targets", "data2vec"
 # words for no difference, worse and better, by the row that is subtracted
 WORDS = {
-    SCRATCH: ("no gain", "loss", "gain"),
+    SCRATCH: ("no clear gain", "loss", "gain"),
     INPUT: ("no clear difference", "worse", "better"),
 }
 AVERAGE = "average"

@@ -12,7 +12,7 @@ from d2v.util.errors import counted
 Kind = Literal["better", "same", "worse", "open"]
 KINDS: dict[str, Kind] = {
     "gain": "better",
-    "no gain": "same",
+    "no clear gain": "same",
     "no clear difference": "same",
     "loss": "worse",
     "better": "better",
