@@ -16,8 +16,8 @@ unexport PYTHONDONTWRITEBYTECODE
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo       run the whole method in miniature and print its three tables (11 to 20 minutes)"
-	@echo "make demo-full  run the same with more seeds and tuned settings (67 minutes)"
+	@echo "make demo       run the whole method in miniature and print its three tables (11 minutes, or more on older processors)"
+	@echo "make demo-full  run the same with more seeds and tuned settings (51 minutes)"
 	@echo "make test       run all tests"
 	@echo "make fuzz       damage inputs at random, each kind for a minute (D2V_FUZZ_SECONDS)"
 	@echo "make smoke      run a quick test of every part (under half a minute)"
