@@ -255,4 +255,6 @@ def test_workers_share_the_cores(pytestconfig: pytest.Config) -> None:
 
     if not hasattr(pytestconfig, "workerinput"):
         pytest.skip("no pytest-xdist worker")
-    assert str(torch.get_num_threads()) == os.environ["OMP_NUM_THREADS"]
+    wanted = int(os.environ["OMP_NUM_THREADS"])
+    # on an Intel CPU, MKL limits PyTorch to the number of cores
+    assert torch.get_num_threads() in (wanted, min(wanted, os.cpu_count() or 1))
