@@ -56,11 +56,13 @@ def content(kind: str, tokenizer: Path | None = None, **changes: Any) -> Content
         if kind == "speech" and isinstance(made.task, params.CTC):
             # as trained models: hardly ever a special symbol
             module.head.out.bias[[1, 2, 3]] = -30.0
+    letters = list(LETTERS) if isinstance(made.task, params.CTC) else None
+    classes = CLASSES if isinstance(made.task, params.Classify) else None
     inputs = {
-        "speech": WaveInput(letters=list(LETTERS)),
-        "vision": ImageInput(mean=[0.4, 0.5, 0.6], std=[0.2, 0.3, 0.25], classes=CLASSES),
+        "speech": WaveInput(letters=letters),
+        "vision": ImageInput(mean=[0.4, 0.5, 0.6], std=[0.2, 0.3, 0.25], classes=classes),
         "text": TokenInput(
-            tokenizer="sentencepiece" if tokenizer else None, max_tokens=40, classes=CLASSES
+            tokenizer="sentencepiece" if tokenizer else None, max_tokens=40, classes=classes
         ),
     }
     files = {"tokenizer.model": (tokenizer / "tokenizer.model").read_bytes()} if tokenizer else {}

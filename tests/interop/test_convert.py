@@ -165,6 +165,31 @@ def test_a_damaged_folder_is_refused_in_a_sentence(tmp_path, small_prepared, fil
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "changes", "said"),
+    [
+        ("vision", {"mean": [0.4, 0.5]}, "mean: 2 values, but the model takes 3 channels"),
+        ("vision", {"std": [0.2]}, "std: 1 value, but the model takes 3 channels"),
+        ("vision", {"std": [0.2, 0.0, 0.2]}, "std: 0.0 is not above 0"),
+        ("vision", {"stretch": [24]}, "stretch: 1 value instead of height and width"),
+        ("vision", {"classes": ["cat"]}, "classes: 1 name for 3 outputs of the head"),
+        ("text", {"classes": list("abcd")}, "classes: 4 names for 3 outputs of the head"),
+        ("text", {"max_tokens": 65}, "max_tokens: 65 is more than the model's max_positions 64"),
+        ("speech", {"letters": ["<s>", "A"]}, "letters: 2 names for 32 outputs of the head"),
+        ("text", {"kind": "vision"}, "vision for a model of text"),
+    ],
+)
+def test_inputs_of_another_model_are_refused(tmp_path, kind, changes, said):
+    made = folder(tmp_path / "a", kind)
+    path = made / "checkpoint.json"
+    meta = json.loads(path.read_text())
+    meta["inputs"] = changes if "kind" in changes else meta["inputs"] | changes
+    path.write_text(json.dumps(meta))
+    with pytest.raises(UserError) as error:
+        d2v.load(made)
+    assert str(error.value) == f"{made}: its record of inputs is wrong: {said}"
+
+
 def test_modules_are_made_without_memory_and_nothing_is_left_empty(tmp_path):
     made = folder(tmp_path / "a", "vision")
     model = d2v.load(made)

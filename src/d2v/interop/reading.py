@@ -23,7 +23,7 @@ def read(path: str | Path) -> Content:
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
     try:
-        return _read(path)
+        return _fitting(_read(path))
     except UserError:
         raise
     except Exception as error:  # a malformed file can raise any exception
@@ -50,6 +50,19 @@ def _read(path: Path) -> Content:
         if beit.recognised(state):
             return beit.read(path, state)
     raise UserError(f"{path}: not a data2vec checkpoint ({_holds(state)}); supported: {FORMATS}")
+
+
+def _fitting(content: Content) -> Content:
+    """The content; raises UserError if its record of inputs belongs to another model."""
+    a, inputs = content.architecture, content.inputs
+    faults = (
+        [f"{inputs.kind} for a model of {a.encoder.kind}"]
+        if inputs.kind != a.encoder.kind
+        else list(inputs.fits(a.encoder, a.outputs))
+    )
+    if faults:
+        raise UserError(f"{content.source}: its record of inputs is wrong: {'; '.join(faults)}")
+    return content
 
 
 def _folder(path: Path) -> Content:

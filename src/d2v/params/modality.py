@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 from d2v.params.base import Count, Strict
 from d2v.params.model import Backbone
+from d2v.util.errors import counted
 
 
 class Kind(NamedTuple):
@@ -45,6 +46,25 @@ class Augment(Strict):
     def with_labels(self, task: str, micro_batch: int | str | None) -> Iterator[str]:
         """Errors of keys that a labelled task of the kind `task` cannot use."""
         yield from ()
+
+
+class Record(Strict):
+    """What the records of a checkpoint's inputs have in common: the names of classes, and rules."""
+
+    classes: list[str] | None = None  # in the order of the head's outputs; None: unknown
+
+    def fits(self, encoder: "Entry", outputs: int | None) -> Iterator[str]:
+        """Errors of a record that does not belong to a model with this encoder.
+
+        `outputs` is the number of outputs of the model's head; None if there is no head.
+        """
+        yield from names_each("classes", self.classes, outputs)
+
+
+def names_each(what: str, names: list[str] | None, outputs: int | None) -> Iterator[str]:
+    """An error if there are names, but not one for each output."""
+    if names is not None and outputs is not None and len(names) != outputs:
+        yield f"{what}: {counted(len(names), 'name')} for {counted(outputs, 'output')} of the head"
 
 
 class Entry(Strict):

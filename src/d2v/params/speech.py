@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from d2v.params.base import BelowOne, Count, Fraction, Positive, Rate, Strict
 from d2v.params.masks import SpanMask
-from d2v.params.modality import Augment, Entry, Kind
+from d2v.params.modality import Augment, Entry, Kind, Record, names_each
 from d2v.params.model import Backbone
 from d2v.util.errors import counted
 
@@ -139,7 +139,7 @@ class WaveEncoder(Entry):
             yield f"view.max_samples {most} is too small: {enough}"
 
 
-class WaveInput(Strict):
+class WaveInput(Record):
     """How waveforms are made, and the names of the outputs."""
 
     kind: Literal["speech"] = "speech"
@@ -147,4 +147,8 @@ class WaveInput(Strict):
     eps: Rate = 1e-5  # added to the variance: fairseq 1e-5, transformers 1e-7
     rate: Positive = RATE  # samples per second
     letters: list[str] | None = None  # CTC: index = id, "<s>" is the blank, "|" ends a word
-    classes: list[str] | None = None
+
+    def fits(self, encoder: Entry, outputs: int | None) -> Iterator[str]:
+        """Errors of a record that does not belong to a model with this encoder."""
+        yield from super().fits(encoder, outputs)
+        yield from names_each("letters", self.letters, outputs)

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from d2v.params.base import BelowOne, Positive, Strict
-from d2v.params.modality import Augment, Entry, Kind
+from d2v.params.base import BelowOne, Positive
+from d2v.params.modality import Augment, Entry, Kind, Record
 from d2v.params.model import Backbone
 
 KIND = Kind(
@@ -83,7 +83,7 @@ class TokenEncoder(Entry):
             yield "encoder.hidden: removed needs teacher_input: full"
 
 
-class TokenInput(Strict):
+class TokenInput(Record):
     """How texts become tokens, and the names of the outputs."""
 
     kind: Literal["text"] = "text"
@@ -94,4 +94,13 @@ class TokenInput(Strict):
     # prepared set, and the SHA-256 over the pieces that the ids stand for
     sha256: str | None = None
     pieces: str | None = None
-    classes: list[str] | None = None
+
+    def fits(self, encoder: Entry, outputs: int | None) -> Iterator[str]:
+        """Errors of a record that does not belong to a model with this encoder."""
+        assert isinstance(encoder, TokenEncoder)
+        yield from super().fits(encoder, outputs)
+        if encoder.absolute_positions and self.max_tokens > encoder.max_positions:
+            yield (
+                f"max_tokens: {self.max_tokens} is more than the model's max_positions"
+                f" {encoder.max_positions}"
+            )

@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from d2v.params.base import Count, Fraction, Positive, Share, Strict
-from d2v.params.modality import Augment, Entry, Kind
+from d2v.params.base import Count, Fraction, Positive, Share
+from d2v.params.modality import Augment, Entry, Kind, Record
 from d2v.params.model import Backbone
+from d2v.util.errors import counted
 
 KIND = Kind(
     name="vision",
@@ -158,7 +159,7 @@ class PatchEncoder(Entry):
             yield "encoder.absolute_positions needs hidden: replaced; use fixed_positions"
 
 
-class ImageInput(Strict):
+class ImageInput(Record):
     """How pixels are made, and the names of the outputs."""
 
     kind: Literal["vision"] = "vision"
@@ -170,4 +171,18 @@ class ImageInput(Strict):
     # torchvision (the reference): Pillow images are resized, centres are rounded to even
     sizing: Literal["torchvision", "transformers"] = "torchvision"
     resampling: Resampling = "bicubic"
-    classes: list[str] | None = None
+
+    def fits(self, encoder: Entry, outputs: int | None) -> Iterator[str]:
+        """Errors of a record that does not belong to a model with this encoder."""
+        assert isinstance(encoder, PatchEncoder)
+        yield from super().fits(encoder, outputs)
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and len(values) != encoder.channels:
+                yield (
+                    f"{name}: {counted(len(values), 'value')}, but the model takes"
+                    f" {counted(encoder.channels, 'channel')}"
+                )
+        if self.std is not None and min(self.std, default=1.0) <= 0:
+            yield f"std: {min(self.std)} is not above 0"
+        if self.stretch is not None and len(self.stretch) != 2:
+            yield f"stretch: {counted(len(self.stretch), 'value')} instead of height and width"
