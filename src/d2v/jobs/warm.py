@@ -20,6 +20,7 @@ import tempfile
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -116,6 +117,8 @@ def main(path: str) -> None:
 def _serve(listener: socket.socket, started: float, environment: dict[str, str]) -> Start | None:
     """Fork a copy for each request; returns the request in a copy, and None at the end."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # copies leave no zombies
+    # the threads are those of OpenBLAS and jemalloc, which stop them before a fork
+    warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)
     while True:
         ready, _, _ = select.select([listener, sys.stdin], [], [])
         if sys.stdin in ready:

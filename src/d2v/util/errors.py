@@ -86,5 +86,8 @@ def quoted(text: str, most: int = 60) -> str:
 
 
 def shortened(text: str) -> str:
-    """A message in which a word of more than 300 characters, from a damaged file, is cut."""
-    return re.sub(r"\S{301,}", lambda word: word[0][:60] + "...", text)
+    """A message in which words of more than 300 characters lose their middle.
+
+    They come from damaged files, or are paths, of which both ends say the most.
+    """
+    return re.sub(r"\S{301,}", lambda word: f"{word[0][:180]}...{word[0][-100:]}", text)
