@@ -170,7 +170,22 @@ def test_a_damaged_folder_is_refused_in_a_sentence(tmp_path, small_prepared, fil
     [
         ("vision", {"mean": [0.4, 0.5]}, "mean: 2 values, but the model takes 3 channels"),
         ("vision", {"std": [0.2]}, "std: 1 value, but the model takes 3 channels"),
-        ("vision", {"std": [0.2, 0.0, 0.2]}, "std: 0.0 is not above 0"),
+        ("vision", {"std": [0.2, 0.0, 0.2]}, "std: [0.2, 0.0, 0.2] is not above 0"),
+        (
+            "vision",
+            {"mean": [0.4, 1e308, 0.4]},
+            "mean: [0.4, 1e+308, 0.4] are not values for pixels between 0 and 1",
+        ),
+        (
+            "vision",
+            {"resize": 10**12},
+            "resize: 1000000000000 is more than 32 times the model's image_size 24",
+        ),
+        (
+            "vision",
+            {"stretch": [24, 769]},
+            "stretch: 769 is more than 32 times the model's image_size 24",
+        ),
         ("vision", {"stretch": [24]}, "stretch: 1 value instead of height and width"),
         ("vision", {"classes": ["cat"]}, "classes: 1 name for 3 outputs of the head"),
         ("text", {"classes": list("abcd")}, "classes: 4 names for 3 outputs of the head"),

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import d2v
 from d2v.util import verbosity
 from d2v.util.arguments import Parser, UsageError
-from d2v.util.errors import EXIT_CODES, UserError, shortened
+from d2v.util.errors import EXIT_CODES, UserError, printable
 from d2v.util.extras import explained
 
 # commands, in the order of their use: name to (module:function that runs it with its words, what it
@@ -123,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         if verbosity.verbose():
             traceback.print_exc()
-        print(f"error: {shortened(str(error))}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return error.exit_code
     except ImportError as error:
         told = explained(error)

@@ -28,6 +28,7 @@ RAND_AUGMENT = re.compile(
 )
 # augmentation that is available only on the host, since its libraries need arrays or Pillow images
 ON_HOST = ("shift", "rand_augment", "erase", "mixup", "cutmix")
+MOST_COLOUR = 1e6  # largest mean or deviation of pixels, and the inverse of the least deviation
 Resampling = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
 
 
@@ -107,6 +108,16 @@ class PatchEncoder(Entry):
         """Number of patches along one side of the image."""
         return self.image_size // self.patch_size
 
+    @property
+    def largest(self) -> int:
+        """Length in pixels above which the centre of a resized image shows next to nothing."""
+        return 32 * self.image_size
+
+    @property
+    def too_large(self) -> str:
+        """What is wrong with a larger one."""
+        return f"is more than 32 times the model's image_size {self.image_size}"
+
     @model_validator(mode="after")
     def _whole_patches(self) -> "PatchEncoder":
         if self.image_size % self.patch_size:
@@ -144,6 +155,8 @@ class PatchEncoder(Entry):
                 f"view.resize {view.resize} is less than encoder.image_size {self.image_size}:"
                 " images would have black edges"
             )
+        if view.resize is not None and view.resize > self.largest:
+            yield f"view.resize: {view.resize} {self.too_large}"
         if view.decode == "device":
             if used := [name for name in ON_HOST if getattr(view, name)]:
                 yield f"view.decode device: view.{used[0]} needs view.decode host"
@@ -182,7 +195,13 @@ class ImageInput(Record):
                     f"{name}: {counted(len(values), 'value')}, but the model takes"
                     f" {counted(encoder.channels, 'channel')}"
                 )
-        if self.std is not None and min(self.std, default=1.0) <= 0:
-            yield f"std: {min(self.std)} is not above 0"
+            # with others, pixels as float32 would be infinite
+            if any(abs(value) > MOST_COLOUR for value in values or ()):
+                yield f"{name}: {values} are not values for pixels between 0 and 1"
+        if any(value < 1 / MOST_COLOUR for value in self.std or ()):
+            yield f"std: {self.std} is not above 0"
         if self.stretch is not None and len(self.stretch) != 2:
             yield f"stretch: {counted(len(self.stretch), 'value')} instead of height and width"
+        longest = max(self.stretch or [self.resize or 0])
+        if longest > encoder.largest:
+            yield f"{'stretch' if self.stretch else 'resize'}: {longest} {encoder.too_large}"

@@ -85,9 +85,12 @@ def quoted(text: str, most: int = 60) -> str:
     return repr(text if len(text) <= most else text[:most] + "...")
 
 
-def shortened(text: str) -> str:
-    """A message in which words of more than 300 characters lose their middle.
+def printable(text: str) -> str:
+    """A message as it is printed: one line, or a head and an indented line for each error.
 
-    They come from damaged files, or are paths, of which both ends say the most.
+    Other line breaks and control characters come from damaged files and are shown as \\n or \\x1b.
+    So do words of more than 300 characters, which lose their middle; of long paths, both ends say
+    the most.
     """
+    text = re.sub(r"\n(?!  )|[^\n -\U0010ffff]|\x7f", lambda found: repr(found[0])[1:-1], text)
     return re.sub(r"\S{301,}", lambda word: f"{word[0][:180]}...{word[0][-100:]}", text)
