@@ -58,7 +58,7 @@ def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     for name in [base] if isinstance(base, str) else base:
         if not isinstance(name, str):
             raise ParamsError(f"{path}: base: expected a file or a list of files, got {base!r}")
-        if not os.path.isfile(path.parent / name):  # False also for a name that none can have
+        if not os.path.exists(path.parent / name):  # False also for a name that none can have
             raise ParamsError(f"{path}: base: {path.parent / name}: no such parameter file")
         found = _merge(found, read_yaml(path.parent / name, (*seen, where)))
     return overridden(found, raw, path) if base else raw
