@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 aten = torch.ops.aten
+WAITS = "makes the host wait for the device"
 READS = {
     aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default,
     aten.equal.default, aten.is_nonzero.default, aten._unique2.default, aten.item.default,
@@ -29,7 +30,9 @@ class Watched(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in READS:
-            raise RuntimeError(f"{func} makes the host wait for the device")
+            raise RuntimeError(f"{func} {WAITS}")
+        if self.host and func is aten.lift_fresh.default:  # torch.tensor(number)
+            raise RuntimeError(f"{func} copies a number from the host")
         found = func(*args, **kwargs)
         if self.host:
             for x in tree_leaves((args, kwargs, found)):
@@ -39,21 +42,55 @@ class Watched(TorchDispatchMode):
         return found
 
 
-class Recordings:
-    """Captures as d2v.training.graphs.CudaGraphs does; counts captures and replays."""
+class Waiting(TorchDispatchMode):
+    """Notes the operators for which a host would wait, as PyTorch does on a GPU."""
 
     def __init__(self) -> None:
-        self.captures = self.replays = 0
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in READS:
+            self.found.append(f"{func} {WAITS}")
+        return func(*args, **(kwargs or {}))
+
+
+class Recordings:
+    """Captures as d2v.training.graphs.CudaGraphs does; counts replays of each capture."""
+
+    def __init__(self, blind: bool = False) -> None:
+        """If `blind`, a rehearsal sees nothing."""
+        self.blind = blind
+        self.each: list[int] = []
+        self.rehearsals = 0
+
+    @property
+    def captures(self) -> int:
+        """Number of captures that have not failed."""
+        return len(self.each)
+
+    @property
+    def replays(self) -> int:
+        """Number of replays."""
+        return sum(self.each)
+
+    def rehearse(self, function: Callable[[], Tensor]) -> tuple[Tensor, str]:
+        """As graphs.Capture."""
+        self.rehearsals += 1
+        with Waiting() as waiting:
+            found = function()
+        return found, "" if self.blind else next(iter(waiting.found), "")
 
     def __call__(self, function: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
-        self.captures += 1
+        """As graphs.Capture."""
         with Watched() as watched:
             found = function()
-        fresh = True
+        fresh, number = True, len(self.each)
+        self.each.append(0)
 
         def replay() -> None:
             nonlocal fresh
-            self.replays += 1
+            self.each[number] += 1
             if fresh:  # unlike a capture, the recording has computed already
                 fresh = False
                 return

@@ -47,9 +47,26 @@ def test_elsewhere_than_on_a_cpu_its_rows_are_aligned(kind: str) -> None:
     else:
         seen = torch.empty(3, LENGTH - 1, dtype=torch.int64, device="meta")
         bias = Alibi(heads=2).to("meta")(LENGTH, 1, seen if "visible" in kind else None)
-    assert bias.shape[1:] == (2, LENGTH, LENGTH)
-    assert bias.stride(-1) == 1
-    assert all(stride % ALIGNED == 0 for stride in bias.stride()[:-1])
+    padding = torch.zeros(3, LENGTH, dtype=torch.bool, device="meta")
+    for mask in (bias, attention_mask(bias, padding)):
+        assert mask is not None
+        assert mask.shape[1:] == (2, LENGTH, LENGTH)
+        assert mask.stride(-1) == 1
+        assert all(stride % ALIGNED == 0 for stride in mask.stride()[:-1])
+
+
+@pytest.mark.parametrize("kind", [*BIASES, "alibi"])
+def test_under_autocast_it_has_the_type_of_attention(kind: str) -> None:
+    """Else PyTorch casts the mask in every block, and its gradient back."""
+    module = (BIASES[kind]() if kind in BIASES else Alibi(heads=2)).to("meta")
+    torch.set_autocast_enabled("cuda", True)
+    try:
+        bias = module(LENGTH)
+        on_cpu = attention.laid_out(torch.zeros(1, 2, LENGTH, LENGTH))
+    finally:
+        torch.set_autocast_enabled("cuda", False)
+    assert bias.dtype == torch.get_autocast_dtype("cuda") != torch.float32
+    assert on_cpu.dtype == torch.float32
 
 
 def test_rows_that_are_aligned_hold_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import torch
 from tiny_models import BACKBONE, KINDS, make
 
 from d2v import params
-from d2v.model.transformer import Block
+from d2v.model.transformer import Block, Transformer
 from d2v.training import compiling
 from d2v.training.identity import identity
 from d2v.training.task import Pretraining
@@ -42,6 +42,27 @@ def quiet(kind: str, version: int) -> tuple[Pretraining, dict[str, torch.Tensor]
         return make(kind, backbone=backbone)
     decoder = second_models.DECODER.model_copy(update={"dropout": 0.0, "noise": None})
     return second_models.make(kind, backbone=backbone, decoder=decoder)
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_gpu_without_fused_attention_is_told(
+    plain: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the type in which attention computes."""
+    asked: list[torch.dtype] = []
+
+    def takes_plain_kernel(self: Transformer, length: int, dtype: torch.dtype) -> bool:
+        asked.append(dtype)
+        return plain
+
+    monkeypatch.setattr(Transformer, "takes_plain_kernel", takes_plain_kernel)
+    task, _ = make("text")
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    for reduced in (True, False):
+        told = compiling.slow_attention(task, gpu, reduced)
+        assert told == ([compiling.SLOW_ATTENTION] if plain else [])
+    assert asked == [torch.bfloat16, torch.float32]
+    assert compiling.slow_attention(task, cpu, True) == []
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Captured steps: nothing in them needs the host, and a run with them is the run without them."""
 
 import itertools
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from d2v.model.kernels import attention, dropout, linear, windows
 from d2v.model.masking import span_masks
 from d2v.training import graphs, log, optim, trainer
 from d2v.training import step as step_module
+from d2v.training import task as task_module
 from d2v.training.graphs import CapturedStep, Pool
 from d2v.training.precision import Working
 from d2v.training.step import Step, filled_up
@@ -44,7 +46,8 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (linear, windows):
         monkeypatch.setattr(module, "fits", lambda x, operations: False)
     monkeypatch.setattr(FrontEnd, "compiled", True)
-    monkeypatch.setattr(step_module, "fills", lambda device: True)
+    for module in (step_module, graphs):
+        monkeypatch.setattr(module, "fills", lambda device: True)
 
 
 @pytest.mark.slow
@@ -67,9 +70,51 @@ def test_a_micro_batch_needs_nothing_of_the_host(kind: str, version: int, half: 
     inputs["chosen"] = chosen.to("meta")
     step.device = torch.device("cpu")  # autocast, which is off, knows no meta device
     with Watched(host=True) as watched:
-        values = step._backward(inputs)
+        values = step.backpropagated(inputs)
     assert values.device.type == "meta"
     assert len(watched.calls) > 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_update_needs_nothing_of_the_host(
+    kind: str, half: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clipping, AdamW and the moving average, with rate and decay as tensors."""
+    task, _ = make(kind, backbone=RANDOM)
+    task.to("meta").train()
+    working = Working(task) if half else None
+    for module, name in (
+        ("torch.optim.optimizer", "_get_fused_kernels_supported_devices"),
+        ("torch.utils._foreach_utils", "_get_foreach_kernels_supported_devices"),
+    ):
+        monkeypatch.setattr(sys.modules[module], name, lambda: ["meta"])
+    fused: list[dict[str, Any]] = []  # numbers that each call has; it has no meta kernel
+    monkeypatch.setattr(torch, "_fused_adamw_", lambda *_, **numbers: fused.append(numbers))
+    options = OPTIMISER.model_copy(update={"eps_before_correction": False})
+    optimiser = optim.build(task, options)
+    capturable: list[bool] = []
+    optimiser.register_step_pre_hook(
+        lambda o, *_: capturable.extend(group["capturable"] for group in o.param_groups)
+    )
+    step = CapturedStep(
+        task, task, optimiser, clip=1.0, working=working, capture=Recordings(), say=print
+    )
+    for parameter in step.parameters:
+        parameter.grad = torch.empty_like(parameter)
+    given = {
+        name: torch.empty((), dtype=torch.float64, device="meta")
+        for name in ("rate", "decay", "count", "loss")
+    }
+    with Watched(host=True) as watched:
+        norm = step._moving(given)
+    assert norm.device.type == "meta"
+    assert capturable == [True] * len(optimiser.param_groups)
+    for numbers in fused:
+        assert numbers["lr"].device.type == numbers["found_inf"].device.type == "meta"
+    assert len(fused) == len(optimiser.param_groups)
+    assert any("lerp" in str(func) for func, *_ in watched.calls)
 
 
 def run(
@@ -92,10 +137,9 @@ def run(
 
 
 STEPS = {"steps": 40, "log_every": 10, "checkpoint_every": 20}
-QUIET = {"dropout": 0.0, "attention_dropout": 0.0, "layer_drop": 0.3}
 WAYS: dict[str, dict[str, Any]] = {
     "dropout": {"backbone": {"layer_drop": 0.0}, "train": STEPS},
-    "skipped blocks": {"backbone": QUIET, "optimiser": OPTIMISER, "train": STEPS},
+    "skipped blocks": {"backbone": {"layer_drop": 0.3}, "optimiser": OPTIMISER, "train": STEPS},
     "bfloat16": {"backbone": {"layer_drop": 0.0}, "train": {**STEPS, "precision": "bfloat16"}},
 }
 
@@ -110,15 +154,13 @@ def test_a_captured_run_is_the_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Accumulation, dropout, skipped blocks, batches of several shapes, resuming in the middle."""
-    encoder = trajectory.KINDS["speech"]["encoder"].model_copy(update={"dropout": 0.0})
-    if way == "skipped blocks":  # on a CPU both kinds of draws are from one generator
-        monkeypatch.setitem(trajectory.KINDS["speech"], "encoder", encoder)
     ways = WAYS[way]
     plain = run(small_prepared, tmp_path / "plain", kind, monkeypatch, None, version, **ways)
     recordings = Recordings()
     found = run(small_prepared, tmp_path / "graph", kind, monkeypatch, recordings, version, **ways)
+    assert recordings.rehearsals == 2  # of both halves
     assert recordings.captures >= 2
-    assert recordings.replays > 20
+    assert recordings.replays > 60  # of 80 micro-batches and 40 updates
     rough = 2e-2 if way == "bfloat16" else 1e-4
     assert found == pytest.approx(plain, rel=rough, abs=rough / 10)
 
@@ -158,8 +200,7 @@ def test_speech_of_few_lengths_is_captured(
 ) -> None:
     """Batches by size of waveforms of two lengths, with skipped blocks."""
     few = params.WaveAugment(kind="speech", lengths=2)
-    encoder = trajectory.KINDS["speech"]["encoder"].model_copy(update={"dropout": 0.0})
-    kind = trajectory.KINDS["speech"] | {"view": few, "encoder": encoder}
+    kind = trajectory.KINDS["speech"] | {"view": few}
     monkeypatch.setitem(trajectory.KINDS, "speech", kind)
     sized = params.Sized(size=9600, micro_batches=2)
     train = {**STEPS, "sized": sized, "batch": None, "micro_batch": None}
@@ -199,7 +240,7 @@ def test_most_batches_of_the_speech_recipe_are_replayed(
     assert sizes.sum() > 0.975 * samples.sum()  # what batches keep
     batches = sampler.SizedBatches(sizes, p.train.sized, seed=1)
     assert len(batches.ends) > 14_000  # an epoch's
-    pool = Pool(lambda inputs: torch.zeros(()), lambda f: (f(), lambda: None), pytest.fail)
+    pool = Pool(lambda inputs: torch.zeros(()), Recordings(), pytest.fail)
     for keys in itertools.islice(batches, count):
         size = int(sizes[[index for _, index in keys]].min())
         frames = np.full(len(keys), frame_count(size, p.encoder.conv_layers))
@@ -217,17 +258,67 @@ def test_shapes_that_recur_are_captured_up_to_a_limit() -> None:
             x = torch.full((length,), float(turn))
             assert pool({"x": x}) == 2 * length * turn
     assert len(pool.graphs) == recordings.captures == 2
+    assert recordings.rehearsals == 1
     assert (pool.calls, pool.replays) == (18, 8)
     assert not refused
 
 
-def test_what_cannot_be_captured_is_computed_and_told_once() -> None:
+@pytest.mark.parametrize("blind", [False, True])
+def test_what_cannot_be_captured_is_computed_and_told_once(blind: bool) -> None:
+    """The rehearsal finds it; if not, the capture fails."""
     refused: list[str] = []
-    pool = Pool(lambda inputs: inputs["x"] * float(inputs["x"]), Recordings(), refused.append)
-    for turn in range(6):
+    recordings = Recordings(blind)
+    pool = Pool(lambda inputs: inputs["x"] * float(inputs["x"]), recordings, refused.append)
+    for turn in range(8):
         assert pool({"x": torch.tensor(float(turn))}) == turn**2
     assert len(refused) == 1
     assert "makes the host wait" in refused[0]
+    assert recordings.captures == 0
+    assert pool.closed
+
+
+@pytest.mark.parametrize("demanded", [False, True])
+def test_one_line_if_the_step_cannot_be_captured(
+    demanded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both halves are then uncaptured; graphs that are demanded end the run."""
+    task, batch = make("text", backbone=BACKBONE)
+    batch["masked"] = batch["mask"].flatten().nonzero().flatten()
+    said: list[str] = []
+    moments = task_module.moments
+    monkeypatch.setattr(  # a wait in the forward pass
+        task_module, "moments", lambda x, weight: moments(x, weight) + 0 * float(x.sum())
+    )
+    step = Step(task.train(), task, optim.build(task, OPTIMISER), clip=1.0)
+    built = graphs.build(demanded or "auto", step, False, said.append, Recordings())
+    assert isinstance(built, CapturedStep)
+
+    def some_steps() -> None:
+        for number in range(1, 9):
+            sums = built.named(built.gradients(batch))
+            built.update(sums, 1e-3, number)
+
+    if demanded:
+        with pytest.raises(UserError, match=r"cuda_graph: true: .* makes the host wait"):
+            some_steps()
+        return
+    some_steps()
+    assert len(said) == 1
+    assert said[0].startswith("the step is not captured as a CUDA graph: aten")
+    assert built.moving.closed
+    assert not built.moving.graphs
+
+
+def test_layer_drop_on_a_gpu_draws_the_same_with_and_without_graphs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also with cuda_graph: false; what has no graphs at all does not compute skipped blocks."""
+    monkeypatch.setattr(graphs, "fills", lambda device: True)
+    for recompute, world, selects in ((False, 1, True), (True, 1, False), (False, 2, False)):
+        task, _ = make("text", backbone=RANDOM)
+        step = Step(task, task, optim.build(task, OPTIMISER), clip=None, world=world)
+        assert graphs.build(False, step, recompute, print) is step
+        assert step.selects == selects
 
 
 def test_a_result_outlives_the_next_replay() -> None:

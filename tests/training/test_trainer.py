@@ -18,7 +18,7 @@ from tiny import CLOCK, OPTIMISER, SCHEDULE, TRAIN, Points, Tiny, curve, equal, 
 
 from d2v.data.sampler import GlobalBatches
 from d2v.experiment import finetuning
-from d2v.training import checkpoint, log, optim
+from d2v.training import checkpoint, compiling, log, optim
 from d2v.training.identity import identity
 from d2v.util.errors import Collapse, OutOfMemory, UserError
 
@@ -63,6 +63,14 @@ def test_portions_do_not_change_the_result(tmp_path: Path) -> None:
         train(tmp_path / name, micro_batch=micro_batch)
     a, b = curve(tmp_path / "a"), curve(tmp_path / "b")
     assert [x["loss"] for x in a] == pytest.approx([x["loss"] for x in b], rel=1e-5)
+
+
+def test_a_warning_of_slow_attention_is_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(compiling, "slow_attention", lambda *_: ["slow, in a word"])
+    train(tmp_path / "a", steps=1)
+    assert capsys.readouterr().out.count("slow, in a word") == 1
 
 
 def test_the_arithmetic_of_the_batch_is_printed_or_refused(

@@ -89,7 +89,7 @@ def attention_mask(
         hidden = far if hidden is None else hidden | far
     if hidden is None:
         return bias
-    return ~hidden if bias is None else bias.masked_fill(hidden, float("-inf"))
+    return ~hidden if bias is None else laid_out(bias.masked_fill(hidden, float("-inf")))
 
 
 def out_of_reach(length: int, context: int, padding: Tensor | None, device: torch.device) -> Tensor:

@@ -4,23 +4,28 @@ Both halves of a step (d2v.training.step) are captured: forward and backward of 
 clipping, AdamW and the moving average. A graph reads and writes fixed addresses. Therefore batches
 are copied into fixed tensors, gradients are zeroed instead of freed, and the learning rate, the
 decay and the choice of skipped blocks are tensors. Random numbers, results and checkpoints are
-those of the uncaptured step, so a run can be resumed either way.
+those of the uncaptured step on one GPU, so a run can be resumed either way.
+
+A capture that fails half-way may leave the device in a bad state. Therefore one step is rehearsed
+before: it is computed as usual, while PyTorch reports whatever makes the host wait.
 
 A graph fits one shape of its inputs, so masked positions are filled up to a few lengths. Shapes
 that recur are captured, at most MOST of them; batches of other shapes are computed uncaptured.
 """
 
+import gc
+import warnings
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from contextlib import suppress
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from d2v.model.transformer import Transformer
 from d2v.training import optim
 from d2v.training.adam import FairseqAdamW
-from d2v.training.step import Step, Sums, filled_up
+from d2v.training.step import Step, Sums, filled_up, fills
 from d2v.training.task import Pretraining
 from d2v.util.errors import UserError
 
@@ -29,8 +34,20 @@ WARM_UP = 3  # uncaptured calls before the first capture, which compile and allo
 BEFORE = 2  # uncaptured calls of one shape before it is captured
 TOLD_AFTER = 1000  # calls after which a low share of replays is reported
 Inputs = dict[str, Tensor]
-# runs a function once without computing, returns its result, and a function that computes it
-Capture = Callable[[Callable[[], Tensor]], tuple[Tensor, Callable[[], None]]]
+Function = Callable[[], Tensor]
+
+
+class Capture(Protocol):
+    """What captures functions."""
+
+    def rehearse(self, function: Function) -> tuple[Tensor, str]:
+        """The function's result, and why it cannot be captured, or nothing."""
+
+    def __call__(self, function: Function) -> tuple[Tensor, Callable[[], None]]:
+        """Run a function without computing; return its result, and a function that computes it.
+
+        Raises RuntimeError if that is not possible.
+        """
 
 
 class CudaGraphs:
@@ -38,15 +55,60 @@ class CudaGraphs:
 
     def __init__(self) -> None:
         self.memory = torch.cuda.graph_pool_handle()
+        self.stream = torch.cuda.Stream()
 
-    def __call__(self, function: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
-        """Capture `function`; raises RuntimeError if it does something that a graph cannot."""
+    def rehearse(self, function: Function) -> tuple[Tensor, str]:
+        """As Capture; a host that waits for the device is what a graph cannot contain."""
+        mode = torch.cuda.get_sync_debug_mode()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                found = function()
+            finally:
+                torch.cuda.set_sync_debug_mode(mode)
+        waits = [w for w in caught if "synchronizing" in str(w.message)]
+        why = f"{waits[0].filename}:{waits[0].lineno} makes the host wait" if waits else ""
+        return found, why
+
+    def __call__(self, function: Function) -> tuple[Tensor, Callable[[], None]]:
+        """As Capture."""
         torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        # thread_local: the loader's thread may allocate pinned memory at the same time
-        with torch.cuda.graph(graph, pool=self.memory, capture_error_mode="thread_local"):
-            found = function()
+        gc.collect()  # else it may free a graph during the capture
+        torch.cuda.empty_cache()
+        graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        state = torch.cuda.get_rng_state()
+        self.stream.wait_stream(current)
+        with torch.cuda.stream(self.stream):
+            # thread_local: the loader's thread may allocate pinned memory at the same time
+            graph.capture_begin(pool=self.memory, capture_error_mode="thread_local")
+            try:
+                found = function()
+            except BaseException:
+                with suppress(RuntimeError):
+                    graph.capture_end()
+                self._clean(state)
+                raise
+            try:
+                graph.capture_end()
+            except RuntimeError:
+                self._clean(state)
+                raise
+        current.wait_stream(self.stream)
         return found, graph.replay
+
+    def _clean(self, state: Tensor) -> None:
+        """Undo what a capture that failed leaves behind where `capture_end` fails, too.
+
+        Memory would go on being taken from the graph's pool and never be given back, and the random
+        numbers, whose state was `state`, would be refused outside of a capture.
+        """
+        device = torch.cuda.current_device()
+        with suppress(RuntimeError, AttributeError):  # it has ended
+            torch._C._cuda_endAllocateToPool(device, self.memory)
+        generator = torch.Generator(f"cuda:{device}")
+        generator.set_state(state)
+        torch.cuda.default_generators[device].graphsafe_set_state(generator)
 
 
 class Pool:
@@ -64,33 +126,52 @@ class Pool:
         self.graphs: dict[Any, tuple[Inputs, Tensor, Callable[[], None]]] = {}
         self.seen: Counter[Any] = Counter()
         self.calls = self.replays = 0
-        self.closed = False
+        self.rehearsed = self.closed = False
 
     def __call__(self, inputs: Inputs) -> Tensor:
         """Result of the function; it stays valid after later calls."""
         key = tuple((name, value.shape, value.dtype) for name, value in inputs.items())
         self.calls += 1
-        if key not in self.graphs and not self._captured(key, inputs):
-            self.seen[key] += 1
-            return self.function(inputs)
+        if key not in self.graphs:
+            if not self._due(key):
+                self.seen[key] += 1
+                return self.function(inputs)
+            if not self.rehearsed:
+                return self._rehearse(inputs)
+            if not self._captured(key, inputs):
+                return self.function(inputs)
         fixed, found, replay = self.graphs[key]
         torch._foreach_copy_(list(fixed.values()), [inputs[name] for name in fixed])
         replay()
         self.replays += 1
         return found.clone()
 
-    def _captured(self, key: Any, inputs: Inputs) -> bool:
-        """Capture a graph for inputs like these, if it is time to."""
+    def close(self) -> None:
+        """Drop all graphs, and capture no more."""
+        self.closed = True
+        self.graphs.clear()
+
+    def _due(self, key: Any) -> bool:
+        """Whether it is time to capture a graph for these shapes."""
         if self.closed or self.calls <= WARM_UP or self.seen[key] < BEFORE:
             return False
-        if len(self.graphs) == self.most:
-            return False
+        return len(self.graphs) < self.most
+
+    def _rehearse(self, inputs: Inputs) -> Tensor:
+        self.rehearsed = True
+        found, why = self.capture.rehearse(lambda: self.function(inputs))
+        if why:
+            self.close()
+            self.refused(why)
+        return found
+
+    def _captured(self, key: Any, inputs: Inputs) -> bool:
         fixed = {name: value.clone() for name, value in inputs.items()}
         try:
             found, replay = self.capture(lambda: self.function(fixed))
         except RuntimeError as error:
-            self.closed = True
-            self.refused(str(error).splitlines()[0])
+            self.close()
+            self.refused(next(iter(str(error).splitlines()), type(error).__name__))
             return False
         self.graphs[key] = (fixed, found, replay)
         return True
@@ -100,22 +181,23 @@ class CapturedStep(Step):
     """The step of a pre-training, with both halves replayed where they are captured."""
 
     def __init__(
-        self, *arguments: Any, capture: Capture, say: Callable[[str], None], **options: Any
-    ) -> None:
-        """Arguments are those of Step; `say` prints a line to the log."""
+        self, *arguments: Any, capture: Capture, say: Callable[[str], None],
+        demanded: bool = False, **options: Any,
+    ) -> None:  # fmt: skip
+        """Arguments are those of Step; `say` prints a line to the log.
+
+        If graphs are `demanded`, what prevents them is a UserError.
+        """
         super().__init__(*arguments, **options)
         assert isinstance(self.task, Pretraining)
-        self.pretraining, self.say, self.told = self.task, say, False
-        self.backward = Pool(self._backward, capture, self._refused)
+        self.pretraining, self.say, self.told, self.demanded = self.task, say, False, demanded
+        self.backward = Pool(self.backpropagated, capture, self._refused)
         self.moving = Pool(self._moving, capture, self._refused)
 
     def gradients(self, batch: dict[str, Any], last: bool = True) -> Tensor:
         """As Step."""
-        inputs = filled_up({k: v for k, v in batch.items() if isinstance(v, Tensor)})
-        chosen = self._backbone().choose()
-        if chosen is not None:
-            inputs["chosen"] = chosen.to(self.device)
-        found = self.backward(inputs)
+        tensors = filled_up({k: v for k, v in batch.items() if isinstance(v, Tensor)})
+        found = self.backward(self.with_chosen(tensors))
         self._report()
         return found
 
@@ -135,21 +217,12 @@ class CapturedStep(Step):
 
     # --- what is captured ---------------------------------------------------------------------
 
-    def _backward(self, inputs: Inputs) -> Tensor:
-        inputs = dict(inputs)
-        backbone = self._backbone()
-        backbone.chosen = inputs.pop("chosen", None)
-        try:
-            return self.backpropagated(inputs)
-        finally:
-            backbone.chosen = None
-
     def _moving(self, inputs: Inputs) -> Tensor:
         groups: list[dict[str, Any]] = self.optimiser.param_groups
         before = [(group["lr"], group["capturable"]) for group in groups]
         for group in groups:
             group["lr"] = (inputs["rate"] * group["scale"]).float()
-            group["capturable"] = self.device.type == "cuda"
+            group["capturable"] = self.device.type != "cpu"
         try:
             norm = self._move(inputs, keep=True)
         finally:
@@ -165,14 +238,13 @@ class CapturedStep(Step):
 
     # --- reports ------------------------------------------------------------------------------
 
-    def _backbone(self) -> Transformer:
-        found = self.task.backbone()
-        assert isinstance(found, Transformer)
-        return found
-
     def _refused(self, why: str) -> None:
+        if self.demanded:
+            raise refusal(why)
         if self.working is not None:
             self.working.forget()  # what a failed capture has left
+        for pool in (self.backward, self.moving):
+            pool.close()
         self.say(f"the step is not captured as a CUDA graph: {why}")
 
     def _report(self) -> None:
@@ -211,17 +283,24 @@ def build(
     `capture` replaces CUDA graphs (in tests). Raises UserError if a graph is demanded but not
     possible.
     """
+    why = obstacle(step.task, step.optimiser, step.world, recompute)
+    if fills(step.device) and not why:
+        step.selects = True
     if wanted is False or (wanted == "auto" and capture is None and step.device.type != "cuda"):
         return step
-    why = obstacle(step.task, step.optimiser, step.world, recompute)
     if capture is None and step.device.type != "cuda":
         why = "there is no GPU"
     if why and wanted is True:
-        raise UserError(f"train.cuda_graph: true: {why}; set it to auto or false")
+        raise refusal(why)
     if why:
         say(f"the step is not captured as a CUDA graph: {why}")
         return step
     return CapturedStep(
         step.task, step.model, step.optimiser, clip=step.clip, mixed=step.mixed,
-        working=step.working, capture=capture or CudaGraphs(), say=say,
+        working=step.working, capture=capture or CudaGraphs(), say=say, demanded=wanted is True,
     )  # fmt: skip
+
+
+def refusal(why: str) -> UserError:
+    """The error that graphs are demanded but not possible."""
+    return UserError(f"train.cuda_graph: true: {why}; set it to auto or false")

@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 class Working:
@@ -13,8 +12,9 @@ class Working:
 
     The float32 weights, the masters, are those that the optimiser and the moving average change and
     that checkpoints store. Copies are refreshed from them once per update, so that no forward pass
-    casts weights. Gradients are collected in the masters, in float32. Norms, softmax and losses
-    compute their sums in float32, whatever their input.
+    casts weights. Encoders cast images and waveforms to the type of their weights; nothing else of
+    a batch is rounded. Gradients are collected in the masters, in float32. Norms, softmax and
+    losses compute their sums in float32, whatever their input.
     """
 
     def __init__(self, task: nn.Module) -> None:
@@ -52,10 +52,6 @@ class Working:
         for module, name, _, copy in self.places:
             module._parameters[name] = copy
 
-    def inputs(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """The batch with its floating-point inputs (images, waveforms) in bfloat16."""
-        return {name: _halved(value) for name, value in batch.items()}
-
     @torch.no_grad()
     def collect(self) -> None:
         """Add the gradients of the copies to those of the masters, and forget them."""
@@ -78,9 +74,3 @@ class Working:
         """Set the copies to the rounded masters; call this after each update."""
         masters, copies = zip(*self.pairs, strict=True)
         torch._foreach_copy_(list(copies), list(masters))
-
-
-def _halved(value: Any) -> Any:
-    if isinstance(value, Tensor) and value.dtype == torch.float32:
-        return value.bfloat16()
-    return value

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from d2v.model.transformer import Transformer
 from d2v.training import optim
 from d2v.training.precision import Working
 from d2v.training.task import Task
@@ -41,6 +42,9 @@ class Step:
         self.parameters = [p for group in optimiser.param_groups for p in group["params"]]
         self.device = self.parameters[0].device
         self.shapes: dict[str, torch.Size] = {}  # of the task's outputs
+        # whether the device selects the blocks that are skipped, as it does in a captured step:
+        # all blocks are computed then, and dropout draws the same numbers
+        self.selects = False
 
     def gradients(self, batch: dict[str, Any], last: bool = True) -> Tensor:
         """Backpropagate the summed loss of a micro-batch; return the task's outputs, flattened.
@@ -49,12 +53,30 @@ class Step:
         """
         if fills(self.device) and "masked" in batch:
             batch = filled_up(batch)
-        return self.backpropagated(batch, last)
+        return self.backpropagated(self.with_chosen(batch) if self.selects else batch, last)
+
+    def with_chosen(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch with `chosen` (depth,), the blocks to compute, if the task skips blocks."""
+        chosen = self._backbone().choose()
+        if chosen is None:
+            return batch
+        if self.device.type == "cuda":
+            chosen = chosen.pin_memory()  # else the host waits for the copy
+        return {**batch, "chosen": chosen.to(self.device, non_blocking=True)}
 
     def backpropagated(self, batch: dict[str, Any], last: bool = True) -> Tensor:
-        """As `gradients`, for a batch that is filled up where it has to be."""
-        if self.working is not None:
-            batch = self.working.inputs(batch)
+        """As `gradients`, for a batch that is complete; `chosen` may be in it."""
+        batch = dict(batch)
+        chosen = batch.pop("chosen", None)
+        if chosen is not None:
+            self._backbone().chosen = chosen
+        try:
+            return self._backpropagated(batch, last)
+        finally:
+            if chosen is not None:
+                self._backbone().chosen = None
+
+    def _backpropagated(self, batch: dict[str, Any], last: bool) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
             out = self.model(batch)
         out["loss"].backward()
@@ -77,6 +99,11 @@ class Step:
         optim.set_rate(self.optimiser, rate)
         norm = self._move(sums)
         return norm, self._after(step)
+
+    def _backbone(self) -> Transformer:
+        found = self.task.backbone()
+        assert isinstance(found, Transformer)
+        return found
 
     def _move(self, sums: Sums, keep: bool = False) -> Tensor:
         scale = self.world / sums["count"].clamp(min=1)  # undoes DDP's mean

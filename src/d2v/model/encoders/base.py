@@ -46,6 +46,10 @@ class Encoder(nn.Module):
         """Unmasked features (B, T, D) and padding (B, T) or None."""
         raise NotImplementedError
 
+    def as_weights(self, x: Tensor) -> Tensor:
+        """The input `x` in the type of the weights: bfloat16 with train.precision: bfloat16."""
+        return x.to(next(self.features.parameters()).dtype)
+
     def example(self, size: int) -> Batch:
         """One input of `size` samples or tokens (1 if all have one size), without values."""
         raise NotImplementedError

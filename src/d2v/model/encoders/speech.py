@@ -50,12 +50,12 @@ class SpeechEncoder(Encoder):
         that `mask` (B, T) hides give the front end no gradient: the student does not see them, and
         the teacher is not trained by gradients.
         """
-        mask = batch.get("mask")
+        mask, waves = batch.get("mask"), self.as_weights(batch["waves"])
         if mask is None or mask.device.type != "cpu" or self.features.compiled:
-            x = self.features(batch["waves"])
+            x = self.features(waves)
         else:
-            hidden = mask.view(len(batch["waves"]), -1, mask.shape[1]).all(1)  # in all copies
-            x = self.features(batch["waves"], visible_frames(hidden))
+            hidden = mask.view(len(waves), -1, mask.shape[1]).all(1)  # in all copies
+            x = self.features(waves, visible_frames(hidden))
         if "samples" not in batch:
             return x, None
         frames = frame_count(batch["samples"], self.conv_layers)

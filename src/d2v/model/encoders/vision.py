@@ -50,7 +50,8 @@ class VisionEncoder(Encoder):
 
     def local_features(self, batch: Batch) -> Features:
         """Embed `images` (B, C, H, W) as patches (B, T, D) in row-major order."""
-        return self.features(batch["images"]).flatten(2).transpose(1, 2), None
+        images = self.as_weights(batch["images"])
+        return self.features(images).flatten(2).transpose(1, 2), None
 
     def example(self, size: int) -> Batch:
         """One image without values: `images` (1, C, H, W) on the meta device."""

@@ -43,7 +43,7 @@ def laid_out(bias: Tensor) -> Tensor:
     """
     if bias.device.type == "cpu":
         return bias.contiguous()
-    if bias.is_cuda and torch.is_autocast_enabled("cuda"):
+    if torch.is_autocast_enabled("cuda"):
         bias = bias.to(torch.get_autocast_dtype("cuda"))
     length = bias.shape[-1]
     return F.pad(bias, (0, -length % ALIGNED))[..., :length]
