@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import os
 import signal
+import time
 from pathlib import Path
 
 import torch
@@ -69,12 +70,15 @@ def train(run: Run, folder: Path) -> None:
         execute.execute(run)
 
 
-def die_in(step: int) -> None:
-    """Let pre-trainings of this process kill it in the middle of a step."""
+def die_in(step: int, saved: Path) -> None:
+    """Let pre-trainings of this process kill it in a step, once a checkpoint is `saved`."""
     whole = Pretraining.after_step
 
     def after_step(task: Pretraining, now: int) -> dict[str, float]:
         if now == step:
+            late = time.monotonic() + 60
+            while not saved.exists() and time.monotonic() < late:
+                time.sleep(0.01)  # it is written beside the next steps
             os.kill(os.getpid(), signal.SIGKILL)
         return whole(task, now)
 
@@ -87,10 +91,11 @@ def main() -> None:
     parser.add_argument("kind", choices=TASKS)
     parser.add_argument("--kill", action="store_true")
     a = parser.parse_args()
+    killed = pretraining(a.folder, KILLED, a.kind)
     if a.kill:
         train(pretraining(a.folder, WHOLE, a.kind), a.folder)
-        die_in(KILLED_IN)
-    train(pretraining(a.folder, KILLED, a.kind), a.folder)
+        die_in(KILLED_IN, a.folder / killed.work / "checkpoints/step-2")
+    train(killed, a.folder)
     train(finetuning(a.folder, a.kind), a.folder)
 
 

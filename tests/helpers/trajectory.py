@@ -7,6 +7,7 @@ whatever draws a number must draw it again after a resume.
 import argparse
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +73,16 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 class Dying(Pretraining):
-    """Kills its own process in the middle of the step after `lives`."""
+    """Kills its own process in the middle of the step after `lives`, whose checkpoint it awaits."""
 
     lives: int | None = None
+    checkpoint: Path
 
     def after_step(self, step: int) -> dict[str, float]:
         if self.lives is not None and step > self.lives:
+            late = time.monotonic() + 60
+            while not self.checkpoint.exists() and time.monotonic() < late:
+                time.sleep(0.01)  # it is written beside the next steps
             os.kill(os.getpid(), signal.SIGKILL)
         return super().after_step(step)
 
@@ -88,7 +93,7 @@ def train(prepared: Path, work: Path, kind: str, lives: int | None = None) -> Su
     data = build(prepared / p.data, p.view, p.encoder, mask=p.mask, copies=p.copies)
     torch.manual_seed(5)
     task = Dying(p)
-    task.lives = lives
+    task.lives, task.checkpoint = lives, work / "checkpoints" / f"step-{lives}"
     return fit(
         task, data, optimiser=p.optimiser, schedule=p.schedule, train=p.train, work=work, seed=7
     )
