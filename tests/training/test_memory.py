@@ -20,7 +20,7 @@ from d2v.training import step as step_module
 from d2v.training.distributed import World
 from d2v.training.task import Pretraining
 from d2v.util.errors import OutOfMemory
-from d2v.util.files import read_json
+from d2v.util.files import read_json, write_json
 
 CPU = torch.device("cpu")
 ALONE = World(0, 1, CPU)
@@ -50,9 +50,23 @@ def test_the_largest_power_of_two_that_fits_and_divides(batch: int, most: int, f
     assert asked == sorted(set(asked))
 
 
-def test_a_device_without_room_for_one_example_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(OutOfMemory, match="not even one example"):
-        memory.settled(AUTO, tmp_path, ALONE, limit(0, []))
+@pytest.mark.parametrize(
+    ("changes", "remedies"),
+    [
+        ({}, {"train.recompute: true", "train.cuda_graph: false"}),
+        ({"cuda_graph": False}, {"train.recompute: true"}),
+        ({"recompute": True}, set()),
+    ],
+)
+def test_a_device_without_room_for_one_example_is_an_error(
+    changes: dict[str, Any], remedies: set[str], tmp_path: Path
+) -> None:
+    """It names only what is not done already."""
+    asked = AUTO.model_copy(update=changes)
+    with pytest.raises(OutOfMemory, match="not even one example") as error:
+        memory.settled(asked, tmp_path, ALONE, limit(0, []))
+    every = ("train.recompute: true", "train.cuda_graph: false")
+    assert {remedy for remedy in every if remedy in str(error.value)} == remedies
     assert not (tmp_path / memory.FILE).exists()
 
 
@@ -86,6 +100,30 @@ def test_a_run_with_it_is_the_run_with_that_number(
     assert "micro_batch auto: 8 examples" in capsys.readouterr().out
     assert [x["loss"] for x in curve(tmp_path / "a")] == [x["loss"] for x in curve(tmp_path / "b")]
     assert weights(tmp_path / "a").keys() == weights(tmp_path / "b").keys()
+
+
+def test_a_run_that_is_out_of_memory_after_all_says_which_number_to_set(tmp_path: Path) -> None:
+    class Large(Tiny):
+        """At most `most` examples fit, as of step 12."""
+
+        calls, most = 0, 4
+
+        def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+            self.calls += 1
+            if len(batch["x"]) > self.most and self.calls > 11:
+                raise torch.OutOfMemoryError("CUDA out of memory.\nMore")
+            return super().forward(batch)
+
+    with pytest.raises(OutOfMemory, match=r"auto has chosen 8: set train\.micro_batch: 4; "):
+        train(tmp_path / "a", Large(), micro_batch="auto")
+    train(tmp_path / "a", Large(), micro_batch=4)
+    assert [line["step"] for line in curve(tmp_path / "a")][-1] == 24
+
+    none = Large()
+    none.most = 0
+    write_json(tmp_path / "b" / memory.FILE, {"micro_batch": 1})
+    with pytest.raises(OutOfMemory, match=r"auto has chosen 1: set train\.recompute: true"):
+        train(tmp_path / "b", none, micro_batch="auto")
 
 
 # --- the trial --------------------------------------------------------------------------------
@@ -262,6 +300,27 @@ def test_skipped_blocks_are_counted(small_prepared: Path, device: Device) -> Non
     every, *_ = trial(small_prepared, "text", backbone={"layer_drop": 0.0})
     skipping, *_ = trial(small_prepared, "text", backbone={"layer_drop": 0.99})
     assert peak(device, skipping, 4) >= peak(device, every, 4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "layer_drop", "share"),
+    [
+        ({}, 0.0, 0.45),
+        ({"cuda_graph": True}, 0.0, 0.45),
+        ({"cuda_graph": False}, 0.0, 0.9),
+        ({"recompute": True}, 0.0, 0.9),
+        ({}, 0.1, 0.9),  # cannot be captured with this optimiser
+    ],
+)
+def test_captured_graphs_leave_room_for_steps_without_one(
+    changes: dict[str, Any], layer_drop: float, share: float, small_prepared: Path, device: Device
+) -> None:
+    fits, *_ = trial(small_prepared, "text", backbone={"layer_drop": layer_drop}, **changes)
+    needed = peak(device, fits, 2)
+    device.total = int(needed / (share - 0.02))
+    assert fits(2)
+    device.total = int(needed / (share + 0.02))
+    assert not fits(2)
 
 
 @pytest.mark.parametrize("recompute", [False, True])

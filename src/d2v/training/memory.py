@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from d2v import params
-from d2v.training import devices, distributed
+from d2v.training import devices, distributed, graphs
 from d2v.training.loader import Examples
 from d2v.training.precision import Working
 from d2v.training.step import Step
@@ -21,7 +21,15 @@ from d2v.util.files import read_json, write_json
 
 FILE = "micro_batch.json"
 SHARE = 0.9  # of the device's memory that a trial may take; the rest is for fragmentation
+# The memory of captured graphs is theirs alone: a micro-batch of a shape that has no graph, a probe
+# or a validation needs its own beside it, which may be as much again.
+SHARE_WITH_GRAPHS = SHARE / 2
 ON_CPU = 16  # limit on a CPU, whose memory other programs share
+SMALLER = (
+    "use a smaller train.micro_batch, or train.sized with a smaller size and more micro_batches,"
+    " or more GPUs"
+)
+RESUMES = "the batch of a step stays the same, and the run resumes from its checkpoint"
 Fits = Callable[[int], bool]
 
 
@@ -48,8 +56,8 @@ def settled(
             found = largest(each, fits)
             if not found:
                 raise OutOfMemory(
-                    "micro_batch auto: not even one example fits into the device's memory; set"
-                    " train.recompute: true, or use a device with more memory"
+                    "micro_batch auto: not even one example fits into the device's memory;"
+                    f" {_remedies(train)}"
                 )
             line = f"micro_batch auto: {found} examples per forward pass fit this device"
             write_json(path, {"micro_batch": found, "batch": train.batch})
@@ -65,6 +73,24 @@ def largest(batch: int, fits: Fits) -> int:
     while batch % (2 * found) == 0 and fits(2 * found):
         found *= 2
     return found
+
+
+def advice(asked: params.Train, used: params.Train) -> str:
+    """What to change when a run is out of memory; `used` are its parameters, settled."""
+    if asked.micro_batch != "auto":
+        return f"{SMALLER}; {RESUMES}"
+    assert isinstance(used.micro_batch, int)
+    half = used.micro_batch // 2
+    change = f"set train.micro_batch: {half}" if half else _remedies(used)
+    return f"micro_batch auto has chosen {used.micro_batch}: {change}; {RESUMES}"
+
+
+def _remedies(train: params.Train) -> str:
+    """What needs less memory than one example does."""
+    if train.recompute:  # also rules out graphs
+        return "use a device with more memory"
+    graph = "" if train.cuda_graph is False else " or train.cuda_graph: false"
+    return f"set train.recompute: true{graph}, or use a device with more memory"
 
 
 def measures(device: torch.device) -> bool:
@@ -90,7 +116,7 @@ class Trial:
     ) -> None:
         """`task` is on the device, in training mode and set up to recompute if it should."""
         self.task, self.dataset, self.optimiser, self.train = task, dataset, optimiser, train
-        self.device = world.device
+        self.device, self.processes = world.device, world.size
 
     def __call__(self, count: int) -> bool:
         """Whether `count` examples fit; weights, gradients and random numbers do not change."""
@@ -101,9 +127,17 @@ class Trial:
             free, _ = torch.cuda.mem_get_info(self.device)
             room = free + torch.cuda.memory_reserved(self.device)
             try:
-                return self._peak(count) <= SHARE * room
+                return self._peak(count) <= self._share * room
             except torch.OutOfMemoryError:
                 return False
+
+    @cached_property
+    def _share(self) -> float:
+        """Share of the memory that the trial may take."""
+        recompute, wanted = self.train.recompute, self.train.cuda_graph
+        if wanted is False or graphs.obstacle(self.task, self.optimiser, self.processes, recompute):
+            return SHARE
+        return SHARE_WITH_GRAPHS
 
     @contextmanager
     def _unchanged(self) -> Iterator[None]:

@@ -38,10 +38,6 @@ Metrics = dict[str, float]
 Validate = Callable[[Task, int], Metrics]
 Better = Callable[[Metrics, Metrics | None], bool]
 
-SMALLER = (
-    "use a smaller train.micro_batch, or train.sized with a smaller size and more micro_batches,"
-    " or more GPUs; the batch of a step stays the same, and the run resumes from its checkpoint"
-)
 KEEP = 2  # checkpoints kept on disk, besides the best one
 
 
@@ -120,7 +116,8 @@ def fit(
             loop.run()
         except torch.OutOfMemoryError as error:
             raise OutOfMemory(
-                f"step {loop.step + 1}: out of GPU memory ({str(error).splitlines()[0]}); {SMALLER}"
+                f"step {loop.step + 1}: out of GPU memory ({str(error).splitlines()[0]});"
+                f" {memory.advice(train, loop.train)}"
             ) from None
     return loop.summary()
 
