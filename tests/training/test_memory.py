@@ -25,6 +25,7 @@ from d2v.util.files import read_json, write_json
 CPU = torch.device("cpu")
 ALONE = World(0, 1, CPU)
 AUTO = params.Train(steps=1, batch=48, micro_batch="auto")
+META = {"identity": "a"}
 
 
 # --- the search and its record ----------------------------------------------------------------
@@ -64,7 +65,7 @@ def test_a_device_without_room_for_one_example_is_an_error(
     """It names only what is not done already."""
     asked = AUTO.model_copy(update=changes)
     with pytest.raises(OutOfMemory, match="not even one example") as error:
-        memory.settled(asked, tmp_path, ALONE, limit(0, []))
+        memory.settled(asked, tmp_path, ALONE, META, limit(0, []))
     every = ("train.recompute: true", "train.cuda_graph: false")
     assert {remedy for remedy in every if remedy in str(error.value)} == remedies
     assert not (tmp_path / memory.FILE).exists()
@@ -73,22 +74,40 @@ def test_a_device_without_room_for_one_example_is_an_error(
 def test_it_is_found_once_and_recorded(tmp_path: Path) -> None:
     asked: list[int] = []
     fits = limit(4, asked)
-    train, line = memory.settled(AUTO, tmp_path, ALONE, fits)
+    train, line = memory.settled(AUTO, tmp_path, ALONE, META, fits)
     assert train.micro_batch == 4
     assert line is not None
     assert "4 examples" in line
-    assert read_json(tmp_path / memory.FILE) == {"micro_batch": 4, "batch": 48}
+    record = {"micro_batch": 4, "batch": 48, "identity": "a"}
+    assert read_json(tmp_path / memory.FILE) == record
     asked.clear()
-    train, line = memory.settled(AUTO, tmp_path, ALONE, limit(16, asked))
+    train, line = memory.settled(AUTO, tmp_path, ALONE, META, limit(16, asked))
     assert (train.micro_batch, line, asked) == (4, None, [])
     # of 3 processes each has 16 of 48 examples; of 16 each has 3, which 4 does not divide
-    train, _ = memory.settled(AUTO, tmp_path, World(0, 16, CPU), fits)
+    train, _ = memory.settled(AUTO, tmp_path, World(0, 16, CPU), META, fits)
     assert train.micro_batch == 1
+
+
+@pytest.mark.parametrize(
+    ("record", "found"),
+    [
+        ({"micro_batch": 2, "batch": 48}, 2),
+        ({"micro_batch": 2, "identity": "of a larger model"}, 8),
+        ({"micro_batch": 0}, 8),
+        ({"micro_batch": "2"}, 8),
+    ],
+)
+def test_a_record_counts_if_it_is_of_this_run(
+    record: dict[str, Any], found: int, tmp_path: Path
+) -> None:
+    write_json(tmp_path / memory.FILE, record)
+    train, _ = memory.settled(AUTO, tmp_path, ALONE, META, limit(8, []))
+    assert train.micro_batch == found
 
 
 def test_numbers_stay(tmp_path: Path) -> None:
     given = AUTO.model_copy(update={"micro_batch": 2})
-    assert memory.settled(given, tmp_path, ALONE, limit(1, [])) == (given, None)
+    assert memory.settled(given, tmp_path, ALONE, META, limit(1, [])) == (given, None)
     assert not (tmp_path / memory.FILE).exists()
 
 
@@ -242,7 +261,7 @@ def test_as_many_examples_fit_as_memory_holds(
     two, four = peak(device, fits, 2), peak(device, fits, 4)
     assert 1.2 * two < four < 2.1 * two  # waveforms are cropped to the shortest of four
     device.total = int(0.95 * four)  # raises in the middle of the forward pass
-    found, _ = memory.settled(AUTO, tmp_path, ALONE, fits)
+    found, _ = memory.settled(AUTO, tmp_path, ALONE, META, fits)
     assert found.micro_batch == 2
     device.total = int(four / 0.95)  # fits, but leaves too little
     assert not fits(4)

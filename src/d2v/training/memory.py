@@ -1,6 +1,6 @@
 """The largest micro-batch that fits a device's memory (params.Train.micro_batch: auto)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -34,13 +34,18 @@ Fits = Callable[[int], bool]
 
 
 def settled(
-    train: params.Train, work: Path, world: distributed.World, fits: Fits
+    train: params.Train,
+    work: Path,
+    world: distributed.World,
+    meta: Mapping[str, Any],
+    fits: Fits,
 ) -> tuple[params.Train, str | None]:
     """`train` with a number as micro_batch, and a line for the log if the number was just found.
 
     The number is found once, by the main process, and recorded in the run's folder, so that a
-    resumed run uses it again; it is found anew if it no longer divides the batch over the
-    processes. `fits(n)` says whether n examples fit.
+    resumed run uses it again. It is found anew if it no longer divides the batch over the
+    processes, or if the run's identity, in `meta`, has changed, so that it starts afresh. `fits(n)`
+    says whether n examples fit.
 
     Raises OutOfMemory if not even one example fits.
     """
@@ -51,8 +56,10 @@ def settled(
     each = train.batch // world.size if train.batch % world.size == 0 else train.batch
     found = line = None
     if world.main:
-        found = (read_json(path) or {}).get("micro_batch")
-        if not isinstance(found, int) or each % found:
+        known, identity = read_json(path) or {}, meta["identity"]
+        if known.get("identity", identity) == identity:
+            found = known.get("micro_batch")
+        if not isinstance(found, int) or found < 1 or each % found:
             found = largest(each, fits)
             if not found:
                 raise OutOfMemory(
@@ -60,7 +67,8 @@ def settled(
                     f" {_remedies(train)}"
                 )
             line = f"micro_batch auto: {found} examples per forward pass fit this device"
-            write_json(path, {"micro_batch": found, "batch": train.batch})
+            record = {"micro_batch": found, "batch": train.batch, "identity": identity}
+            write_json(path, record)
     found = distributed.from_main(found)
     return train.model_copy(update={"micro_batch": found}), line
 

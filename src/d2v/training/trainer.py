@@ -149,7 +149,7 @@ class _Loop:
             task.recompute()
         self.optimiser = optim.build(task, optimiser, train.shard)
         fits = memory.Trial(task, dataset, self.optimiser, train, self.world)
-        train, found = memory.settled(train, work, self.world, fits)
+        train, found = memory.settled(train, work, self.world, meta, fits)
         self.notes = [found] if found else []  # lines for the log
         self.accumulation = sampler.portions(train, self.world.size)
         self.train, self.work, self.seed, self.meta = train, work, seed, meta
