@@ -38,10 +38,6 @@ Metrics = dict[str, float]
 Validate = Callable[[Task, int], Metrics]
 Better = Callable[[Metrics, Metrics | None], bool]
 
-SMALLER = (
-    "use a smaller train.micro_batch, or train.sized with a smaller size and more micro_batches,"
-    " or more GPUs; the batch of a step stays the same, and the run resumes from its checkpoint"
-)
 KEEP = 2  # checkpoints kept on disk, besides the best one
 
 
@@ -120,7 +116,8 @@ def fit(
             loop.run()
         except torch.OutOfMemoryError as error:
             raise OutOfMemory(
-                f"step {loop.step + 1}: out of GPU memory ({str(error).splitlines()[0]}); {SMALLER}"
+                f"step {loop.step + 1}: out of GPU memory ({str(error).splitlines()[0]});"
+                f" {memory.advice(train, loop.train)}"
             ) from None
     return loop.summary()
 
@@ -148,13 +145,16 @@ class _Loop:
         self.world = distributed.join()
         devices.keep_memory(self.world.device)
         self.task, self.dataset = task.to(self.world.device).train(), dataset
-        train, found = memory.settled(train, task, dataset, work, self.world)
+        if train.recompute:
+            task.recompute()
+        self.optimiser = optim.build(task, optimiser, train.shard)
+        fits = memory.Trial(task, dataset, self.optimiser, train, self.world)
+        train, found = memory.settled(train, work, self.world, meta, fits)
         self.notes = [found] if found else []  # lines for the log
         self.accumulation = sampler.portions(train, self.world.size)
         self.train, self.work, self.seed, self.meta = train, work, seed, meta
         self.checkpoints = work / "checkpoints"
         self.clip = optimiser.clip
-        self.optimiser = optim.build(task, optimiser, train.shard)
         self.rate = optim.schedule(schedule, optimiser.lr, train.steps)
         self.mixed = train.precision == "mixed" and devices.has_bfloat16(self.world.device)
         self.step = 0  # completed optimiser steps
@@ -244,9 +244,7 @@ class _Loop:
     # --- in the order they are called ---------------------------------------------------------
 
     def _prepare(self) -> None:
-        """Set up recomputation and compilation: they change how the task computes, not what."""
-        if self.train.recompute:
-            self.task.recompute()
+        """Set up bfloat16 weights and compilation, with which the task computes."""
         half = self.train.precision == "bfloat16"
         self.working = Working(self.task) if half else None
         reduced = self.mixed or self.working is not None
