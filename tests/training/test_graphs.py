@@ -110,7 +110,7 @@ def test_an_update_needs_nothing_of_the_host(
     with Watched(host=True) as watched:
         norm = step._moving(given)
     assert norm.device.type == "meta"
-    assert capturable == [True] * len(optimiser.param_groups)
+    assert set(capturable) == {True}
     for numbers in fused:
         assert numbers["lr"].device.type == numbers["found_inf"].device.type == "meta"
     assert len(fused) == len(optimiser.param_groups)
