@@ -19,15 +19,21 @@ PARTS = ("front end", "teacher", "student", "backward", "optimiser", "ema")
 
 
 class Clock:
-    """Seconds by part of a step; on a GPU its queue is waited for at every boundary."""
+    """Seconds by part of a step; on a GPU its queue is waited for at every boundary.
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    One that is not `running` measures nothing and waits for nothing.
+    """
+
+    def __init__(self, device: torch.device, running: bool = True) -> None:
+        self.device, self.running = device, running
         self.seconds: dict[str, float] = defaultdict(float)
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
         """Add what happens inside to `name`."""
+        if not self.running:
+            yield
+            return
         began = self._now()
         yield
         self.seconds[name] += self._now() - began
@@ -56,15 +62,18 @@ class Clock:
 
 
 class Stepper:
-    """What steps have in common: `module` gives a loss and a count, `update` moves the teacher."""
+    """What steps have in common: `module` gives a loss and a count, `update` moves the teacher.
+
+    `split` measures the parts of a step, for which the host waits for a GPU inside the step.
+    """
 
     module: nn.Module
     optimiser: torch.optim.Optimizer
     update: Callable[[int], object]
 
-    def __init__(self, device: torch.device, mixed: bool) -> None:
+    def __init__(self, device: torch.device, mixed: bool, split: bool = False) -> None:
         self.device, self.mixed, self.steps = device, mixed, 0
-        self.clock = Clock(device)
+        self.clock = Clock(device, running=split)
 
     def step(self, batch: Batch) -> Tensor:
         """Forward, backward, optimiser, moving average; the loss of a position, on the device."""
@@ -108,7 +117,7 @@ class Ours(Stepper):
         backend: str = "",
         split: bool = False,
     ) -> None:
-        super().__init__(device, mixed)
+        super().__init__(device, mixed, split)
         devices.keep_memory(device)
         self.task = Pretraining(p).to(device).train()
         self.optimiser = optim.build(self.task, p.optimiser)
@@ -185,7 +194,7 @@ class Theirs(Stepper):
     ) -> None:
         import peer  # here: a machine without transformers can still time ours
 
-        super().__init__(device, mixed)
+        super().__init__(device, mixed, split)
         if keep:
             devices.keep_memory(device)
         self.peer = peer.build(p).to(device).train()
