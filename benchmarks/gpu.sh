@@ -1,7 +1,8 @@
 #!/bin/sh
-# The benchmarks of one GPU, in less than eight minutes, without network and without installing:
+# The benchmarks of one GPU, without network and without installing: the essential part in four
+# minutes, the rest in eight, except for what gpu.py says is left out then.
 #
-#     benchmarks/gpu.sh [--device cpu --tiny] [--minutes 7.5] [-o FOLDER]
+#     benchmarks/gpu.sh [--device cpu --tiny] [--minutes 8] [--parts PART ...] [-o FOLDER]
 #
 # Needs a Python with PyTorch >= 2.11 (PYTHON=...). Packages that it lacks are taken from
 # benchmarks/wheels/, which `make gpu-wheels` fills on a machine with network; those that it has

@@ -72,15 +72,16 @@ class Peer(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Summed loss and number of masked positions."""
         output, target = self.outputs(batch)
-        mask = batch["mask"]
-        prediction, target = self.head(output[mask]).float(), target[mask]
+        masked = batch["masked"]  # positions: indexing with the mask would wait for a GPU
+        prediction = self.head(output.flatten(0, 1)[masked]).float()
+        target = target.flatten(0, 1)[masked]
         beta, channels = self.p.loss.beta, prediction.shape[-1]
         if beta:
             loss = F.smooth_l1_loss(prediction, target, reduction="sum", beta=beta)
         else:
             loss = F.mse_loss(prediction, target, reduction="sum")
         by = {"sum": 1.0, "sum_sqrt_dim": channels**-0.5, "mean": 1 / channels}
-        return loss * by[self.p.loss.reduction], mask.sum()
+        return loss * by[self.p.loss.reduction], batch["mask"].sum()
 
     @torch.no_grad()
     def update(self, step: int) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from d2v import params
 from d2v.training import compiling, devices, graphs, optim
+from d2v.training.precision import Working
 from d2v.training.step import Step
 from d2v.training.task import Pretraining
 
@@ -19,15 +20,21 @@ PARTS = ("front end", "teacher", "student", "backward", "optimiser", "ema")
 
 
 class Clock:
-    """Seconds by part of a step; on a GPU its queue is waited for at every boundary."""
+    """Seconds by part of a step; on a GPU its queue is waited for at every boundary.
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    One that is not `running` measures nothing and waits for nothing.
+    """
+
+    def __init__(self, device: torch.device, running: bool = True) -> None:
+        self.device, self.running = device, running
         self.seconds: dict[str, float] = defaultdict(float)
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
         """Add what happens inside to `name`."""
+        if not self.running:
+            yield
+            return
         began = self._now()
         yield
         self.seconds[name] += self._now() - began
@@ -56,15 +63,18 @@ class Clock:
 
 
 class Stepper:
-    """What steps have in common: `module` gives a loss and a count, `update` moves the teacher."""
+    """What steps have in common: `module` gives a loss and a count, `update` moves the teacher.
+
+    `split` measures the parts of a step, for which the host waits for a GPU inside the step.
+    """
 
     module: nn.Module
     optimiser: torch.optim.Optimizer
     update: Callable[[int], object]
 
-    def __init__(self, device: torch.device, mixed: bool) -> None:
+    def __init__(self, device: torch.device, mixed: bool, split: bool = False) -> None:
         self.device, self.mixed, self.steps = device, mixed, 0
-        self.clock = Clock(device)
+        self.clock = Clock(device, running=split)
 
     def step(self, batch: Batch) -> Tensor:
         """Forward, backward, optimiser, moving average; the loss of a position, on the device."""
@@ -108,7 +118,7 @@ class Ours(Stepper):
         backend: str = "",
         split: bool = False,
     ) -> None:
-        super().__init__(device, mixed)
+        super().__init__(device, mixed, split)
         devices.keep_memory(device)
         self.task = Pretraining(p).to(device).train()
         self.optimiser = optim.build(self.task, p.optimiser)
@@ -140,32 +150,45 @@ class Ours(Stepper):
 
 
 class Trained(Ours):
-    """As the trainer queues it: no wait inside a step; on a GPU both halves as CUDA graphs."""
+    """As the trainer queues it: no wait inside a step; on a GPU both halves as CUDA graphs.
 
-    def __init__(self, p: params.Pretrain, device: torch.device, mixed: bool, backend: str) -> None:
-        super().__init__(p, device, mixed, backend)
-        half = Step(self.task, self.task, self.optimiser, clip=self.clip, mixed=mixed)
+    `precision` is that of params.Train; without `captured`, nothing is replayed from graphs. The
+    updates are ones that can be captured: the recipe's first 1,819 cannot.
+    """
+
+    def __init__(
+        self,
+        p: params.Pretrain,
+        device: torch.device,
+        precision: str = "mixed",
+        backend: str = "",
+        captured: bool = True,
+    ) -> None:
+        super().__init__(p, device, precision == "mixed", backend)
+        if hasattr(self.optimiser, "eps_before_correction"):
+            self.optimiser.eps_before_correction = False
+        half = Step(
+            self.task, self.task, self.optimiser, clip=self.clip, mixed=self.mixed,
+            working=Working(self.task) if precision == "bfloat16" else None,
+        )  # fmt: skip
         self.said: list[str] = []  # why a step is not captured
-        self.halves = graphs.build("auto", half, False, self.said.append)
+        wanted = "auto" if captured else False
+        self.halves = graphs.build(wanted, half, False, self.said.append)
         self.rate = p.optimiser.lr
 
     def step(self, batch: Batch) -> Tensor:
         """As Stepper."""
+        devices.seed(self.device, 0, self.steps)  # captured and uncaptured draw the same dropout
         self.steps += 1
         sums = self.halves.named(self.halves.gradients(batch))
         self.halves.update(sums, self.rate, self.steps)
         return sums["loss"] / sums["count"]
 
-    def settle(self) -> None:
-        """Make the update one that can be captured: the recipe's first 1,819 cannot."""
-        if hasattr(self.optimiser, "eps_before_correction"):
-            self.optimiser.eps_before_correction = False
-
     @property
-    def replays(self) -> int:
-        """Halves of steps that were replayed from a graph."""
+    def replays(self) -> list[int]:
+        """How many first and second halves of steps were replayed from a graph."""
         pools = [getattr(self.halves, name, None) for name in ("backward", "moving")]
-        return sum(pool.replays for pool in pools if pool is not None)
+        return [pool.replays if pool is not None else 0 for pool in pools]
 
 
 class Theirs(Stepper):
@@ -185,7 +208,7 @@ class Theirs(Stepper):
     ) -> None:
         import peer  # here: a machine without transformers can still time ours
 
-        super().__init__(device, mixed)
+        super().__init__(device, mixed, split)
         if keep:
             devices.keep_memory(device)
         self.peer = peer.build(p).to(device).train()

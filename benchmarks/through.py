@@ -1,15 +1,19 @@
-"""A pre-training through the trainer: undisturbed, and killed and resumed (gpu.py).
+"""A pre-training with `d2v run`, undisturbed and, if asked, killed and resumed (gpu.py).
 
-    python benchmarks/through.py KIND FOLDER [--tiny] [--kill STEP] ...
+    python benchmarks/through.py KIND FOLDER NAME [--tiny] [--kill STEP] ...
 
-As a script, it trains; with --kill it ends by SIGKILL after that step. Data are synthetic and drawn
-before; the loader, its processes, copies, the log and checkpoints are the trainer's.
+As a script, it is `d2v run` of one pre-training on a small prepared set (prepared.py), from the
+parameter file to metrics.json; with --kill it ends by SIGKILL in the middle of that step. The
+recipe is changed only in steps, batch (one micro-batch), log and checkpoints, and its updates are
+those after step 1,819, which can be captured. `--launch debug` runs it in this process: what is
+left out is the background job that `d2v run` usually starts, which computes nothing.
 """
 
 import argparse
 import os
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -18,139 +22,151 @@ from pathlib import Path
 from typing import Any
 
 import batches
-import torch
-from torch import Tensor
+import prepared
 
-from d2v import params
-from d2v.training import log, trainer
+from d2v.cli import commands
+from d2v.training import log
 from d2v.training.task import Pretraining
 
-STEPS, KILLED_AFTER, EVERY, TINY_STEPS = 120, 60, 20, 12
+STEPS, KILLED_IN, CHECKPOINTS, EVERY = 60, 45, 20, 10
+TINY_STEPS, TINY_KILLED_IN, TINY_CHECKPOINTS, TINY_EVERY = 12, 7, 4, 2
+TIMED = 3  # lines of the log, the last ones, whose rates count: the others compile and capture
 DIFFER = 1e-3  # a resumed run on a GPU: sums in another order
-FEW = 4  # different batches
+FEW = 4  # micro-batches of the set
+PROCESSES = 14  # of the loader, at most
 Row = dict[str, Any]
 EXAMPLES = {"speech": 24, "vision": 128, "text": 16}  # of a step on a GPU
+WHOLE, KILLED = "whole", "killed"
 
 
-class Drawn:
-    """Examples of which `collate` makes one of a few batches, which were drawn before."""
-
-    def __init__(self, p: params.Pretrain, size: int, examples: int) -> None:
-        self.ids = [str(n) for n in range(FEW * examples)]
-        self.sizes = [size] * len(self.ids)
-        self.drawn = [batches.batch(p, size, examples, n) for n in range(FEW)]
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, key: tuple[int, int]) -> int:
-        return key[1]
-
-    def collate(self, examples: list[int]) -> dict[str, Any]:
-        """The batch that the first example stands for."""
-        return dict(self.drawn[examples[0] % FEW])
-
-    def finish(self, batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-        """Batches are finished."""
-        return batch
-
-
-class Dying(Pretraining):
-    """Kills its process in the middle of a step."""
-
-    kill = 0
-
-    def decay(self, step: int) -> float:
-        """As Pretraining."""
-        if step == self.kill:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().decay(step)
-
-
-def train(a: argparse.Namespace) -> None:
-    """Train, from the newest checkpoint in the folder on."""
+def train(a: argparse.Namespace) -> int:
+    """`d2v run`, from the newest checkpoint on; its exit code."""
     p = batches.recipe(a.kind, a.tiny)
-    changes: dict[str, Any] = {
-        "steps": TINY_STEPS if a.tiny else STEPS, "batch": a.examples, "micro_batch": a.examples,
-        "sized": None, "rebound": None,
-        "workers": 2 if _shared() else 0, "log_every": 2 if a.tiny else EVERY,
-        "checkpoint_every": 4 if a.tiny else EVERY, "checkpoint_minutes": None,
+    size = (batches.TINY_SIZES if a.tiny else batches.SIZES)[a.kind]
+    os.chdir(a.folder)
+    data = Path("prepared", prepared.NAMES[a.kind])
+    if not data.exists():
+        prepared.write(a.kind, p, size, FEW * a.examples, data)
+    file = Path(f"{a.name}.yaml")
+    file.write_text(prepared.experiment(a.name, a.kind, p, settings(a, p.train.model_dump())))
+    if a.kill:
+        die_in(a.kill)
+    return commands.main(["run", str(file), f"pretrain/{a.kind}/seed0", "--launch", "debug"])
+
+
+def settings(a: argparse.Namespace, recipe: dict[str, Any]) -> dict[str, Any]:
+    """The recipe's train parameters with few steps of one micro-batch."""
+    steps, often = (TINY_STEPS, TINY_CHECKPOINTS) if a.tiny else (STEPS, CHECKPOINTS)
+    changes = {
+        "steps": steps, "batch": a.examples, "micro_batch": a.examples, "sized": None,
+        "rebound": None, "workers": workers(), "log_every": TINY_EVERY if a.tiny else EVERY,
+        # none disturbs the run that is timed
+        "checkpoint_every": often if a.name == KILLED else steps, "checkpoint_minutes": None,
         "compile": {"inductor": True, "eager": False}.get(a.backend, a.backend),
     }  # fmt: skip
-    train = params.Train.model_validate({**p.train.model_dump(), **changes})
-    torch.manual_seed(0)
-    task = Dying(p)
-    task.kill = a.kill
-    size = (batches.TINY_SIZES if a.tiny else batches.SIZES)[a.kind]
-    data: Any = Drawn(p, size, a.examples)
-    # updates as they are after 1,819 steps: the first ones cannot be captured (FairseqAdamW)
-    optimiser = p.optimiser.model_copy(update={"eps_before_correction": False})
-    trainer.fit(
-        task, data, optimiser=optimiser, schedule=p.schedule, train=train, work=a.folder, seed=0
-    )
+    return {name: value for name, value in (recipe | changes).items() if value is not None}
 
 
-def _shared() -> bool:
-    """Whether loaders' processes can hand over batches: a container may have 64 MB for that."""
+def die_in(step: int) -> None:
+    """Let this process be killed in the middle of a step's update."""
+    whole = Pretraining.decay
+
+    def decay(task: Pretraining, now: int) -> float:
+        if now == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return whole(task, now)
+
+    Pretraining.decay = decay  # type: ignore[method-assign]
+
+
+def workers() -> int:
+    """Processes of the loader; none where they cannot hand over batches (64 MB in a container)."""
     shared = Path("/dev/shm")
-    return shared.is_dir() and shutil.disk_usage(shared).free > 2**30
+    if not shared.is_dir() or shutil.disk_usage(shared).free < 2**30:
+        return 0
+    return min(PROCESSES, max(len(os.sched_getaffinity(0)) - 2, 0))
 
 
-def _run(kind: str, folder: Path, a: argparse.Namespace, kill: int = 0) -> int:
-    """Exit code of a run in a process of its own, which ends when there is no time left."""
+# --- who measures it ------------------------------------------------------------------------------
+
+
+def measured(kind: str, a: argparse.Namespace, until: float, killed: bool) -> Row:
+    """Rate of a run and, if it is also to be `killed`, whether a resume changes its losses.
+
+    A run that does not end as it should is not `equal`; what time cuts off is missing.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="d2v-through-"))
+    found: Row = {}
+    try:
+        found |= _undisturbed(kind, folder, a, until)
+        if killed and "missing" not in found:
+            found |= _resumed(kind, folder, a, until)
+    except subprocess.TimeoutExpired:
+        found |= {"resume" if found else "missing": "no time was left"}
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return found
+
+
+def _undisturbed(kind: str, folder: Path, a: argparse.Namespace, until: float) -> Row:
+    began = time.monotonic()
+    code, said = _run(kind, folder, WHOLE, 0, a, until)
+    if code:
+        return _crashed(WHOLE, code, said)
+    lines = _lines(folder, kind, WHOLE)
+    rate = statistics.median(line["steps_per_s"] for line in lines[-TIMED:])
+    found: Row = {"steps": lines[-1]["step"], "steps_per_s": rate, "workers": workers()}
+    found["said"] = [line for line in said.splitlines() if "captured" in line]
+    return found | {"seconds": time.monotonic() - began}
+
+
+def _resumed(kind: str, folder: Path, a: argparse.Namespace, until: float) -> Row:
+    step = TINY_KILLED_IN if a.tiny else KILLED_IN
+    for kill, wanted in ((step, -signal.SIGKILL), (0, 0)):
+        code, said = _run(kind, folder, KILLED, kill, a, until)
+        if code != wanted:
+            return _crashed(KILLED, code, said)
+    pairs = zip(_lines(folder, kind, WHOLE), _lines(folder, kind, KILLED), strict=True)
+    differs = max(abs(x["loss"] - y["loss"]) / abs(x["loss"]) for x, y in pairs)
+    return {"differs": differs, "allowed": DIFFER, "equal": differs <= DIFFER}
+
+
+def _crashed(name: str, code: int, said: str) -> Row:
+    return {"missing": f"{name}: exit code {code}", "equal": False, "log": said[-1000:]}
+
+
+def _run(kind: str, folder: Path, name: str, kill: int, a: argparse.Namespace,
+         until: float) -> tuple[int, str]:  # fmt: skip
+    """Exit code and output of a run in a process of its own, which ends when its time does."""
     examples = 2 if a.tiny else EXAMPLES[kind]
-    words = [kind, str(folder), "--examples", str(examples), "--kill", str(kill)]
+    words = [kind, str(folder), name, "--examples", str(examples), "--kill", str(kill)]
     words += ["--backend", a.backend, *(["--tiny"] if a.tiny else [])]
     env = os.environ | ({"CUDA_VISIBLE_DEVICES": ""} if a.device.type == "cpu" else {})
     beside = str(Path(__file__).with_name("beside.py"))
     command = [sys.executable, beside, __file__, *words]
-    out = folder.with_suffix(".log").open("w")
-    left = max(a.until - time.monotonic(), 1.0)
-    done = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, env=env, timeout=left)
-    return done.returncode
+    left = max(until - time.monotonic(), 1.0)
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, timeout=left
+    )
+    return done.returncode, done.stdout
 
 
-def measured(kind: str, step_seconds: float | None, a: argparse.Namespace) -> Row:
-    """Losses of both runs, whether they are equal, and the rate against the step benchmark."""
-    folder = Path(tempfile.mkdtemp(prefix="d2v-through-"))
-    kill = 7 if a.tiny else KILLED_AFTER + 5
-    try:
-        if a.device.type == "cuda":
-            torch.cuda.empty_cache()
-        began = time.perf_counter()
-        codes = [_run(kind, folder / "whole", a)]
-        first = time.perf_counter() - began
-        codes += [_run(kind, folder / "killed", a, kill), _run(kind, folder / "killed", a)]
-        if codes != [0, -signal.SIGKILL, 0]:
-            last = (folder / "whole.log").read_text()[-500:] + (folder / "killed.log").read_text()[
-                -500:
-            ]
-            return {"missing": f"exit codes {codes}", "log": last}
-        runs = [log.read(folder / name / "log.jsonl") for name in ("whole", "killed")]
-    except subprocess.TimeoutExpired:
-        return {"missing": "no time was left"}
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    losses = [[line["loss"] for line in lines] for lines in runs]
-    differs = max(abs(x - y) / abs(x) for x, y in zip(*losses, strict=True))
-    found: Row = {"steps": len(losses[0]), "seconds": first, "differs": differs}
-    found |= {"equal": differs <= DIFFER, "steps_per_s": runs[0][-1]["steps_per_s"]}
-    if step_seconds:
-        found["of_the_step"] = found["steps_per_s"] * step_seconds
-    return found
+def _lines(folder: Path, kind: str, name: str) -> list[Row]:
+    return log.read(folder / "work" / name / "pretrain" / kind / "seed0" / "log.jsonl")
 
 
-def main() -> None:
+def main() -> int:
     """Train as the command line says."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("kind", choices=batches.KINDS)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("name", choices=(WHOLE, KILLED))
     parser.add_argument("--examples", type=int, required=True)
     parser.add_argument("--kill", type=int, default=0, help="step in which to die")
     parser.add_argument("--backend", default="inductor")
     parser.add_argument("--tiny", action="store_true")
-    train(parser.parse_args())
+    return train(parser.parse_args())
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -3,9 +3,9 @@
     python benchmarks/wheels.py            fetch them into benchmarks/wheels/ (make gpu-wheels)
     python benchmarks/wheels.py --unpack   unpack those that fit this Python; prints the folder
 
-Versions are those of requirements.lock. Fetched are the packages that the step benchmark imports
-and that an image with PyTorch alone need not have, for Linux
-and the Python versions of PYTHONS.
+Versions are those of requirements.lock. Fetched are the packages that the step benchmark and
+`d2v run` import and that an image with PyTorch alone need not have, for Linux and the Python
+versions of PYTHONS.
 """
 
 import argparse
@@ -18,7 +18,10 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent / "wheels"
 LOCK = Path(__file__).parents[1] / "requirements.lock"
-OURS = ("pydantic", "pydantic-core", "annotated-types", "typing-inspection", "pyyaml", "tqdm")
+OURS = (
+    "pydantic", "pydantic-core", "annotated-types", "typing-inspection", "pyyaml", "tqdm",
+    "pillow", "soundfile", "cffi", "pycparser", "sentencepiece",
+)  # fmt: skip
 PEERS = (
     "transformers", "huggingface-hub", "tokenizers", "safetensors", "regex", "packaging",
     "filelock", "fsspec", "requests", "httpx", "httpcore", "h11", "anyio", "idna", "certifi",

@@ -17,7 +17,6 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import batches  # noqa: E402
 import features  # noqa: E402
-import kernels  # noqa: E402
 import loaders  # noqa: E402
 import overhead  # noqa: E402
 import peer  # noqa: E402
@@ -243,52 +242,3 @@ def test_bench_says_what_got_slower(benched: tuple[Path, str]) -> None:
     assert found["step"]["speech"].keys() >= {"ratio", "peer_seconds", "split"}
     (plot,) = folder.glob("*.svg")
     assert "front end" in plot.read_text()
-
-
-def test_the_gpu_command_runs_through_on_a_cpu(tmp_path: Path) -> None:
-    small = ["--device", "cpu", "--tiny", "--kinds", "vision", "--backend", "eager"]
-    done = call("gpu.sh", *small, "--steps", "1", "-o", str(tmp_path))
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads((tmp_path / "gpu-cpu.json").read_text())
-    assert found["equality"]["vision"]["bfloat16 compiled"]["equal"]
-    (row,) = found["recipes"]
-    peers = ("peer eager", "peer compiled", "peer reduce-overhead")
-    assert row["ratio"] == min(row[name]["seconds"] for name in peers) / row["ours"]["seconds"]
-    assert row["ours"]["breaks"] == row["ours"]["compiled_later"] == row["ours"]["replays"] == 0
-    assert found["step"]["vision"]["seconds"] == row["ours"]["seconds"]
-    second = found["second"]["vision"]
-    assert second["equality"]["bfloat16 compiled"]["equal"]
-    rates = second["copies"] * second["ours"]["examples_per_s"], row["ours"]["examples_per_s"]
-    assert second["ratio"] == pytest.approx(rates[0] / rates[1])
-    assert second["ours"]["breaks"] == 0
-    through = found["trainer"]["vision"]
-    assert through["equal"]
-    assert through["differs"] == 0  # on a CPU a resumed run is the same to the bit
-    assert through["steps"] == 12
-    assert found["larger"]["vision"]["4"]["seconds"] > 0
-    assert sum(found["kernels"]["vision"]["ms"].values()) > 0
-
-
-@pytest.mark.parametrize(
-    ("name", "group"),
-    [
-        ("fmha_cutlassB_bf16_aligned_64x64_k64_dropout_sm80", "attention"),
-        ("cudnn_generated_fort_native_sdpa_sm90_flash_fprop", "attention"),
-        ("nvjet_sm90_tst_192x192_64x4_2x1_v_bz_coopB_bias_TNN", "products"),
-        ("triton_poi_fused_gelu_view_8", "fused elementwise"),
-        ("void at::native::(anonymous namespace)::multi_tensor_apply_kernel", "optimiser and EMA"),
-        ("sm90_xmma_fprop_implicit_gemm_bf16bf16", "products"),
-        ("Memcpy DtoD (Device -> Device)", "copies"),
-        ("void at::native::reduce_kernel<128, 4>", "other"),
-    ],
-)
-def test_kernels_are_grouped_by_their_names(name: str, group: str) -> None:
-    assert kernels.group(name) == group
-
-
-def test_the_gpu_command_says_that_there_is_no_gpu() -> None:
-    if torch.cuda.is_available():
-        pytest.skip("there is one")
-    done = call("gpu.sh", "--tiny")
-    assert done.returncode == 2
-    assert "sees no GPU" in done.stderr
