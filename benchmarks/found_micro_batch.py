@@ -12,7 +12,7 @@ from gpu_sides import Row, freed, size_of
 from torch import Tensor
 
 from d2v import params
-from d2v.training import distributed, memory
+from d2v.training import distributed, memory, optim
 from d2v.training.task import Pretraining
 
 BATCH = 1024  # of a step: no more is tried
@@ -48,9 +48,11 @@ def measured(kind: str, a: argparse.Namespace) -> Row:
     train = params.Train.model_validate(p.train.model_dump() | changes)
     freed()
     began = time.perf_counter()
-    task, data = Pretraining(p).to(a.device).train(), Drawn(p, size_of(kind, a))
+    world, data = distributed.join(), Drawn(p, size_of(kind, a))
+    task = Pretraining(p).to(a.device).train()
+    fits = memory.Trial(task, data, optim.build(task, p.optimiser), train, world)
     with tempfile.TemporaryDirectory() as work:
-        found, _ = memory.settled(train, task, data, Path(work), distributed.join())
+        found, _ = memory.settled(train, Path(work), world, {"identity": kind}, fits)
     row: Row = {"micro_batch": found.micro_batch, "seconds": time.perf_counter() - began}
     print(f"{kind}, micro_batch auto: {row}", flush=True)
     return row

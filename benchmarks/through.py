@@ -2,7 +2,7 @@
 
     python benchmarks/through.py KIND FOLDER NAME [--tiny] [--kill STEP] ...
 
-As a script, it is `d2v run` of one pre-training on a small prepared set (prepared.py), from the
+As a script, it is `d2v run` of one pre-training on a small prepared set (random_sets.py), from the
 parameter file to metrics.json; with --kill it ends by SIGKILL in the middle of that step. The
 recipe is changed only in steps, batch (one micro-batch), log and checkpoints, and its updates are
 those after step 1,819, which can be captured. `--launch debug` runs it in this process: what is
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import batches
-import prepared
+import random_sets
 
 from d2v.cli import commands
 from d2v.training import log
@@ -44,11 +44,11 @@ def train(a: argparse.Namespace) -> int:
     p = batches.recipe(a.kind, a.tiny)
     size = (batches.TINY_SIZES if a.tiny else batches.SIZES)[a.kind]
     os.chdir(a.folder)
-    data = Path("prepared", prepared.NAMES[a.kind])
+    data = Path("prepared", random_sets.NAMES[a.kind])
     if not data.exists():
-        prepared.write(a.kind, p, size, FEW * a.examples, data)
+        random_sets.write(a.kind, p, size, FEW * a.examples, data)
     file = Path(f"{a.name}.yaml")
-    file.write_text(prepared.experiment(a.name, a.kind, p, settings(a, p.train.model_dump())))
+    file.write_text(random_sets.experiment(a.name, a.kind, p, settings(a, p.train.model_dump())))
     if a.kill:
         die_in(a.kill)
     return commands.main(["run", str(file), f"pretrain/{a.kind}/seed0", "--launch", "debug"])

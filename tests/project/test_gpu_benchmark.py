@@ -29,7 +29,7 @@ import batches  # noqa: E402
 import gpu  # noqa: E402
 import gpu_sides  # noqa: E402
 import kernels  # noqa: E402
-import prepared  # noqa: E402
+import random_sets  # noqa: E402
 import steps  # noqa: E402
 import through  # noqa: E402
 
@@ -183,10 +183,11 @@ def test_on_a_gpu_nothing_is_equal_that_was_not_replayed(monkeypatch: pytest.Mon
 
 @pytest.mark.usefixtures("as_on_a_gpu")
 def test_a_graph_that_computes_nothing_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def stale(function: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
-        return function(), lambda: None
+    class Stale(Recordings):
+        def __call__(self, function: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
+            return function(), lambda: None
 
-    assert not captured_by(stale, monkeypatch)["equal"]
+    assert not captured_by(Stale(), monkeypatch)["equal"]
 
 
 # --- what counts as wrong -------------------------------------------------------------------------
@@ -285,7 +286,7 @@ def test_d2v_run_takes_the_recipes_at_full_size(kind: str, tmp_path: Path) -> No
     p = batches.recipe(kind)
     file = tmp_path / "killed.yaml"
     changed = through.settings(a, p.train.model_dump())
-    file.write_text(prepared.experiment("killed", kind, p, changed))
+    file.write_text(random_sets.experiment("killed", kind, p, changed))
     made = params.load(file).pretrain[kind]
     assert made.backbone == p.backbone
     assert made.encoder == p.encoder
