@@ -41,11 +41,12 @@ DAMAGED = [
     ({"examples_per_s": {}}, "examples_per_s: "),
     ({"checkpoint": 5}, "checkpoint: "),
     ({"setting": "x"}, "setting: "),
+    ({"setting": {"lr": "high", "steps": 4}}, "setting.lr: "),
     ({"provenance": []}, "provenance: "),
     ({"provenance": {"finished": 5}}, "provenance.finished: "),
     ({"provenance": {"code_versions": [5]}}, "provenance.code_versions.0: "),
-    ({"run": OTHER}, f"it is that of {OTHER}"),
-    ({"run": None, "seed": 1}, "it is that of a run with seed 1"),
+    ({"run": OTHER}, f"is that of {OTHER}"),
+    ({"run": None, "seed": 1}, "is that of seed 1"),
 ]
 
 

@@ -12,6 +12,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from d2v.experiment.run import Kind, Run
+from d2v.params import Setting
 from d2v.util.errors import UserError
 
 NAME = "metrics.json"
@@ -60,7 +61,7 @@ class _Metrics(_Checked):
     arm: str | None = None
     seed: int | None = None
     pretrain_run: str | None = None
-    setting: dict[str, Any] | None = None
+    setting: Setting | None = None
     checkpoint: str = ""
     steps: int | None = None
     train_s: float | None = None
@@ -81,7 +82,7 @@ def read(path: Path, run: str | None = None) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError) as error:
-        raise Damaged(path, f"it cannot be read: {error}") from None
+        raise Damaged(path, f"cannot be read: {error}") from None
     fault = _fault(content) or (_stray(content, run) if run else "")
     if fault:
         raise Damaged(path, fault)
@@ -119,10 +120,9 @@ def _fault(content: Any) -> str:
 
 def _stray(content: dict[str, Any], run: str) -> str:
     """Whose the metrics are, if they say that they are those of another run; empty otherwise."""
-    kind, name, *_, seed = run.split("/")
-    own = {"run": run, "kind": kind, "name": name, "seed": int(seed.removeprefix("seed"))}
-    other = [key for key, value in own.items() if content.get(key) not in (None, value)]
-    if not other:
-        return ""
-    said = content["run"] if other[0] == "run" else f"a run with {other[0]} {content[other[0]]}"
-    return f"it is that of {said}"
+    if content.get("run") not in (None, run):
+        return f"is that of {content['run']}"
+    seed = content.get("seed")
+    if seed is not None and not run.endswith(f"/seed{seed}"):
+        return f"is that of seed {seed}"
+    return ""
