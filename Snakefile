@@ -28,3 +28,10 @@ rule all:
         rules.tables.output,
         # Every run, so that a missing or outdated one is found even if all its products exist.
         [run.metrics_path for run in runs.all_runs(experiment)],
+        # Likewise what runs share.
+        [
+            folders.chosen_path(experiment, name)
+            for name, task in experiment.finetune.items()
+            if task.grid
+        ],
+        [run.units for run in runs.pretrain_runs(experiment) if run.units],

@@ -138,7 +138,7 @@ def test_a_run_is_done_until_something_it_was_made_from_changes(
     source = run.source
     assert source is not None
     date = "2026-01-03" if change == "earlier" else "2026-01-01"
-    _write(source.metrics_path, {"provenance": {"finished": date}})
+    _write(source.metrics_path, {"metrics": {}, "provenance": {"finished": date}})
     assert finished.up_to_date(run) == (change == "")
 
 

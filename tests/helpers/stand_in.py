@@ -40,7 +40,7 @@ def execute(run):
         os.kill(os.getpid(), signal.SIGKILL)
     if do == "end without result":
         return
-    found = {"done": True}
+    found = {"metrics": {}, "provenance": {}}
     if do == "nap":  # leave a result that counts as current
         from d2v.experiment import contents, provenance
         found["provenance"] = {"params_sha256": run.fingerprint(), "finished": str(time.time())}

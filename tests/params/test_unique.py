@@ -48,6 +48,15 @@ def test_two_tasks_for_one_cell_are_refused(tmp_path: Path) -> None:
     assert "already filled by finetune.digits" in message
 
 
+@pytest.mark.parametrize("row", ["from scratch", "input targets"])
+def test_the_row_of_an_arm_is_no_name_for_another(tmp_path: Path, row: str) -> None:
+    """Both arms of the task would be averaged as if they were seeds of one."""
+    values = read_params(MINI)
+    values["finetune"]["digits"]["row"] = row
+    message = refused(tmp_path, values)
+    assert f"finetune.digits.row: {row} is the row of another arm" in message
+
+
 @pytest.mark.parametrize("path", sorted(MINI.parent.rglob("*.yaml")), ids=lambda path: path.name)
 def test_shipped_experiments_have_no_repetition(path: Path) -> None:
     if "pretrain" in (read_params(path) or {}):

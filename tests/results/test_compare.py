@@ -2,11 +2,13 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
 from scipy import stats
 
+from d2v.cli import commands
 from d2v.results import compare
 from d2v.util.errors import UserError
 
@@ -116,3 +118,87 @@ def test_a_metric_that_does_not_fit_is_named(tmp_path: Path) -> None:
     good = write_run(tmp_path / "good", "pearson", SCORES, GOOD)
     with pytest.raises(UserError, match="metric accuracy does not fit this run"):
         said(good, good, name="accuracy")
+
+
+def of_task(folder: Path, name: str, examples: int) -> Path:
+    """An arm of a task, with predictions of so many examples."""
+    arm = arm_of(folder, [0.5, 0.6], [None] * 2)
+    rows = "".join(f"{name}-{i}\t1\t1\n" for i in range(examples))
+    for run in arm.iterdir():
+        content = json.loads((run / "metrics.json").read_text())
+        content |= {"name": name, "seed": int(run.name.removeprefix("seed"))}
+        content |= {"run": f"finetune/{name}/{arm.name}/{run.name}"}
+        (run / "metrics.json").write_text(json.dumps(content))
+        (run / "predictions-test.tsv").write_text("id\treference\tprediction\n" + rows)
+    return arm
+
+
+def test_arms_of_two_tasks_are_refused(tmp_path: Path) -> None:
+    a, b = of_task(tmp_path / "a/scratch", "cola", 4), of_task(tmp_path / "b/data2vec", "digits", 4)
+    with pytest.raises(UserError, match=r"were evaluated on other examples .*cannot be compared"):
+        compare.compare_arms(a, b)
+    (b / "seed0/predictions-test.tsv").unlink()
+    with pytest.raises(UserError, match=r"are of different tasks \(cola and digits\)"):
+        compare.compare_arms(a, b)
+
+
+@pytest.mark.parametrize("copy", ["seed1 (copy)", "seed1.bak", "seed01", "seed1~"])
+def test_a_copy_is_no_further_seed(tmp_path: Path, copy: str) -> None:
+    arm = of_task(tmp_path / "scratch", "cola", 4)
+    compare.compare_arms(arm, arm)
+    shutil.copytree(arm / "seed1", arm / copy)
+    with pytest.raises(UserError, match=r"not the name of a run's folder .*move it out") as error:
+        compare.compare_arms(arm, arm)
+    assert copy in str(error.value)
+
+
+def test_a_seed_under_the_name_of_another_is_refused(tmp_path: Path) -> None:
+    arm = of_task(tmp_path / "scratch", "cola", 4)
+    shutil.copytree(arm / "seed1", arm / "seed0", dirs_exist_ok=True)
+    with pytest.raises(UserError, match=r"seed1: is of the same seed as .*seed0"):
+        compare.compare_arms(arm, arm)
+
+
+def test_a_folder_with_the_metrics_of_another_run_is_refused(tmp_path: Path) -> None:
+    place = tmp_path / "results/tiny/runs/finetune/cola/scratch"
+    arm = of_task(place, "cola", 4)
+    compare.compare_arms(arm, arm)
+    compare.compare_runs(arm / "seed0", arm / "seed1")
+    shutil.copytree(arm / "seed1", arm / "seed0", dirs_exist_ok=True)
+    with pytest.raises(UserError, match="is that of finetune/cola/scratch/seed1"):
+        compare.compare_runs(arm / "seed0", arm / "seed1")
+    shutil.copytree(arm / "seed1", tmp_path / "copied")  # elsewhere, copies may have any name
+    compare.compare_runs(tmp_path / "copied", arm / "seed1")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{}",
+        '{"metrics": {"test": 5}}',
+        '{"metrics": {"test": {"pearson": true}}}',
+        '{"metrics": {"test": {}}, "provenance": 5}',
+        '{"metrics": {"test": {}}, "pretrain_run": []}',
+    ],
+)
+def test_damaged_metrics_are_one_sentence(
+    tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a = write_run(tmp_path / "seed0", "pearson", SCORES, GOOD)
+    (a / "metrics.json").write_text(content)
+    for folder in (a, tmp_path):
+        assert commands.main(["compare", str(folder), str(folder)]) == 2
+        assert f"{a}/metrics.json is damaged (" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("line", ["test-0\t0.0\t0.1", "test-3\t9\t9"])
+def test_a_repeated_prediction_is_refused(tmp_path: Path, line: str) -> None:
+    a = write_run(tmp_path / "a", "pearson", SCORES, GOOD)
+    b = write_run(tmp_path / "b", "pearson", SCORES, GOOD)
+    with (b / "predictions-test.tsv").open("a") as file:
+        file.write(line + "\n")
+    id_, number = line.split("\t")[0], int(line[5]) + 2
+    said_ = f"predictions-test.tsv:10: example {id_} is already in line {number}"
+    for pair in ((a, b), (b, a), (b, b)):
+        with pytest.raises(UserError, match=said_):
+            said(*pair)

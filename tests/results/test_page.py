@@ -127,6 +127,28 @@ def test_missing_runs_are_said_and_an_unreadable_file_is_named(tmp_path: Path) -
     assert "1 of " in text
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"train_s": "long"},
+        {"examples_per_s": "many"},
+        {"metrics": {"test": 5}},
+        {"provenance": 5},
+        {"provenance": {"finished": 5}},
+        {"run": "finetune/another/scratch/seed0"},
+    ],
+)
+def test_damaged_metrics_are_named(tmp_path: Path, changed: dict[str, object]) -> None:
+    experiment = params.load(ROOT / "params" / "mini.yaml")
+    run = runs.finetune_runs(experiment)[0]
+    mock_paper.write(run, tmp_path)
+    path = tmp_path / "runs" / run.id / "metrics.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
+    text = make(experiment, tmp_path)
+    assert f"{run.id}: {path} is unreadable" in text
+    assert "0 of " in text
+
+
 def test_sentences_stand_with_their_predictions(tmp_path: Path) -> None:
     folder = glue_folder(tmp_path / "layouts" / "CoLA", "CoLA")
     corpus = corpus_folder(tmp_path / "layouts" / "corpus")

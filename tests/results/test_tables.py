@@ -333,6 +333,29 @@ def test_missing_runs_are_named_and_shown(experiment, results):
     assert (cell.value, cell.stderr, cell.n) == ("78.0000", "", "1")
 
 
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"run": "finetune/digits/data2vec/seed1"}, "is that of finetune/digits/data2vec/seed1"),
+        ({"seed": 1}, "is that of seed 1"),
+        ({"metrics": {"test": {"accuracy": True}}}, "metrics.test.accuracy: "),
+        ({"metrics": {"test": 5}}, "metrics.test: "),
+        ({"metrics": {}}, "no metrics of split test"),
+        ({"setting": {"lr": "high", "steps": 5}}, "setting.lr: "),
+        ({"train_s": "long"}, "train_s: "),
+        ({"examples_per_s": "many"}, "examples_per_s: "),
+        ({"provenance": {"finished": 5}}, "provenance.finished: "),
+    ],
+)
+def test_damaged_metrics_and_those_of_another_run_are_missing(experiment, results, changed, words):
+    path = path_of(experiment, results, "finetune/digits/data2vec/seed0")
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
+    frame, markdown = built(experiment, results, "imagenet")
+    said = f"finetune/digits/data2vec/seed0: metrics.json is unreadable ({words}"
+    assert said in markdown
+    assert the_cell(frame, "data2vec (this run)", "digits column", "accuracy_pct").n == "2"
+
+
 def undefine(experiment, results, seeds):
     """Of a collapsed model: an F1 that is not defined."""
     for seed in seeds:

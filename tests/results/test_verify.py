@@ -104,6 +104,36 @@ def test_every_number_that_was_touched_is_named(
     assert any("value is 94.2, the runs give 84.2" in fault for fault in faults)
 
 
+def test_copies_and_metrics_of_another_run_are_named(
+    experiment: params.Experiment, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    arm = results / "runs/finetune/digits/scratch"
+    path = arm / "seed0/metrics.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"run": "finetune/digits/scratch/seed0", "seed": 0}))
+    assert not verify.verify(experiment, results).faults
+    shutil.copytree(arm / "seed0", arm / "seed0 (copy)")
+    shutil.copytree(arm / "seed0", arm.with_name("data2vec") / "seed0", dirs_exist_ok=True)
+    faults = verify.verify(experiment, results).faults
+    for place in (arm / "seed0 (copy)", arm.with_name("data2vec") / "seed0"):
+        said = f"{place}/metrics.json: is that of finetune/digits/scratch/seed0; remove a copy"
+        assert any(fault.startswith(said) for fault in faults)
+    assert any("/ data2vec" in f or "data2vec (this run)" in f for f in faults)  # its cell, too
+
+
+def test_what_is_no_number_is_no_metric(
+    experiment: params.Experiment, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    path = results / "runs/finetune/digits/scratch/seed0/metrics.json"
+    content = json.loads(path.read_text())
+    content["metrics"]["test"]["accuracy"] = True
+    path.write_text(json.dumps(content))
+    faults = verify.verify(experiment, results).faults
+    assert any(fault.startswith(f"{path}: metrics.test.accuracy: ") for fault in faults)
+
+
 def test_the_command_says_what_it_checked(
     results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -132,3 +132,25 @@ def test_what_is_left_after_cleaning_serves_everything(copied: Path) -> None:
     assert "already done" in d2v(copied, "run", SOURCE).stdout
     edited(copied, "settings", "lr", 2e-3)  # now something needs the weights again
     assert planned(copied) == {"pretrain": 1, "finetune": 2, "tables": 1}
+
+
+def test_damaged_metrics_are_made_again_and_reach_the_tables(copied: Path) -> None:
+    """One file was cut, another is that of another seed: neither is a result."""
+    cut, swapped = copied / RUNS / "finetune/cola/scratch/seed0", copied / RUNS / OTHER
+    before = {run: (run / "metrics.json").read_bytes() for run in (cut, swapped)}
+    (cut / "metrics.json").write_bytes(before[cut][:700])
+    shutil.copytree(copied / RUNS / ONE, swapped, dirs_exist_ok=True)
+    said = d2v(copied, "status").stdout
+    assert "2 damaged" in said
+    assert "2 finished runs have lost or damaged files" in said
+    assert planned(copied) == {"finetune": 2, "tables": 1}
+
+    ran = snakemake(copied)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    for run, content in before.items():
+        metrics = json.loads((run / "metrics.json").read_text())
+        assert metrics["metrics"] == json.loads(content)["metrics"]
+    assert "(n=2)" in (copied / "results/tiny/tables/glue.md").read_text()
+    assert "of 2" not in (copied / "results/tiny/tables/glue.md").read_text()
+    assert "damaged" not in d2v(copied, "status").stdout
+    assert planned(copied) == {}

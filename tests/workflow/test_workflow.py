@@ -151,6 +151,17 @@ def test_a_missing_run_is_found_whatever_was_made_from_it(copied: Path) -> None:
     assert found["tables"] == 1
 
 
+def test_a_missing_choice_is_made_again(copied: Path) -> None:
+    """It is shared by the runs of a task, which are all there."""
+    chosen = copied / RESULTS / "select/digits/chosen.json"
+    content = chosen.read_text()
+    chosen.unlink()
+    assert planned(copied)["choose"] == 1
+    ran = snakemake(copied, str(chosen.relative_to(copied)))
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert chosen.read_text() == content
+
+
 def test_a_preview_of_the_tables_is_no_result(tmp_path: Path) -> None:
     folder = workspace.make(tmp_path)
     before = planned(folder)

@@ -62,7 +62,8 @@ RUNS, TABLES = RESULTS / "runs", RESULTS / "tables"
 known = runs.by_id(experiment)
 
 # Finished runs that lost files which other runs still need (deleted by hand, or by a purge of the
-# file system): Snakemake, which sees their metrics only, is told to run them again by `needs`.
+# file system), or whose metrics are damaged: Snakemake, which sees only that there are metrics, is
+# told to run them again by `needs`.
 lost = purged.lost(experiment)
 if lost and workflow.is_main_process:
     print(f"warning: {purged.sentence(lost)}", file=sys.stderr)

@@ -14,7 +14,6 @@ from d2v.cli import choice
 from d2v.util import locks, verbosity
 from d2v.util.arguments import Parser
 from d2v.util.errors import FailedAfterwards, UserError
-from d2v.util.files import read_json
 
 if TYPE_CHECKING:  # imported late, so that --help is quick
     from d2v.cli.following import Follower
@@ -140,14 +139,14 @@ def _run(command: list[str], follower: "Follower", more: dict[str, str]) -> int:
 
 def _cost(experiment: "Experiment", seconds: float) -> str:
     """Duration of this call, and total time and peak memory of all runs, in one line."""
-    from d2v.experiment import runs
+    from d2v.experiment import runs, stored
 
-    found = [read_json(run.metrics_path) for run in runs.all_runs(experiment)]
-    told = [metrics["provenance"] for metrics in found if metrics]
-    spent = timedelta(seconds=round(sum(p["wall_s"] for p in told)))
+    found = [stored.intact(run) for run in runs.all_runs(experiment)]
+    told = [metrics["provenance"] for metrics in found if metrics and metrics.get("provenance")]
+    spent = timedelta(seconds=round(sum(p.get("wall_s") or 0 for p in told)))
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     other = children / (2**20 if sys.platform == "darwin" else 2**10)
-    largest = max([other, *(p["peak_mib"] or 0 for p in told)])
+    largest = max([other, *(p.get("peak_mib") or 0 for p in told)])
     return (
         f"this call took {timedelta(seconds=round(seconds))}; {len(told)} runs took {spent} in all;"
         f" largest process {largest:.0f} MiB"

@@ -50,7 +50,12 @@ def _spearman(references: list[float], predictions: list[float]) -> float:
 
 
 def _squared_error(references: list[float], predictions: list[float]) -> float:
-    """Mean squared error in the labels' unit; fairseq chooses the best STS-B checkpoint by it."""
+    """Mean squared error in the labels' unit; fairseq chooses the best STS-B checkpoint by it.
+
+    NaN if values are not finite.
+    """
+    if not all(map(math.isfinite, references + predictions)):
+        return math.nan
     from sklearn.metrics import mean_squared_error
 
     return mean_squared_error(references, predictions)
@@ -80,7 +85,10 @@ def _cer(references: list[str], predictions: list[str]) -> float:
 
 
 def _map(references: list[list[int]], predictions: list[list[float]]) -> float:
-    """Average precision, averaged over classes; classes without any example do not count."""
+    """Average precision, averaged over classes; classes without any example do not count.
+
+    NaN if scores are not finite.
+    """
     import numpy as np
     from sklearn.metrics import average_precision_score
 
@@ -89,7 +97,7 @@ def _map(references: list[list[int]], predictions: list[list[float]]) -> float:
     for row, classes in zip(truth, references, strict=True):
         row[classes] = True
     present = truth.any(0)
-    if not present.any():
+    if not present.any() or not np.isfinite(scores).all():
         return math.nan
     return average_precision_score(truth[:, present], scores[:, present], average="macro")
 
@@ -172,8 +180,9 @@ def named(name: str) -> Metric:
 def compute(name: str, references: Sequence[Any], predictions: Sequence[Any]) -> float:
     """Value of a metric over all examples, as a fraction (an error rate may exceed 1).
 
-    The value is NaN where it is undefined: no examples, a correlation with constant predictions, an
-    error rate without reference words. F1 and Matthews of constant predictions are 0 by convention.
+    The value is NaN where it is undefined: no examples, predictions that are not finite, a
+    correlation with constant predictions, an error rate without reference words. F1 and Matthews of
+    constant predictions are 0 by convention.
     Raises UserError for an unknown name, ValueError if the lengths differ.
     """
     metric = named(name)

@@ -45,7 +45,7 @@ def _columns(rows: Sequence[Prediction]) -> list[str]:
 def read_predictions(path: str | Path) -> list[Prediction]:
     """Rows of a prediction file, with values as text.
 
-    Raises UserError that names the file and the line.
+    Raises UserError that names the file and the line, also for an example that is there twice.
     """
     try:
         header, *lines = Path(path).read_text(encoding="utf-8").rstrip("\n").split("\n")
@@ -58,10 +58,16 @@ def read_predictions(path: str | Path) -> list[Prediction]:
     ):
         raise UserError(f"{path}:1: not a prediction file (id, reference, prediction[, greedy])")
     rows = []
+    places: dict[str, int] = {}  # lines by the id of their example
     for number, line in enumerate(lines, start=2):
         fields = line.split("\t")
         if len(fields) != len(names):
             raise UserError(f"{path}:{number}: {len(fields)} fields, {len(names)} are expected")
+        if places.setdefault(fields[0], number) != number:
+            raise UserError(
+                f"{path}:{number}: example {fields[0]} is already in line {places[fields[0]]};"
+                " remove the file, so that `d2v reproduce` evaluates the run again"
+            )
         rows.append(Prediction(*fields))
     return rows
 

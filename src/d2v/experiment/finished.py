@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from d2v.experiment import contents, provenance, purged
+from d2v.experiment import contents, provenance, purged, stored
 from d2v.experiment.run import Run
 from d2v.experiment.task_runs import FinetuneRun
 from d2v.training.layout import META, MODEL, REMOVED
@@ -21,9 +21,9 @@ def up_to_date(run: Run) -> bool:
 
     Also False if files that other runs or commands read are missing.
     """
-    found = read_json(run.metrics_path)
+    found = stored.intact(run)
     described = (found or {}).get("provenance")
-    if found is None or not isinstance(described, dict):
+    if found is None or described is None:
         return False
     try:
         same = described["params_sha256"] == run.fingerprint()
@@ -41,7 +41,7 @@ def up_to_date(run: Run) -> bool:
 
 def failures(run: Run) -> list[str]:
     """What failed after the training of a finished run, a line each."""
-    return list((read_json(run.metrics_path) or {}).get(FAILURES, []))
+    return list((stored.intact(run) or {}).get(FAILURES, []))
 
 
 def recipe(metrics: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -58,7 +58,7 @@ def stands(run: Run, repeated: bool) -> bool:
 
     `repeated`: the run before it is about to run again, with the code of today.
     """
-    found = recipe(read_json(run.metrics_path)) or {}
+    found = recipe(stored.intact(run)) or {}
     before = found.get("previous")
     if run.previous is None or before is None:
         return False
@@ -71,7 +71,7 @@ def stands(run: Run, repeated: bool) -> bool:
         return False  # it, or a run that follows it, has to run for a reason of its own
     if repeated:
         return bool(before == planned)
-    now = recipe(read_json(run.previous.metrics_path))
+    now = recipe(stored.intact(run.previous))
     return before == now and _without_code(before) == _without_code(planned)
 
 
@@ -93,8 +93,8 @@ def _without_code(made_of: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 def _overtaken(run: Run, described: Mapping[str, Any]) -> bool:
     """Whether the run that this one starts from has been made of something else since."""
-    found = read_json(run.previous.metrics_path) if run.previous else None
-    if found is None:
+    found = stored.intact(run.previous) if run.previous else None
+    if found is None or found.get("provenance") is None:
         return False
     if described.get("previous") is not None:
         return bool(described["previous"] != recipe(found))

@@ -7,11 +7,11 @@ from typing import Any
 
 from d2v.evaluation import metrics
 from d2v.evaluation.metrics import headline
-from d2v.experiment import folders, runs
+from d2v.experiment import folders, runs, stored
 from d2v.experiment.task_runs import GridRun
 from d2v.params import Experiment, Setting
 from d2v.util.errors import UserError
-from d2v.util.files import read_json, write_json
+from d2v.util.files import write_json
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,13 @@ def _point(experiment: Experiment, name: str, arm: str, setting: Setting) -> Poi
     assert finetune.grid
     scores: list[dict[str, Any]] = []
     for seed in finetune.grid.seeds:
-        path = GridRun(experiment, name, seed, arm, setting.name).metrics_path
-        found = read_json(path)
+        run = GridRun(experiment, name, seed, arm, setting.name)
+        path = run.metrics_path
+        found = stored.read(path, run.id)
         if found is None:
             raise UserError(f"{path} is missing; run the workflow, which runs every point first")
+        if "dev" not in found["metrics"]:
+            raise stored.Damaged(path, "no metrics of split dev")
         scores.append(found["metrics"]["dev"])
     dev: dict[str, float] = {
         key: statistics.fmean(_number(s.get(key)) for s in scores) for key in finetune.metrics

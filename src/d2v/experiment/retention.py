@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from d2v.experiment import purged, runs
+from d2v.experiment import purged, runs, stored
 from d2v.experiment.run import Run
 from d2v.params import Experiment
 from d2v.training.layout import FILES, META, MODEL, OTHERS, REMOVED, folders
@@ -71,7 +71,7 @@ def remove(spare: Spare, work: Path) -> int:
 
 
 def _find(run: Run, rule: Rule, found: Found) -> None:
-    metrics = read_json(run.metrics_path)
+    metrics = stored.intact(run)
     if rule == "all" or metrics is None or "checkpoint" not in metrics:
         return
     root, kept = run.work / "checkpoints", Path(metrics["checkpoint"])

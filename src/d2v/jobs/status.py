@@ -30,7 +30,14 @@ HEAD = (
 LEFT = ("run", "state", "job", "node")  # left-aligned; the other columns are numbers
 # ends of a job that are recorded in job.json, each with its reason
 REASONS = ("refused", "cancelled", "out of time", "out of memory", "interrupted", "held")
-ENDS = ("done", "purged", "failed", "stopped", *REASONS)  # final unless the run is restarted
+ENDS = (
+    "done",
+    "purged",
+    "damaged",
+    "failed",
+    "stopped",
+    *REASONS,
+)  # final unless the run is restarted
 STALL_S = 600.0  # a running job without a new step for so long, or for STALL reports, is stalled
 STALL = 10
 CLEAR = "\x1b[H\x1b[J"
@@ -64,7 +71,7 @@ def lines(experiment: Experiment) -> Iterator[str]:
 def _rows(experiment: Experiment) -> tuple[list[Row], purged.Lost]:
     found = runs.all_runs(experiment)
     queue, places, lost = cluster_queue(found), cluster.load().slurm, purged.lost(experiment)
-    return [_row(run, queue, places, run.id in lost) for run in found], lost
+    return [_row(run, queue, places, lost.get(run.id)) for run in found], lost
 
 
 def _table(rows: list[Row], lost: purged.Lost) -> Iterator[str]:
@@ -144,17 +151,18 @@ def all_facts(experiment: Experiment) -> list[Facts]:
     """What is known of every run, in an order in which the runs can be executed."""
     found = runs.all_runs(experiment)
     queue, places, lost = cluster_queue(found), cluster.load().slurm, purged.lost(experiment)
-    return [_facts(run, queue, places, run.id in lost) for run in found]
+    return [_facts(run, queue, places, lost.get(run.id)) for run in found]
 
 
-def _row(run: Run, queue: Queue, places: cluster.SlurmJobs, lost: bool) -> Row:
+def _row(run: Run, queue: Queue, places: cluster.SlurmJobs, lost: purged.Loss | None) -> Row:
     return _cells(_facts(run, queue, places, lost))
 
 
-def _facts(run: Run, queue: Queue, places: cluster.SlurmJobs, lost: bool) -> Facts:
+def _facts(run: Run, queue: Queue, places: cluster.SlurmJobs, lost: purged.Loss | None) -> Facts:
     folder = run.work
     state = state_of(run, queue)
-    state = "purged" if lost and state == "done" else state
+    if lost and state == "done":
+        state = "damaged" if lost.fault else "purged"
     last, age = _last_line(folder / "log.jsonl")
     pulse = read_json(folder / "pulse.json") or {}
     job = read_json(folder / "job.json") or {}

@@ -5,6 +5,9 @@ from collections.abc import Iterator, Mapping
 from d2v.params.finetuning import Finetune
 from d2v.params.pretraining import Pretrain
 
+# rows of the arms that do not start from the task's own pre-training (d2v.results.cells.row_of)
+ARM_ROWS = {"scratch": "from scratch", "input": "input targets"}
+
 
 def repetitions(
     pretrain: Mapping[str, Pretrain], finetune: Mapping[str, Finetune]
@@ -45,6 +48,11 @@ def _cells(pretrain: Mapping[str, Pretrain], finetune: Mapping[str, Finetune]) -
             yield f"finetune.{name}.more: {task.column} is already the task's own column"
         if task.pretrain not in pretrain:
             continue
+        if task.row in ARM_ROWS.values():
+            yield (
+                f"finetune.{name}.row: {task.row} is the row of another arm, whose runs would be"
+                " averaged with these; give another name"
+            )
         for row in _rows(pretrain, task):
             for column in dict.fromkeys((task.column, *task.more)):
                 other = filled.setdefault((task.table, row, column), name)
@@ -62,5 +70,4 @@ def _rows(pretrain: Mapping[str, Pretrain], task: Finetune) -> list[str]:
         row += ", released weights, evaluated here"
     elif pretrain[task.pretrain].released is not None:
         row += ", released weights, fine-tuned here"
-    others = {"scratch": "from scratch", "input": "input targets"}
-    return [others.get(arm, row) for arm in task.arms]
+    return [ARM_ROWS.get(arm, row) for arm in task.arms]

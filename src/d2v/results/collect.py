@@ -1,6 +1,5 @@
 """Collect the tables of an experiment from its runs' metrics and the reported values."""
 
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import replace
@@ -12,7 +11,7 @@ import pandas as pd
 
 from d2v.evaluation.metrics import METRICS, headline
 from d2v.evaluation.predictions import read_predictions
-from d2v.experiment import runs
+from d2v.experiment import runs, stored
 from d2v.experiment.task_runs import DecodeRun
 from d2v.params import Experiment, Finetune, Setting
 from d2v.results import probes
@@ -136,7 +135,7 @@ def _read_task(
         folder, seed = run.id.rsplit("/", 1)
         row = row_of(experiment, task, str(run.arm))
         try:
-            metrics, setting, partial = _read_run(results / "runs" / run.id / "metrics.json")
+            metrics, setting, partial = _read_run(results, run.id)
         except UserError as error:
             gaps.setdefault((folder, str(error)), []).append(seed)
             continue
@@ -165,20 +164,20 @@ def _value(split: dict[str, Any], column: Column) -> float:
     return 100 * sum(values) / len(values)  # type: ignore[arg-type]
 
 
-def _read_run(path: Path) -> tuple[dict[str, Any], str, tuple[str, ...]]:
-    """Metrics by split, the setting, and missing data; raises UserError if unreadable or absent."""
+def _read_run(results: Path, run: str) -> tuple[dict[str, Any], str, tuple[str, ...]]:
+    """Metrics by split, the setting, and missing data; raises UserError if damaged or absent."""
+    path = results / "runs" / run / stored.NAME
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        found = dict(content["metrics"])
-        dict(found["test"])
-        setting = Setting(**content["setting"]).words if content.get("setting") else ""
-        lacks = dict(content.get("partial_data") or {})
-        return found, setting, tuple(f"{name} ({what})" for name, what in lacks.items())
-    except FileNotFoundError:
-        raise UserError("not run yet (no metrics.json)") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        what = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise UserError(f"metrics.json is unreadable ({what})") from None
+        content = stored.read(path, run)
+        if content is None:
+            raise UserError("not run yet (no metrics.json)")
+        if "test" not in content["metrics"]:
+            raise stored.Damaged(path, "no metrics of split test")
+    except stored.Damaged as error:
+        raise UserError(f"metrics.json is unreadable ({error.fault})") from None
+    setting = Setting(**content["setting"]).words if content.get("setting") else ""
+    lacks = content.get("partial_data") or {}
+    return content["metrics"], setting, tuple(f"{name} ({what})" for name, what in lacks.items())
 
 
 def _averages(

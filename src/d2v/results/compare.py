@@ -1,16 +1,18 @@
 """`d2v compare A B`: compare two runs on the same examples, or two arms over their seeds."""
 
-import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from d2v.experiment import stored
 from d2v.results.wording import number
 from d2v.util.errors import UserError
 
 SAID = ("name", "arm", "seed", "setting", "pretrain_run", "steps")  # keys of metrics.json
+SEED = re.compile(r"seed(0|[1-9]\d*)")  # folder of a run in that of its arm
 SOURCES = ("git_commit", "params_sha256", "data_sha256", "versions", "device")  # of provenance
 
 
@@ -68,24 +70,22 @@ def compare_arms(a: Path, b: Path, split: str = "test", name: str | None = None)
     """Compare two arms over their seeds, as the tables do (Welch's t).
 
     Where the runs of an arm start from several pre-trainings, each pre-training counts once. Raises
-    UserError if a value is undefined.
+    UserError if a value is undefined, if a seed is there twice, or if the arms are not of one task.
     """
     from d2v.evaluation.metrics import named
     from d2v.results.statistics import Estimate, estimate, welch
 
     sides: list[Side] = []
     found: list[Estimate] = []
-    for arm in (a, b):
-        told = {
-            folder: _read(folder)
-            for folder in sorted(d.parent for d in arm.glob("seed*/metrics.json"))
-        }
+    both = [_seeds(arm) for arm in (a, b)]
+    _check_task(both[0], both[1], split)
+    for arm, told in zip((a, b), both, strict=True):
         first = next(iter(told))
         name = name or _first_metric(first, told[first], split)
         values: dict[str, list[float]] = {}
         for folder, run in told.items():
             value = (run["metrics"].get(split) or {}).get(name)
-            if not isinstance(value, int | float) or not math.isfinite(value):
+            if value is None or not math.isfinite(value):
                 raise UserError(f"{folder}/metrics.json: {name} of split {split} is undefined")
             values.setdefault(run.get("pretrain_run") or str(folder), []).append(value)
         seeds = [value for group in values.values() for value in group]
@@ -222,17 +222,57 @@ def _check_fits(folder: Path, metrics: Mapping[str, Any], split: str, name: str)
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads((folder / "metrics.json").read_text("utf-8"))
-        dict(content["metrics"])
-        return content
-    except FileNotFoundError:
+    content = stored.read(folder / stored.NAME, stored.place(folder))
+    if content is None:
         raise UserError(
             f"{folder}: no metrics.json, so this is no finished run; give a folder below"
             " results/<experiment>/runs/"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder}/metrics.json: cannot be read ({error!r})") from None
+        )
+    return content
+
+
+def _seeds(arm: Path) -> dict[Path, dict[str, Any]]:
+    """Metrics of an arm's runs, by folder; raises UserError for a copy, which is no further run."""
+    found: dict[Path, dict[str, Any]] = {}
+    known: dict[int, Path] = {}
+    for folder in sorted(path.parent for path in arm.glob("seed*/metrics.json")):
+        name = SEED.fullmatch(folder.name)
+        if name is None:
+            raise UserError(
+                f"{folder}: not the name of a run's folder (such as seed0), so this may be a copy,"
+                " which would count as another seed; move it out of the arm's folder"
+            )
+        found[folder] = _read(folder)
+        seed = found[folder].get("seed")
+        other = known.setdefault(int(name[1]) if seed is None else seed, folder)
+        if other != folder:
+            raise UserError(
+                f"{folder}: is of the same seed as {other}, which would count twice; remove the"
+                " copy"
+            )
+    return found
+
+
+def _check_task(a: Mapping[Path, Any], b: Mapping[Path, Any], split: str) -> None:
+    """Raise UserError if the runs of two arms were evaluated on other examples, as for two runs.
+
+    Where predictions are missing, the arms must be of one task.
+    """
+    from d2v.evaluation.predictions import read_predictions
+
+    first = [next(iter(runs)) for runs in (a, b)]
+    files = {folder: folder / f"predictions-{split}.tsv" for folder in first}
+    if all(file.exists() for file in files.values()):
+        _check_same(
+            first[0], first[1], {folder: read_predictions(file) for folder, file in files.items()}
+        )
+        return
+    names = [runs[folder].get("name") for runs, folder in zip((a, b), first, strict=True)]
+    if names[0] != names[1]:
+        raise UserError(
+            f"{first[0].parent} and {first[1].parent}: are of different tasks ({names[0]} and"
+            f" {names[1]}), so they cannot be compared; give arms of one task"
+        )
 
 
 def _first_metric(folder: Path, run: Mapping[str, Any], split: str) -> str:

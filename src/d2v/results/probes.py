@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from d2v.experiment import runs
+from d2v.experiment import runs, stored
 from d2v.params import Experiment
 from d2v.results.cells import INPUT, SCRATCH, Table, row_of
 from d2v.results.grid import Entry, Grid, Head, Row, Section
 from d2v.results.statistics import Estimate, estimate
 from d2v.results.wording import number
-from d2v.util.files import read_json
 
 KINDS = {"knn": "k-NN", "linear": "linear, best layer", "weighted": "linear, weighted layers"}
 NONE = "–"
@@ -44,8 +43,13 @@ def read(experiment: Experiment, table: str, results: Path) -> tuple[Probed, ...
     """The finished probes of a table's tasks."""
     found = []
     for run in runs.probe_runs(experiment):
-        content = read_json(results / "runs" / run.id / "metrics.json")
-        if run.params.table == table and content and "probe" in content:
+        if run.params.table != table:
+            continue
+        try:
+            content = stored.read(results / "runs" / run.id / stored.NAME, run.id)
+        except stored.Damaged:  # the page names it
+            continue
+        if content and content.get("probe"):
             row = row_of(experiment, run.params, str(run.arm))
             start = run.source.id if run.source else ""
             found.append(Probed(run.name, row, run.id, start, content["probe"]))

@@ -1,12 +1,12 @@
 """`d2v verify`: recompute every number of an experiment from its stored predictions."""
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from d2v.experiment import stored
 from d2v.util.errors import UserError
 
 if TYPE_CHECKING:  # imported late, so that --help is quick
@@ -32,8 +32,9 @@ def verify(experiment: "Experiment", results: Path) -> Report:
     Raises UserError if there are no runs.
     """
     report = Report()
-    for path in sorted((results / "runs").rglob("metrics.json")):  # safe: only reads
-        report.faults += _run(path, report)
+    place = results / "runs"
+    for path in sorted(place.rglob(stored.NAME)):  # safe: only reads
+        report.faults += _run(path, path.parent.relative_to(place).as_posix(), report)
     if not report.runs and not report.faults:
         raise UserError(
             f"{results}/runs: no metrics.json of any run; nothing to verify (run `d2v reproduce`"
@@ -43,17 +44,20 @@ def verify(experiment: "Experiment", results: Path) -> Report:
     return report
 
 
-def _run(path: Path, report: Report) -> Iterator[str]:
+def _run(path: Path, run: str, report: Report) -> Iterator[str]:
+    """Faults of a metrics.json, which is that of the run with the id `run` by its place."""
     from d2v.evaluation.predictions import score
 
     try:
-        stored: dict[str, dict[str, Any]] = json.loads(path.read_text("utf-8"))["metrics"]
-        splits = {split: dict(values) for split, values in stored.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        yield f"{path}: cannot be read ({error!r})"
+        content = stored.read(path, run)
+    except stored.Damaged as error:
+        yield (
+            f"{path}: {error.fault}; remove a copy, or run `d2v reproduce`, which makes damaged"
+            " files again"
+        )
         return
     report.runs += 1
-    for split, values in splits.items():
+    for split, values in (content["metrics"] if content else {}).items():
         try:
             found = score(path.with_name(f"predictions-{split}.tsv"), [*values])
         except UserError as error:
@@ -89,8 +93,8 @@ def _cells(experiment: "Experiment", results: Path, report: Report) -> Iterator[
                     )
 
 
-def _equal(stored: Any, found: float) -> bool:
+def _equal(value: float | None, found: float) -> bool:
     """Whether two values agree up to rounding: other library versions may sum in another order."""
-    if stored is None or not isinstance(stored, int | float) or math.isnan(stored):
+    if value is None or math.isnan(value):
         return math.isnan(found)
-    return math.isclose(stored, found, rel_tol=1e-9, abs_tol=1e-12)
+    return math.isclose(value, found, rel_tol=1e-9, abs_tol=1e-12)

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from d2v.experiment import runs
+from d2v.experiment import runs, stored
 from d2v.experiment.run import Run
 from d2v.params import Experiment
 
@@ -76,16 +76,13 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def _record(run: Run, results: Path, work: Path) -> Record:
-    path = results / "runs" / run.id / "metrics.json"
+    path = results / "runs" / run.id / stored.NAME
     log = work / run.id / "log.jsonl"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        dict(content["metrics"])
-        return Record(run, content, "", log)
-    except FileNotFoundError:
-        return Record(run, {}, "not run yet", log)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return Record(run, {}, f"{path} is unreadable ({error})", log)
+        content = stored.read(path, run.id)
+    except stored.Damaged as error:
+        return Record(run, {}, f"{path} is unreadable ({error.fault})", log)
+    return Record(run, content or {}, "" if content else "not run yet", log)
 
 
 def _thinned(lines: list[bytes]) -> list[bytes]:
