@@ -133,3 +133,12 @@ def test_no_setting_is_chosen_from_a_damaged_point(
 )
 def test_the_place_of_a_folder_names_its_run(folder: str, run: str | None) -> None:
     assert stored.place(Path(folder)) == run
+
+
+def test_a_file_that_cannot_be_read_now_is_not_damaged(tmp_path: Path) -> None:
+    """A stale handle of a network file system is no reason to repeat a week of training."""
+    path = tmp_path / "metrics.json"
+    path.mkdir()
+    with pytest.raises(UserError, match="cannot be read at the moment") as error:
+        stored.read(path)
+    assert not isinstance(error.value, stored.Damaged)

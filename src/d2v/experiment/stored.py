@@ -75,13 +75,16 @@ class _Metrics(_Checked):
 def read(path: Path, run: str | None = None) -> dict[str, Any] | None:
     """The content of a metrics.json, that of the run with the id `run` if one is given.
 
-    None without such a file. Raises Damaged for a file that cannot be used.
+    None without such a file. Raises Damaged for a file that cannot be used, and UserError for one
+    that cannot be read now.
     """
     try:
         content = json.loads(path.read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:  # it may be intact: no reason to repeat a run
+        raise UserError(f"{path}: cannot be read at the moment: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
         raise Damaged(path, f"cannot be read: {error}") from None
     fault = _fault(content) or (_stray(content, run) if run else "")
     if fault:
