@@ -37,6 +37,7 @@ PATH_LIKE = (
     "~/my text",
     "x.tsv",
     "X.JPG ",
+    "missing.text",
 )
 
 
@@ -60,7 +61,16 @@ def test_a_mistyped_file_name_is_no_text(tmp_path, tokenizer, item, monkeypatch,
 
 
 @pytest.mark.parametrize(
-    ("item", "said"), [("", "an empty text"), (" \t", "an empty text"), (".", r"\.: a folder")]
+    ("item", "said"),
+    [
+        ("", "an empty text"),
+        (" \t", "an empty text"),
+        (".", r"\.: a folder"),
+        ("-", "-: standard input is not read"),
+        ("the cat\ta dog\tno man", "no man: 3 columns separated by tabs"),
+        ("caf\udce9 was good", "was good: not UTF-8"),
+        (("the cat", "caf\udce9"), "0: not UTF-8"),
+    ],
 )
 def test_a_folder_and_nothing_are_no_text(tmp_path, tokenizer, item, said):
     model = d2v.load(folder(tmp_path / "c", "text", tokenizer))
@@ -74,6 +84,45 @@ def test_texts_with_dots_and_slashes_are_texts(tmp_path, tokenizer):
     assert [name for name, _ in inputs.expanded(model, texts)] == texts
     lines = write_lines(tmp_path / "reviews.txt", "the cat", "a/b.txt")  # in a file all are texts
     assert [text for _, text in inputs.expanded(model, [str(lines)])] == ["the cat", "a/b.txt"]
+
+
+def test_a_pair_is_given_with_a_tab_or_as_a_tuple(tmp_path, tokenizer):
+    model = d2v.load(folder(tmp_path / "c", "text", tokenizer))
+    given = ["the cat\ta dog", ("the cat", "a dog"), ("the\tcat", "a dog")]
+    tab, pair, spaced = (i.value for i in inputs.read(model, given))
+    assert np.array_equal(tab, pair)
+    assert np.array_equal(pair, spaced)  # a tab inside a text is a space
+    assert (tab == 2).sum() == 3
+
+
+def test_bytes_of_the_command_line_that_are_no_text_are_one_sentence(tmp_path, tokenizer, capsys):
+    """As os.fsdecode gives them."""
+    model = folder(tmp_path / "c", "text", tokenizer)
+    assert cli.main(["classify", str(model), "caf\udce9 was good"]) == 2
+    assert capsys.readouterr().err.endswith("was good: not UTF-8; write the text in UTF-8\n")
+
+
+def test_a_checkpoint_is_no_prepared_tokenizer(tmp_path, tokenizer, capsys):
+    made = folder(tmp_path / "c", "text", tokenizer)
+    (tmp_path / "CoLA").mkdir()
+    for split in ("train", "dev"):
+        write_lines(tmp_path / "CoLA" / f"{split}.tsv", "gj04\t1\t\tthe cat", "gj04\t0\t*\tcat the")
+    words = ["prepare", "glue", "CoLA", str(tmp_path / "CoLA"), "--tokenizer", str(made)]
+    assert cli.main([*words, "-o", str(tmp_path / "set")]) == 2
+    assert "`d2v convert CKPT --to tokenizer`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["lexicon.txt", "tokens.txt", "lm.arpa"])
+def test_a_folder_that_is_no_language_model_is_told(tmp_path, capsys, name):
+    made = folder(tmp_path / "c", "speech")
+    lm = tmp_path / "lm"
+    lm.mkdir()
+    for other in {"lexicon.txt", "tokens.txt", "lm.arpa"} - {name}:
+        (lm / other).touch()
+    soundfile.write(tmp_path / "x.wav", np.zeros(8000), RATE)
+    assert cli.main(["transcribe", str(made), str(tmp_path / "x.wav"), "--lm", str(lm)]) == 2
+    said = capsys.readouterr().err
+    assert f"{lm}: not a prepared language model (no {name}); make one with `d2v prepare" in said
 
 
 @pytest.mark.parametrize("kind", ["speech", "vision"])

@@ -71,6 +71,8 @@ def test_recordings(tmp_path, speech):
         (np.zeros((2, 5000), np.float32), r"0: samples of shape \(2, 5000\)"),
         (np.zeros(5000, np.int32), "0: samples are int32"),
         (np.full(5000, np.nan, np.float32), "0: corrupt audio"),
+        (torch.zeros(5000, dtype=torch.bfloat16), r"0: not usable as an array .* \.float\(\)"),
+        ((np.zeros(5000, np.float32), None), "0: a rate of None"),
         ({"array": np.zeros(9)}, "0: a recording needs array and sampling_rate"),
         (3.5, "0: float cannot be an input"),
         (np.zeros(20, np.float32), "0: 20 samples, too few"),
@@ -99,8 +101,15 @@ def test_texts(text):
         assert torch.equal(found.hidden[2], wanted.hidden[2])
     pair, tabbed = text.features([("the cat", "a dog"), "the cat\ta dog"])
     assert torch.equal(pair.hidden[2], tabbed.hidden[2])
-    with pytest.raises(UserError, match="0: token ids must be from 0 to 69"):
-        list(text.features([np.array([0, 70])]))
+    most = text.params.encoder.max_positions
+    list(text.features([np.full(most, 9)]))
+    for wrong, said in (
+        (np.array([0, 70]), "token ids must be from 0 to 69"),
+        (np.full(most + 1, 9), f"{most + 1} token ids, but the model has {most} positions"),
+        (np.array([0, 9, 1, 9, 2]), "token id 1 is padding"),
+    ):
+        with pytest.raises(UserError, match=f"0: {said}"):
+            list(text.features([wrong]))
 
 
 def test_columns_and_single_inputs(tmp_path, text, speech):

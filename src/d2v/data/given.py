@@ -1,6 +1,7 @@
 """Inputs that are in memory: arrays, tensors, pictures, rows of data sets, as a model's values."""
 
 from collections.abc import Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,46 @@ def payload_of(item: Any, name: str) -> bytes | None:
 def wave_of(item: Any, rate: int, name: str) -> np.ndarray:
     """Waveform (S,) float32 from -1 to 1 of a file, or of an array with or without a rate.
 
-    `item` is an array or tensor of `rate` samples per second, a pair (array, rate), a mapping with
-    `array` and `sampling_rate`, or a decoder with `get_all_samples`. int16 samples are scaled.
+    `item` is what `samples_in` takes, at `rate` samples per second. int16 samples are scaled.
     Raises UserError with the name for another rate, several channels, or invalid samples.
     """
     payload = payload_of(item, name)
     if payload is not None:
         return samples(payload, name)
+    wave, given = samples_in(item, rate, name)
+    if given != rate:
+        raise UserError(
+            f"{name}: {given} Hz, but the model takes {rate} Hz; resample it first, for example"
+            f" with soxr.resample(wave, {given}, {rate})"
+        )
+    if wave.dtype == np.int16:
+        return wave.astype(np.float32) / np.float32(2**15)
+    return wave.astype(np.float32)
+
+
+def samples_in(item: Any, usual: int, name: str) -> tuple[np.ndarray, int]:
+    """Samples (S,) int16 or floating-point of one channel, and their rate.
+
+    `item` is an array or tensor of `usual` samples per second, a pair (array, rate), a mapping with
+    `array` and `sampling_rate`, or a decoder with `get_all_samples`. Raises UserError with the name
+    for several channels, another type, and samples that are not numbers or beyond full scale.
+    """
+    values, rate = _with_rate(item, usual, name)
+    wave = array_of(values, name)
+    if wave.ndim == 2 and 1 in wave.shape:
+        wave = wave.reshape(-1)
+    if wave.ndim != 1 or not len(wave):
+        raise UserError(f"{name}: samples of shape {wave.shape}; (samples,) is needed, one channel")
+    if wave.dtype == np.int16:
+        return wave, rate
+    if not np.issubdtype(wave.dtype, np.floating):
+        raise UserError(f"{name}: samples are {wave.dtype}; give floating-point numbers or int16")
+    check_finite(wave, name)
+    return wave, rate
+
+
+def _with_rate(item: Any, usual: int, name: str) -> tuple[Any, int]:
+    """Samples and their rate, in whichever of the forms of `samples_in` they are given."""
     if hasattr(item, "get_all_samples"):
         decoded = item.get_all_samples()
         item = decoded.data, decoded.sample_rate
@@ -47,28 +81,14 @@ def wave_of(item: Any, rate: int, name: str) -> np.ndarray:
         if not {"array", "sampling_rate"} <= item.keys():
             raise UserError(f"{name}: a recording needs array and sampling_rate")
         item = item["array"], item["sampling_rate"]
-    given = rate
-    if isinstance(item, tuple):
-        if len(item) != 2:
-            raise UserError(f"{name}: give a pair of samples and rate, not {len(item)} values")
-        item, given = item
-    if int(given) != rate:
-        raise UserError(
-            f"{name}: {given} Hz, but the model takes {rate} Hz; resample it first, for example"
-            f" with soxr.resample(wave, {given}, {rate})"
-        )
-    wave = array_of(item, name)
-    if wave.ndim == 2 and 1 in wave.shape:
-        wave = wave.reshape(-1)
-    if wave.ndim != 1 or not len(wave):
-        raise UserError(f"{name}: samples of shape {wave.shape}; (samples,) is needed, one channel")
-    if wave.dtype == np.int16:
-        wave = wave.astype(np.float32) / np.float32(2**15)
-    elif not np.issubdtype(wave.dtype, np.floating):
-        raise UserError(f"{name}: samples are {wave.dtype}; give floating-point numbers or int16")
-    wave = wave.astype(np.float32)
-    check_finite(wave, name)
-    return wave
+    if not isinstance(item, tuple):
+        return item, usual
+    if len(item) != 2:
+        raise UserError(f"{name}: give a pair of samples and rate, not {len(item)} values")
+    values, rate = item
+    if not isinstance(rate, Real) or not 1 <= float(rate) < np.inf:
+        raise UserError(f"{name}: a rate of {rate!r}; give the samples per second as a number")
+    return values, int(float(rate))
 
 
 def picture_of(item: Any, name: str) -> Image.Image:
@@ -81,6 +101,8 @@ def picture_of(item: Any, name: str) -> Image.Image:
     if payload is not None:
         return picture(payload, name, upright=True)
     if isinstance(item, Image.Image):
+        if 0 in item.size:
+            raise UserError(f"{name}: a picture without pixels ({item.width} x {item.height})")
         try:
             return as_rgb(item, upright=True)
         except ValueError as error:
@@ -90,6 +112,8 @@ def picture_of(item: Any, name: str) -> Image.Image:
         pixels = pixels.transpose(1, 2, 0)
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[..., 0]
+    if not pixels.size:
+        raise UserError(f"{name}: a picture without pixels (of shape {pixels.shape})")
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (3,)):
         raise UserError(
             f"{name}: pixels {pixels.dtype} of shape {pixels.shape}; uint8 of shape (H, W, 3) is"
@@ -115,10 +139,16 @@ def ids_of(item: Any, size: int, name: str) -> np.ndarray | None:
 
 def array_of(item: Any, name: str) -> np.ndarray:
     """A NumPy array, or a tensor or list as one; raises UserError with the name for others."""
-    if hasattr(item, "detach"):  # a tensor, on any device
-        item = item.detach().cpu().numpy()
-    if isinstance(item, list):
-        item = np.asarray(item)
+    try:
+        if hasattr(item, "detach"):  # a tensor, on any device
+            item = item.detach().cpu().numpy()
+        if isinstance(item, list):
+            item = np.asarray(item)
+    except (TypeError, ValueError) as error:  # bfloat16, a sparse tensor; rows of several lengths
+        said = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{name}: not usable as an array ({said}); convert it, for example with .float()"
+        ) from None
     if not isinstance(item, np.ndarray) or item.dtype == object:
         raise UserError(
             f"{name}: {type(item).__name__} cannot be an input; give a path, an array, a tensor, a"

@@ -2,7 +2,10 @@
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Mapping
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -10,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from d2v import params
-from d2v.data.given import array_of, payload_of, picture_of
-from d2v.data.sound import RATE
+from d2v.data.given import payload_of, picture_of, samples_in
+from d2v.data.sound import RATE, reason
 from d2v.params import ImageInput
 from d2v.util.errors import UserError
 from d2v.util.files import read_json, write_json
@@ -60,6 +63,21 @@ def write(
     for split, examples in splits.items():
         (source / split).mkdir(parents=True)
         _WRITERS[kind](source / split, examples, labelled)
+    with _named_as_examples(source):
+        _prepare(prepared, source, kind, splits, inputs, tokenizer, **more)
+
+
+def _prepare(
+    prepared: Path,
+    source: Path,
+    kind: str,
+    splits: Mapping[str, list[Example]],
+    inputs: params.Inputs | None,
+    tokenizer: Callable[[Path], None] | None,
+    **more: Any,
+) -> None:
+    """Read what `write` has written as a data set of one's own."""
+    labelled = splits["train"][0][1] is not None
     group = {"source": str(source)}
     if kind == "vision":
         from d2v.data.readers.own_images import prepare_own_images
@@ -115,6 +133,19 @@ def write(
         prepare_own_corpus(corpus, prepared / "tokenizer", prepared / SET, workers=1)
 
 
+@contextmanager
+def _named_as_examples(source: Path) -> Iterator[None]:
+    """Let errors name examples, not the files written for them nor keys of parameter files."""
+    try:
+        yield
+    except UserError as error:
+        said = str(error).replace(f"{source}{os.sep}", "")
+        said = re.sub(r" \(\w+/manifest\.csv:\d+\)", "", said)
+        said = re.sub(r"\b(\w+)/\1-(\d{7})(\.\w+)?", lambda m: f"{m[1]}: example {int(m[2])}", said)
+        said = re.sub(r"(or remove it), or set skip_bad: true to leave out such \w+", r"\1", said)
+        raise UserError(said) from None
+
+
 def _with_colours(path: Path, inputs: Any) -> None:
     """Record the mean and deviation that the weights were trained with, instead of the set's."""
     meta = read_json(path)
@@ -153,14 +184,14 @@ def _flac(item: Any, name: str) -> bytes:
     """Samples with or without a rate, as 16-bit FLAC of the same rate."""
     import soundfile
 
-    if isinstance(item, Mapping):
-        item = item["array"], item["sampling_rate"]
-    values, rate = item if isinstance(item, tuple) else (item, RATE)
-    buffer = io.BytesIO()
-    wave = array_of(values, name)
+    wave, rate = samples_in(item, RATE, name)
     if wave.dtype != np.int16:
         wave = np.clip(np.rint(wave * 2.0**15), -(2**15), 2**15 - 1).astype(np.int16)
-    soundfile.write(buffer, wave, int(rate), format="FLAC", subtype="PCM_16")
+    buffer = io.BytesIO()
+    try:
+        soundfile.write(buffer, wave, rate, format="FLAC", subtype="PCM_16")
+    except soundfile.LibsndfileError as error:
+        raise UserError(f"{name}: not usable at {rate} Hz ({reason(error)}); resample it") from None
     return buffer.getvalue()
 
 
@@ -169,10 +200,11 @@ def _files(
 ) -> None:
     rows = []
     for number, (item, label) in enumerate(examples):
+        example = f"{folder.name}: example {number}"
         try:
-            payload, usual = content(item, f"example {number}")
+            payload, usual = content(item, example)
         except OSError as error:
-            raise UserError(f"example {number}: {error}") from None
+            raise UserError(f"{example}: {error}") from None
         suffix = next((s for head, s in FORMATS.items() if payload.startswith(head)), usual)
         name = f"{folder.name}-{number:07d}{suffix}"
         (folder / name).write_bytes(payload)

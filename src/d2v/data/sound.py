@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from d2v.data.sound_lengths import WHOLE, declared
+from d2v.data.sound_lengths import WHOLE, declared, fault
 from d2v.util.errors import UserError, counted
 
 RATE = 16_000  # samples per second
@@ -61,10 +61,12 @@ def samples(payload: bytes, name: Path | str) -> np.ndarray:
 
 
 def check_length(payload: bytes, name: Path | str) -> None:
-    """Raise UserError for a file that is shorter than its header declares."""
+    """Raise UserError for a file that is shorter than its header declares, or lacks its end."""
     whole = declared(payload)
     if whole is not None and len(payload) < whole:
         raise UserError(f"{name}: corrupt audio ({len(payload):,} of {whole:,} bytes); replace it")
+    if missing := fault(payload):
+        raise UserError(f"{name}: corrupt audio ({missing}); replace it")
 
 
 def check_finite(wave: np.ndarray, name: Path | str) -> None:

@@ -197,7 +197,20 @@ def dataset(
 # an argument that starts or ends like this is taken for a file name, not for a text
 STARTS = ("/", "./", "../", "~/")
 ENDS = (
-    *(".txt", ".tsv", ".csv", ".json", ".jsonl", ".gz", ".zip", ".tar", ".md", ".xml", ".html"),
+    *(
+        ".txt",
+        ".text",
+        ".tsv",
+        ".csv",
+        ".json",
+        ".jsonl",
+        ".gz",
+        ".zip",
+        ".tar",
+        ".md",
+        ".xml",
+        ".html",
+    ),
     *(".wav", ".flac", ".mp3", ".ogg", ".jpg", ".jpeg", ".png", ".gif", ".webp", ".tif", ".tiff"),
     *(".pdf", ".doc", ".docx", ".npy", ".npz", ".pt", ".pth", ".safetensors", ".yaml", ".yml"),
 )
@@ -238,27 +251,54 @@ class Texts(Files):
 
         A pair may also be a tuple; arrays and tensors are taken as ids.
         """
-        known = ids_of(content, self.model.params.encoder.vocab_size, name)  # type: ignore[union-attr]
+        encoder: params.TokenEncoder = self.model.params.encoder  # type: ignore[assignment]
+        known = ids_of(content, encoder.vocab_size, name)
         if known is not None:
+            _check_ids(known, encoder, name)
             return known
-        if isinstance(content, tuple | list) and len(content) == 2:
-            content = "\t".join(map(str, content))
-        if not isinstance(content, str):
+        if isinstance(content, str):
+            content = content.split("\t")
+        if not isinstance(content, tuple | list):
             raise UserError(f"{name}: {type(content).__name__} cannot be a text")
-        tokenizer = self.model.tokenizer
-        first, tab, second = content.partition("\t")
-        pair = tokenizer(second) if tab else None
-        return np.array(join(tokenizer(first), pair, self.how.max_tokens), np.int64)
+        if len(content) > 2:
+            raise UserError(
+                f"{name}: {len(content)} columns separated by tabs; give a text, or two texts with"
+                " one tab between them"
+            )
+        a, *rest = [self._encoded(str(text), name) for text in content]
+        return np.array(join(a, rest[0] if rest else None, self.how.max_tokens), np.int64)
+
+    def _encoded(self, text: str, name: str) -> list[int]:
+        """Ids of a text; raises UserError for bytes of the command line that are not UTF-8."""
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            shown = name.encode(errors="backslashreplace").decode()
+            raise UserError(f"{shown}: not UTF-8; write the text in UTF-8") from None
+        return list(self.model.tokenizer(text))
 
     def batch(self, values: list[np.ndarray]) -> dict[str, Tensor]:
         """`tokens` (B, T), padded."""
         return {"tokens": torch.from_numpy(padded(values, PADDING, np.int64)[0])}
 
 
+def _check_ids(ids: np.ndarray, encoder: params.TokenEncoder, name: str) -> None:
+    """Raise UserError for more ids than the model has positions, and for padding among them."""
+    if encoder.absolute_positions and len(ids) > encoder.max_positions:
+        raise UserError(
+            f"{name}: {len(ids):,} token ids, but the model has {encoder.max_positions:,}"
+            " positions; cut them"
+        )
+    if PADDING in ids:
+        raise UserError(f"{name}: token id {PADDING} is padding, which is not read; leave it out")
+
+
 def _check_text(item: str) -> None:
     """Raise UserError for a text that is empty or looks like a file name."""
     if not item.strip():
         raise UserError("an empty text among the inputs; give a text or the name of a file")
+    if item == "-":
+        raise UserError("-: standard input is not read; name a file, or give texts")
     if os.path.isdir(item):
         raise UserError(f"{item}: a folder; name text files, or give texts")
     path_like = os.sep in item and not any(map(str.isspace, item))

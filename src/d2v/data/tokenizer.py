@@ -31,6 +31,11 @@ class Tokenizer:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        if not (folder / "meta.json").is_file():
+            raise UserError(
+                f"{folder}: not a prepared tokenizer (no meta.json); make one with `d2v prepare"
+                " tokenizer` or, of a checkpoint, with `d2v convert CKPT --to tokenizer`"
+            )
         self.meta = read_meta(folder)
         kind: Kind = self.meta.get("encoding", "sentencepiece")
         try:

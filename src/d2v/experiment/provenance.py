@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = Path(__file__).parents[1]
+PLACE = "src/d2v/"  # of the package in its checkout
+TRACKED = ("ls-files", "--error-unmatch", "__init__.py")  # fails unless git knows the file
 LIBRARIES = (
     "torch",
     "torchvision",
@@ -55,7 +57,11 @@ def versions() -> dict[str, str]:
 
 
 def git() -> dict[str, Any]:
-    """Commit of the package's checkout (None without one), and whether files differ from it."""
+    """Commit of the package's checkout (None without one), and whether files differ from it.
+
+    An installed package may lie inside the repository of another project, whose commit says nothing
+    about it.
+    """
 
     def ask(*arguments: str) -> str | None:
         command = ["git", "-C", str(PACKAGE), *arguments]
@@ -65,7 +71,8 @@ def git() -> dict[str, Any]:
             return None
         return answer.stdout.strip()
 
-    commit = ask("rev-parse", "HEAD")
+    own = ask("rev-parse", "--show-prefix") == PLACE and ask(*TRACKED) is not None
+    commit = ask("rev-parse", "HEAD") if own else None
     return {"git_commit": commit, "dirty": bool(ask("status", "--porcelain")) if commit else None}
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from d2v import params
-from d2v.evaluation.ctc import BeamSearch, Language, greedy, letters_in
+from d2v.evaluation.ctc import MODELS, BeamSearch, Language, greedy, letters_in
 from d2v.interop.hidden_states import Features, Inputs, Layers, Pool, layer_numbers
 from d2v.interop.matching import places
 from d2v.interop.module import Model
@@ -63,6 +63,7 @@ def transcribe(
     letters = check_transcribes(model)
     search = None
     if lm is not None:
+        _check_lm(Path(lm))
         known = letters_in(lm)
         order = places(letters, known, f"{model.content.source}: letters")
         search = BeamSearch(Language(lm, known), decode or params.Decode())
@@ -70,6 +71,16 @@ def transcribe(
         assert found.logits is not None
         log_probs = found.logits.log_softmax(-1)
         yield found.name, search(log_probs[:, order]) if search else greedy(log_probs, letters)
+
+
+def _check_lm(folder: Path) -> None:
+    """Raise UserError for a folder that lacks a file of every prepared language model."""
+    for names in (["lexicon.txt"], ["tokens.txt"], MODELS):
+        if not any((folder / name).is_file() for name in names):
+            raise UserError(
+                f"{folder}: not a prepared language model (no {names[-1]}); make one with `d2v"
+                " prepare set-lm` or `d2v prepare official-lm`"
+            )
 
 
 def check_transcribes(model: Model) -> list[str]:

@@ -83,6 +83,27 @@ def test_a_manifest_gives_classes_and_splits(source: Path, tmp_path: Path, suffi
     assert meta(out)["sha256"] == meta(prepared(tmp_path / "same", **group(source)))["sha256"]
 
 
+def test_images_that_no_manifest_lists_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The tables of two splits share a folder, so the images of one are unlisted in the other."""
+    folder = photos(tmp_path / "set", ("all",), 6)
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.*"))
+    for split, names in (("train", files[:-3:2]), ("dev", files[1:-3:2])):
+        rows = (f"all/../{name},{Path(name).parent.name}\n" for name in names)
+        (folder / f"{split}.csv").write_text("image,class\n" + "".join(rows))
+    places = {"folders": {split: f"{split}.csv" for split in ("train", "dev")}}
+    words = group(folder, splits=places, label="class")
+    prepared(tmp_path / "out", **words)
+    said = capsys.readouterr().err
+    assert f"{folder}: 3 paths not used (images that no manifest lists): {files[-3]}, " in said
+    assert said.count("not used") == 1
+    (folder / "a\nb.png").touch()
+    again = prepared(tmp_path / "again", **words)
+    assert "rename it" in capsys.readouterr().err
+    assert meta(again)["sha256"] == meta(tmp_path / "out")["sha256"]
+
+
 def test_fractions_divide_every_class_alike_and_do_not_depend_on_the_order(
     tmp_path: Path,
 ) -> None:

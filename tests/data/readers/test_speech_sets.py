@@ -182,6 +182,39 @@ def test_all_subsets_are_read_and_nothing_beside_them(light, tmp_path):
     assert list(meta["hours"]) == ["large", "small"]
 
 
+def test_files_that_give_no_piece_are_counted_and_named(light, tmp_path, capsys):
+    book = light / "small" / "77" / "book"
+    (book / "long.json").write_text('{"voice_activity": []}')
+    for place in ("small/5/b/brief.flac", "duplicate/5/b/x.flac"):
+        sound(light / place, 1.5)
+    run("librilight", light, "-o", tmp_path / "set", "--workers", 1)
+    said = capsys.readouterr().err
+    assert f"{light}: 2 paths not used (no piece of 2 s or longer): small/5/b/brief.flac, " in said
+    assert "small/77/book/long.flac\n" in said
+    assert f"{light}: 1 path not used (further recordings of books in the subsets): dup" in said
+    assert list(Shards(tmp_path / "set" / "train").texts("id")) == ["88/short#0"]
+
+
+def test_speech_in_overlapping_spans_is_used_once(light, tmp_path):
+    book = light / "small" / "77" / "book"
+    voice = [[4.0, 5.0], [0.0, 3.0], [1.0, 4.0], [0.5, 2.0], [19.0, 30.0]]
+    (book / "long.json").write_text(json.dumps({"voice_activity": voice}))
+    run("librilight", light, "-o", tmp_path / "set", "--workers", 1)
+    shards = Shards(tmp_path / "set" / "train")
+    assert shards.numbers("samples").tolist() == [6 * RATE, 3 * RATE]
+    whole, _ = soundfile.read(book / "long.flac", dtype="int16")
+    spoken = np.concatenate([whole[: 5 * RATE], whole[19 * RATE :]])
+    assert np.array_equal(decode(shards.payload(0), "piece"), spoken)
+
+
+@pytest.mark.parametrize("span", ["[4.0, 1.0]", "[-1, 2]", "[0, Infinity]", "[NaN, 1]", "[0]"])
+def test_a_span_that_cannot_be_is_refused(light, tmp_path, span):
+    book = light / "small" / "77" / "book"
+    (book / "long.json").write_text(f'{{"voice_activity": [[0, 3], {span}]}}')
+    words = ("librilight", light, "--workers", 1)
+    fails("long.json: voice_activity ", tmp_path / "set", *words)
+
+
 def test_faults_of_libri_light_are_named(light, tmp_path):
     book = light / "small" / "77" / "book"
     words = ("librilight", light, "--seconds", 8, "--workers", 1)

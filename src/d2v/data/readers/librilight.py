@@ -10,7 +10,7 @@ long is split. Pieces are FLAC by default; their bytes depend on the version of 
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -61,8 +61,8 @@ def prepare_librilight(
     of Libri-light; `allow_partial` turns a mismatch from an error into a warning.
 
     Raises UserError naming the file for: broken FLAC, a rate other than 16 kHz, more than one
-    channel, an unreadable .json, a folder without FLAC files, a FLAC file outside a speaker's
-    folder.
+    channel, an unreadable .json or one with reversed spans, a folder without FLAC files, a FLAC
+    file outside a speaker's folder.
     """
     if seconds < SHORTEST_S:
         raise UserError(
@@ -81,6 +81,9 @@ def prepare_librilight(
         )
         if not len(shards):
             raise UserError(f"{source}: contains no piece of {SHORTEST_S:g} s or longer")
+        used = {name.rpartition("#")[0] for name in shards.texts("id")}
+        lost = [recording.path for recording in found if recording.name not in used]
+        warn_unused(source, lost, f"no piece of {SHORTEST_S:g} s or longer")
         hours = _hours(found, counts)
         entries = {"complete": check_hours(hours, allow_partial)} if official else {}
         samples = int(shards.numbers("samples").sum())
@@ -109,6 +112,8 @@ def recordings(source: Path) -> list[Recording]:
         beside = {path for path in source.iterdir() if not path.name.startswith(".")}
         known = {source / name for name in (*subsets, DUPLICATE)}
         warn_unused(source, beside - known, f"next to {', '.join(subsets)}")
+        repeated = beside & {source / DUPLICATE}
+        warn_unused(source, repeated, "further recordings of books in the subsets")
     found = []
     for subset in subsets or [""]:
         for path in _files(source / subset):
@@ -161,15 +166,35 @@ def _pieces(seconds: float, pcm: bool, recording: Recording) -> Iterator[Example
 
 
 def _voiced(path: Path, samples: int) -> list[Span]:
-    """Return the spans with speech in a file with `samples` samples."""
+    """Return the spans with speech in a file with `samples` samples, in order and without overlap.
+
+    Raises UserError for spans that end before they start, or start before the file does.
+    """
     try:
         spans = json.loads(path.read_text(encoding="utf-8"))["voice_activity"]
-        found = [(round(start * RATE), min(round(end * RATE), samples)) for start, end in spans]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        found = [(round(start * RATE), round(end * RATE)) for start, end in spans]
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise UserError(
             f"{path}: voice_activity is not a readable list of pairs ({error!r})"
         ) from None
-    return [(start, end) for start, end in found if 0 <= start < end]
+    for (start, end), span in zip(found, spans, strict=True):
+        if not 0 <= start <= end:
+            raise UserError(
+                f"{path}: voice_activity has {span}, but a span is [start, end] in seconds; repair"
+                " it"
+            )
+    return _merged((start, min(end, samples)) for start, end in found if start < min(end, samples))
+
+
+def _merged(spans: Iterable[Span]) -> list[Span]:
+    """Sort spans and join those that overlap; others stay apart even if one follows another."""
+    found: list[Span] = []
+    for start, end in sorted(spans):
+        if found and start < found[-1][1]:
+            found[-1] = found[-1][0], max(found[-1][1], end)
+        else:
+            found.append((start, end))
+    return found
 
 
 def strung(spans: list[Span], longest: int) -> list[list[Span]]:

@@ -1,8 +1,9 @@
 """One's own images to shards: any folder, with classes from folders or a manifest, or without."""
 
+import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from d2v.data.readers.own_files import (
 )
 from d2v.data.readers.tables import column_of, is_table, read_table
 from d2v.data.shards import written_whole
+from d2v.data.walk import walk, warn_unused
 from d2v.data.writing import Example, Written, write_split
 from d2v.util.errors import UserError, quoted
 
@@ -49,7 +51,7 @@ def prepare_own_images(group: params.ImageFolder, out: Path, workers: int | None
     image, another number of classes than `classes`, a class that the train split lacks, content
     that two splits share, a split without usable images.
     """
-    found = find(group, lambda place: _in_place(group, place), lambda f: f.listed.label)
+    found = _find(group)
     classes = _classes(group, found)
     number = {name: i for i, name in enumerate(classes)}
     chosen = usable(found, lambda item: "", "images", group.skip_bad, REMEDY)
@@ -105,6 +107,37 @@ def _of_table(group: params.ImageFolder, table: Path, folder: Path) -> list[Foun
         path = folder / row[path_in].strip()
         found.append(Found(listed(group, path, label, where=row.where), row))
     return found
+
+
+def _find(group: params.ImageFolder) -> dict[str, list[Listed]]:
+    """Find the images of every split; warns of images next to a manifest that none lists."""
+    there: set[str] = set()
+    folders: set[Path] = set()
+
+    def in_place(place: Path) -> list[Found]:
+        found = _in_place(group, place)
+        if found and found[0].row is not None:
+            folders.add(place.parent if is_table(place.name) else place)
+            there.update(os.path.normpath(f.listed.path) for f in found)
+        return found
+
+    chosen = find(group, in_place, lambda f: f.listed.label)
+    for folder in sorted(
+        folders
+    ):  # only now, since one folder may hold the manifests of all splits
+        _tell_unlisted(folder, there)
+    return chosen
+
+
+def _tell_unlisted(folder: Path, there: Set[str]) -> None:
+    try:
+        files = walk(folder).files
+    except UserError as error:  # a name that cannot be an id, of a file that is not used
+        print(f"warning: {error}", file=sys.stderr)
+        return
+    images = (path for path in files if path.lower().endswith(SUFFIXES))
+    unlisted = [path for path in images if os.path.normpath(path) not in there]
+    warn_unused(folder, unlisted, "images that no manifest lists")
 
 
 def _classes(group: params.ImageFolder, found: Mapping[str, list[Listed]]) -> list[str]:

@@ -157,8 +157,8 @@ def _rows(group: params.LabelledText, source: Path) -> dict[str, list[Row]]:
     return by_chance(
         rows,
         splits,
-        lambda row: row[by] if by else tuple(row.cells.get(text, "") for text in group.texts),
-        lambda row: row.cells.get(group.label) if group.classes else None,
+        lambda row: row[by] if by else tuple(row.get(text) or "" for text in group.texts),
+        lambda row: row.get(group.label) if group.classes else None,
     )
 
 
@@ -175,7 +175,7 @@ def _classes(group: params.LabelledText, tables: Mapping[str, Sequence[Row]]) ->
     """Names of the classes in the order of their ids; None if labels are numbers."""
     if group.classes is None or isinstance(group.classes, list):
         return group.classes
-    cells = {row.cells.get(group.label, "").strip() for row in tables["train"]} - {""}
+    cells = {(row.get(group.label) or "").strip() for row in tables["train"]} - {""}
     if len(cells) != group.classes:
         shown = ", ".join(quoted(name, 30) for name in sorted(cells)[:10])
         more = ", ..." if len(cells) > 10 else ""
@@ -205,14 +205,14 @@ def _sentences(
 
 
 def _text(row: Row, column: str) -> str:
-    text = " ".join(row.cells.get(column, "").split())
+    text = " ".join((row.get(column) or "").split())
     if not text:
         raise _Bad(f"column {column!r} is empty")
     return text
 
 
 def _label(row: Row, column: str, number: Mapping[str, int] | None) -> int | float:
-    cell = row.cells.get(column, "").strip()
+    cell = (row.get(column) or "").strip()
     if not cell:
         raise _Bad(f"column {column!r} is empty")
     if number is not None:

@@ -53,7 +53,7 @@ def _of_table(group: params.AudioFolder, table: Path, folder: Path) -> list[Foun
         column_of(table, columns, group.speaker, ())
     found = []
     for row in rows:
-        text = normalised(row.cells.get(text_in, ""), group.transcripts)
+        text = normalised(row.get(text_in) or "", group.transcripts)
         speaker = row[group.speaker].strip() if group.speaker else ""
         item = listed(group, top / row[path_in].strip(), text, speaker, row.where)
         found.append(Found(item, row))

@@ -11,9 +11,11 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,12 +31,23 @@ class Row:
 
     where: str
     cells: dict[str, str]
+    nested: frozenset[str] = frozenset()  # columns whose value is no text or number
 
     def __getitem__(self, column: str) -> str:
-        """Return the cell of a column; raises UserError if it is missing or null."""
-        if column not in self.cells:
+        """Return the cell of a column; raises UserError if it is missing, null or nested."""
+        found = self.get(column)
+        if found is None:
             raise UserError(f"{self.where}: no value in column {column!r}")
-        return self.cells[column]
+        return found
+
+    def get(self, column: str) -> str | None:
+        """Return the cell of a column, None if it is missing; raises UserError if it is nested."""
+        if column in self.nested:
+            raise UserError(
+                f"{self.where}: the value in column {column!r} is a list or an object; give a text"
+                " or a number"
+            )
+        return self.cells.get(column)
 
 
 def is_table(name: str) -> bool:
@@ -60,7 +73,8 @@ def read_table(path: Path) -> tuple[list[str], list[Row]]:
     """Return the columns and all rows of a table; blank lines do not count.
 
     Raises UserError naming file and line for: a missing or unreadable file, a line that is not
-    UTF-8, too few or too many cells, a header with a repeated or empty name, invalid JSON, no rows.
+    UTF-8, too few or too many cells, a header with a repeated or empty name, invalid JSON, a
+    repeated key, no rows.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file")
@@ -153,13 +167,22 @@ def _json_lines(path: Path) -> Iterator[Row]:
         if not line.strip():
             continue
         where = f"{path}:{number}"
+        pairs: list[tuple[str, Any]] = []
         try:
-            found = json.loads(line)
+            found = json.loads(line, object_pairs_hook=partial(_kept, pairs))
         except ValueError as error:
             raise UserError(f"{where}: not valid JSON ({error})") from None
         if not isinstance(found, dict):
             raise UserError(f"{where}: not a JSON object with named values")
-        yield Row(where, {str(k): _cell(v) for k, v in found.items() if v is not None})
+        if doubled := [name for name, count in Counter(k for k, _ in pairs).items() if count > 1]:
+            raise UserError(f"{where}: the key {quoted(doubled[0])} twice; remove one")
+        yield _row(where, found)
+
+
+def _kept(last: list[tuple[str, Any]], pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; `last` gets its pairs, in the end those of the outermost object."""
+    last[:] = pairs
+    return dict(pairs)
 
 
 def _parquet(path: Path) -> Iterator[Row]:
@@ -176,11 +199,17 @@ def _parquet(path: Path) -> Iterator[Row]:
             for batch in file.iter_batches():
                 for found in batch.to_pylist():
                     number += 1
-                    cells = {str(k): _cell(v) for k, v in found.items() if v is not None}
-                    yield Row(f"{path}: row {number}", cells)
+                    yield _row(f"{path}: row {number}", found)
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: not a readable Parquet file ({reason}); replace it") from None
+
+
+def _row(where: str, found: Mapping[Any, Any]) -> Row:
+    """A row of values of any type; nested ones are noted, since most are in columns not used."""
+    cells = {str(k): _cell(v) for k, v in found.items() if v is not None}
+    nested = (str(k) for k, v in found.items() if isinstance(v, list | tuple | dict | bytes))
+    return Row(where, cells, frozenset(nested))
 
 
 def _cell(value: Any) -> str:
