@@ -44,7 +44,7 @@ def train(a: argparse.Namespace) -> int:
     p = batches.recipe(a.kind, a.tiny)
     size = (batches.TINY_SIZES if a.tiny else batches.SIZES)[a.kind]
     os.chdir(a.folder)
-    data = Path("prepared", random_sets.NAMES[a.kind])
+    data = Path("prepared", random_sets.SETS[a.kind].name)
     if not data.exists():
         random_sets.write(a.kind, p, size, FEW * a.examples, data)
     file = Path(f"{a.name}.yaml")
