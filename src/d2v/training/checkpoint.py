@@ -7,10 +7,14 @@
 A folder is written under a temporary name and renamed when it is complete. Nothing is flushed to
 disk, because fsync takes longer than writing a small checkpoint. If a power cut damages a file, the
 hashes reveal it and the previous checkpoint is used.
+
+What a user has put among the checkpoints stays: `_clear` and `layout.own` check a folder before it
+is removed.
 """
 
 import itertools
 import json
+import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,9 +28,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from d2v.training.layout import META, MODEL, REMOVED, TRAINING, folders
+from d2v.training import layout
+from d2v.training.layout import META, MODEL, OTHERS, REMOVED, TRAINING, folders
 from d2v.util.errors import UserError
-from d2v.util.files import open_to_others, remove_folder, rename, sha256
+from d2v.util.files import open_to_others, remove_file, remove_folder, rename, sha256
 
 SCHEMA_VERSION = 2
 
@@ -59,17 +64,20 @@ def save(
 ) -> Path:
     """Write the tensors and `meta` (JSON-able) to `<root>/step-<step>`; return this folder.
 
-    An existing folder of that name is replaced. Raises OSError if the checkpoint cannot be written;
-    no partial files are left then.
+    An existing checkpoint of that name is replaced. Raises OSError if the checkpoint cannot be
+    written; no partial files are left then. Raises UserError if something that d2v did not write
+    is in the way.
     """
-    part = root / f"step-{step}.part"
-    remove_folder(part)
+    part, final = root / f"step-{step}.part", root / f"step-{step}"
+    _check_own(final)  # before anything is written
+    _clear(part)
     try:
-        return _write(part, root / f"step-{step}", step, model, training, meta)
+        return _write(part, final, step, model, training, meta)
     except SafetensorError as error:  # raised for a full disk, too
         raise OSError(str(error)) from None
     finally:
-        remove_folder(part)
+        if part.is_dir() and layout.foreign(part) is None:
+            remove_folder(part)
 
 
 def _write(
@@ -93,9 +101,35 @@ def _write(
         "sha256": hashes,
     }
     (part / META).write_text(json.dumps({**head, **meta}, indent=1))
-    remove_folder(final)
+    _clear(final)
     rename(part, final)
     return final
+
+
+def _clear(folder: Path) -> None:
+    """Remove a checkpoint or a draft, if there is one; raises as `_check_own`."""
+    _check_own(folder)
+    _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder that was checked; what a killed removal leaves is still known as ours."""
+    for name in (MODEL, TRAINING):
+        remove_file(folder / name)
+    remove_folder(folder)
+
+
+def _check_own(folder: Path) -> None:
+    """Raise UserError if a folder, which may be missing, holds what d2v did not write."""
+    if os.path.lexists(folder) and (name := layout.foreign(folder)) is not None:
+        raise _refusal(folder, name)
+
+
+def _refusal(folder: Path, name: str) -> UserError:
+    return UserError(
+        f"{folder}: contains {name}, which d2v did not write; move the folder away and run the"
+        " same command again"
+    )
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
@@ -168,13 +202,18 @@ def load_weights(folder: Path, prefix: str = "") -> dict[str, Tensor]:
 
 
 def latest(root: Path, say: Callable[[str], None] = print) -> Path | None:
-    """The newest intact checkpoint, if any; others are reported, and damaged ones set aside."""
+    """The newest intact checkpoint, if any; others are reported, and damaged ones set aside.
+
+    Raises UserError for a damaged one that holds what d2v did not write.
+    """
     for folder in reversed(folders(root)):
         try:
             _check(folder)
         except Damaged as error:
             aside = folder.with_name(folder.name + ".damaged")
-            remove_folder(aside)
+            if (name := layout.added(folder)) is not None:
+                raise _refusal(folder, name) from None
+            _clear(aside)
             rename(folder, aside)
             say(f"{error}; it is set aside, and the previous checkpoint is used")
             continue
@@ -205,7 +244,10 @@ def _check(folder: Path) -> None:
 
 
 def prune(root: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints and the best ones they name (`best` in meta)."""
+    """Delete all but the newest `keep` checkpoints and the best ones they name (`best` in meta).
+
+    Folders that d2v did not write, or not alone, stay.
+    """
     newest = folders(root)[-keep:]
     kept = {folder.name for folder in newest}
     for folder in newest:
@@ -215,9 +257,38 @@ def prune(root: Path, keep: int) -> None:
             continue
         if best is not None:
             kept.add(f"step-{best['step']}")
-    for folder in root.glob("step-*"):
+    for folder in layout.own(root):
         if folder.name not in kept:
-            remove_folder(folder)
+            _remove(folder)
+
+
+def set_aside(root: Path, say: Callable[[str], None] = print) -> Path:
+    """Move the checkpoints in `root` to the folder `OTHERS` beside it, and return that folder.
+
+    They replace those of the same kind that were moved earlier. What d2v did not write stays where
+    it is. Raises UserError if it is in the way.
+    """
+    aside = root.with_name(OTHERS)
+    for folder in (root, aside):
+        if folder.is_symlink():
+            raise UserError(
+                f"{folder}: is a symbolic link, through which d2v moves no checkpoints of other"
+                " parameters; move it away and run the same command again"
+            )
+    # whatever has a checkpoint's content would be resumed from, even with a note beside it
+    moved = [f for f in layout.steps(root) if (f / META).exists() or layout.foreign(f) is None]
+    earlier = layout.own(aside)
+    for folder in moved:
+        if (path := aside / folder.name) not in earlier:
+            _check_own(path)
+    for folder in earlier:
+        _remove(folder)
+    aside.mkdir(exist_ok=True)
+    if (left := next(aside.iterdir(), None)) is not None:
+        say(f"{aside}: contains {left.name}, which d2v did not write; it stays there")
+    for folder in moved:
+        rename(folder, aside / folder.name)  # free: removed or checked above
+    return aside
 
 
 # --- optimiser --------------------------------------------------------------------------------

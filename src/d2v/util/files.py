@@ -1,7 +1,8 @@
 """Atomic writing of files, and all deleting and renaming of files and folders.
 
 Nothing here checks who owns a path. Callers pass paths that only d2v writes (below work/ and
-results/, or a draft next to a file), or check with `d2v.util.outputs` first.
+results/, or a draft next to a file), or check first, with `d2v.util.outputs` or, among checkpoints,
+where users keep files of their own, with `d2v.training.layout`.
 """
 
 import json
