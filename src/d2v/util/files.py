@@ -107,13 +107,18 @@ def remove_folder(folder: Path) -> None:
     """
     if folder.is_symlink():
         return
+    empty_folder(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def empty_folder(folder: Path) -> None:
+    """Remove the content of a folder except its mark, as far as possible; links as above."""
     with suppress(OSError):
         for path in folder.iterdir():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             elif path.name != MARK:
                 path.unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_empty(folders: Iterable[Path]) -> None:
