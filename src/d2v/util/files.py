@@ -50,9 +50,9 @@ def whole(path: Path, drafts: Path | None = None) -> Iterator[Path]:
     `path`). Its name includes the process id, so that two processes that write the same file do not
     interfere. Raises OSError, always with a file name.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     draft = (drafts or path.parent) / f".{path.name}.{os.getpid()}"
-    with naming(path):
+    with no_empty_folders(path), naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield draft
             draft.replace(path)
@@ -60,6 +60,17 @@ def whole(path: Path, drafts: Path | None = None) -> Iterator[Path]:
             with suppress(OSError):
                 draft.unlink(missing_ok=True)
             raise
+
+
+@contextmanager
+def no_empty_folders(path: Path) -> Iterator[None]:
+    """After an error, remove the parent folders of `path` that are new and empty."""
+    new = [folder for folder in path.parents if not folder.exists()]
+    try:
+        yield
+    except BaseException:
+        remove_empty(new)
+        raise
 
 
 @contextmanager

@@ -18,8 +18,8 @@ from d2v.util.files import (
     MARK,
     empty_folder,
     naming,
+    no_empty_folders,
     read_json,
-    remove_empty,
     remove_file,
     remove_folder,
     rename,
@@ -215,7 +215,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     check_new(out)
     part = out.with_name(f".{out.name}.part")
     _check_real(part)
-    with _no_empty_folders(out), alone_in(part):
+    with no_empty_folders(out), alone_in(part):
         _check_ours(part)  # only now: another process may have been writing
         try:
             check_new(out)
@@ -229,17 +229,6 @@ def new_folder(out: Path) -> Iterator[Path]:
             remove_folder(part)
             raise
         remove_file(out / MARK)
-
-
-@contextmanager
-def _no_empty_folders(path: Path) -> Iterator[None]:
-    """After an error, remove the parent folders of `path` that are new and empty."""
-    new = [folder for folder in path.parents if not folder.exists()]
-    try:
-        yield
-    except BaseException:
-        remove_empty(new)
-        raise
 
 
 @contextmanager
@@ -267,7 +256,7 @@ def filled(
     check_folder(out)
     temporary, old = beside(out)
     # locked, since a writer whose parent was killed may still be at work
-    with _no_empty_folders(temporary / "file"), alone_in(temporary):
+    with no_empty_folders(temporary / "file"), alone_in(temporary):
         check_folder(out)  # again: a process that held the lock may have changed the folder
         remove_folder(old)
         clear(temporary)
