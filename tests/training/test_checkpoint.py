@@ -157,7 +157,15 @@ def mine(folder: Path) -> Path:
     return folder / "thesis.tex"
 
 
-NAMES = ("step-4-for-the-paper", "step-notes", "step-2.part.mine", "step-3", "step-5.part", "best")
+NAMES = (
+    "step-4-for-the-paper",
+    "step-notes",
+    "step-2.part.mine",
+    "step-3",
+    "step-99",
+    "step-5.part",
+    "best",
+)
 
 
 def test_pruning_leaves_what_a_user_added(tmp_path: Path) -> None:
@@ -199,7 +207,7 @@ def test_a_removal_that_is_cut_off_leaves_a_checkpoint_that_is_known(
 ) -> None:
     folder = write(tmp_path, 1)
     write(tmp_path, 2)
-    monkeypatch.setattr(checkpoint, "remove_folder", lambda _: 1 / 0)
+    monkeypatch.setattr(checkpoint.layout, "remove_folder", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         checkpoint.prune(tmp_path, 1)
     monkeypatch.undo()

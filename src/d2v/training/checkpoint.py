@@ -8,13 +8,12 @@ A folder is written under a temporary name and renamed when it is complete. Noth
 disk, because fsync takes longer than writing a small checkpoint. If a power cut damages a file, the
 hashes reveal it and the previous checkpoint is used.
 
-What a user has put among the checkpoints stays: `_clear` and `layout.own` check a folder before it
-is removed.
+What a user has put among the checkpoints stays: `layout.clear` and `layout.own` check a folder
+before it is removed.
 """
 
 import itertools
 import json
-import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,7 +30,7 @@ from torch import Tensor
 from d2v.training import layout
 from d2v.training.layout import META, MODEL, OTHERS, REMOVED, TRAINING, folders
 from d2v.util.errors import UserError
-from d2v.util.files import open_to_others, remove_file, remove_folder, rename, sha256
+from d2v.util.files import open_to_others, remove_folder, rename, sha256
 
 SCHEMA_VERSION = 2
 
@@ -69,8 +68,8 @@ def save(
     is in the way.
     """
     part, final = root / f"step-{step}.part", root / f"step-{step}"
-    _check_own(final)  # before anything is written
-    _clear(part)
+    layout.check(final)  # before anything is written
+    layout.clear(part)
     try:
         return _write(part, final, step, model, training, meta)
     except SafetensorError as error:  # raised for a full disk, too
@@ -101,35 +100,9 @@ def _write(
         "sha256": hashes,
     }
     (part / META).write_text(json.dumps({**head, **meta}, indent=1))
-    _clear(final)
+    layout.clear(final)
     rename(part, final)
     return final
-
-
-def _clear(folder: Path) -> None:
-    """Remove a checkpoint or a draft, if there is one; raises as `_check_own`."""
-    _check_own(folder)
-    _remove(folder)
-
-
-def _remove(folder: Path) -> None:
-    """Remove a folder that was checked; what a killed removal leaves is still known as ours."""
-    for name in (MODEL, TRAINING):
-        remove_file(folder / name)
-    remove_folder(folder)
-
-
-def _check_own(folder: Path) -> None:
-    """Raise UserError if a folder, which may be missing, holds what d2v did not write."""
-    if os.path.lexists(folder) and (name := layout.foreign(folder)) is not None:
-        raise _refusal(folder, name)
-
-
-def _refusal(folder: Path, name: str) -> UserError:
-    return UserError(
-        f"{folder}: contains {name}, which d2v did not write; move the folder away and run the"
-        " same command again"
-    )
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
@@ -212,8 +185,8 @@ def latest(root: Path, say: Callable[[str], None] = print) -> Path | None:
         except Damaged as error:
             aside = folder.with_name(folder.name + ".damaged")
             if (name := layout.added(folder)) is not None:
-                raise _refusal(folder, name) from None
-            _clear(aside)
+                raise layout.refusal(folder, name) from None
+            layout.clear(aside)
             rename(folder, aside)
             say(f"{error}; it is set aside, and the previous checkpoint is used")
             continue
@@ -248,7 +221,7 @@ def prune(root: Path, keep: int) -> None:
 
     Folders that d2v did not write, or not alone, stay.
     """
-    newest = folders(root)[-keep:]
+    newest = [folder for folder in folders(root) if (folder / META).exists()][-keep:]
     kept = {folder.name for folder in newest}
     for folder in newest:
         try:
@@ -259,7 +232,7 @@ def prune(root: Path, keep: int) -> None:
             kept.add(f"step-{best['step']}")
     for folder in layout.own(root):
         if folder.name not in kept:
-            _remove(folder)
+            layout.remove(folder)
 
 
 def set_aside(root: Path, say: Callable[[str], None] = print) -> Path:
@@ -280,9 +253,9 @@ def set_aside(root: Path, say: Callable[[str], None] = print) -> Path:
     earlier = layout.own(aside)
     for folder in moved:
         if (path := aside / folder.name) not in earlier:
-            _check_own(path)
+            layout.check(path)
     for folder in earlier:
-        _remove(folder)
+        layout.remove(folder)
     aside.mkdir(exist_ok=True)
     if (left := next(aside.iterdir(), None)) is not None:
         say(f"{aside}: contains {left.name}, which d2v did not write; it stays there")

@@ -4,11 +4,13 @@ Users put folders and files of their own there, too. Only a folder that has the 
 and contains nothing but the files of one may be removed.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from d2v.util.files import read_json
+from d2v.util.errors import UserError
+from d2v.util.files import read_json, remove_empty, remove_file, remove_folder
 
 MODEL, TRAINING, META = "model.safetensors", "training.safetensors", "checkpoint.json"
 FILES = (MODEL, TRAINING, META)
@@ -65,5 +67,45 @@ def foreign(folder: Path) -> str | None:
     """What shows that d2v did not write a folder, or not all of it; None if it did."""
     name = added(folder)
     if name is None and not folder.suffix and read_json(folder / META) is None:
-        return f"no {META}"
+        return f"no {META}" if any(folder.iterdir()) else None
     return name
+
+
+def check(folder: Path) -> None:
+    """Raise UserError if a folder, which may be missing, holds what d2v did not write."""
+    if os.path.lexists(folder) and (name := foreign(folder)) is not None:
+        raise refusal(folder, name)
+
+
+def refusal(folder: Path, name: str) -> UserError:
+    """The error for a folder that contains something of a user."""
+    return UserError(
+        f"{folder}: contains {name}, which d2v did not write; move the folder away and run the"
+        " same command again"
+    )
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder that was checked; what a killed removal leaves is still known as ours."""
+    for name in (MODEL, TRAINING):
+        remove_file(folder / name)
+    remove_folder(folder)
+
+
+def clear(folder: Path) -> None:
+    """Remove a checkpoint or a draft, if there is one; raises as `check`."""
+    check(folder)
+    remove(folder)
+
+
+def clear_all(root: Path) -> None:
+    """Remove all checkpoints, so that a run starts again; what d2v did not write stays.
+
+    Raises UserError for a checkpoint beside which a user has put something.
+    """
+    for folder in steps(root):
+        if (folder / META).exists():
+            check(folder)
+    for folder in own(root):
+        remove(folder)
+    remove_empty([root])
