@@ -86,7 +86,7 @@ gpu-wheels: $(READY)
 
 # Does not depend on $(READY), which would first install a changed pyproject.toml with the old lock.
 lock:
-	@test -x $(BIN)/python || $(ANY_PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/python || { $(ANY_PYTHON) -m venv $(VENV) && touch $(VENV)/.made-by-d2v; }
 	@$(PIP) "uv>=0.5"
 	@$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
 	  --generate-hashes --no-annotate --custom-compile-command "make lock" --quiet \

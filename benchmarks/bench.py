@@ -22,6 +22,7 @@ import growth
 import loaders
 import overhead
 import regressions
+import reports
 import step
 
 FOLDER = Path(__file__).parent
@@ -63,7 +64,7 @@ def decoding(words: list[str]) -> dict[str, Any]:
         out = Path(folder) / "out.json"
         command = [sys.executable, str(FOLDER / "decoding.py"), *words, "-o", str(out)]
         subprocess.run(command, check=True)
-        found: dict[str, Any] = json.loads(out.read_text())
+        found: dict[str, Any] = reports.read(out)
     return found
 
 
@@ -82,17 +83,22 @@ def main() -> int:
     parser.add_argument("--tiny", action="store_true", help="small sizes: for tests")
     parser.add_argument("-o", "--out", type=Path, default=FOLDER / "results")
     a = parser.parse_args()
+    path = a.out / f"{device()}.json"
+    picture = path.with_suffix(".svg")
+    said = reports.fault(path)
+    if said is None and picture.exists() and not path.exists():  # a plot is beside its figures
+        said = f"{picture}: not written by a benchmark; give another folder with -o"
+    if said is not None:
+        parser.error(said)
     # read first: it may be the file that is written
     baseline = json.loads(a.baseline.read_text()) if a.baseline else None
     found = measure(a)
-    a.out.mkdir(parents=True, exist_ok=True)
-    path = a.out / f"{found['device']}.json"
-    path.write_text(json.dumps(found, indent=1) + "\n")
+    reports.write(path, found)
     print(f"written: {path}")
     if "step" in found:
         import plot  # here: matplotlib is for developers
 
-        plot.draw(found, path.with_suffix(".svg"))
+        plot.draw(found, picture)
     if baseline is None:
         return 0
     changes = regressions.worse(baseline, found)

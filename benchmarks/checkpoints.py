@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+import reports
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -144,7 +145,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--modality", choices=tuple(INPUTS), default="speech")
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("-o", "--out", type=Path)
+    parser.add_argument("-o", "--out", type=reports.out)
     parser.add_argument("--once", choices=("read", "load", "export"), help=argparse.SUPPRESS)
     parser.add_argument("--path", type=Path, help=argparse.SUPPRESS)
     a = parser.parse_args()
@@ -173,8 +174,7 @@ def main() -> None:
             f"      {e['mib'] / r['mib']:5.2f} of its memory"
         )
     if a.out:
-        a.out.parent.mkdir(parents=True, exist_ok=True)
-        a.out.write_text(json.dumps({"modality": a.modality, "formats": rows}, indent=1) + "\n")
+        reports.write(a.out, {"modality": a.modality, "formats": rows})
 
 
 if __name__ == "__main__":

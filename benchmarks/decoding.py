@@ -11,13 +11,13 @@ of several.
 """
 
 import argparse
-import json
 import os
 import random
 import tempfile
 import time
 from pathlib import Path
 
+import reports
 import torch
 from torch import Tensor
 
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--beams", type=int, nargs="+", default=[50, 500, 1500])
     parser.add_argument("--minutes", type=float, default=4.0, help="length of the speech")
     parser.add_argument("--cpus", type=int, default=2, help="processes beside a single one")
-    parser.add_argument("-o", "--out", type=Path)
+    parser.add_argument("-o", "--out", type=reports.out)
     a = parser.parse_args()
     torch.set_num_threads(1)
     draw, noise = random.Random(0), torch.Generator().manual_seed(0)
@@ -115,7 +115,7 @@ def main() -> None:
         print(f"{beam:>5}  {wall / seconds:>9.3f}  {cpu / seconds:>6.3f}  {wall / faster:.2f}")
     if a.out:
         found = {"synthetic": True, "speech_s": seconds, "loaded_s": loaded, "rows": rows}
-        a.out.write_text(json.dumps(found, indent=1) + "\n")
+        reports.write(a.out, found)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import reports
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -179,7 +180,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--recordings", type=int, default=2000)
     parser.add_argument("--no-cold", action="store_true", help="leave out the cold starts")
-    parser.add_argument("-o", "--out", type=Path, help="also write the figures to this file")
+    parser.add_argument("-o", "--out", type=reports.out, help="also write the figures to this file")
     parser.add_argument("--memory", nargs=3, metavar=("WAY", "SET", "CHECKPOINT"))
     a = parser.parse_args()
     if a.memory:
@@ -198,7 +199,7 @@ def main() -> None:
             found[name]["memory"] = {way: apart(way, path, a.recordings, name) for way in WAYS}
             print(json.dumps({name: found[name]}, indent=1), flush=True)
     if a.out:
-        a.out.write_text(json.dumps(found, indent=1) + "\n")
+        reports.write(a.out, found)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ files; loading.py does it with more files, and says how.
 """
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from typing import Any
 
 import batches
 import loose
+import reports
 import torch
 from synthetic import write_images, write_speech, write_text
 
@@ -185,7 +185,7 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--utterances", type=int, default=192)
     parser.add_argument("--sentences", type=int, default=20_000)
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("-o", "--out", type=Path, help="JSON")
+    parser.add_argument("-o", "--out", type=reports.out, help="JSON")
     return parser.parse_args(words)
 
 
@@ -195,7 +195,7 @@ def main() -> None:
     found = run(sys.argv[1:])
     print(table(found))
     if a.out:
-        a.out.write_text(json.dumps(found, indent=1) + "\n")
+        reports.write(a.out, found)
 
 
 if __name__ == "__main__":

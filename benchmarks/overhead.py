@@ -10,7 +10,6 @@ building of the tables.
 """
 
 import argparse
-import json
 import os
 import resource
 import statistics
@@ -21,6 +20,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import reports
 
 from d2v.cli import commands as cli
 
@@ -133,7 +134,7 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--no-dag", dest="dag", action="store_false")
-    parser.add_argument("-o", "--out", type=Path, help="JSON")
+    parser.add_argument("-o", "--out", type=reports.out, help="JSON")
     return parser.parse_args(words)
 
 
@@ -143,7 +144,7 @@ def main() -> None:
     found = run(sys.argv[1:])
     print(table(found))
     if a.out:
-        a.out.write_text(json.dumps(found, indent=1) + "\n")
+        reports.write(a.out, found)
 
 
 if __name__ == "__main__":

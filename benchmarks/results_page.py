@@ -16,6 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import reports
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests/helpers"))
 STEPS = {"pretrain": 20_000}
@@ -76,7 +78,7 @@ def build(experiment, folder: Path) -> None:  # type: ignore[no-untyped-def]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=400)
-    parser.add_argument("-o", "--out", type=Path)
+    parser.add_argument("-o", "--out", type=reports.out)
     parser.add_argument("--build", type=Path, help=argparse.SUPPRESS)
     a = parser.parse_args()
     experiment = many(a.runs)
@@ -100,7 +102,7 @@ def main() -> None:
         }
     print(json.dumps(found))
     if a.out:
-        a.out.write_text(json.dumps(found, indent=1) + "\n")
+        reports.write(a.out, found)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import batches
+import reports
 import steps
 import torch
 
@@ -79,14 +80,14 @@ def main() -> None:
     parser.add_argument("--modality", nargs="+", choices=EXAMPLES, default=[*EXAMPLES])
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("-o", "--out", type=Path)
+    parser.add_argument("-o", "--out", type=reports.out)
     a = parser.parse_args()
     torch.set_num_threads(a.threads)
     rows = {kind: measure(kind, a.repeat) for kind in a.modality}
     found = {"threads": a.threads, **rows}
     print(json.dumps(found, indent=1))
     if a.out:
-        a.out.write_text(json.dumps(found, indent=1) + "\n")
+        reports.write(a.out, found)
 
 
 if __name__ == "__main__":

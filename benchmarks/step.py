@@ -12,7 +12,6 @@ memory as d2v.training.devices lets ours do: the ratio to it is what is gained i
 """
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import batches
+import reports
 import sides
 import torch
 from sides import Row, Side
@@ -179,7 +179,7 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, help="examples of a step; default as above")
     parser.add_argument("--tiny", action="store_true", help="layers of a few channels: for tests")
     parser.add_argument("--serve", choices=SIDES, help=argparse.SUPPRESS)
-    parser.add_argument("-o", "--out", type=Path, help="JSON")
+    parser.add_argument("-o", "--out", type=reports.out, help="JSON")
     a = parser.parse_args(words)
     a.examples = dict.fromkeys(batches.KINDS, a.batch) if a.batch else batches.EXAMPLES
     return a
@@ -195,7 +195,7 @@ def main() -> None:
     found = run(sys.argv[1:])
     print(table(found["step"]), split_table(found["step"]), sep="\n\n")
     if a.out:
-        a.out.write_text(json.dumps(found, indent=1) + "\n")
+        reports.write(a.out, found)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ Memory is the peak of the side's process above what its imports take, per masked
 """
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -19,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import batches
+import reports
 import sides
 import torch
 from sides import Row, Side
@@ -107,7 +107,7 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--examples", type=int, default=1, help="examples of a step")
     parser.add_argument("--tiny", action="store_true", help="layers of a few channels: for tests")
     parser.add_argument("--serve", type=int, choices=VERSIONS, help=argparse.SUPPRESS)
-    parser.add_argument("-o", "--out", type=Path, help="JSON")
+    parser.add_argument("-o", "--out", type=reports.out, help="JSON")
     return parser.parse_args(words)
 
 
@@ -124,7 +124,7 @@ def main() -> None:
     if a.out:
         device = f"{platform.machine()}-{os.cpu_count()}cpu"
         written = {"device": device, "threads": a.threads, "step": found}
-        a.out.write_text(json.dumps(written, indent=1) + "\n")
+        reports.write(a.out, written)
 
 
 if __name__ == "__main__":

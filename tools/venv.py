@@ -7,7 +7,7 @@ cannot work is refused before anything is downloaded; so any Python has to read 
 
 One at a time, also behind an installation whose caller was killed. An environment without its
 stamp was cut off half-way; what pip left of it is not to be trusted, so it is made anew. So is
-one of another Python.
+one of another Python. Only a folder that this script made is emptied: its mark says so.
 """
 
 import hashlib
@@ -19,6 +19,7 @@ import sys
 
 import interpreter
 
+MARK = ".made-by-d2v"
 SOURCES = ("requirements.lock", "pyproject.toml")
 WITHOUT_WHEEL = "antlr4-python3-runtime,connection-pool"  # nothing but Python in them
 # Without a wheel for a Python, and with C that they can do without: their Python part is taken.
@@ -32,8 +33,9 @@ def main():
         os.execv(python["path"], [python["path"], __file__, folder, python["path"]])
     import fcntl  # not on Windows, which is refused
 
+    check(folder)  # before a lock is made beside it
     stamp = os.path.join(folder, ".ready")
-    with open(folder + ".lock", "w") as lock:
+    with open(folder + ".lock", "a") as lock:  # which empties no file of that name
         fcntl.flock(lock, fcntl.LOCK_EX)
         if read(stamp) != state(python):
             install(python, folder, stamp, lock)
@@ -47,10 +49,16 @@ def install(python, folder, stamp, lock):
         if code:
             sys.exit("error: set-up stopped (exit code %d): %s" % (code, " ".join(command)))
 
-    if read(stamp) is not None and made_with(folder) == python["version"]:
+    check(folder)  # again: it may have appeared meanwhile
+    whole = read(stamp) is not None and made_with(folder) == python["version"]
+    if not os.path.isdir(folder):
+        os.mkdir(folder)
+    with open(os.path.join(folder, MARK), "w"):  # first, so that what is cut off is known
+        pass
+    if whole:
         os.remove(stamp)
     else:
-        shutil.rmtree(folder, ignore_errors=True)
+        empty(folder)
         run([python["path"], "-m", "venv", folder])
     sys.stdout.write(
         "set-up: installing locked packages into %s, Python %s (minutes the first time)\n"
@@ -77,6 +85,32 @@ def install(python, folder, stamp, lock):
     with open(stamp + ".new", "w") as file:
         file.write(state(python))
     os.replace(stamp + ".new", stamp)
+
+
+def check(folder):
+    """End unless a folder is missing, empty or made by this script."""
+    if not os.path.lexists(folder) or (os.path.isdir(folder) and not os.listdir(folder)):
+        return
+    if any(read(os.path.join(folder, name)) is not None for name in (MARK, ".ready")):
+        return
+    # cut off by a version of this script without a mark
+    first = read(os.path.join(folder, "first.txt")) or ""
+    if made_with(folder) and first.startswith("setuptools=="):
+        return
+    sys.exit(
+        "error: %s: not made by this project; move it away, or choose another with VENV=FOLDER"
+        % folder
+    )
+
+
+def empty(folder):
+    """Remove what is in a folder of this script, except its mark; links are not followed."""
+    for name in os.listdir(folder):
+        path = os.path.join(folder, name)
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path, ignore_errors=True)
+        elif name != MARK:
+            os.remove(path)
 
 
 def entries(folder, label, wanted):

@@ -23,7 +23,7 @@ from d2v.data.ngram import write_arpa
 from d2v.data.shards import write_meta, written_whole
 from d2v.util.errors import UserError
 from d2v.util.files import MARK
-from d2v.util.outputs import foreign, seal
+from d2v.util.outputs import foreign, mark, new_folder, seal
 
 ROOT = Path(__file__).parents[2]
 TINY = str(ROOT / "tests/params/tiny.yaml")
@@ -312,6 +312,53 @@ def test_features_replace_features_only(box: Path, commands, tmp_path) -> None:
     before = out.read_bytes()
     assert cli.main([*words, "-o", str(out), "--overwrite"]) == 2
     assert out.read_bytes() == before
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from d2v.util.errors import UserError
+from d2v.util.outputs import new_folder
+try:
+    with new_folder(Path("new/out")) as part:
+        (part / "a").touch()
+        time.sleep(1)
+        (part / "b").touch()
+except UserError as error:
+    sys.exit(str(error))
+"""
+
+
+def test_of_several_that_write_one_new_folder_one_wins(tmp_path) -> None:
+    command = [sys.executable, "-c", WRITER]
+    options = {"cwd": tmp_path, "stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    writers = [subprocess.Popen(command, **options) for _ in range(4)]  # type: ignore[call-overload]
+    told = [writer.communicate(timeout=60)[1] for writer in writers]
+    assert sorted(writer.returncode for writer in writers) == [0, 1, 1, 1]
+    for text in told:
+        assert re.fullmatch(r"(new/out: already exists; .*\n)?", text)
+    assert {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")} == {
+        "new",
+        "new/out",
+        "new/out/a",
+        "new/out/b",
+    }
+
+
+def test_a_part_of_a_killed_call_is_taken_over_and_that_of_a_user_is_not(tmp_path) -> None:
+    part = tmp_path / ".out.part"
+    part.mkdir()
+    (part / "thesis.tex").write_text("mine")
+    with (
+        pytest.raises(UserError, match=r"\.out\.part: contains thesis\.tex"),
+        new_folder(tmp_path / "out"),
+    ):
+        pass
+    assert (part / "thesis.tex").read_text() == "mine"
+    mark(part)
+    with new_folder(tmp_path / "out") as found:
+        assert [path.name for path in found.iterdir()] == [MARK]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 # --- places -----------------------------------------------------------------------------------

@@ -162,3 +162,12 @@ def test_files_of_others_are_not_replaced(own: Path, prepared: Path, tmp_path: P
     out.write_text('{"mine": 1}')
     assert cli.main(["probe", str(own), "--data", str(prepared), "-o", str(out)]) == 2
     assert out.read_text() == '{"mine": 1}'
+
+
+def test_a_file_that_appears_meanwhile_is_not_replaced(
+    own: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "notes.json"
+    monkeypatch.setattr("d2v.experiment.frozen.of_set", lambda *_: out.write_text("mine"))
+    assert cli.main(["probe", str(own), "--data", str(prepared), "-o", str(out)]) == 2
+    assert out.read_text() == "mine"

@@ -8,6 +8,7 @@ import yaml
 
 from d2v import params
 from d2v.data.own_stages import write_stages
+from d2v.util.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 SETS = """
@@ -83,6 +84,19 @@ def test_a_file_that_is_up_to_date_is_not_written_again(root: Path) -> None:
     before = made.stat().st_mtime_ns
     write_stages(path, params.load(path))
     assert made.stat().st_mtime_ns == before
+
+
+def test_what_someone_wrote_by_hand_stays(root: Path) -> None:
+    path = write(root / "own.yaml", data=yaml.safe_load(SETS))
+    made = root / "workflow/own/mine/dvc.yaml"
+    made.parent.mkdir()
+    for text in ("stages: {}  # mine\n", "# Written by me\n", ""):
+        made.write_text(text)
+        with pytest.raises(UserError, match=r"mine/dvc\.yaml: not written by d2v.*move it away"):
+            write_stages(path, params.load(path))
+        assert made.read_text() == text
+    made.write_text("# Written by d2v from an earlier template\nstages: {}\n")
+    assert "recordings" in stages(path)
 
 
 def test_nothing_is_written_for_other_experiments(root: Path) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 from d2v.experiment import execute, provenance
+from d2v.training import layout
+from d2v.util.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -45,3 +47,22 @@ def test_a_finished_run_starts_its_history_again(
     execute._leave(tmp_path)
     assert enter(tmp_path, "b", monkeypatch) == [(0, "b")]
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_what_a_user_put_among_the_checkpoints_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enter(tmp_path, "a", monkeypatch)
+    reach(tmp_path, 300)
+    (tmp_path / "checkpoints/step-300" / layout.META).write_text("{}")
+    for name in ("best", "step-300-for-the-paper"):
+        (tmp_path / "checkpoints" / name).mkdir()
+        (tmp_path / "checkpoints" / name / layout.MODEL).touch()
+    (tmp_path / "checkpoints/step-300/notes").touch()
+    execute._leave(tmp_path)
+    with pytest.raises(UserError, match=r"step-300: contains notes.*; move the folder away"):
+        enter(tmp_path, "b", monkeypatch)
+    (tmp_path / "checkpoints/step-300/notes").unlink()
+    assert enter(tmp_path, "b", monkeypatch) == [(0, "b")]
+    left = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert left == ["best", "step-300-for-the-paper"]

@@ -162,6 +162,17 @@ def test_what_was_set_aside_goes_too(experiment: Experiment) -> None:
     assert not (work / OTHERS).exists()
 
 
+def test_what_a_killed_save_left_goes_whole(experiment: Experiment) -> None:
+    root = runs.parse(experiment, SOURCE).work / "checkpoints"
+    for name in ("step-8.part", "step-9-mine.part"):
+        (root / name).mkdir()
+        (root / name / MODEL).touch()
+    (root / "step-8.part/.model.safetensors.mode.77").touch()
+    names, _ = removed(experiment, "last")
+    assert names[f"{SOURCE}/checkpoints/step-8.part"] == {MODEL}
+    assert (root / "step-9-mine.part").exists()
+
+
 def test_the_command_removes_nothing_without_yes(
     experiment: Experiment, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

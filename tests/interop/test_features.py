@@ -246,6 +246,23 @@ def test_wrong_inputs_are_said_and_nothing_is_written(tmp_path, monkeypatch, cap
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_a_failed_command_leaves_no_folders_and_replaces_no_new_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder(tmp_path / "C", "vision")
+    assert cli.main(["features", "C", "absent.png", "-o", "new/a/f"]) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["C"]
+    given = images(tmp_path)
+
+    def reading(*_):  # takes seconds
+        Path("f").write_text("mine")
+        return d2v.load("C")
+
+    monkeypatch.setattr("d2v.cli.inference._model", reading)
+    assert cli.main(["features", "C", str(given[0]), "-o", "f"]) == 2
+    assert "error: f: already exists" in capsys.readouterr().err
+    assert Path("f").read_text() == "mine"
+
+
 def test_a_model_without_a_tokenizer_or_letters_says_so(tmp_path):
     with pytest.raises(UserError, match="it has no tokenizer"):
         list(d2v.features(d2v.load(folder(tmp_path / "t", "text")), ["x"]))

@@ -46,7 +46,7 @@ def venv(interpreter: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def call(command: list[str], **_: object) -> int:
         module.calls.append(command[-1])
         if "venv" in command:
-            Path(command[-1]).mkdir()
+            Path(command[-1]).mkdir(exist_ok=True)
             Path(command[-1], "pyvenv.cfg").write_text(f"home = x\nversion = {VERSION}.7\n")
         if "download" in command:
             archive(Path(command[command.index("--dest") + 1]))
@@ -92,11 +92,66 @@ def test_what_was_cut_off_is_made_anew(venv: ModuleType) -> None:
     venv.code = 1
     with pytest.raises(SystemExit, match="set-up stopped"):
         venv.main()
-    Path(".venv").mkdir(exist_ok=True)
-    Path(".venv/half").touch()
+    Path(".venv/half").mkdir()
+    Path(".venv/half/file").touch()
+    Path("elsewhere").mkdir()
+    Path(".venv/lib64").symlink_to(Path("elsewhere").resolve())
     venv.code = 0
     venv.main()
     assert not Path(".venv/half").exists()
+    assert Path("elsewhere").exists()
+    assert Path(".venv/.ready").exists()
+
+
+def test_a_folder_that_it_did_not_make_stays(venv: ModuleType) -> None:
+    for name in ("photographs", "link", "file", "other"):
+        venv.sys.argv[1:] = [name]
+        if name == "file":
+            Path(name).write_text("mine")
+        elif name == "link":
+            Path(name).symlink_to("photographs")
+        else:
+            Path(name).mkdir()
+            Path(name, "pyvenv.cfg").write_text(f"version = {VERSION}.7\n")
+        said = (
+            f"^error: {name}: not made by this project; move it away, or choose another with VENV="
+        )
+        with pytest.raises(SystemExit, match=said):
+            venv.main()
+        assert not Path(f"{name}.lock").exists()
+    assert Path("photographs/pyvenv.cfg").exists()
+    assert venv.calls == []
+
+
+def test_an_empty_folder_is_used_and_a_file_called_lock_keeps_its_content(venv: ModuleType) -> None:
+    Path(".venv").mkdir()
+    Path(".venv.lock").write_text("mine")
+    venv.main()
+    assert venv.calls == [".venv", *PACKAGES]
+    assert Path(".venv.lock").read_text() == "mine"
+
+
+@pytest.mark.parametrize("left", [".ready", "first.txt"])
+def test_environments_from_before_the_mark_are_known(venv: ModuleType, left: str) -> None:
+    Path("requirements.lock").write_text("setuptools==1\n")
+    venv.main()
+    for name in {".made-by-d2v", ".ready"} - {left}:
+        Path(".venv", name).unlink()
+    Path("pyproject.toml").write_text("changed")
+    venv.main()
+    assert venv.calls[4:] == [*([] if left == ".ready" else [".venv"]), *PACKAGES]
+    assert Path(".venv/.made-by-d2v").exists()
+
+
+def test_what_was_cut_off_in_an_update_is_known(venv: ModuleType) -> None:
+    venv.main()
+    Path(".venv/.made-by-d2v").unlink()
+    Path("pyproject.toml").write_text("changed")
+    venv.code = 1
+    with pytest.raises(SystemExit, match="set-up stopped"):
+        venv.main()
+    venv.code = 0
+    venv.main()
     assert Path(".venv/.ready").exists()
 
 

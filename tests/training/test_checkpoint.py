@@ -148,6 +148,119 @@ def test_the_last_two_and_their_best_are_kept(tmp_path: Path) -> None:
     assert sorted(f.name for f in tmp_path.iterdir()) == ["step-50", "step-60"]
 
 
+# --- what a user has put among them -----------------------------------------------------------
+
+
+def mine(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "thesis.tex").write_text("mine")
+    return folder / "thesis.tex"
+
+
+NAMES = (
+    "step-4-for-the-paper",
+    "step-notes",
+    "step-2.part.mine",
+    "step-3",
+    "step-99",
+    "step-5.part",
+    "best",
+)
+
+
+def test_pruning_leaves_what_a_user_added(tmp_path: Path) -> None:
+    files = [mine(tmp_path / name) for name in NAMES]
+    for step in (10, 20, 30):
+        write(tmp_path, step)
+    (tmp_path / "step-10/thesis.tex").write_text("mine")
+    (tmp_path / "step-6.part").mkdir()
+    for draft in (".tmpAb12xY", ".model.safetensors.mode.77", checkpoint.MODEL):
+        (tmp_path / "step-6.part" / draft).touch()  # of a process that was killed
+    checkpoint.prune(tmp_path, 1)
+    assert all(path.read_text() == "mine" for path in files)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {*NAMES, "step-10", "step-30"}
+
+
+@pytest.mark.parametrize("name", ["step-7", "step-7.part"])
+def test_saving_replaces_nothing_of_a_user(tmp_path: Path, name: str) -> None:
+    file = mine(tmp_path / name)
+    with pytest.raises(UserError, match=f"{name}: contains thesis.tex, which d2v did not write"):
+        write(tmp_path, 7)
+    assert file.read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["step-7", "step-7.damaged"])
+def test_setting_aside_moves_and_replaces_nothing_of_a_user(tmp_path: Path, name: str) -> None:
+    write(tmp_path, 6)
+    if name == "step-7.damaged":
+        flip_a_byte(write(tmp_path, 7) / checkpoint.MODEL)
+    file = mine(tmp_path / name)
+    with pytest.raises(UserError, match=f"{name}: contains thesis.tex.*move the folder away"):
+        checkpoint.latest(tmp_path)
+    assert file.read_text() == "mine"
+
+
+def test_a_removal_that_is_cut_off_leaves_a_checkpoint_that_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write(tmp_path, 1)
+    write(tmp_path, 2)
+    monkeypatch.setattr(checkpoint.layout, "remove_folder", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        checkpoint.prune(tmp_path, 1)
+    monkeypatch.undo()
+    assert [path.name for path in folder.iterdir()] == [checkpoint.META]
+    checkpoint.prune(tmp_path, 1)
+    assert not folder.exists()
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """Checkpoints, those set aside earlier, and files of a user among both."""
+    root, aside = tmp_path / "checkpoints", tmp_path / checkpoint.OTHERS
+    for folder in (root / "best", root / "step-4-for-the-paper", aside / "step-8", aside / "best"):
+        mine(folder)
+    for step in (10, 20):
+        write(root, step)
+    (root / "step-10/notes").write_text("mine")
+    write(aside, 5)
+    return tmp_path
+
+
+def test_only_checkpoints_move_when_the_parameters_change(work: Path) -> None:
+    said: list[str] = []
+    aside = checkpoint.set_aside(work / "checkpoints", said.append)
+    assert {path.name for path in (work / "checkpoints").iterdir()} == {
+        "best",
+        "step-4-for-the-paper",
+    }
+    assert {path.name for path in aside.iterdir()} == {"best", "step-8", "step-10", "step-20"}
+    assert (aside / "step-10/notes").read_text() == "mine"
+    assert len(list(work.rglob("thesis.tex"))) == 4
+    [line] = said
+    assert line.startswith(f"{aside}: contains ")
+    assert line.endswith(", which d2v did not write; it stays there")
+
+
+def test_moving_refuses_before_it_changes_anything(work: Path) -> None:
+    write(work / "checkpoints", 8)
+    before = sorted(work.rglob("*"))
+    with pytest.raises(UserError, match=r"parameters/step-8: contains thesis\.tex"):
+        checkpoint.set_aside(work / "checkpoints")
+    (work / "checkpoints").rename(work / "elsewhere")
+    (work / "checkpoints").symlink_to("elsewhere")
+    with pytest.raises(UserError, match=r"checkpoints: is a symbolic link.*; move it away"):
+        checkpoint.set_aside(work / "checkpoints")
+    (work / "checkpoints").unlink()
+    (work / "elsewhere").rename(work / "checkpoints")
+    assert sorted(work.rglob("*")) == before
+
+
+# --- optimiser and random generators ----------------------------------------------------------
+
+
 def moved(task: Tiny, optimiser: torch.optim.Optimizer) -> list[Tensor]:
     """Parameters after two steps with fixed gradients; the head's bias gets none."""
     for step in range(2):

@@ -251,7 +251,10 @@ def test_other_parameters_start_afresh_and_nothing_is_deleted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(tmp_path, steps=10)
+    (tmp_path / "checkpoints/best").mkdir()
+    (tmp_path / "checkpoints/best/notes").write_text("mine")
     train(tmp_path, steps=10, optimiser=OPTIMISER.model_copy(update={"lr": 0.02}))
+    assert (tmp_path / "checkpoints/best/notes").read_text() == "mine"
     assert "starting afresh" in capsys.readouterr().out
     assert len(log.read(tmp_path / "log.jsonl")) == 10
     assert (tmp_path / "checkpoints-of-other-parameters" / "step-10").exists()

@@ -12,6 +12,7 @@ import d2v
 from d2v.evaluation import predictions
 from d2v.interop import streaming
 from d2v.util import files
+from d2v.util.errors import UserError
 from d2v.util.journal import Journal
 
 PACKAGE = Path(d2v.__file__).parent
@@ -79,6 +80,28 @@ def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
     assert caught.value.filename == str(path)  # a full disk names no file
     assert path.read_bytes() == "é\r\n".encode()
     assert [p.name for p in path.parent.iterdir()] == ["file"]
+
+
+def test_a_failed_write_leaves_no_new_folders(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    path = tmp_path / "there/a/b/file"
+    with pytest.raises(OSError, match="No space left"), files.whole(path) as draft:
+        fails(draft)
+    assert [path.name for path in tmp_path.rglob("*")] == ["there"]
+
+
+@pytest.mark.parametrize("before", [None, "mine"])
+def test_a_file_that_changes_while_tensors_are_computed_stays(
+    tmp_path: Path, before: str | None
+) -> None:
+    path = tmp_path / "f.safetensors"
+    if before is not None:
+        path.write_text(before)
+    refused = pytest.raises(UserError, match=r"f\.safetensors: appeared or changed while")
+    with refused, streaming.TensorFile(path, {}, 1):
+        path.write_text("thesis")
+    assert path.read_text() == "thesis"
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_two_processes_write_drafts_of_their_own(tmp_path: Path, monkeypatch) -> None:

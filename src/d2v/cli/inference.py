@@ -45,7 +45,8 @@ def features_main(argv: Sequence[str] | None = None) -> None:
     """Run `d2v features`, which writes hidden states and logits to a safetensors file."""
     a = features_parser().parse(argv)
     layers = layers_of(a.layers)
-    check_new(a.out, [a.checkpoint], ours=_is_features if a.overwrite else lambda path: False)
+    ours = _is_features if a.overwrite else lambda path: False
+    check_new(a.out, [a.checkpoint], ours)
     from d2v.data.inputs import expanded
     from d2v.data.layout import progress
     from d2v.interop.inference import save_features
@@ -56,6 +57,7 @@ def features_main(argv: Sequence[str] | None = None) -> None:
     def shown(found: Iterator["Features"]) -> Iterator["Features"]:
         return progress(found, "features", total)
 
+    check_new(a.out, [a.checkpoint], ours)  # again: reading the model has taken a while
     count = save_features(model, a.inputs, a.out, layers, shown)
     print(f"{a.out}: {counted(count, 'input')}")
 

@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = load(a.checkpoint, device(a.device))
     found = of_set(model, a.data, a.splits, a.labels, p, layers)
     if a.out is not None:
+        check_new(a.out, [a.checkpoint, a.data], ours=_is_probe)  # again: this has taken a while
         _write(a.out, found)
     print("\n".join(aligned([*_shown(found)])))
     weights = ", ".join(f"{weight:.2f}" for weight in found["weighted"]["weights"])

@@ -24,13 +24,15 @@ HEAD = """\
 # Written by d2v from {template} for {file}; `d2v data --params {file}` and
 # Snakemake write it again. DVC runs its stages like those of the official sets.
 """
+OURS = HEAD.partition(" {")[0].encode()  # how each of these files begins, of any version
 
 
 def write_stages(file: Path, experiment: Experiment, root: Path = Path()) -> Path | None:
     """Write the file of stages of an experiment with data sets of one's own; return its path.
 
     Nothing is written for an experiment that names another file of stages or has no such data sets,
-    or if the file is up to date. Raises UserError if the template is missing.
+    or if the file is up to date. Raises UserError if the template is missing, or if d2v did not
+    write the file.
     """
     own = any(isinstance(group, params.Own) for group in experiment.data.values())
     if not own or experiment.stages != own_stages(experiment.name):
@@ -59,7 +61,13 @@ def write_stages(file: Path, experiment: Experiment, root: Path = Path()) -> Pat
     path = root / experiment.stages
     text = HEAD.format(template=TEMPLATE, file=file.as_posix())
     text += yaml.safe_dump({"stages": stages}, sort_keys=False, allow_unicode=True, width=1000)
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+    before = path.read_bytes() if path.is_file() else None
+    if path.exists() and not (before or b"").startswith(OURS):
+        raise UserError(
+            f"{path}: not written by d2v, which writes the stages of {file} there; move it away, or"
+            f" to another path that {file} names as `stages`"
+        )
+    if before != text.encode():
         write_text(path, text)
     return path
 

@@ -23,7 +23,7 @@ from d2v.experiment.run import PretrainRun, Run
 from d2v.experiment.task_runs import DecodeRun, FinetuneRun, ProbeRun
 from d2v.training import checkpoint, distributed, layout
 from d2v.util.errors import UserError, spared
-from d2v.util.files import read_json, remove_folder, write_json
+from d2v.util.files import read_json, write_json
 
 Weights = dict[str, torch.Tensor]
 # student and head, what identifies them (the hash of their file), the record of their inputs
@@ -164,7 +164,7 @@ def _enter(work: Path) -> dict[str, Any]:
     if before["attempts"] and before["code_sha256"] != code:
         if before["finished"]:
             print("the code has changed since this run finished, so it starts again")
-            remove_folder(work / "checkpoints")
+            layout.clear_all(work / "checkpoints")
             before = {"attempts": 0}
         else:
             print("the code has changed since this run was interrupted; it resumes with new code")

@@ -11,12 +11,12 @@ none   no weights, unless an unfinished run starts from them
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from d2v.experiment import purged, runs, stored
 from d2v.experiment.run import Run
 from d2v.params import Experiment
-from d2v.training.layout import FILES, META, MODEL, OTHERS, REMOVED, folders
+from d2v.training.layout import FILES, META, MODEL, OTHERS, REMOVED, drafts, folders, foreign, steps
 from d2v.util import locks
 from d2v.util.files import read_json, remove_empty, remove_file, write_json
 
@@ -65,6 +65,8 @@ def remove(spare: Spare, work: Path) -> int:
         for name in spare.names:
             remove_file(spare.folder / name)
         if spare.whole:
+            for path in [*drafts(spare.folder)]:
+                remove_file(path)
             remove_empty([spare.folder])
             remove_empty([spare.folder.parent] if spare.folder.parent.name == OTHERS else [])
     return spare.size
@@ -86,7 +88,7 @@ def _find(run: Run, rule: Rule, found: Found) -> None:
         found.notes.append(f"{run.id}: is running; its checkpoints stay")
         return
     for folder, names in _candidates(run, rule, root, kept, found.notes):
-        other = _foreign(folder)
+        other = foreign(folder)
         if other is not None:
             found.notes.append(f"{folder}: contains {other}, which d2v did not write; it stays")
             continue
@@ -119,19 +121,6 @@ def _candidates(
         else:
             yield folder, FILES
     aside = run.work / OTHERS
-    unfinished = [*root.glob("step-*.damaged"), *root.glob("step-*.part")]
-    for folder in (*unfinished, *([] if aside.is_symlink() else aside.glob("step-*"))):
+    unfinished = [folder for folder in steps(root) if folder.suffix]
+    for folder in (*unfinished, *([] if aside.is_symlink() else steps(aside))):
         yield folder, FILES
-
-
-def _foreign(folder: Path) -> str | None:
-    """A name in a folder of checkpoints that the trainer did not write; None if there is none."""
-    if folder.is_symlink():
-        return "a symbolic link"
-    for path in folder.iterdir():
-        if path.name not in FILES or path.is_symlink() or not path.is_file():
-            return path.name
-    meta: dict[str, Any] | None = read_json(folder / META)
-    if meta is None and folder.name.rpartition(".")[2] not in ("part", "damaged"):
-        return f"no {META}"
-    return None

@@ -19,6 +19,8 @@ LONGEST = 100_000_000  # maximum header size that readers of the format accept, 
 class TensorFile:
     """Context manager for a file of named float32 tensors; it appears when all are written.
 
+    An existing file is replaced unless it has changed meanwhile, which raises UserError.
+
     The header comes first in the file but is known last, so space for `tensors` entries is
     reserved.
     """
@@ -33,6 +35,7 @@ class TensorFile:
             )
         self.header: dict[str, Any] = {"__metadata__": self.metadata}
         self.end = 0
+        self.before = _state(path)
 
     def __enter__(self) -> "TensorFile":
         with ExitStack() as stack:
@@ -65,3 +68,17 @@ class TensorFile:
             text = json.dumps(self.header, separators=(",", ":")).encode()
             self.file.seek(0)
             self.file.write(self.room.to_bytes(8, "little") + text.ljust(self.room))
+            if _state(self.path) != self.before:
+                raise UserError(
+                    f"{self.path}: appeared or changed while d2v was computing, and stays as it is;"
+                    " run the command again with another path"
+                )
+
+
+def _state(path: Path) -> tuple[int, ...] | None:
+    """What changes if another file is put in a place, or other content into the file."""
+    try:
+        found = path.lstat()
+    except OSError:  # there is none; other errors are those of writing, too
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns

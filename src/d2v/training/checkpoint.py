@@ -7,6 +7,9 @@
 A folder is written under a temporary name and renamed when it is complete. Nothing is flushed to
 disk, because fsync takes longer than writing a small checkpoint. If a power cut damages a file, the
 hashes reveal it and the previous checkpoint is used.
+
+What a user has put among the checkpoints stays: `layout.clear` and `layout.own` check a folder
+before it is removed.
 """
 
 import itertools
@@ -24,7 +27,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from d2v.training.layout import META, MODEL, REMOVED, TRAINING, folders
+from d2v.training import layout
+from d2v.training.layout import META, MODEL, OTHERS, REMOVED, TRAINING, folders
 from d2v.util.errors import UserError
 from d2v.util.files import open_to_others, remove_folder, rename, sha256
 
@@ -59,17 +63,20 @@ def save(
 ) -> Path:
     """Write the tensors and `meta` (JSON-able) to `<root>/step-<step>`; return this folder.
 
-    An existing folder of that name is replaced. Raises OSError if the checkpoint cannot be written;
-    no partial files are left then.
+    An existing checkpoint of that name is replaced. Raises OSError if the checkpoint cannot be
+    written; no partial files are left then. Raises UserError if something that d2v did not write
+    is in the way.
     """
-    part = root / f"step-{step}.part"
-    remove_folder(part)
+    part, final = root / f"step-{step}.part", root / f"step-{step}"
+    layout.check(final)  # before anything is written
+    layout.clear(part)
     try:
-        return _write(part, root / f"step-{step}", step, model, training, meta)
+        return _write(part, final, step, model, training, meta)
     except SafetensorError as error:  # raised for a full disk, too
         raise OSError(str(error)) from None
     finally:
-        remove_folder(part)
+        if part.is_dir() and layout.foreign(part) is None:
+            remove_folder(part)
 
 
 def _write(
@@ -93,7 +100,7 @@ def _write(
         "sha256": hashes,
     }
     (part / META).write_text(json.dumps({**head, **meta}, indent=1))
-    remove_folder(final)
+    layout.clear(final)
     rename(part, final)
     return final
 
@@ -168,13 +175,18 @@ def load_weights(folder: Path, prefix: str = "") -> dict[str, Tensor]:
 
 
 def latest(root: Path, say: Callable[[str], None] = print) -> Path | None:
-    """The newest intact checkpoint, if any; others are reported, and damaged ones set aside."""
+    """The newest intact checkpoint, if any; others are reported, and damaged ones set aside.
+
+    Raises UserError for a damaged one that holds what d2v did not write.
+    """
     for folder in reversed(folders(root)):
         try:
             _check(folder)
         except Damaged as error:
             aside = folder.with_name(folder.name + ".damaged")
-            remove_folder(aside)
+            if (name := layout.added(folder)) is not None:
+                raise layout.refusal(folder, name) from None
+            layout.clear(aside)
             rename(folder, aside)
             say(f"{error}; it is set aside, and the previous checkpoint is used")
             continue
@@ -205,8 +217,11 @@ def _check(folder: Path) -> None:
 
 
 def prune(root: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints and the best ones they name (`best` in meta)."""
-    newest = folders(root)[-keep:]
+    """Delete all but the newest `keep` checkpoints and the best ones they name (`best` in meta).
+
+    Folders that d2v did not write, or not alone, stay.
+    """
+    newest = [folder for folder in folders(root) if (folder / META).exists()][-keep:]
     kept = {folder.name for folder in newest}
     for folder in newest:
         try:
@@ -215,9 +230,38 @@ def prune(root: Path, keep: int) -> None:
             continue
         if best is not None:
             kept.add(f"step-{best['step']}")
-    for folder in root.glob("step-*"):
+    for folder in layout.own(root):
         if folder.name not in kept:
-            remove_folder(folder)
+            layout.remove(folder)
+
+
+def set_aside(root: Path, say: Callable[[str], None] = print) -> Path:
+    """Move the checkpoints in `root` to the folder `OTHERS` beside it, and return that folder.
+
+    They replace those of the same kind that were moved earlier. What d2v did not write stays where
+    it is. Raises UserError if it is in the way.
+    """
+    aside = root.with_name(OTHERS)
+    for folder in (root, aside):
+        if folder.is_symlink():
+            raise UserError(
+                f"{folder}: is a symbolic link, through which d2v moves no checkpoints of other"
+                " parameters; move it away and run the same command again"
+            )
+    # whatever has a checkpoint's content would be resumed from, even with a note beside it
+    moved = [f for f in layout.steps(root) if (f / META).exists() or layout.foreign(f) is None]
+    earlier = layout.own(aside)
+    for folder in moved:
+        if (path := aside / folder.name) not in earlier:
+            layout.check(path)
+    for folder in earlier:
+        layout.remove(folder)
+    aside.mkdir(exist_ok=True)
+    if (left := next(aside.iterdir(), None)) is not None:
+        say(f"{aside}: contains {left.name}, which d2v did not write; it stays there")
+    for folder in moved:
+        rename(folder, aside / folder.name)  # free: removed or checked above
+    return aside
 
 
 # --- optimiser --------------------------------------------------------------------------------

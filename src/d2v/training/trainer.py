@@ -18,7 +18,6 @@ from d2v.training import (
     devices,
     distributed,
     graphs,
-    layout,
     loader,
     memory,
     optim,
@@ -32,7 +31,6 @@ from d2v.training.signals import Signals
 from d2v.training.step import Step
 from d2v.training.task import Task
 from d2v.util.errors import OutOfMemory
-from d2v.util.files import remove_folder, rename
 
 Metrics = dict[str, float]
 Validate = Callable[[Task, int], Metrics]
@@ -270,9 +268,7 @@ class _Loop:
         folder = checkpoint.latest(self.checkpoints)
         if folder is None or checkpoint.read_meta(folder)["identity"] == self.meta["identity"]:
             return folder
-        aside = self.checkpoints.with_name(layout.OTHERS)
-        remove_folder(aside)
-        rename(self.checkpoints, aside)
+        aside = checkpoint.set_aside(self.checkpoints)
         print(f"the parameters have changed: checkpoints moved to {aside}, starting afresh")
         return None
 

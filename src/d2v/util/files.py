@@ -1,7 +1,8 @@
 """Atomic writing of files, and all deleting and renaming of files and folders.
 
 Nothing here checks who owns a path. Callers pass paths that only d2v writes (below work/ and
-results/, or a draft next to a file), or check with `d2v.util.outputs` first.
+results/, or a draft next to a file), or check first, with `d2v.util.outputs` or, among checkpoints,
+where users keep files of their own, with `d2v.training.layout`.
 """
 
 import json
@@ -49,9 +50,9 @@ def whole(path: Path, drafts: Path | None = None) -> Iterator[Path]:
     `path`). Its name includes the process id, so that two processes that write the same file do not
     interfere. Raises OSError, always with a file name.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     draft = (drafts or path.parent) / f".{path.name}.{os.getpid()}"
-    with naming(path):
+    with no_empty_folders(path), naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield draft
             draft.replace(path)
@@ -59,6 +60,17 @@ def whole(path: Path, drafts: Path | None = None) -> Iterator[Path]:
             with suppress(OSError):
                 draft.unlink(missing_ok=True)
             raise
+
+
+@contextmanager
+def no_empty_folders(path: Path) -> Iterator[None]:
+    """After an error, remove the parent folders of `path` that are new and empty."""
+    new = [folder for folder in path.parents if not folder.exists()]
+    try:
+        yield
+    except BaseException:
+        remove_empty(new)
+        raise
 
 
 @contextmanager
@@ -106,13 +118,18 @@ def remove_folder(folder: Path) -> None:
     """
     if folder.is_symlink():
         return
+    empty_folder(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def empty_folder(folder: Path) -> None:
+    """Remove the content of a folder except its mark, as far as possible; links as above."""
     with suppress(OSError):
         for path in folder.iterdir():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             elif path.name != MARK:
                 path.unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_empty(folders: Iterable[Path]) -> None:

@@ -16,9 +16,10 @@ from pathlib import Path
 from d2v.util.errors import UserError
 from d2v.util.files import (
     MARK,
+    empty_folder,
     naming,
+    no_empty_folders,
     read_json,
-    remove_empty,
     remove_file,
     remove_folder,
     rename,
@@ -138,14 +139,19 @@ def check_into(folder: Path) -> None:
 
 def _check_ours(path: Path) -> None:
     """Raise UserError if `path` is a file, a link, or a folder with anything not written by d2v."""
-    if path.is_symlink() or (path.exists() and not path.is_dir()):
-        what = "a symbolic link" if path.is_symlink() else "a file"
-        raise UserError(f"{path}: {what} is in the way; give another folder with -o")
+    _check_real(path)
     if path.exists() and (name := foreign(path)) is not None:
         raise UserError(
             f"{path}: contains {name}, which d2v did not write; give another folder with -o, or"
             " remove the folder yourself"
         )
+
+
+def _check_real(path: Path) -> None:
+    """Raise UserError if `path` is a file or a link."""
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        what = "a symbolic link" if path.is_symlink() else "a file"
+        raise UserError(f"{path}: {what} is in the way; give another folder with -o")
 
 
 def _check_way(out: Path) -> None:
@@ -203,34 +209,26 @@ def _check_apart(out: Path, sources: Iterable[Path | None]) -> None:
 def new_folder(out: Path) -> Iterator[Path]:
     """New folder that is filled under a temporary name, and renamed to `out` on success.
 
-    Raises UserError if `out` exists, or if the temporary name is taken by something else.
+    Other processes that write the same folder wait, and then find that it exists. Raises UserError
+    if `out` exists, or if the temporary name is taken by something else.
     """
     check_new(out)
     part = out.with_name(f".{out.name}.part")
-    _check_ours(part)
-    with _no_empty_folders(out):
-        remove_folder(part)  # left over from a killed call
-        part.mkdir(parents=True)
+    _check_real(part)
+    with no_empty_folders(out), alone_in(part):
+        _check_ours(part)  # only now: another process may have been writing
         try:
+            check_new(out)
+            empty_folder(part)  # left over from a killed call; the lock is that of the folder
             mark(part)
             with naming(out), _naming_tensors(out):
                 yield part
             check_new(out)
             rename(part, out)
-            remove_file(out / MARK)
-        finally:
+        except BaseException:
             remove_folder(part)
-
-
-@contextmanager
-def _no_empty_folders(path: Path) -> Iterator[None]:
-    """After an error, remove the parent folders of `path` that are new and empty."""
-    new = [folder for folder in path.parents if not folder.exists()]
-    try:
-        yield
-    except BaseException:
-        remove_empty(new)
-        raise
+            raise
+        remove_file(out / MARK)
 
 
 @contextmanager
@@ -258,7 +256,7 @@ def filled(
     check_folder(out)
     temporary, old = beside(out)
     # locked, since a writer whose parent was killed may still be at work
-    with _no_empty_folders(temporary / "file"), alone_in(temporary):
+    with no_empty_folders(temporary / "file"), alone_in(temporary):
         check_folder(out)  # again: a process that held the lock may have changed the folder
         remove_folder(old)
         clear(temporary)
