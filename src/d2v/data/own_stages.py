@@ -14,7 +14,7 @@ import yaml
 
 from d2v import params
 from d2v.params import CheckpointTokenizer, Experiment
-from d2v.params.own import own_stages
+from d2v.params.prepared import generated
 from d2v.params.reading import SafeLoader, base_files
 from d2v.util.errors import UserError
 from d2v.util.files import write_text
@@ -32,8 +32,7 @@ def write_stages(file: Path, experiment: Experiment, root: Path = Path()) -> Pat
     Nothing is written for an experiment that names another file of stages or has no such data sets,
     or if the file is up to date. Raises UserError if the template is missing.
     """
-    own = any(isinstance(group, params.Own) for group in experiment.data.values())
-    if not own or experiment.stages != own_stages(experiment.name):
+    if not generated(experiment):
         return None
     try:
         text = (root / TEMPLATE).read_text(encoding="utf-8")

@@ -7,8 +7,11 @@ from typing import Any
 
 import yaml
 
+from d2v.params.choices import sets_of
+from d2v.params.data import CheckpointTokenizer
 from d2v.params.experiment import Experiment
 from d2v.params.faults import nearest
+from d2v.params.own import Own, own_stages
 from d2v.params.reading import SafeLoader, refuse_file
 
 
@@ -23,7 +26,7 @@ def unwritten(experiment: Experiment, sets: Iterable[str], root: Path = Path()) 
     The stages are those of the DVC file `experiment.stages`; `root` is the folder of the
     repository. If the DVC file is missing, no set can be checked and nothing is yielded.
     """
-    written = outputs(root, experiment.stages)
+    written = written_for(experiment, root)
     if written is None:
         return
     folder = normpath(experiment.prepared)
@@ -42,6 +45,28 @@ def unwritten(experiment: Experiment, sets: Iterable[str], root: Path = Path()) 
         return
     for name in absent:
         yield f"prepared: no stage of {experiment.stages} writes {folder}/{name}"
+
+
+def written_for(experiment: Experiment, root: Path = Path()) -> set[str] | None:
+    """Paths that the stages of an experiment write, relative to the root; None if nobody can tell.
+
+    A file of stages that d2v writes may be that of earlier parameters, and is written again before
+    its stages run; so what it will write follows from the parameters alone.
+    """
+    if not generated(experiment):
+        return outputs(root, experiment.stages)
+    return {
+        normpath(f"{experiment.prepared}/{made}")
+        for name, group in experiment.data.items()
+        if isinstance(group, Own | CheckpointTokenizer)
+        for made in sets_of(name, group)
+    }
+
+
+def generated(experiment: Experiment) -> bool:
+    """Whether d2v writes the file of stages of an experiment, for data sets of one's own."""
+    own = any(isinstance(group, Own) for group in experiment.data.values())
+    return own and experiment.stages == own_stages(experiment.name)
 
 
 def outputs(root: Path, stages: str) -> set[str] | None:
