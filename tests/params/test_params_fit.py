@@ -65,6 +65,14 @@ REFUSED: list[tuple[str, Any, str]] = [
     (f"{V}.mask", {"kind": "block", "patches": 14, "min_block": 14}, "mask.min_block 14: no block"),
     (f"{S}.mask.prob", 0.0, f"{S}: mask.prob is 0, so nothing would be masked"),
     (f"{T}.mask.prob", 0.0, f"{T}: mask.prob is 0, so nothing would be masked"),
+    (f"{T}.mask.prob", 0.001, f"{T}: mask.prob 0.001 masks 0.024 of the 24 positions of the"),
+    (f"{T}.mask", {"kind": "token", "prob": 0.1, "keep_prob": 0.6}, "masks 0.96 of the 24"),
+    (f"{T}.mask.prob", 0.05, None),
+    (f"{S}.mask", {**SPAN, "prob": 0.001, "min_spans": 0}, f"{S}: mask.prob 0.001 masks 0.099 of"),
+    (f"{S}.mask", {**SPAN, "prob": 0.001}, None),
+    (f"{V}.mask", {"kind": "block", "patches": 8, "min_block": 9}, "is more than mask.patches 8"),
+    (f"{V}.mask", {"kind": "block", "patches": 8, "min_block": 4, "max_block": 3}, "max_block 3"),
+    (f"{V}.mask", {"kind": "block", "patches": 8, "min_block": 8}, None),
     (f"{T}.mask", {"kind": "token", "prob": 0.1, "random_prob": 0.5, "keep_prob": 0.5}, "leave no"),
     (f"{S}.view.max_samples", 399, "view.max_samples 399 is too small: 2 frames need 720"),
     (f"{V}.view.mixup", 0.8, "view.mixup and view.cutmix mix classes, but pre-training has"),
@@ -121,6 +129,13 @@ REFUSED: list[tuple[str, Any, str]] = [
     (f"{T}.encoder.vocab_size", 1999, "vocab_size 1999 differs from data.verses.vocab_size 2000"),
     (f"{C}.data", "digits", f"{C}.data: digits contains images; expected sentences"),
     (f"{C}.test_split", "tset", f"{C}.test_split: no split tset; did you mean test?"),
+    (f"{C}.test_split", "train", f"{C}: test_split contains train, like train_split; evaluate"),
+    (f"{C}.dev_split", "train", f"{C}: dev_split contains train, like train_split"),
+    (f"{C}.train_split", "test", f"{C}: test_split contains test, like train_split"),
+    (f"{C}.train_split", "train+test", f"{C}: test_split contains test, like train_split"),
+    (f"{C}.train_split", "train+dev", f"{C}: dev_split contains dev, like train_split"),
+    (f"{C}.dev_split", "dev+test", "test_split share test; confirm this with chosen_on_test"),
+    (f"{C}.more", {"other": "train"}, f"{C}: more.other contains train, like train_split"),
     (f"{C}.more", {"other": "dve"}, f"{C}.more.other: no split dve; did you mean dev?"),
     (f"{D}.labels", "labels-10.{seed}", f"{D}.labels: no list labels-10.0; did you mean"),
     (f"{D}.seeds", [0, 12], f"{D}.labels: no list labels-100.12; did you mean"),
@@ -167,9 +182,10 @@ def test_usual_names_of_runs_are_accepted(tmp_path: Path, name: str) -> None:
 
 
 def test_metrics_of_one_split_do_not_replace_those_of_another(tmp_path: Path) -> None:
-    found = faults(tmp_path, changed((f"{C}.dev_split", "train"), (f"{C}.more", {"x": "dev"})))
+    swapped = ((f"{C}.dev_split", "test"), (f"{C}.test_split", "dev"), (f"{C}.more", {"x": "dev"}))
+    found = faults(tmp_path, changed(*swapped))
     assert found == [
-        f"{C}: more.x: the metrics of split dev would replace those of dev_split train; rename the"
+        f"{C}: more.x: the metrics of split dev would replace those of dev_split test; rename the"
         " split"
     ]
 
@@ -373,7 +389,7 @@ BUSY = [
     (f"{D}.schedule.warmup", 0.2),
     (f"{D}.settings.data2vec.steps", 7),
     (f"{W}.decode.beam", 7),
-    (f"{D}.more", {"other": "train"}),
+    (f"{D}.more", {"other": "dev"}),
 ]
 
 
@@ -420,7 +436,7 @@ def test_released_weights_are_not_trained(tmp_path: Path) -> None:
     raw["finetune"]["digits"]["settings"].pop("scratch")
     for key, value in (("optimiser.eps", 1.0), ("labels", None), ("dropout", 0.5)):
         assert not concerned(tmp_path, raw, (f"{D}.{key}", value)), key
-    assert concerned(tmp_path, raw, (f"{D}.more", {"other": "train"}))
+    assert concerned(tmp_path, raw, (f"{D}.more", {"other": "dev"}))
 
 
 def test_cases_of_the_check(tmp_path: Path) -> None:
