@@ -311,6 +311,17 @@ def test_odd_yaml_is_one_line(tmp_path: Path, text: str, said: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("key", ["title", "data", "stages"])
+@pytest.mark.parametrize("depth", [300, 900, 2000])
+def test_values_nested_deeply_are_one_line(tmp_path: Path, key: str, depth: int) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(f"base: {MINI}\n{key}: {'[' * depth}{']' * depth}\n")
+    with pytest.raises(params.ParamsError) as caught:
+        params.load(path)
+    assert f"{key}: " in str(caught.value) or "nested too deeply" in str(caught.value)
+    assert str(caught.value).count("\n") <= 1
+
+
 def test_files_that_name_each_other_as_base_are_a_circle(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("base: b.yaml\n")
     (tmp_path / "b.yaml").write_text("base: a.yaml\n")
@@ -361,6 +372,33 @@ def test_prepared_data_that_no_stage_writes_is_refused(
         (tmp_path / "prepared/mni" / name).mkdir(parents=True)
         (tmp_path / "prepared/mni" / name / "meta.json").write_text("{}")
     assert cli.main(["check", "--params", "p.yaml"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("stages", "said"),
+    [
+        ("missing.yaml", "missing.yaml not found; name an existing DVC file"),
+        (".", ".: cannot be read (Is a directory); name a DVC file"),
+        ("p.yaml", "p.yaml: has no stages; name a DVC file, such as dvc.yaml"),
+        ("odd.yaml", "odd.yaml: a is not a stage, which has a cmd; correct the file"),
+    ],
+)
+def test_a_file_that_has_no_stages_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stages: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())
+    (tmp_path / "odd.yaml").write_text("stages: {a: 1}")
+    (tmp_path / "p.yaml").write_text(f"base: {MINI}\nstages: {stages}\n")
+    experiment = params.load("p.yaml")
+    (found,) = prepared.unwritten(experiment, runs.all_datasets(experiment))
+    assert found.startswith(f"stages: {said}")
+
+
+@pytest.mark.parametrize("text", ["{a: {outs: 3, wdir: 3}}", "{a: {outs: [1, {}]}}", "{a: {}}"])
+def test_odd_stages_write_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "dvc.yaml").write_text(f"vars: 3\nstages: {text}\n")
+    assert prepared.outputs(tmp_path, "dvc.yaml") == set()
 
 
 @pytest.mark.parametrize("name", ["mini", "mini-full", "paper", "ablations", "released"])
