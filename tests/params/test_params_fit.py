@@ -122,6 +122,20 @@ REFUSED: list[tuple[str, Any, str]] = [
     (f"{W}.view.lengths", 9, "view.lengths crops waveforms, which then do not match"),
     (f"{W}.view.mask", {**SPAN, "prob": 0.0}, f"{W}: view.mask.prob is 0: remove view.mask"),
     (f"{C}.view.max_tokens", 4, "Input should be greater than or equal to 5"),
+    # data
+    ("data.digits.train", 100000, "data.digits: train + dev + test is 101500, but there are 5000"),
+    ("data.digits.train", 3500, None),
+    ("data.digits.labels", [30, 100, 300, 1000, 3501], "data.digits: labels: 3501 is more than"),
+    ("data.spoken_digits.words", [4, 2], "data.spoken_digits: words [4, 2] is not a range"),
+    ("data.spoken_digits.ngram", 1, "data.spoken_digits: ngram 1 is less than 2, the least of a"),
+    ("data.spoken_digits.ngram", 2, None),
+    ("data.spoken_digits.labels", [30, 100, 300, 1945], "labels: 1945 is more than the 1944"),
+    ("data.verses.held_out", 0.0, "data.verses: held_out 0 leaves no verses for the tasks"),
+    ("data.verses.held_out", 1.0, "data.verses: held_out 1 leaves no verses for the corpus"),
+    ("data.verses.labels", [100, 300, 1001], "data.verses: labels: 1001 is more than the 1000"),
+    (f"{D}.task.classes", 11, f"{D}.task.classes: digits has 10 classes, but the task expects 11"),
+    (f"{D}.view.shift", 100, "view.shift 100 moves images of encoder.image_size 24 out of sight"),
+    (f"{D}.view.shift", 23, None),
     # runs and data
     (f"{V}.data", "corpus", f"{V}.data: corpus contains corpus; expected images"),
     (f"{V}.split", "trian", f"{V}.split: no split trian; did you mean train?"),
@@ -172,6 +186,24 @@ def test_names_of_runs_are_names_of_folders(tmp_path: Path, kind: str, name: str
         )
     (found,) = faults(tmp_path, raw)
     assert found.startswith(f"{kind}: {name!r} cannot be the name of a folder")
+
+
+@pytest.mark.parametrize("name", ["../../thesis", "-o", ".", "x:y", "", "a b", "a.b", "é" * 51])
+def test_names_of_data_sets_are_names_of_folders_and_stages(tmp_path: Path, name: str) -> None:
+    raw = changed()
+    raw["data"][name] = raw["data"].pop("digits")
+    (found,) = faults(tmp_path, raw)
+    assert found.startswith(f"data: {name!r} cannot be the name of a folder and of a stage")
+
+
+def test_points_of_a_grid_have_different_names(tmp_path: Path) -> None:
+    grid = {"lr": [1e-3, 0.00100000001], "steps": [9], "seeds": [99]}
+    raw = changed((f"{C}.grid", grid))
+    del raw["finetune"]["cola"]["settings"]
+    (found,) = faults(tmp_path, raw)
+    assert "lr: 0.001 and 0.00100000001 are both 0.001 in the names of runs" in found
+    grid["lr"] = [1e-3, 0.00100001]
+    load(tmp_path, raw)
 
 
 @pytest.mark.parametrize("name", ["vision-base.2", "10min_x", "größe", "a" * 100])
