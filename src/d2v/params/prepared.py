@@ -15,7 +15,7 @@ from d2v.params.own import Own, own_stages
 from d2v.params.reading import UNREADABLE, SafeLoader, refuse_file
 from d2v.util.errors import UserError
 
-IN_ROOT = ("dvc.yaml", "Snakefile")  # files in the root of every repository
+ROOT_STAGES = "dvc.yaml"  # in the root of every repository
 
 
 def check(experiment: Experiment, path: Path, sets: Iterable[str], root: Path = Path()) -> None:
@@ -59,7 +59,7 @@ def _no_stages(stages: str, root: Path, needed: bool) -> Iterator[str]:
             read_stages(root, stages)
         except UserError as error:
             yield f"stages: {error}"
-    elif needed and any((root / name).is_file() for name in IN_ROOT):
+    elif needed and (root / ROOT_STAGES).is_file():
         yield f"stages: {stages} not found; name an existing DVC file, such as dvc.yaml"
 
 
