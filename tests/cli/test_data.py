@@ -47,3 +47,28 @@ def test_the_list_says_where_a_source_is_missing(
 def test_a_set_that_is_no_stage_is_refused(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["data", "--list", "rtte", "--params", "params/paper.yaml"]) != 0
     assert "did you mean rte?" in capsys.readouterr().err
+
+
+NO_STAGES = {
+    "README.md": "# Text: of a *page\n\n- `a`: b\n",
+    "data.dvc": "outs:\n- path: data\n",
+    "empty": "",
+    "text": "some words",
+    "list": "stages: [a, b]",
+    "none": "stages: {a: 1}",
+    "deep": "[" * 2000 + "]" * 2000,
+}
+
+
+@pytest.mark.parametrize("name", [*NO_STAGES, "latin-1", "/dev/null", "params"])
+def test_a_file_without_stages_is_one_sentence(
+    root: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    if name in NO_STAGES:
+        (root / name).write_text(NO_STAGES[name])
+    elif name == "latin-1":
+        (root / name).write_bytes("stages: {größe: 1}".encode("latin-1"))
+    assert cli.main(["data", "digits", "--stages", name]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {name}: ")
+    assert said.count("\n") == 1

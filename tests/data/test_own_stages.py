@@ -104,3 +104,20 @@ def test_nothing_is_written_for_other_experiments(root: Path) -> None:
     assert write_stages(mini, params.load(mini)) is None
     path = write(root / "own.yaml", data=yaml.safe_load(SETS), stages="elsewhere/dvc.yaml")
     assert write_stages(path, params.load(path)) is None
+
+
+@pytest.mark.parametrize("text", ["", "stages: {}", "stages: [a]", "{", "[[", "stages: {lm: {}}"])
+def test_a_damaged_template_is_one_sentence(root: Path, text: str) -> None:
+    path = write(root / "own.yaml", data=yaml.safe_load(SETS))
+    (root / "workflow/own/template.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"^workflow/own/template\.yaml: [^\n]*$"):
+        write_stages(path, params.load(path))
+
+
+@pytest.mark.parametrize("stage", [{}, {"cmd": 3}, {"cmd": None}])
+def test_a_stage_of_the_template_without_a_command_is_named(root: Path, stage: Any) -> None:
+    path = write(root / "own.yaml", data=yaml.safe_load(SETS))
+    text = yaml.safe_dump({"stages": {"audio_folder": stage}})
+    (root / "workflow/own/template.yaml").write_text(text)
+    with pytest.raises(UserError, match="it has no stage audio_folder with a cmd"):
+        write_stages(path, params.load(path))

@@ -32,7 +32,7 @@ FINETUNE = FinetuneRun(TINY, "spoken-digits", 0, "data2vec")
 DECODE = DecodeRun(TINY, "spoken-digits", 0, "data2vec")
 RUN = DECODE.id
 SEARCH = {"trials": 8, "beam": 10, "silence_score": [-1.0, 1.0], "seed": 3}
-SPLITS = {"dev": 24, "test": 12, "train": 9}  # utterances
+SPLITS = {"dev": 24, "test": 12, "clean": 9}  # utterances
 DRAWN = random.Random(0)
 WORDS = sorted({"".join(DRAWN.choices("ETAONI", k=DRAWN.randint(2, 5))) for _ in range(80)})
 
@@ -41,7 +41,6 @@ def experiment_file(folder, **changes):
     """tests/params/tiny.yaml with a search behind the letters' fine-tuning."""
     raw = yaml.safe_load((workspace.ROOT / "tests/params/tiny.yaml").read_text())
     task = raw["finetune"]["spoken-digits"]
-    task["more"] = {"clean": "train"}
     task["decode"] = {"beam": 20, "lm_weight": 1.0, "word_score": 0.0, "search": SEARCH, **changes}
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(raw))
@@ -96,7 +95,7 @@ def run():
 
 def test_metrics_are_those_of_the_predictions_and_say_where_they_come_from(place):
     found = run()
-    assert list(found["metrics"]) == ["dev", "test", "train"]
+    assert list(found["metrics"]) == ["dev", "test", "clean"]
     for name, count in SPLITS.items():
         path = DECODE.predictions(name)
         rows = predictions.read_predictions(path)

@@ -14,6 +14,7 @@ import d2v
 from d2v.cli import commands as cli
 from d2v.experiment import execute
 from d2v.experiment.runs import load as load_run
+from d2v.interop.convert import convert
 from d2v.interop.module import empty
 from d2v.params import load as load_params
 from d2v.training import checkpoint
@@ -256,3 +257,18 @@ def test_a_configuration_of_more_layers_than_tensors_builds_no_modules(tmp_path)
     (made / "checkpoint.json").write_text(json.dumps(meta))
     with pytest.raises(UserError, match="1000000000 layers in its configuration, "):
         d2v.load(made)
+
+
+def test_a_tokenizer_that_d2v_wrote_is_replaced(tmp_path, small_prepared):
+    made = folder(tmp_path / "a", "text", small_prepared / "tokenizer")
+    out = tmp_path / "set"
+    assert convert(made, "tokenizer", out) == out
+    before = (out / "meta.json").read_bytes()
+    shutil.copytree(made, tmp_path / "b")
+    convert(tmp_path / "b", "tokenizer", out)
+    assert (out / "meta.json").read_bytes() != before
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"set: contains notes.txt, which d2v did not write"):
+        convert(made, "tokenizer", out)
+    with pytest.raises(UserError, match="already exists"):
+        convert(made, "d2v", out)

@@ -65,6 +65,14 @@ REFUSED: list[tuple[str, Any, str]] = [
     (f"{V}.mask", {"kind": "block", "patches": 14, "min_block": 14}, "mask.min_block 14: no block"),
     (f"{S}.mask.prob", 0.0, f"{S}: mask.prob is 0, so nothing would be masked"),
     (f"{T}.mask.prob", 0.0, f"{T}: mask.prob is 0, so nothing would be masked"),
+    (f"{T}.mask.prob", 0.001, f"{T}: mask.prob 0.001 masks 0.024 of the 24 positions of the"),
+    (f"{T}.mask", {"kind": "token", "prob": 0.1, "keep_prob": 0.6}, "masks 0.96 of the 24"),
+    (f"{T}.mask.prob", 0.05, None),
+    (f"{S}.mask", {**SPAN, "prob": 0.001, "min_spans": 0}, f"{S}: mask.prob 0.001 masks 0.099 of"),
+    (f"{S}.mask", {**SPAN, "prob": 0.001}, None),
+    (f"{V}.mask", {"kind": "block", "patches": 8, "min_block": 9}, "is more than mask.patches 8"),
+    (f"{V}.mask", {"kind": "block", "patches": 8, "min_block": 4, "max_block": 3}, "max_block 3"),
+    (f"{V}.mask", {"kind": "block", "patches": 8, "min_block": 8}, None),
     (f"{T}.mask", {"kind": "token", "prob": 0.1, "random_prob": 0.5, "keep_prob": 0.5}, "leave no"),
     (f"{S}.view.max_samples", 399, "view.max_samples 399 is too small: 2 frames need 720"),
     (f"{V}.view.mixup", 0.8, "view.mixup and view.cutmix mix classes, but pre-training has"),
@@ -114,6 +122,20 @@ REFUSED: list[tuple[str, Any, str]] = [
     (f"{W}.view.lengths", 9, "view.lengths crops waveforms, which then do not match"),
     (f"{W}.view.mask", {**SPAN, "prob": 0.0}, f"{W}: view.mask.prob is 0: remove view.mask"),
     (f"{C}.view.max_tokens", 4, "Input should be greater than or equal to 5"),
+    # data
+    ("data.digits.train", 100000, "data.digits: train + dev + test is 101500, but there are 5000"),
+    ("data.digits.train", 3500, None),
+    ("data.digits.labels", [30, 100, 300, 1000, 3501], "data.digits: labels: 3501 is more than"),
+    ("data.spoken_digits.words", [4, 2], "data.spoken_digits: words [4, 2] is not a range"),
+    ("data.spoken_digits.ngram", 1, "data.spoken_digits: ngram 1 is less than 2, the least of a"),
+    ("data.spoken_digits.ngram", 2, None),
+    ("data.spoken_digits.labels", [30, 100, 300, 1945], "labels: 1945 is more than the 1944"),
+    ("data.verses.held_out", 0.0, "data.verses: held_out 0 leaves no verses for the tasks"),
+    ("data.verses.held_out", 1.0, "data.verses: held_out 1 leaves no verses for the corpus"),
+    ("data.verses.labels", [100, 300, 1001], "data.verses: labels: 1001 is more than the 1000"),
+    (f"{D}.task.classes", 11, f"{D}.task.classes: digits has 10 classes, but the task expects 11"),
+    (f"{D}.view.shift", 100, "view.shift 100 moves images of encoder.image_size 24 out of sight"),
+    (f"{D}.view.shift", 23, None),
     # runs and data
     (f"{V}.data", "corpus", f"{V}.data: corpus contains corpus; expected images"),
     (f"{V}.split", "trian", f"{V}.split: no split trian; did you mean train?"),
@@ -121,6 +143,13 @@ REFUSED: list[tuple[str, Any, str]] = [
     (f"{T}.encoder.vocab_size", 1999, "vocab_size 1999 differs from data.verses.vocab_size 2000"),
     (f"{C}.data", "digits", f"{C}.data: digits contains images; expected sentences"),
     (f"{C}.test_split", "tset", f"{C}.test_split: no split tset; did you mean test?"),
+    (f"{C}.test_split", "train", f"{C}: test_split contains train, like train_split; evaluate"),
+    (f"{C}.dev_split", "train", f"{C}: dev_split contains train, like train_split"),
+    (f"{C}.train_split", "test", f"{C}: test_split contains test, like train_split"),
+    (f"{C}.train_split", "train+test", f"{C}: test_split contains test, like train_split"),
+    (f"{C}.train_split", "train+dev", f"{C}: dev_split contains dev, like train_split"),
+    (f"{C}.dev_split", "dev+test", "test_split share test; confirm this with chosen_on_test"),
+    (f"{C}.more", {"other": "train"}, f"{C}: more.other contains train, like train_split"),
     (f"{C}.more", {"other": "dve"}, f"{C}.more.other: no split dve; did you mean dev?"),
     (f"{D}.labels", "labels-10.{seed}", f"{D}.labels: no list labels-10.0; did you mean"),
     (f"{D}.seeds", [0, 12], f"{D}.labels: no list labels-100.12; did you mean"),
@@ -159,6 +188,24 @@ def test_names_of_runs_are_names_of_folders(tmp_path: Path, kind: str, name: str
     assert found.startswith(f"{kind}: {name!r} cannot be the name of a folder")
 
 
+@pytest.mark.parametrize("name", ["../../thesis", "-o", ".", "x:y", "", "a b", "a.b", "é" * 51])
+def test_names_of_data_sets_are_names_of_folders_and_stages(tmp_path: Path, name: str) -> None:
+    raw = changed()
+    raw["data"][name] = raw["data"].pop("digits")
+    (found,) = faults(tmp_path, raw)
+    assert found.startswith(f"data: {name!r} cannot be the name of a folder and of a stage")
+
+
+def test_points_of_a_grid_have_different_names(tmp_path: Path) -> None:
+    grid = {"lr": [1e-3, 0.00100000001], "steps": [9], "seeds": [99]}
+    raw = changed((f"{C}.grid", grid))
+    del raw["finetune"]["cola"]["settings"]
+    (found,) = faults(tmp_path, raw)
+    assert "lr: 0.001 and 0.00100000001 are both 0.001 in the names of runs" in found
+    grid["lr"] = [1e-3, 0.00100001]
+    load(tmp_path, raw)
+
+
 @pytest.mark.parametrize("name", ["vision-base.2", "10min_x", "größe", "a" * 100])
 def test_usual_names_of_runs_are_accepted(tmp_path: Path, name: str) -> None:
     raw = changed()
@@ -167,9 +214,10 @@ def test_usual_names_of_runs_are_accepted(tmp_path: Path, name: str) -> None:
 
 
 def test_metrics_of_one_split_do_not_replace_those_of_another(tmp_path: Path) -> None:
-    found = faults(tmp_path, changed((f"{C}.dev_split", "train"), (f"{C}.more", {"x": "dev"})))
+    swapped = ((f"{C}.dev_split", "test"), (f"{C}.test_split", "dev"), (f"{C}.more", {"x": "dev"}))
+    found = faults(tmp_path, changed(*swapped))
     assert found == [
-        f"{C}: more.x: the metrics of split dev would replace those of dev_split train; rename the"
+        f"{C}: more.x: the metrics of split dev would replace those of dev_split test; rename the"
         " split"
     ]
 
@@ -295,6 +343,17 @@ def test_odd_yaml_is_one_line(tmp_path: Path, text: str, said: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("key", ["title", "data", "stages"])
+@pytest.mark.parametrize("depth", [300, 900, 2000])
+def test_values_nested_deeply_are_one_line(tmp_path: Path, key: str, depth: int) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(f"base: {MINI}\n{key}: {'[' * depth}{']' * depth}\n")
+    with pytest.raises(params.ParamsError) as caught:
+        params.load(path)
+    assert f"{key}: " in str(caught.value) or "nested too deeply" in str(caught.value)
+    assert str(caught.value).count("\n") <= 1
+
+
 def test_files_that_name_each_other_as_base_are_a_circle(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("base: b.yaml\n")
     (tmp_path / "b.yaml").write_text("base: a.yaml\n")
@@ -347,6 +406,33 @@ def test_prepared_data_that_no_stage_writes_is_refused(
     assert cli.main(["check", "--params", "p.yaml"]) == 0
 
 
+@pytest.mark.parametrize(
+    ("stages", "said"),
+    [
+        ("missing.yaml", "missing.yaml not found; name an existing DVC file"),
+        (".", ".: cannot be read (Is a directory); name a DVC file"),
+        ("p.yaml", "p.yaml: has no stages; name a DVC file, such as dvc.yaml"),
+        ("odd.yaml", "odd.yaml: a is not a stage, which has a cmd; correct the file"),
+    ],
+)
+def test_a_file_that_has_no_stages_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stages: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())
+    (tmp_path / "odd.yaml").write_text("stages: {a: 1}")
+    (tmp_path / "p.yaml").write_text(f"base: {MINI}\nstages: {stages}\n")
+    experiment = params.load("p.yaml")
+    (found,) = prepared.unwritten(experiment, runs.all_datasets(experiment))
+    assert found.startswith(f"stages: {said}")
+
+
+@pytest.mark.parametrize("text", ["{a: {outs: 3, wdir: 3}}", "{a: {outs: [1, {}]}}", "{a: {}}"])
+def test_odd_stages_write_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "dvc.yaml").write_text(f"vars: 3\nstages: {text}\n")
+    assert prepared.outputs(tmp_path, "dvc.yaml") == set()
+
+
 @pytest.mark.parametrize("name", ["mini", "mini-full", "paper", "ablations", "released"])
 def test_stages_write_all_that_a_shipped_experiment_reads(name: str) -> None:
     experiment = params.load(ROOT / "params" / f"{name}.yaml")
@@ -373,7 +459,7 @@ BUSY = [
     (f"{D}.schedule.warmup", 0.2),
     (f"{D}.settings.data2vec.steps", 7),
     (f"{W}.decode.beam", 7),
-    (f"{D}.more", {"other": "train"}),
+    (f"{D}.more", {"other": "dev"}),
 ]
 
 
@@ -420,7 +506,7 @@ def test_released_weights_are_not_trained(tmp_path: Path) -> None:
     raw["finetune"]["digits"]["settings"].pop("scratch")
     for key, value in (("optimiser.eps", 1.0), ("labels", None), ("dropout", 0.5)):
         assert not concerned(tmp_path, raw, (f"{D}.{key}", value)), key
-    assert concerned(tmp_path, raw, (f"{D}.more", {"other": "train"}))
+    assert concerned(tmp_path, raw, (f"{D}.more", {"other": "dev"}))
 
 
 def test_cases_of_the_check(tmp_path: Path) -> None:

@@ -7,6 +7,9 @@ import yaml
 
 from d2v import params
 from d2v.cli import commands as cli
+from d2v.data.own_stages import write_stages
+from d2v.experiment import contents, runs
+from d2v.util.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 OWN = {"glue": {"source": "/datasets/plue"}, "text": {"block": 256}}
@@ -66,3 +69,49 @@ def test_data_and_stages_of_ones_own_are_not_compared_with_others(root: Path) ->
 def test_shipped_experiments_are_what_their_stages_prepare(path: Path, root: Path) -> None:
     if "pretrain" in params.read_params(path):
         params.check_stages(params.load(path))
+
+
+def photographs(path: Path, name: str) -> Path:
+    """An experiment on photographs of one's own, whose data set has the given name."""
+    text = (ROOT / "params/own/photographs.yaml").read_text()
+    text = text.replace("  photographs:\n    kind", f"  {name}:\n    kind")
+    text = text.replace("data: photographs", f"data: {name}")
+    path.write_text(text.replace("../recipes", str(ROOT / "params/recipes")))
+    return path
+
+
+@pytest.fixture
+def own(root: Path) -> Path:
+    """A checkout in which the stages of one's own can be written."""
+    (root / "workflow").unlink()
+    (root / "workflow/own").mkdir(parents=True)
+    (root / "workflow/own/template.yaml").symlink_to(ROOT / "workflow/own/template.yaml")
+    return root
+
+
+def test_a_data_set_of_ones_own_can_be_renamed(own: Path) -> None:
+    path = photographs(own / "own" / "x.yaml", "photographs")
+    write_stages(path, params.load(path))
+    photographs(path, "renamed")
+    assert cli.main(["check", str(path)]) == 0
+    assert cli.main(["data", str(path), "--list", "renamed"]) == 0
+
+
+def test_a_missing_set_names_the_command_that_prepares_it(own: Path) -> None:
+    experiment = params.load(photographs(own / "own" / "x.yaml", "renamed"))
+    run = next(run for run in runs.all_runs(experiment) if "renamed" in run.datasets)
+    with pytest.raises(UserError, match="run `d2v data FILE` with the parameter"):
+        contents.contents(run)
+
+
+def test_a_set_that_no_stage_of_ones_own_writes_is_refused(
+    own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = photographs(own / "own" / "x.yaml", "photographs")
+    digits = yaml.safe_load((ROOT / "params/mini.yaml").read_text())["data"]["digits"]
+    raw = {"base": "x.yaml", "data": {"digits": digits}}
+    raw["finetune"] = {"photographs": {"data": "digits", "task": {"classes": 10}}}
+    (own / "own" / "y.yaml").write_text(yaml.safe_dump(raw))
+    assert path.exists()
+    assert cli.main(["check", "own/y.yaml"]) == 2
+    assert "no stage of workflow/own/photographs/dvc.yaml writes" in capsys.readouterr().err

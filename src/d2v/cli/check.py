@@ -1,7 +1,7 @@
 """`d2v check`: validate a parameter file without running anything."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from d2v.cli import choice
@@ -38,7 +38,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{chosen.label}: valid; {said} runs")
         if chosen.sets:
             print(f"experiment {experiment.name}")
+    for line in _without_effect(experiment):
+        verbosity.notice(f"note: {line}")
     return 0
+
+
+def _without_effect(experiment: "Experiment") -> Iterator[str]:
+    """Given safeguards that runs are too short for; no errors, since a trial may be short."""
+    trained = {name: run for name, run in experiment.pretrain.items() if run.released is None}
+    limits = {name: run.collapse for name, run in trained.items()}
+    after = {name: p.after for name, p in limits.items() if "after" in p.model_fields_set}
+    rebound = {name: run.train.rebound for name, run in trained.items()}
+    steps = {name: limit.steps for name, limit in rebound.items() if limit is not None}
+    for key, given in (("collapse.after", after), ("train.rebound.steps", steps)):
+        if short := [name for name, least in given.items() if least > trained[name].train.steps]:
+            yield f"{key} is more than train.steps and has no effect in {', '.join(short)}"
 
 
 def _reported(chosen: choice.Chosen) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 import d2v
 from d2v.util import shipped
 from d2v.util.arguments import Parser
-from d2v.util.errors import counted
+from d2v.util.errors import UserError, counted
 from d2v.util.outputs import new_folder
 
 # links in the root, for Snakemake: the profile that it always reads, and `--profile slurm`
@@ -50,7 +50,10 @@ def parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run `d2v init`."""
     folder = parser().parse(argv).folder
-    count = write(folder)
+    try:
+        count = write(folder)
+    except UserError as error:  # other commands have an option for what they write
+        raise UserError(str(error).replace(" with -o", " as FOLDER")) from None
     print(f"{folder}: {counted(count, 'file')}; next: cd {folder} && d2v check")
 
 

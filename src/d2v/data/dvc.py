@@ -9,8 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
+from d2v.params.prepared import read_stages
 from d2v.util import verbosity
 from d2v.util.errors import UserError
 from d2v.util.files import remove_file
@@ -100,11 +99,8 @@ def named(targets: Sequence[str], stages: Path) -> list[str]:
 
 
 def stage_names(root: Path, stages: Path, targets: Sequence[str] = ()) -> list[str]:
-    """Return the names of all stages; raises UserError for a target that is not among them."""
-    try:
-        known = list(yaml.safe_load((root / stages).read_text())["stages"])
-    except FileNotFoundError:
-        raise UserError(f"{stages} not found; run this in the root of the repository") from None
+    """Return the names of all stages; raises UserError for a file without, or another target."""
+    known = list(map(str, read_stages(root, stages)))
     for target in targets:
         if target not in known:
             near = difflib.get_close_matches(target, known, n=1, cutoff=0.5)

@@ -14,8 +14,8 @@ import yaml
 
 from d2v import params
 from d2v.params import CheckpointTokenizer, Experiment
-from d2v.params.own import own_stages
-from d2v.params.reading import SafeLoader, base_files
+from d2v.params.prepared import generated, read_stages
+from d2v.params.reading import base_files
 from d2v.util.errors import UserError
 from d2v.util.files import write_text
 
@@ -31,17 +31,12 @@ def write_stages(file: Path, experiment: Experiment, root: Path = Path()) -> Pat
     """Write the file of stages of an experiment with data sets of one's own; return its path.
 
     Nothing is written for an experiment that names another file of stages or has no such data sets,
-    or if the file is up to date. Raises UserError if the template is missing, or if d2v did not
-    write the file.
+    or if the file is up to date. Raises UserError if the template is missing or damaged, or if d2v
+    did not write the file.
     """
-    own = any(isinstance(group, params.Own) for group in experiment.data.values())
-    if not own or experiment.stages != own_stages(experiment.name):
+    if not generated(experiment):
         return None
-    try:
-        text = (root / TEMPLATE).read_text(encoding="utf-8")
-        template = yaml.load(text, SafeLoader)["stages"]
-    except FileNotFoundError:
-        raise UserError(f"{TEMPLATE} not found; run this in the root of the repository") from None
+    template = read_stages(root, TEMPLATE)
     stages: dict[str, Any] = {}
     for name, group in experiment.data.items():
         for kind, made, read in _stages(name, group):
@@ -53,6 +48,11 @@ def write_stages(file: Path, experiment: Experiment, root: Path = Path()) -> Pat
                 "ORDER": str(getattr(group, "ngram", "")),
                 "SOURCE": group.source if isinstance(group, CheckpointTokenizer) else "",
             }
+            if not isinstance(template.get(kind, {}).get("cmd"), str):
+                raise UserError(
+                    f"{TEMPLATE}: it has no stage {kind} with a cmd; take the file from a new"
+                    " project of `d2v init`"
+                )
             stage = _filled(template[kind], given)
             quoted = {word: shlex.quote(text) for word, text in given.items()}
             stage["cmd"] = _filled(template[kind]["cmd"], quoted)

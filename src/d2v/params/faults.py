@@ -53,10 +53,17 @@ def _explained(error: Any, root: type[BaseModel]) -> str:
     if not path:
         return message
     return (
-        f"{path}: {message}, got {error['input']!r}"
+        f"{path}: {message}, got {_shown(error['input'])}"
         if not isinstance(error["input"], dict | BaseModel)
         else f"{path}: {message}"
     )
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)
+    except RecursionError:
+        return "a list that is nested too deeply"
 
 
 def nearest(name: str, names: typing.Iterable[str]) -> str:

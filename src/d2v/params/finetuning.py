@@ -101,12 +101,7 @@ def faults(p: Finetune) -> Iterator[str]:
     """Errors of a fine-tuning."""
     if p.released is not None and (len(p.seeds) > 1 or p.arms != ["data2vec"]):
         yield "released weights allow only one seed and arms: [data2vec]"
-    if (p.dev_split == p.test_split) != p.chosen_on_test:
-        yield (
-            "dev_split and test_split are the same; confirm this with chosen_on_test: true"
-            if p.dev_split == p.test_split
-            else "chosen_on_test: true, but dev_split and test_split differ"
-        )
+    yield from _apart(p)
     if (p.baseline is not None) != ("input" in p.arms):
         yield (
             "arms has input, but no baseline names its pre-training"
@@ -129,6 +124,32 @@ def faults(p: Finetune) -> Iterator[str]:
     yield from _only_pretraining(p.train)
     yield from p.view.with_labels(p.task.kind, p.train.micro_batch)
     yield from _more(p)
+
+
+def _apart(p: Finetune) -> Iterator[str]:
+    """Check that no split is for training and evaluation, nor, unless confirmed, for dev and test.
+
+    A split may be a sum of splits, a+b.
+    """
+    dev, test = (set(split.split("+")) for split in (p.dev_split, p.test_split))
+    if bool(dev & test) != p.chosen_on_test:
+        what = "are the same" if dev == test else f"share {', '.join(sorted(dev & test))}"
+        yield (
+            f"dev_split and test_split {what}; confirm this with chosen_on_test: true"
+            if dev & test
+            else "chosen_on_test: true, but dev_split and test_split differ"
+        )
+    if p.released is not None:  # nothing is trained
+        return
+    train = set(p.train_split.split("+"))
+    evaluated = {"dev_split": p.dev_split, "test_split": p.test_split}
+    evaluated |= {f"more.{heading}": split for heading, split in p.more.items()}
+    for key, split in evaluated.items():
+        if shared := train.intersection(split.split("+")):
+            yield (
+                f"{key} contains {', '.join(sorted(shared))}, like train_split; evaluate on other"
+                " examples than those of the training"
+            )
 
 
 def _more(p: Finetune) -> Iterator[str]:

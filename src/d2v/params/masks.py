@@ -72,12 +72,19 @@ Mask = Annotated[
 # --- rules: each yields the errors that it finds, one sentence each
 
 
-def learnable(mask: Mask, grid: int | None) -> Iterator[str]:
+def learnable(mask: Mask, grid: int | None, longest: int | None = None) -> Iterator[str]:
     """Check that masks hide part of the input and leave part of it visible.
 
-    `grid` is the number of positions along one side, if they are in a square grid.
+    `grid` is the number of positions along one side, if they are in a square grid, `longest` that
+    of the longest example, if it is known.
     """
     match mask:
+        case BlockMask() if mask.min_block > most(mask):
+            key = "patches" if most(mask) == mask.patches else "max_block"
+            yield (
+                f"mask.min_block {mask.min_block} is more than mask.{key} {most(mask)}, so that few"
+                " blocks would fit; lower it"
+            )
         case BlockMask() if grid is not None:
             if mask.patches >= grid**2:
                 yield (
@@ -96,6 +103,23 @@ def learnable(mask: Mask, grid: int | None) -> Iterator[str]:
                 f"mask.random_prob {mask.random_prob} and keep_prob {mask.keep_prob} leave no token"
                 " masked: their sum must be less than 1"
             )
+        case SpanMask() | TokenMask() if longest is not None and expected(mask, longest) < 1:
+            yield (
+                f"mask.prob {mask.prob} masks {expected(mask, longest):.2g} of the {longest}"
+                " positions of the longest example on average; raise it until it is at least 1"
+            )
+
+
+def most(mask: BlockMask) -> int:
+    """Largest number of patches in one block."""
+    return min(mask.patches, mask.max_block or mask.patches)
+
+
+def expected(mask: SpanMask | TokenMask, length: int) -> float:
+    """Masked positions of an example of this length, if spans never overlapped, on average."""
+    if isinstance(mask, SpanMask):
+        return max(mask.prob * length, mask.min_spans * mask.length)
+    return mask.prob * length * (1 - mask.random_prob - mask.keep_prob)
 
 
 def blocks_fit(mask: BlockMask, grid: int) -> bool:

@@ -92,6 +92,10 @@ class Entry(Strict):
         """Number of positions of every example; None if examples differ."""
         return None if self.grid is None else self.grid**2
 
+    def positions(self, size: int) -> int:
+        """Number of positions of an example of `size` samples or tokens."""
+        return size
+
     def further_parts(self) -> Iterator[str]:
         """Parts that only some encoders of the modality have, besides Kind.parts."""
         if self.extra_tokens:

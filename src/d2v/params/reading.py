@@ -13,6 +13,10 @@ from d2v.params.faults import nearest
 from d2v.util.errors import counted
 from d2v.util.shipped import recipe
 
+# what PyYAML raises; the last four: invalid dates, numbers without digits, tags on values of the
+# wrong type
+UNPARSED = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError)
+UNREADABLE = (*UNPARSED, RecursionError)  # the last one: thousands of brackets
 REMOVABLE = ("data", "pretrain", "finetune")  # groups with entries that null removes
 
 
@@ -128,8 +132,7 @@ def _mapping(path: Path) -> dict[str, Any]:
         raise ParamsError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
     except OSError as error:
         raise ParamsError(f"{path}: cannot be read: {error.strerror}") from None
-    # the last four: invalid dates, numbers without digits, tags on values of the wrong type
-    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except UNPARSED as error:
         said = " ".join(str(error).split())
         raise ParamsError(f"{path}: not valid YAML: {said}") from None
     if not isinstance(raw, dict):

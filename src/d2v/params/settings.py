@@ -66,6 +66,14 @@ class Grid(Strict):
                 "best_over: table selects only the learning rate; give a single value for steps"
                 " and for freeze"
             )
+        names: dict[str, float] = {}
+        for lr in self.lr:
+            other = names.setdefault(f"{lr:g}", lr)
+            if other != lr:
+                raise ValueError(
+                    f"lr: {other!r} and {lr!r} are both {lr:g} in the names of runs; choose rates"
+                    " that differ in their first six digits"
+                )
         return self
 
     def settings(self) -> list[Setting]:

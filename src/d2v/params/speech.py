@@ -117,6 +117,12 @@ class WaveEncoder(Entry):
             frames = (frames - 1) * stride + kernel
         return frames
 
+    def positions(self, size: int) -> int:
+        """Number of frames of `size` samples."""
+        for _, kernel, stride in self.conv_layers:
+            size = max(0, (size - kernel) // stride + 1)
+        return size
+
     def fits(self, backbone: Backbone) -> Iterator[str]:
         """Check that encoder and backbone fit together."""
         if backbone.norm_first:

@@ -7,7 +7,7 @@ from typing import Any
 from d2v.params.base import ParamsError, Strict
 from d2v.params.choices import sets_of
 from d2v.params.experiment import Experiment
-from d2v.params.prepared import outputs, parameter_files
+from d2v.params.prepared import generated, outputs, parameter_files
 from d2v.params.reading import read_yaml
 from d2v.util.errors import counted
 
@@ -17,8 +17,11 @@ def check_stages(experiment: Experiment, root: Path = Path()) -> None:
 
     Without this check, a variant (`base: paper.yaml`) with its own data would run on the data of
     its base. Only sets that a stage writes into the experiment's folder are compared; without a
-    file of stages, nothing is compared. Raises ParamsError with one line per differing value.
+    file of stages, or with one that d2v writes from the same parameters, nothing is compared.
+    Raises ParamsError with one line per differing value.
     """
+    if generated(experiment):
+        return
     written = outputs(root, experiment.stages)
     if written is None:
         return

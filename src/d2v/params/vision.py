@@ -150,6 +150,11 @@ class PatchEncoder(Entry):
                 f"view.rand_augment: timm has no {view.rand_augment!r}; a valid example is"
                 " rand-m9-mstd0.5-inc1"
             )
+        if view.shift >= self.image_size:
+            yield (
+                f"view.shift {view.shift} moves images of encoder.image_size {self.image_size} out"
+                " of sight; lower it"
+            )
         if view.resize is not None and view.resize < self.image_size:
             yield (
                 f"view.resize {view.resize} is less than encoder.image_size {self.image_size}:"
