@@ -160,7 +160,7 @@ def _vision_model(config: dict, eps: float) -> dict:
             layer_scale=config["layer_scale_init_value"] or None,
             position_bias=params.PositionBias(kind="shared_2d", window=[grid, grid]),
         ),
-        "mask": params.BlockMask(kind="block", patches=config["num_mask_patches"], min_block=1),
+        "mask": params.BlockMask(kind="block", patches=config["num_mask_patches"]),
         "view": params.ImageAugment(kind="vision"),
     }
 

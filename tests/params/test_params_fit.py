@@ -149,7 +149,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     (f"{C}.train_split", "train+test", f"{C}: test_split contains test, like train_split"),
     (f"{C}.train_split", "train+dev", f"{C}: dev_split contains dev, like train_split"),
     (f"{C}.dev_split", "dev+test", "test_split share test; confirm this with chosen_on_test"),
-    (f"{C}.more", {"other": "train"}, f"{C}: more.other contains train, like train_split"),
+    (f"{C}.more", {"of training": "train"}, None),
     (f"{C}.more", {"other": "dve"}, f"{C}.more.other: no split dve; did you mean dev?"),
     (f"{D}.labels", "labels-10.{seed}", f"{D}.labels: no list labels-10.0; did you mean"),
     (f"{D}.seeds", [0, 12], f"{D}.labels: no list labels-100.12; did you mean"),

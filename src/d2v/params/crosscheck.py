@@ -13,6 +13,7 @@ from d2v.params.data import Holds, PlainText, Verses
 from d2v.params.data import faults as data_faults
 from d2v.params.faults import nearest
 from d2v.params.finetuning import Finetune
+from d2v.params.masks import sufficient
 from d2v.params.model import Backbone, InputTarget
 from d2v.params.own import LabelledText, TextFolder
 from d2v.params.pretraining import Pretrain
@@ -55,9 +56,11 @@ def faults(
             yield from _splits(path, made.get(run.data), {"split": run.split})
             yield from _blocks(path, run, data)
             yield from _vocabulary(path, run.encoder, data)
+            yield from _mask(path, run)
     for name, task in finetune.items():
         path = f"finetune.{name}"
         yield from _labelled(path, task, made)
+        yield from _apart(path, task)
         yield from _lists(path, task, data)
         if task.pretrain not in pretrain:
             near = nearest(task.pretrain, pretrain)
@@ -94,6 +97,15 @@ def _set_names(data: Mapping[str, Data]) -> Iterator[str]:
                 f"data: {quoted(name)} cannot be the name of a folder and of a stage; use letters"
                 f" and digits, then also _ and -, {LONGEST} bytes at most"
             )
+
+
+# --- masks ----------------------------------------------------------------------------------------
+
+
+def _mask(path: str, run: Pretrain) -> Iterator[str]:
+    longest = run.view.longest
+    positions = None if longest is None else run.encoder.positions(longest)
+    yield from (f"{path}: {fault}" for fault in sufficient(run.mask, positions))
 
 
 # --- runs with runs ---------------------------------------------------------------------------
@@ -221,6 +233,19 @@ def _splits(path: str, holds: Holds | None, splits: Mapping[str, str]) -> Iterat
         for split in value.split("+"):
             if split not in holds.splits:
                 yield f"{path}.{key}: no split {split}{nearest(split, holds.splits)}"
+
+
+def _apart(path: str, task: Finetune) -> Iterator[str]:
+    """Check that no example of the training is for choosing or reporting."""
+    if task.released is not None:  # nothing is trained
+        return
+    train = set(task.train_split.split("+"))
+    for key, split in (("dev_split", task.dev_split), ("test_split", task.test_split)):
+        if shared := train.intersection(split.split("+")):
+            yield (
+                f"{path}: {key} contains {', '.join(sorted(shared))}, like train_split; evaluate on"
+                " other examples than those of the training"
+            )
 
 
 def _labelled(path: str, task: Finetune, made: Made) -> Iterator[str]:

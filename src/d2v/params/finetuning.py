@@ -127,10 +127,7 @@ def faults(p: Finetune) -> Iterator[str]:
 
 
 def _apart(p: Finetune) -> Iterator[str]:
-    """Check that no split is for training and evaluation, nor, unless confirmed, for dev and test.
-
-    A split may be a sum of splits, a+b.
-    """
+    """Check that dev and test share no split, unless that is confirmed; they may be sums, a+b."""
     dev, test = (set(split.split("+")) for split in (p.dev_split, p.test_split))
     if bool(dev & test) != p.chosen_on_test:
         what = "are the same" if dev == test else f"share {', '.join(sorted(dev & test))}"
@@ -139,17 +136,6 @@ def _apart(p: Finetune) -> Iterator[str]:
             if dev & test
             else "chosen_on_test: true, but dev_split and test_split differ"
         )
-    if p.released is not None:  # nothing is trained
-        return
-    train = set(p.train_split.split("+"))
-    evaluated = {"dev_split": p.dev_split, "test_split": p.test_split}
-    evaluated |= {f"more.{heading}": split for heading, split in p.more.items()}
-    for key, split in evaluated.items():
-        if shared := train.intersection(split.split("+")):
-            yield (
-                f"{key} contains {', '.join(sorted(shared))}, like train_split; evaluate on other"
-                " examples than those of the training"
-            )
 
 
 def _more(p: Finetune) -> Iterator[str]:

@@ -72,19 +72,12 @@ Mask = Annotated[
 # --- rules: each yields the errors that it finds, one sentence each
 
 
-def learnable(mask: Mask, grid: int | None, longest: int | None = None) -> Iterator[str]:
+def learnable(mask: Mask, grid: int | None) -> Iterator[str]:
     """Check that masks hide part of the input and leave part of it visible.
 
-    `grid` is the number of positions along one side, if they are in a square grid, `longest` that
-    of the longest example, if it is known.
+    `grid` is the number of positions along one side, if they are in a square grid.
     """
     match mask:
-        case BlockMask() if mask.min_block > most(mask):
-            key = "patches" if most(mask) == mask.patches else "max_block"
-            yield (
-                f"mask.min_block {mask.min_block} is more than mask.{key} {most(mask)}, so that few"
-                " blocks would fit; lower it"
-            )
         case BlockMask() if grid is not None:
             if mask.patches >= grid**2:
                 yield (
@@ -102,6 +95,20 @@ def learnable(mask: Mask, grid: int | None, longest: int | None = None) -> Itera
             yield (
                 f"mask.random_prob {mask.random_prob} and keep_prob {mask.keep_prob} leave no token"
                 " masked: their sum must be less than 1"
+            )
+
+
+def sufficient(mask: Mask, longest: int | None) -> Iterator[str]:
+    """Check that masks hide as much of most examples as their parameters say.
+
+    `longest` is the number of positions of the longest example, if it is known.
+    """
+    match mask:
+        case BlockMask() if mask.min_block > most(mask):
+            key = "patches" if most(mask) == mask.patches else "max_block"
+            yield (
+                f"mask.min_block {mask.min_block} is more than mask.{key} {most(mask)}, so that few"
+                " blocks would fit; lower it"
             )
         case SpanMask() | TokenMask() if longest is not None and expected(mask, longest) < 1:
             yield (

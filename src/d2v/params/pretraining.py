@@ -83,9 +83,7 @@ def faults(p: Pretrain) -> Iterator[str]:
             f" {' or '.join(masks)}"
         )
     else:
-        longest = p.view.longest if p.encoder.kind == p.view.kind else None
-        positions = None if longest is None else p.encoder.positions(longest)
-        yield from learnable(p.mask, p.encoder.grid, positions)
+        yield from learnable(p.mask, p.encoder.grid)
     yield from _removal(p)
 
 
