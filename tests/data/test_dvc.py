@@ -291,8 +291,11 @@ def test_a_changed_parameter_runs_its_stage_and_what_needs_it(clone, old, new, e
 @pytest.mark.slow
 def test_a_failing_stage_says_why_in_one_sentence(clone):
     edit(clone, "train: 3500", "train: 4500")
-    with pytest.raises(UserError, match=r"layout_digits: data\.digits: train \+ dev \+ test is"):
+    with pytest.raises(
+        UserError, match=r"layout_digits: params/mini.yaml: 1 error\n  data"
+    ) as error:
         repro(["digits"], clone)
+    assert "data.digits: train + dev + test is 6000, but there are 5000" in str(error.value)
     edit(clone, "train: 4500", "train: 3500")
     repro(["digits"], clone)
     assert changed(clone) == ""

@@ -38,7 +38,7 @@ class Tiny(Task):
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         if self.pause:
             time.sleep(self.pause)
-        x = batch["x"]  # (B, 6)
+        x = batch["x"].to(self.head.weight.dtype)  # (B, 6)
         for block in self.blocks:
             if self.training and torch.rand(()) < self.skip:
                 continue

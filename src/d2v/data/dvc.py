@@ -60,7 +60,9 @@ def repro(targets: Sequence[str] = (), root: Path = Path(), stages: Path = STAGE
             pass_fds=[lock.fileno()],  # DVC holds the lock until it ends, even if we are killed
         )
         assert process.stdout is not None
+        telling = False  # whether the line before is an error, which may go on
         for line in process.stdout:
+            telling = line.startswith("error: ") or (telling and line.startswith("  "))
             said.append(line.rstrip())
             if verbosity.verbose():
                 print(line.rstrip(), file=sys.stderr, flush=True)
@@ -69,6 +71,8 @@ def repro(targets: Sequence[str] = (), root: Path = Path(), stages: Path = STAGE
                 print(f"data: {ran[-1]}", flush=True)
             elif ran and line.startswith("error: "):
                 faults[ran[-1]] = line.rstrip().removeprefix("error: ")
+            elif ran and telling:
+                faults[ran[-1]] += "\n" + line.rstrip()
             elif (
                 line.strip()
                 and not verbosity.verbose()
