@@ -14,6 +14,7 @@ from preparing import run
 from small_sets import corpus_folder, glue_folder, image_tree, speech_tree
 
 from d2v.jobs import warm
+from d2v.util import verbosity
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -106,6 +107,12 @@ def _prepare_in_this_process() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("d2v.data.writing.cores", lambda: 1)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _usual_verbosity() -> None:
+    """Commands keep -q and -v for the whole process, in which other tests follow."""
+    verbosity.choose(verbosity.USUAL)
 
 
 @pytest.fixture(autouse=True, scope="session")
