@@ -7,10 +7,14 @@ RuntimeError: reading a number of the device, or a shape that depends on values.
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from d2v.model.encoders.speech import FrontEnd
+from d2v.model.kernels import attention, dropout, linear, windows
 
 aten = torch.ops.aten
 WAITS = "makes the host wait for the device"
@@ -18,6 +22,15 @@ READS = {
     aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default,
     aten.equal.default, aten.is_nonzero.default, aten._unique2.default, aten.item.default,
 }  # fmt: skip
+
+
+def without_cpu_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Switch off the code that is for CPUs only, which works on the host."""
+    for module in (dropout, attention):
+        monkeypatch.setattr(module, "own", lambda x: False)
+    for module in (linear, windows):
+        monkeypatch.setattr(module, "fits", lambda x, operations: False)
+    monkeypatch.setattr(FrontEnd, "compiled", True)
 
 
 class Watched(TorchDispatchMode):

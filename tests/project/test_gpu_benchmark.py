@@ -13,12 +13,10 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from gpu_twin import call, resumed
-from recording import Recordings, Watched
+from recording import Recordings, Watched, without_cpu_code
 from torch import Tensor
 
 from d2v import params
-from d2v.model.encoders.speech import FrontEnd
-from d2v.model.kernels import attention, dropout, linear, windows
 from d2v.training import graphs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -142,11 +140,7 @@ def test_the_peer_reads_no_number_of_the_device(kind: str) -> None:
 @pytest.fixture
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the code that is for CPUs only, which works on the host."""
-    for module in (dropout, attention):
-        monkeypatch.setattr(module, "own", lambda x: False)
-    for module in (linear, windows):
-        monkeypatch.setattr(module, "fits", lambda x, operations: False)
-    monkeypatch.setattr(FrontEnd, "compiled", True)
+    without_cpu_code(monkeypatch)
 
 
 def arguments(**changes: Any) -> argparse.Namespace:

@@ -10,16 +10,14 @@ import pytest
 import second_models
 import torch
 import trajectory
-from recording import Recordings, Watched
+from recording import Recordings, Watched, without_cpu_code
 from tiny_models import BACKBONE, KINDS, make
 
 from d2v import params
 from d2v.data import sampler
 from d2v.data.examples import hiding
 from d2v.data.speech import rounded_down
-from d2v.model.encoders.speech import FrontEnd
 from d2v.model.frames import frame_count
-from d2v.model.kernels import attention, dropout, linear, windows
 from d2v.model.masking import span_masks
 from d2v.training import graphs, log, optim, trainer
 from d2v.training import step as step_module
@@ -41,11 +39,7 @@ OPTIMISER = params.Optimiser(
 @pytest.fixture
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the code that is for CPUs only, which works on the host."""
-    for module in (dropout, attention):
-        monkeypatch.setattr(module, "own", lambda x: False)
-    for module in (linear, windows):
-        monkeypatch.setattr(module, "fits", lambda x, operations: False)
-    monkeypatch.setattr(FrontEnd, "compiled", True)
+    without_cpu_code(monkeypatch)
     for module in (step_module, graphs):
         monkeypatch.setattr(module, "fills", lambda device: True)
 
